@@ -1,0 +1,23 @@
+"""Variational programs `q(z | x_S)`: encoders, the algebra of experts, one guide a family."""
+
+from multipyro.guides._base import Guide
+from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
+from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
+from multipyro.guides.joint import JointGuide
+from multipyro.guides.mixtures import StratifiedMixture
+from multipyro.guides.products import Experts, product_of_experts, subset_products
+
+__all__ = [
+    "Experts",
+    "Guide",
+    "JointEncoder",
+    "JointGuide",
+    "LaplaceEncoder",
+    "MixtureOfExperts",
+    "MixtureOfProducts",
+    "NormalEncoder",
+    "ProductOfExperts",
+    "StratifiedMixture",
+    "product_of_experts",
+    "subset_products",
+]

@@ -1,0 +1,177 @@
+"""The base of all guides: one method that returns a distribution, and everything else from it."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, pyro_method
+from torch import Tensor, nn
+
+from multipyro.guides._distributions import map_parameters
+from multipyro.guides._once import encode_once
+from multipyro.guides.products import Experts
+from multipyro.ppl_models import StandardNormalPrior
+from multipyro.ppl_models._batch import (
+    batch_rows,
+    check_batch,
+    filled,
+    normalises_over_the_batch,
+    rows_with_evidence,
+    unique_name,
+)
+
+__all__ = ["Guide"]
+
+
+class _AbstractPyroModule(ABCMeta, type(PyroModule)):
+    """PyroModule has a metaclass of its own; with this one it can have abstract methods too."""
+
+
+class Guide(PyroModule, metaclass=_AbstractPyroModule):
+    r"""A variational program `q(z | x_S)` for any subset `S` of the modalities.
+
+    A guide of one's own defines `posterior`; training, prediction, likelihoods and metrics come with it.
+
+    Args:
+        latent_dim: Size of the shared latent.
+        encoders: Modality name -> module from `x_m` to a distribution of event shape `(latent_dim,)`.
+        modalities: The modalities, where they are not the keys of `encoders`.
+        subsets: The subsets it answers, each a tuple of names; None for every non-empty subset.
+        prior: Module returning the prior expert when called; `N(0, I)` by default.
+        name: Prefix of the parameters in Pyro's parameter store; unique in this process by default.
+
+    Sites:
+        `z` (or the keys of the dict that `posterior` returns), in the plate `data`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, product_of_experts
+        >>> from multipyro.ppl_models import MLP
+        >>> class PrecisionWeightedExperts(Guide):
+        ...     def posterior(self, x, observed=None):
+        ...         return product_of_experts(self.experts(x, observed), prior=self.prior)
+        >>> guide = PrecisionWeightedExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
+        >>> guide({"image": torch.zeros(5, 16)})["z"].shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        encoders: Mapping[str, nn.Module] | None = None,
+        modalities: Sequence[str] | None = None,
+        subsets: Sequence[Sequence[str]] | None = None,
+        prior: nn.Module | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(unique_name("guide") if name is None else name)
+        if modalities is None and not encoders:
+            raise ValueError("encoders is empty: a guide needs at least one modality")
+        self.latent_dim = latent_dim
+        self.modalities = tuple(encoders if modalities is None else modalities)
+        self.subsets = None if subsets is None else tuple(self._ordered(subset) for subset in subsets)
+        self.encoders = nn.ModuleDict(encoders)
+        self.prior = StandardNormalPrior(latent_dim) if prior is None else prior
+
+    @abstractmethod
+    def posterior(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The variational distribution given what `x` holds.
+
+        Args:
+            x: Modality name -> values `(batch, *event)`, at least one modality.
+            observed: Modality name -> rows that are observed, bool `(batch,)`; an absent key means all rows.
+
+        Returns:
+            One distribution over `z`, or a dict of site -> distribution, each of batch shape `(batch,)` and finite in
+            every row (rows with nothing observed are masked out).
+        """
+
+    def conditional(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The distribution used to predict from and embed `x`: the posterior, unless a family says otherwise."""
+        return self.posterior(x, observed)
+
+    def forward(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Samples the latents from the posterior; returns site name -> value."""
+        given = self.given(x, observed)
+        return self._sample(self.posterior(given, observed), given, observed)
+
+    @pyro_method
+    def sample_conditional(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """As `forward`, from `conditional` in place of the posterior."""
+        given = self.given(x, observed)
+        return self._sample(self.conditional(given, observed), given, observed)
+
+    def experts(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Experts:
+        """Runs the encoder of every modality in `x`, each once per step.
+
+        Missing rows are filled before they are encoded; an encoder with batch norm sees observed rows only.
+        """
+        observed = observed or {}
+        encoders = self.encoders
+        found = {}
+        for name, values in x.items():
+            mask, encoder = observed.get(name), encoders[name]
+            expert = encode_once(encoder, (values, mask), lambda e=encoder, v=values, m=mask: _encode(e, v, m))
+            if expert is not None:
+                found[name] = expert
+        return Experts(found, {name: mask for name, mask in observed.items() if name in found})
+
+    def given(
+        self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """What `x` really holds, checked.
+
+        Raises:
+            ValueError: If it holds nothing, an unknown modality, or a subset that the guide does not answer.
+        """
+        check_batch(x, observed, self.modalities)
+        given = {name: x[name] for name in self.modalities if x.get(name) is not None}
+        if not given:
+            raise ValueError(f"x holds no modality, so there is nothing to condition on: give some of {self.modalities}")
+        if self.subsets is not None and tuple(given) not in self.subsets:
+            answered = ", ".join("+".join(subset) for subset in self.subsets)
+            raise ValueError(f"this guide does not answer {'+'.join(given)}: it answers {answered}")
+        return given
+
+    def _ordered(self, subset: Sequence[str]) -> tuple[str, ...]:
+        subset = (subset,) if isinstance(subset, str) else tuple(subset)
+        unknown = set(subset) - set(self.modalities)
+        if unknown or not subset:
+            raise ValueError(f"subsets must be non-empty and made of {self.modalities}, got {subset}")
+        return tuple(name for name in self.modalities if name in subset)
+
+    def _sample(self, posterior, given, observed) -> dict[str, Tensor]:
+        sites = posterior if isinstance(posterior, Mapping) else {"z": posterior}
+        evidence = rows_with_evidence(given, observed)
+        masked = nullcontext() if evidence is None else poutine.mask(mask=evidence)
+        with pyro.plate("data", batch_rows(given), dim=-1), masked:
+            return {name: pyro.sample(name, distribution) for name, distribution in sites.items()}
+
+
+def _encode(encoder: nn.Module, values: Tensor, mask: Tensor | None) -> dist.Distribution | None:
+    if mask is None or not (encoder.training and normalises_over_the_batch(encoder)):
+        return encoder(filled(values, mask))
+    rows = mask.nonzero()[:, 0]
+    if len(rows) == 0:
+        return None
+    expert = encoder(values[rows])
+
+    def scatter(parameter: Tensor) -> Tensor:
+        # missing rows get a copy of the first observed one, without gradient: finite, and left out by every caller
+        return parameter[:1].detach().expand(len(values), *parameter.shape[1:]).index_copy(0, rows, parameter)
+
+    scattered = map_parameters(scatter, expert)
+    if scattered is None:
+        raise TypeError(f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace")
+    return scattered

@@ -1,0 +1,35 @@
+"""Encoder results shared by the guides of one step."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["encode_once", "encoders_run_once"]
+
+_RESULTS: ContextVar[dict | None] = ContextVar("multipyro_encoder_results", default=None)
+
+
+@contextmanager
+def encoders_run_once() -> Iterator[None]:
+    """Within this context an encoder called again on the very same tensors gives its first result.
+
+    An objective opens it for one step and closes it before the parameters change. The inputs are held as long as the
+    context lives, so that no other tensor can come to the same identity.
+    """
+    token = _RESULTS.set({})
+    try:
+        yield
+    finally:
+        _RESULTS.reset(token)
+
+
+def encode_once(encoder: Any, inputs: tuple, encode: Callable[[], Any]) -> Any:
+    """The result of `encode()`, remembered within `encoders_run_once` by `encoder` and the tensors in `inputs`."""
+    results = _RESULTS.get()
+    if results is None:
+        return encode()
+    key = (id(encoder), *map(id, inputs))
+    if key not in results:
+        results[key] = (encoder, inputs, encode())
+    return results[key][-1]

@@ -1,0 +1,88 @@
+"""The guide with one joint encoder, as JMVAE has it, and encoders of their own for smaller subsets."""
+
+from collections.abc import Mapping, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from multipyro.guides._base import Guide
+from multipyro.guides._distributions import map_parameters
+from multipyro.guides._once import encode_once
+from multipyro.guides.encoders import JointEncoder
+from multipyro.ppl_models._batch import filled
+
+__all__ = ["JointGuide"]
+
+
+class JointGuide(Guide):
+    r"""`q(z | x_1, ..., x_M)` from one network that sees all modalities, and one network for each further subset.
+
+    References:
+        Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
+        al.), eq. 2 (joint encoder) and eq. 4 (encoders of single modalities).
+
+    Args:
+        latent_dim: Size of the latent.
+        branches: Modality name -> feature network with an attribute `out_features`.
+        hidden_features: Widths of hidden layers between the joined branches and the heads.
+        encoders: Subset -> module giving a normal. A single modality's module is called with its values, that of a
+            larger subset with a dict. Keys are a name or a tuple of names.
+        scale: As in `NormalEncoder`, for the joint encoder.
+        name: As in `Guide`.
+
+    Raises:
+        ValueError: When called with a subset, or with rows, that none of the networks answers.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        branches: Mapping[str, nn.Module],
+        hidden_features: Sequence[int] = (),
+        encoders: Mapping[str | tuple[str, ...], nn.Module] | None = None,
+        scale: str = "softplus",
+        name: str | None = None,
+    ) -> None:
+        modalities = tuple(branches)
+        keys = {(key,) if isinstance(key, str) else tuple(key): net for key, net in (encoders or {}).items()}
+        ordered = {tuple(m for m in modalities if m in key): net for key, net in keys.items()}
+        super().__init__(latent_dim, None, modalities, [*ordered, modalities], name=name)
+        self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})
+        self.joint = JointEncoder(branches, latent_dim, hidden_features, scale)
+
+    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+        given = tuple(x)
+        if not observed:
+            return self._answer(given, x)
+        subsets = [subset for subset in self.subsets if set(subset) <= set(given)]
+        rows = torch.stack([self._rows(subset, x, observed) for subset in subsets])
+        empty = ~torch.stack([observed.get(m, torch.ones_like(rows[0])) for m in given]).any(0)
+        if not (rows.any(0) | empty).all():
+            row = int((~(rows.any(0) | empty)).nonzero()[0])
+            held = [m for m in given if m not in observed or observed[m][row]]
+            answered = ", ".join("+".join(subset) for subset in self.subsets)
+            raise ValueError(f"row {row} holds {'+'.join(held)}, which this guide does not answer: it answers {answered}")
+        answers = [self._answer(subset, {m: filled(x[m], observed.get(m)) for m in subset}) for subset in subsets]
+        chosen = rows.unsqueeze(-1)
+
+        def select(*parameters: Tensor) -> Tensor:
+            value = parameters[-1]
+            for parameter, mask in zip(parameters, chosen, strict=True):
+                value = torch.where(mask, parameter, value)
+            return value
+
+        return map_parameters(select, *answers)
+
+    def _answer(self, subset: tuple[str, ...], x: Mapping[str, Tensor]) -> dist.Distribution:
+        network = self.joint if subset == self.modalities else self.networks["+".join(subset)]
+        inputs = tuple(x[name] for name in subset)
+        if len(subset) == 1 and network is not self.joint:
+            return encode_once(network, inputs, lambda: network(inputs[0]))
+        return encode_once(network, inputs, lambda: network({name: x[name] for name in subset}))
+
+    def _rows(self, subset, x, observed) -> Tensor:
+        """Rows that hold exactly `subset` of the modalities in `x`."""
+        some = next(iter(observed.values()))
+        held = [observed.get(m, torch.ones_like(some)) for m in x]
+        return torch.stack([h if m in subset else ~h for m, h in zip(x, held, strict=True)]).all(0)

@@ -1,0 +1,31 @@
+"""Generative programs `p(z) prod_m p(x_m | z)`: priors, likelihoods and the networks they are made of."""
+
+from multipyro.ppl_models.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Laplace,
+    Likelihood,
+    Normal,
+    point_estimate,
+)
+from multipyro.ppl_models.multimodal import MultimodalModel
+from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
+from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
+
+__all__ = [
+    "MLP",
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Laplace",
+    "LaplacePrior",
+    "Likelihood",
+    "MultimodalModel",
+    "Normal",
+    "OneHotMLP",
+    "StandardNormalPrior",
+    "point_estimate",
+]

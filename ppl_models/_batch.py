@@ -1,0 +1,80 @@
+"""Batches of modalities as every program receives them: names, rows, masks and fill values."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["batch_rows", "check_batch", "filled", "normalises_over_the_batch", "rows_with_evidence", "unique_name"]
+
+_COUNTERS: defaultdict[str, itertools.count] = defaultdict(itertools.count)
+
+
+def unique_name(base: str) -> str:
+    """A parameter-store prefix that no other program of this process has: `base`, `base_1`, `base_2`, ...
+
+    Two root `PyroModule`s of one name would share parameters and one of them would silently never train.
+    """
+    number = next(_COUNTERS[base])
+    return base if number == 0 else f"{base}_{number}"
+
+
+def check_batch(x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> None:
+    """Raises on modalities that the program does not have, and on masks that are no rows of booleans."""
+    if not isinstance(x, Mapping):
+        raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
+    unknown = [name for name in x if name not in modalities]
+    if unknown:
+        raise ValueError(f"unknown modality {unknown}: this program has {list(modalities)}")
+    for name, mask in (observed or {}).items():
+        if mask.dtype != torch.bool or mask.dim() != 1:
+            raise ValueError(
+                f"observed[{name!r}] must be a bool tensor of shape (batch,), got {mask.dtype} {tuple(mask.shape)}"
+            )
+        values = x.get(name)
+        if values is not None and len(mask) != len(values):
+            raise ValueError(f"observed[{name!r}] has {len(mask)} rows but x[{name!r}] has {len(values)}")
+
+
+def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> int:
+    """The number of rows of a batch.
+
+    Raises:
+        ValueError: If modalities disagree, or if nothing in `x` tells and `num_rows` is not given.
+    """
+    sizes = {name: len(values) for name, values in x.items() if values is not None}
+    if num_rows is not None:
+        sizes["num_rows"] = num_rows
+    if not sizes:
+        raise ValueError("x holds no values, so the number of rows is unknown: pass num_rows")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"modalities of one batch must have the same number of rows, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+def rows_with_evidence(x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
+    """Which rows have at least one observed modality, `(batch,)` bool; None when all rows surely have."""
+    given = [name for name, values in x.items() if values is not None]
+    if not given or not observed or any(name not in observed for name in given):
+        return None
+    return torch.stack([observed[name] for name in given]).any(0)
+
+
+def filled(values: Tensor, mask: Tensor | None) -> Tensor:
+    """`values` with its missing rows replaced by an observed row (zeros where no row is observed).
+
+    Whatever stood in the missing entries, NaN included, reaches neither a value nor a gradient. A row that was
+    really observed lies in the support of any likelihood.
+    """
+    if mask is None:
+        return values
+    first = values.index_select(0, mask.to(torch.uint8).argmax(0, keepdim=True))
+    fill = torch.where(mask.any(), first, torch.zeros_like(first))
+    return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, fill)
+
+
+def normalises_over_the_batch(module: nn.Module) -> bool:
+    """Whether one row's output depends on the other rows when the module trains."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())

@@ -1,0 +1,231 @@
+"""Likelihoods: modules from the latents to a distribution over one modality, event dimensions declared."""
+
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli", "Laplace", "Likelihood", "Normal", "point_estimate"]
+
+
+def point_estimate(distribution: dist.Distribution) -> Tensor:
+    """The value that stands for a likelihood in a picture or a metric: its mean; of a categorical, its mode.
+
+    Returns:
+        A tensor of shape `(..., batch, *event)`; int64 class ids for a categorical.
+    """
+    base = distribution
+    while hasattr(base, "base_dist"):
+        base = base.base_dist
+    return distribution.mode if isinstance(base, torch.distributions.Categorical) else distribution.mean
+
+
+class Likelihood(nn.Module, ABC):
+    r"""Base of all likelihoods `p(x_m | z)`: a decoder network and the family its outputs parametrise.
+
+    A subclass defines `distribution` (network outputs to a distribution) and `check_values` (what data it takes).
+
+    Args:
+        network: Module from latents `(..., batch, latent_dim)` to outputs `(..., batch, *event)`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @abstractmethod
+    def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
+        """The distribution that `outputs` parametrise; their last `event_dims` dimensions belong to one row."""
+
+    @abstractmethod
+    def check_values(self, values: Tensor, name: str) -> None:
+        """Raises if `values` cannot have come from this likelihood, whatever its parameters."""
+
+    @abstractmethod
+    def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one row of data for outputs of shape `out_shape`."""
+
+    def forward(self, latents: Tensor) -> dist.Distribution:
+        """`p(x_m | z)` of batch shape `(..., batch)`."""
+        outputs = self.network(latents)
+        return self.distribution(outputs, outputs.dim() - latents.dim() + 1)
+
+    def check(self, values: Tensor, name: str) -> None:
+        """Checks observed data of this modality, `(batch, *event)`.
+
+        Raises:
+            TypeError: If the dtype is not one this likelihood takes.
+            ValueError: If the shape is wrong or values lie outside the support; the message names what was seen.
+        """
+        if not isinstance(values, Tensor):
+            raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
+        out_shape = getattr(self.network, "out_shape", None)
+        if out_shape is not None and tuple(values.shape[1:]) != self.value_shape(tuple(out_shape)):
+            raise ValueError(
+                f"modality {name!r} must have shape (batch, *{self.value_shape(tuple(out_shape))}), "
+                f"got {tuple(values.shape)}"
+            )
+        self.check_values(values, name)
+
+
+def _check_real(values: Tensor, name: str, family: str) -> None:
+    if not values.is_floating_point():
+        raise TypeError(f"modality {name!r} has a {family} likelihood and must be floating point, got {values.dtype}")
+    if not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).sum())
+        raise ValueError(f"modality {name!r} holds {bad} NaN or infinite values: mark missing rows in `observed`")
+
+
+def _check_unit_interval(values: Tensor, name: str, family: str) -> None:
+    _check_real(values, name, family)
+    if values.numel() and (values.min() < 0 or values.max() > 1):
+        raise ValueError(
+            f"modality {name!r} has a {family} likelihood and must lie in [0, 1], "
+            f"got [{values.min().item():.4g}, {values.max().item():.4g}]"
+        )
+
+
+class Bernoulli(Likelihood):
+    r"""Binary pixels or attributes, the network giving logits.
+
+    Args:
+        network: Module from latents to logits `(..., batch, *event)`.
+        grey: Accept values between 0 and 1 as soft targets. This is no density of grey values (its normaliser is
+            not 1); `ContinuousBernoulli` is.
+
+    Example:
+        >>> Bernoulli(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, network: nn.Module, grey: bool = False) -> None:
+        super().__init__(network)
+        self.grey = grey
+
+    def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
+        # grey targets lie outside the support that torch would check
+        validate = False if self.grey else None
+        return dist.Bernoulli(logits=outputs, validate_args=validate).to_event(event_dims)
+
+    def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return out_shape
+
+    def check_values(self, values: Tensor, name: str) -> None:
+        _check_unit_interval(values, name, "Bernoulli")
+        if not self.grey and not ((values == 0) | (values == 1)).all():
+            raise ValueError(
+                f"modality {name!r} holds grey values but its Bernoulli likelihood takes 0 and 1 only: binarise the "
+                "data, use ContinuousBernoulli or Normal, or accept soft targets with Bernoulli(network, grey=True)"
+            )
+
+
+class ContinuousBernoulli(Likelihood):
+    r"""Values in `[0, 1]` with the normalised continuous Bernoulli density, the network giving logits.
+
+    References:
+        The continuous Bernoulli: fixing a pervasive error in variational autoencoders (Loaiza-Ganem and
+        Cunningham, 2019).
+
+    Args:
+        network: Module from latents to logits `(..., batch, *event)`.
+    """
+
+    def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
+        return dist.ContinuousBernoulli(logits=outputs).to_event(event_dims)
+
+    def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return out_shape
+
+    def check_values(self, values: Tensor, name: str) -> None:
+        _check_unit_interval(values, name, "continuous Bernoulli")
+
+
+class Categorical(Likelihood):
+    r"""Class ids: one for a label, one a position for a word; the network gives logits.
+
+    Args:
+        network: Module from latents to logits `(..., batch, *event, num_classes)`.
+
+    Example:
+        >>> label = Categorical(nn.Linear(2, 10))(torch.zeros(3, 2))
+        >>> label.batch_shape, label.event_shape
+        (torch.Size([3]), torch.Size([]))
+    """
+
+    def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
+        return dist.Categorical(logits=outputs).to_event(event_dims - 1)
+
+    def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return out_shape[:-1]
+
+    def check_values(self, values: Tensor, name: str) -> None:
+        if values.dtype != torch.int64:
+            raise TypeError(f"modality {name!r} is categorical and must hold int64 class ids, got {values.dtype}")
+        out_shape = getattr(self.network, "out_shape", None)
+        if out_shape is not None and values.numel() and (values.min() < 0 or values.max() >= out_shape[-1]):
+            raise ValueError(
+                f"modality {name!r} must hold class ids 0 to {out_shape[-1] - 1}, "
+                f"got {values.min().item()} to {values.max().item()}"
+            )
+
+
+class _LocationScale(Likelihood):
+    """A location from the network and one scale for all elements, fixed or learned."""
+
+    def __init__(self, network: nn.Module, scale: float, learn_scale: bool) -> None:
+        super().__init__(network)
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        log_scale = torch.tensor(float(scale)).log()
+        if learn_scale:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    @abstractmethod
+    def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        """The distribution of one element."""
+
+    def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
+        return self.family(outputs, self.log_scale.exp()).to_event(event_dims)
+
+    def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return out_shape
+
+    def check_values(self, values: Tensor, name: str) -> None:
+        _check_real(values, name, type(self).__name__)
+
+
+class Normal(_LocationScale):
+    r"""Real values with Gaussian noise, the network giving the mean.
+
+    Args:
+        network: Module from latents to means `(..., batch, *event)`.
+        scale: Standard deviation, in the unit of the data.
+        learn_scale: Whether that one scale is learned, starting from `scale`.
+    """
+
+    def __init__(self, network: nn.Module, scale: float = 1.0, learn_scale: bool = False) -> None:
+        super().__init__(network, scale, learn_scale)
+
+    def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        return dist.Normal(loc, scale)
+
+
+class Laplace(_LocationScale):
+    r"""Real values with Laplace noise, the network giving the location.
+
+    The default scale 0.75 is that of the MMVAE and MoPoE papers' code.
+
+    Args:
+        network: Module from latents to locations `(..., batch, *event)`.
+        scale: Laplace scale `b`, in the unit of the data (the standard deviation is `sqrt(2) b`).
+        learn_scale: Whether that one scale is learned, starting from `scale`.
+    """
+
+    def __init__(self, network: nn.Module, scale: float = 0.75, learn_scale: bool = False) -> None:
+        super().__init__(network, scale, learn_scale)
+
+    def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        return dist.Laplace(loc, scale)
