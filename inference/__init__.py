@@ -2,21 +2,31 @@
 
 from multipyro.inference._seeds import step_seed
 from multipyro.inference.combinators import conditional, frozen, generative, restrict
+from multipyro.inference.networks import Networks, networks_for
+from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, MethodInfo, Recipe, Stage, build
 from multipyro.inference.schedules import LinearWarmup
 from multipyro.inference.stratified import StratifiedELBO
 from multipyro.inference.subset_elbo import SubsetELBO
 from multipyro.inference.terms import MultimodalELBO, Term, WeightedELBO
 
 __all__ = [
+    "COMMON_OPTIONS",
+    "METHODS",
     "LinearWarmup",
+    "MethodInfo",
     "MultimodalELBO",
+    "Networks",
+    "Recipe",
+    "Stage",
     "StratifiedELBO",
     "SubsetELBO",
     "Term",
     "WeightedELBO",
+    "build",
     "conditional",
     "frozen",
     "generative",
+    "networks_for",
     "restrict",
     "step_seed",
 ]

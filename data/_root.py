@@ -1,0 +1,49 @@
+"""Where data sets are looked for: one setting, searched before any download.
+
+The setting is the `data_root` argument (`--data-root` on the command line), or else the environment variable
+`MULTIPYRO_DATA`: a folder, or several separated as in `PATH`. Each holds data sets as torchvision lays them out
+(`MNIST/raw/...`, unpacked or `.gz`) and `PolyMNIST/backgrounds/*.jpg`. The folders are only read.
+
+What is downloaded or built goes to the download folder, `~/.cache/multipyro` (`$XDG_CACHE_HOME/multipyro` where that
+variable is set), which is searched last.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["download_root", "find", "roots"]
+
+VARIABLE = "MULTIPYRO_DATA"
+
+
+def download_root() -> Path:
+    """The folder of what is downloaded or built here; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multipyro"
+
+
+def roots(data_root: str | os.PathLike | None = None) -> list[Path]:
+    """The folders that are searched, in order.
+
+    Raises:
+        FileNotFoundError: If a folder that the setting names does not exist.
+    """
+    if data_root is not None:
+        named, origin = [Path(data_root)], "data_root"
+    else:
+        named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+        origin = f"the environment variable {VARIABLE}"
+    for folder in named:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{origin} names {folder}, which is no folder: create it or correct the setting")
+    return [*named, download_root()]
+
+
+def find(names: Iterable[str], data_root: str | os.PathLike | None = None) -> Path | None:
+    """The first existing file of `names` (relative paths, tried in order) in any of the roots; None if there is none."""
+    names = list(names)
+    for root in roots(data_root):
+        for name in names:
+            if (root / name).is_file():
+                return root / name
+    return None

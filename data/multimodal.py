@@ -1,0 +1,175 @@
+"""Data sets as dicts of tensors, and batches fetched from them by index."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from multipyro.data.modality import Modality
+
+__all__ = ["Batch", "Batches", "MultimodalData"]
+
+Batch = tuple[dict[str, Tensor], dict[str, Tensor] | None]
+
+
+def _generator(*numbers: int | str) -> torch.Generator:
+    digest = hashlib.sha256("/".join(map(str, numbers)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+
+
+@dataclass(frozen=True)
+class MultimodalData:
+    """Rows of several modalities, held in memory.
+
+    Args:
+        name: Name of the data set.
+        modalities: Modality name -> its description, in order.
+        x: Modality name -> values `(rows, *shape)`. Images may be stored as uint8; batches hold them as float32 in
+            `[0, 1]`.
+        observed: Modality name -> rows that are observed, bool `(rows,)`; None when all are.
+        labels: Class of each row, int64 `(rows,)`, for metrics; None if there are no classes.
+        split: `"train"`, `"validation"` or `"test"`.
+        transform: Called as `transform(x, generator)` on the modalities of a batch, with a generator that depends on
+            the seed, the epoch and the batch alone: a draw that is new in every epoch and repeats in a resumed run.
+
+    Raises:
+        ValueError: If tensors disagree in their number of rows or with their descriptions.
+    """
+
+    name: str
+    modalities: Mapping[str, Modality]
+    x: Mapping[str, Tensor]
+    observed: Mapping[str, Tensor] | None = None
+    labels: Tensor | None = None
+    split: str = "train"
+    transform: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if set(self.x) != set(self.modalities) or not self.x:
+            raise ValueError(f"x has the modalities {list(self.x)}, described are {list(self.modalities)}")
+        sizes = {name: len(values) for name, values in self.x.items()}
+        sizes |= {} if self.labels is None else {"labels": len(self.labels)}
+        sizes |= {f"observed {name}": len(mask) for name, mask in (self.observed or {}).items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"all tensors must have the same number of rows, got {sizes}")
+        for name, values in self.x.items():
+            if tuple(values.shape[1:]) != self.modalities[name].shape:
+                raise ValueError(
+                    f"modality {name!r} must have shape (rows, *{self.modalities[name].shape}), got {tuple(values.shape)}"
+                )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.x.values())))
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 over all tensors, to be carried into every result made from them."""
+        digest = hashlib.sha256()
+        tensors = {**self.x, **{f"observed/{name}": mask for name, mask in (self.observed or {}).items()}}
+        for name in sorted(tensors):
+            values = tensors[name].contiguous()
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
+
+    def select(self, modalities: Sequence[str]) -> "MultimodalData":
+        """The same rows with some of the modalities."""
+        unknown = [name for name in modalities if name not in self.modalities]
+        if unknown or not modalities:
+            raise ValueError(f"data set {self.name!r} has the modalities {list(self.modalities)}, got {list(modalities)}")
+        masks = None if self.observed is None else {n: m for n, m in self.observed.items() if n in modalities}
+        return replace(
+            self,
+            modalities={name: self.modalities[name] for name in modalities},
+            x={name: self.x[name] for name in modalities},
+            observed=masks,
+        )
+
+    def named(self, split: str) -> "MultimodalData":
+        """The same rows as another split."""
+        return replace(self, split=split)
+
+    def take(self, index: Tensor) -> "MultimodalData":
+        """The data set of the rows `index`, int64 `(n,)`."""
+        masks = None if self.observed is None else {name: mask[index] for name, mask in self.observed.items()}
+        labels = None if self.labels is None else self.labels[index]
+        return replace(self, x={name: values[index] for name, values in self.x.items()}, observed=masks, labels=labels)
+
+    def rows(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
+        """The batch `(x, observed)` of the rows `index`, transformed with `generator`."""
+        x = {name: values.index_select(0, index) for name, values in self.x.items()}
+        # 0..255 becomes 0..1
+        x = {name: values.float() / 255 if values.dtype == torch.uint8 else values for name, values in x.items()}
+        if self.transform is not None:
+            x = self.transform(x, generator if generator is not None else _generator(self.split))
+        masks = None if self.observed is None else {n: mask.index_select(0, index) for n, mask in self.observed.items()}
+        return x, masks
+
+    def batches(
+        self,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> "Batches":
+        """The batches of one epoch, which can be iterated again and again.
+
+        Args:
+            batch_size: Rows of a batch (of each process).
+            shuffle: Whether rows come in an order drawn from `seed` and `epoch` alone.
+            seed: Seed of the order and of the transform.
+            epoch: Number of the epoch.
+            rank: Number of this process among `world_size`; every process gets the same number of batches, the last
+                rows being repeated from the start of the order where they do not divide.
+            world_size: Number of processes.
+            drop_last: Whether a last, smaller batch is left out.
+        """
+        return Batches(self, batch_size, shuffle, seed, epoch, rank, world_size, drop_last)
+
+
+class Batches:
+    """The batches `(x, observed)` of one epoch; made by `MultimodalData.batches`."""
+
+    def __init__(
+        self,
+        data: MultimodalData,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        epoch: int,
+        rank: int,
+        world_size: int,
+        drop_last: bool,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, world_size), got {rank} of {world_size}")
+        self.data, self.batch_size, self.seed, self.epoch = data, batch_size, seed, epoch
+        self.rank = rank
+        order = torch.arange(len(data))
+        if shuffle:
+            order = torch.randperm(len(data), generator=_generator("order", seed, epoch))
+        share = -(-len(order) // world_size)
+        repeated = torch.arange(share * world_size) % max(len(order), 1)
+        mine = order[repeated[rank::world_size]]
+        parts = list(mine.split(batch_size))
+        if drop_last and parts and len(parts[-1]) < batch_size:
+            parts.pop()
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, index in enumerate(self._parts):
+            generator = None
+            if self.data.transform is not None:
+                generator = _generator("transform", self.data.split, self.seed, self.epoch, self.rank, number)
+            yield self.data.rows(index, generator)

@@ -1,0 +1,133 @@
+"""The data sets by name."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from multipyro.data._root import VARIABLE
+from multipyro.data.digits import digits
+from multipyro.data.mnist import is_available, mnist
+from multipyro.data.polymnist import background_paths, polymnist
+from multipyro.data.splits import Splits
+
+__all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A row of the table of data sets.
+
+    Args:
+        name: Name on the command line.
+        title: What it is.
+        modalities: Its modalities.
+        rows: Rows to train, validate and test.
+        default_given: The modalities that are given by default.
+        default_targets: The modalities that are predicted by default.
+        source: Where it comes from.
+        options: Option name -> default.
+        load: Called as `load(seed=..., **options)`, with `data_root` if `on_disk`.
+        on_disk: Whether it is read from files.
+        missing: Called with a data root, says what is missing and what to do, or an empty string.
+    """
+
+    name: str
+    title: str
+    modalities: tuple[str, ...]
+    rows: tuple[int, int, int]
+    default_given: tuple[str, ...]
+    default_targets: tuple[str, ...]
+    source: str
+    options: dict[str, Any]
+    load: Callable[..., Splits]
+    on_disk: bool
+    missing: Callable[[str | os.PathLike | None], str]
+
+
+def _mnist_missing(data_root: str | os.PathLike | None) -> str:
+    if is_available(data_root):
+        return ""
+    return f"not found: name a folder that holds MNIST/raw with --data-root or {VARIABLE}, or it is downloaded at first use"
+
+
+def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
+    try:
+        background_paths(data_root)
+    except FileNotFoundError as error:
+        return str(error)
+    return _mnist_missing(data_root)
+
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            "digits",
+            "8x8 handwritten digits, their labels and their names",
+            ("image", "label", "word"),
+            (1_297, 200, 300),
+            ("image",),
+            ("label", "word"),
+            "scikit-learn (embedded)",
+            {},
+            digits,
+            False,
+            lambda data_root: "",
+        ),
+        DatasetInfo(
+            "mnist",
+            "MNIST, 28x28, and labels",
+            ("image", "label"),
+            (50_000, 10_000, 10_000),
+            ("label",),
+            ("image",),
+            "torchvision's files",
+            {"binarise": "dynamic", "word": False},
+            mnist,
+            True,
+            _mnist_missing,
+        ),
+        DatasetInfo(
+            "polymnist",
+            "one digit in five hands over five photographs",
+            ("m0", "m1", "m2", "m3", "m4"),
+            (50_000, 10_000, 10_000),
+            ("m0",),
+            ("m1", "m2", "m3", "m4"),
+            "built from MNIST and five photographs",
+            {"num_modalities": 5},
+            polymnist,
+            True,
+            _polymnist_missing,
+        ),
+    )
+}
+
+
+def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: int = 0, **options: Any) -> Splits:
+    """Loads a data set by name.
+
+    Args:
+        name: A key of `DATASETS`.
+        data_root: Folder searched before all others; by default those of the environment variable `MULTIPYRO_DATA`.
+        seed: Seed of whatever the data set draws once.
+        **options: Options of the data set (`DATASETS[name].options`).
+
+    Raises:
+        ValueError: If the name or an option is unknown, or a file is damaged.
+        FileNotFoundError: If the data is found nowhere; the message says what to put where.
+
+    Example:
+        >>> splits = load_dataset("digits")
+        >>> len(splits.train), sorted(splits.train.modalities)
+        (1297, ['image', 'label', 'word'])
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: there are {', '.join(DATASETS)}")
+    info = DATASETS[name]
+    unknown = [option for option in options if option not in info.options]
+    if unknown:
+        raise ValueError(f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}")
+    where = {"data_root": data_root} if info.on_disk else {}
+    return info.load(seed=seed, **where, **options)

@@ -1,0 +1,128 @@
+"""What a method is made of: model, guide, stages, and the program that predicts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from multipyro.inference.combinators import Program, conditional, generative
+from multipyro.inference.networks import Networks
+from multipyro.inference.schedules import LinearWarmup
+from multipyro.inference.terms import SiteWeights
+
+__all__ = ["MethodInfo", "Recipe", "Stage", "site_weights"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of SVI within a recipe.
+
+    Args:
+        loss: The objective.
+        epochs: Number of epochs; None for what the training call says.
+        train: The modules that train, everything else frozen; None for all of model and guide.
+        optimizer: Called with the parameters, returns a torch optimiser; None for Adam.
+        name: Name of the stage in checkpoints and logs.
+    """
+
+    loss: ELBO
+    epochs: int | None = None
+    train: tuple[nn.Module, ...] | None = None
+    optimizer: Callable[..., Any] | None = None
+    name: str = "main"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method as data: the programs and the stages that train them.
+
+    Args:
+        name: Name of the method.
+        model: The generative program.
+        guide: The variational program.
+        stages: What is trained, in order.
+        latent_dim: Size of the shared latent.
+        options: The options it was built with.
+    """
+
+    name: str
+    model: Program
+    guide: Program
+    stages: tuple[Stage, ...]
+    latent_dim: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
+        """The program `program(x, observed=None)` that samples the latents and `targets` from the modalities `given`."""
+        return _GuideThenDecode(self.model, self.guide, given, targets)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A row of the table of methods.
+
+    Args:
+        name: Name on the command line.
+        title: What it is, in a few words.
+        paper: Authors and year of the source.
+        programs: The objective in terms of programs, `m` the model and `g` the guide.
+        stages: Number of stages.
+        subsets: Which subsets the guide answers.
+        needs_complete_rows: Whether every training row must hold every modality.
+        networks: Number of encoders as the number `M` of modalities grows.
+        options: Option name -> default, besides the ones of all methods.
+        build: Called as `build(networks, latent_dim, **options)`.
+    """
+
+    name: str
+    title: str
+    paper: str
+    programs: str
+    stages: int
+    subsets: str
+    needs_complete_rows: bool
+    networks: str
+    options: dict[str, Any]
+    build: Callable[..., Recipe]
+
+
+def site_weights(
+    networks: Networks, beta: float, warmup: int, weights: Mapping[str, float] | str | None
+) -> tuple[SiteWeights, tuple[LinearWarmup, ...]]:
+    """Weights of the sites, and the schedules among them.
+
+    Args:
+        networks: Tells the modalities and their dimensions.
+        beta: Weight of the KL of `z`.
+        warmup: Number of epochs over which that weight grows from 0.
+        weights: Modality -> weight of its likelihood; `"dimension"` weighs each by the largest modality's number of
+            elements over its own, as MMVAE and MoPoE do; None for 1.
+    """
+    if weights == "dimension":
+        sizes = {name: modality.dim for name, modality in networks.modalities.items()}
+        weights = {name: max(sizes.values()) / size for name, size in sizes.items()}
+    elif isinstance(weights, str):
+        raise ValueError(f"weights must be a dict of modality -> number or 'dimension', got {weights!r}")
+    unknown = [name for name in weights or {} if name not in networks.modalities]
+    if unknown:
+        raise ValueError(f"weights name unknown modalities {unknown}: there are {list(networks.modalities)}")
+    schedule = LinearWarmup(warmup, peak=beta)
+    return {**(weights or {}), "z": schedule}, (schedule,)
+
+
+class _GuideThenDecode(nn.Module):
+    def __init__(self, model: Program, guide: Program, given: Sequence[str], targets: Sequence[str]) -> None:
+        super().__init__()
+        self.given = tuple(given)
+        self.guide = conditional(guide)
+        self.decode = generative(model, targets)
+
+    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        given = {name: x[name] for name in self.given}
+        masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
+        with poutine.block():
+            trace = poutine.trace(self.guide).get_trace(given, masks)
+        return poutine.replay(self.decode, trace=trace)(given, masks)

@@ -1,0 +1,62 @@
+"""The table of methods and the function that builds one by name."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from multipyro.inference.networks import Networks
+from multipyro.inference.recipes._base import MethodInfo, Recipe
+from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
+from multipyro.inference.recipes.mmvae import MMVAE
+from multipyro.inference.recipes.mopoe import MOPOE
+from multipyro.inference.recipes.mvae import MVAE
+from multipyro.inference.recipes.vae import VAE
+
+__all__ = ["COMMON_OPTIONS", "METHODS", "build"]
+
+METHODS: dict[str, MethodInfo] = {info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MOPOE)}
+
+#: Options that every method takes, with their defaults.
+COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None}
+
+
+def build(
+    method: str,
+    networks: Networks,
+    latent_dim: int = 64,
+    guide: Callable[[int, Mapping[str, nn.Module]], Any] | None = None,
+    **options: Any,
+) -> Recipe:
+    """Builds a method by name.
+
+    Args:
+        method: A key of `METHODS`.
+        networks: Makes the decoders and encoders, for example `networks_for(data.modalities)`.
+        latent_dim: Size of the shared latent.
+        guide: A guide class of one's own, called as `guide(latent_dim, encoders)`, in place of the method's.
+        **options: Options of the method (`METHODS[method].options`) and those of all methods (`COMMON_OPTIONS`).
+
+    Raises:
+        ValueError: If the method or an option is unknown; the message names what there is.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import networks_for
+        >>> recipe = build("mopoe", networks_for(load_dataset("digits").train.modalities), latent_dim=8, beta=0.5)
+        >>> recipe.model.modalities
+        ('image', 'label', 'word')
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
+    info = METHODS[method]
+    known = {**COMMON_OPTIONS, **info.options}
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"{method} has no option {', '.join(unknown)}: it has {', '.join(known)}")
+    recipe = replace(info.build(networks, latent_dim, **options), options={**known, **options})
+    if guide is None:
+        return recipe
+    encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
+    return replace(recipe, guide=guide(latent_dim, encoders))

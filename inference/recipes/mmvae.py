@@ -1,0 +1,45 @@
+"""MMVAE: a mixture of experts trained on a stratified K-sample bound."""
+
+from collections.abc import Mapping
+
+from multipyro.guides import MixtureOfExperts
+from multipyro.inference.networks import Networks
+from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.stratified import StratifiedELBO
+from multipyro.ppl_models import LaplacePrior, MultimodalModel
+
+__all__ = ["MMVAE"]
+
+
+def _build(
+    networks: Networks,
+    latent_dim: int,
+    *,
+    particles: int = 10,
+    gradient: str = "reparam",
+    bound: str = "stratified",
+    family: str = "laplace",
+    beta: float = 1.0,
+    warmup: int = 0,
+    weights: Mapping[str, float] | str | None = None,
+) -> Recipe:
+    sites, _ = site_weights(networks, beta, warmup, weights)
+    prior = LaplacePrior(latent_dim) if family == "laplace" else None
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), prior)
+    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family))
+    elbo = StratifiedELBO(particles, gradient, bound, sites)
+    return Recipe("mmvae", model, guide, (Stage(elbo),), latent_dim)
+
+
+MMVAE = MethodInfo(
+    name="mmvae",
+    title="mixture of experts, K-sample bound",
+    paper="Shi et al., 2019, eq. 3",
+    programs="stratified K-sample bound of (m || g)",
+    stages=1,
+    subsets="every subset",
+    needs_complete_rows=False,
+    networks="M encoders",
+    options={"particles": 10, "gradient": "reparam", "bound": "stratified", "family": "laplace"},
+    build=_build,
+)

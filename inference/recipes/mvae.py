@@ -1,0 +1,40 @@
+"""MVAE: a product of experts trained on sub-sampled modalities."""
+
+from collections.abc import Mapping
+
+from multipyro.guides import ProductOfExperts
+from multipyro.inference.networks import Networks
+from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.subset_elbo import SubsetELBO
+from multipyro.ppl_models import MultimodalModel
+
+__all__ = ["MVAE"]
+
+
+def _build(
+    networks: Networks,
+    latent_dim: int,
+    *,
+    random_subsets: int = 1,
+    beta: float = 1.0,
+    warmup: int = 0,
+    weights: Mapping[str, float] | str | None = None,
+) -> Recipe:
+    sites, _ = site_weights(networks, beta, warmup, weights)
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim))
+    return Recipe("mvae", model, guide, (Stage(SubsetELBO(random_subsets, sites)),), latent_dim)
+
+
+MVAE = MethodInfo(
+    name="mvae",
+    title="product of experts, sub-sampled ELBOs",
+    paper="Wu and Goodman, 2018",
+    programs="sum_S ELBO(m|S || g|S), S = all, singles, k random",
+    stages=1,
+    subsets="every subset",
+    needs_complete_rows=False,
+    networks="M encoders",
+    options={"random_subsets": 1},
+    build=_build,
+)
