@@ -46,6 +46,8 @@ class Recipe:
         stages: What is trained, in order.
         latent_dim: Size of the shared latent.
         options: The options it was built with.
+        networks: What its parts were made by; None for parts of one's own.
+        guide_class: Name of the guide class of one's own that it was built with.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Recipe:
     stages: tuple[Stage, ...]
     latent_dim: int
     options: dict[str, Any] = field(default_factory=dict)
+    networks: Networks | None = None
+    guide_class: str | None = None
 
     def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
         """The program `program(x, observed=None)` that samples the latents and `targets` from the modalities `given`."""

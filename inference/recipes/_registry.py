@@ -55,8 +55,9 @@ def build(
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(f"{method} has no option {', '.join(unknown)}: it has {', '.join(known)}")
-    recipe = replace(info.build(networks, latent_dim, **options), options={**known, **options})
+    recipe = info.build(networks, latent_dim, **options)
+    recipe = replace(recipe, options={**known, **options}, networks=networks)
     if guide is None:
         return recipe
     encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
-    return replace(recipe, guide=guide(latent_dim, encoders))
+    return replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
