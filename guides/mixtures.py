@@ -179,11 +179,12 @@ class StratifiedMixture(dist.TorchDistribution):
         """The component of each of `number` samples of each row, `(number, *batch)`.
 
         Systematic sampling: `n` equally spaced points with one common random offset fall on the cumulated weights,
-        in random order, so that each point alone is uniform on [0, 1). The `n` points are the samples of one row, or
-        with one sample a row, the rows.
+        in random order, so that each point alone is uniform on [0, 1). The `n` points are the samples of one row
+        (particles to the left of the rows count as samples), or with one sample a row, the rows.
         """
-        rows = self.batch_shape.numel()
-        strata = (number, rows) if number > 1 else (rows, 1)
+        rows = self.batch_shape[-1] if self.batch_shape else 1
+        samples = number * self.batch_shape[:-1].numel()
+        strata = (samples, rows) if samples > 1 else (rows, 1)
         points = torch.rand(strata, device=self.weights.device).argsort(0)
         offset = torch.rand(1, strata[1], device=self.weights.device)
         uniform = ((points + offset) / strata[0]).clamp(max=1 - 2**-24).reshape(number, *self.batch_shape, 1)

@@ -1,10 +1,21 @@
 """Objectives, training, prediction and evaluation."""
 
 from multipyro.inference._seeds import step_seed
+from multipyro.inference.classifiers import Classifier, train_classifiers
 from multipyro.inference.combinators import conditional, frozen, generative, restrict
 from multipyro.inference.checkpoints import load_state, save_state
+from multipyro.inference.diagnostics import to_inference_data
+from multipyro.inference.evidence import (
+    ConditionalBounds,
+    LogLikelihood,
+    guide_conditional_log_likelihood,
+    log_likelihood,
+)
+from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.fit import FitResult, fit, fit_recipe
+from multipyro.inference.metrics import conditional_coherence, evaluate, joint_coherence, latent_accuracy
 from multipyro.inference.networks import Networks, networks_for
+from multipyro.inference.prediction import cross_generate, embed, joint_samples, reconstruct
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, MethodInfo, Recipe, Stage, build
 from multipyro.inference.runs import LoadedRun, load
 from multipyro.inference.schedules import LinearWarmup
@@ -15,9 +26,12 @@ from multipyro.inference.terms import MultimodalELBO, Term, WeightedELBO
 __all__ = [
     "COMMON_OPTIONS",
     "METHODS",
+    "Classifier",
+    "ConditionalBounds",
     "FitResult",
     "LinearWarmup",
     "LoadedRun",
+    "LogLikelihood",
     "MethodInfo",
     "MultimodalELBO",
     "Networks",
@@ -29,14 +43,29 @@ __all__ = [
     "WeightedELBO",
     "build",
     "conditional",
+    "conditional_coherence",
+    "cross_generate",
+    "cross_generation_figure",
+    "embed",
+    "evaluate",
     "fit",
     "fit_recipe",
     "frozen",
     "generative",
+    "guide_conditional_log_likelihood",
+    "joint_coherence",
+    "joint_samples",
+    "joint_samples_figure",
+    "latent_accuracy",
     "load",
     "load_state",
+    "log_likelihood",
     "networks_for",
+    "reconstruct",
+    "reconstructions_figure",
     "restrict",
     "save_state",
     "step_seed",
+    "to_inference_data",
+    "train_classifiers",
 ]

@@ -1,45 +1,59 @@
 """The Lightning side of `fit`; imported by nothing else, because Lightning takes seconds to import."""
 
+import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import pyro
 import torch
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pyro import poutine
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
 from torch import Tensor, nn
 
 from multipyro.data import Batch
 from multipyro.guides._once import encoders_run_once
 from multipyro.inference._seeds import step_seed
-from multipyro.inference.checkpoints import write_checkpoint
+from multipyro.inference.checkpoints import read_checkpoint, store_state, write_checkpoint
 from multipyro.inference.combinators import Program
+from multipyro.inference.fit import NonFiniteLossError
 from multipyro.inference.terms import MultimodalELBO, Term, WeightedELBO, sample_sites
 from multipyro.ppl_models._batch import batch_rows
 
-__all__ = ["AtomicCheckpointIO", "NonFiniteLossError", "SVIModule"]
+__all__ = ["AtomicCheckpointIO", "SVIModule", "Work", "run_trainer", "trainer_for"]
 
 # validation draws from seeds of its own, outside the batches that training counts
 _VALIDATION = -1
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; the message names the epoch, the step and the sites."""
-
-
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written whole or not at all."""
+    """Lightning's checkpoints, written whole or not at all, and read without running code from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read_back = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_checkpoint(checkpoint, path)
+        if not self._read_back:  # an optimiser or callback with a state that cannot be read again shows at once
+            read_checkpoint(path)
+            self._read_back = True
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(path)
 
 
-class SVIModule(L.LightningModule):
-    """SVI of one objective as a Lightning module, optimised by hand so that every ELBO of Pyro fits.
+@dataclass(frozen=True)
+class Work:
+    """What a stage of training is made of.
 
     Args:
         model: The generative program.
@@ -47,169 +61,285 @@ class SVIModule(L.LightningModule):
         loss: The objective.
         programs: The modules whose state a checkpoint holds.
         parameters: What trains.
-        extra: Unconstrained tensors of `param` statements, by name; they train and are kept too.
-        optimizer: Called with the parameters, returns the optimiser.
+        statements: Unconstrained values of `param` statements, by name; they train and are kept too.
+        optimizer: Called with all that trains, returns the optimiser.
         train: Called with epoch, rank and world size, returns the batches.
         validation: As `train`; None for no validation.
         seed: Seed of the run.
         gradient_clip: Largest norm of the gradient; None for no limit.
-        show_loss: Whether each step's loss goes to the progress bar.
-        on_epoch: Called with the history after each epoch.
+        patience: Number of epochs without a better validation bound after which training stops; None for never.
+        show: Whether there is a progress bar to show each step's loss in.
+        folder: Where the checkpoints go; None for nowhere.
+        stage: Number of the stage, for the history.
+        on_epoch: Called with the history after each epoch, by one process.
     """
 
-    def __init__(
-        self,
-        model: Program,
-        guide: Program,
-        loss: ELBO,
-        programs: Sequence[nn.Module],
-        parameters: Sequence[Tensor],
-        extra: dict[str, Tensor],
-        optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
-        train: Callable[[int, int, int], Any],
-        validation: Callable[[int, int, int], Any] | None,
-        seed: int,
-        gradient_clip: float | None,
-        show_loss: bool,
-        on_epoch: Callable[[list[dict[str, float]]], None],
-    ) -> None:
+    model: Program
+    guide: Program
+    loss: ELBO
+    programs: Sequence[nn.Module]
+    parameters: Sequence[Tensor]
+    statements: dict[str, Tensor]
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
+    train: Callable[[int, int, int], Any]
+    validation: Callable[[int, int, int], Any] | None
+    seed: int
+    gradient_clip: float | None
+    patience: int | None
+    show: bool
+    folder: Path | None
+    stage: int
+    on_epoch: Callable[[list[dict[str, float]]], None]
+
+
+class SVIModule(L.LightningModule):
+    """SVI of one objective as a Lightning module.
+
+    It optimises by hand with `loss_and_grads`, as `pyro.infer.SVI` does, so that every ELBO of Pyro fits, and sums
+    gradients over processes itself, because losses are sums over rows.
+
+    Args:
+        work: What to train.
+    """
+
+    def __init__(self, work: Work) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.programs = nn.ModuleList(programs)
-        self._model, self._guide = (model,), (guide,)  # in tuples, lest a module be registered twice
-        self._loss = loss
-        self._trained, self._extra = list(parameters), extra
-        self._optimizer, self._train, self._validation = optimizer, train, validation
-        self._seed, self._clip, self._show_loss, self._on_epoch = seed, gradient_clip, show_loss, on_epoch
-        self._schedules = tuple(getattr(loss, "schedules", ()))
+        self.programs = nn.ModuleList(work.programs)
+        self._work = (work,)  # in a tuple, lest its modules be registered twice
+        self.trained = [*work.parameters, *work.statements.values()]
+        self._schedules = tuple(getattr(work.loss, "schedules", ()))
         self.history: list[dict[str, float]] = []
-        self._reset()
+        self._best, self._waited = -math.inf, 0
+        self._bound, self._rows = 0.0, 0
+
+    @property
+    def work(self) -> Work:
+        """What is trained."""
+        return self._work[0]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self._optimizer(self._trained + list(self._extra.values()))
+        return self.work.optimizer(self.trained)
 
     def train_dataloader(self) -> Any:
-        return self._train(self.current_epoch, self.global_rank, self.trainer.world_size)
+        return self.work.train(self.current_epoch, self.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> Any:
-        return [] if self._validation is None else self._validation(0, self.global_rank, self.trainer.world_size)
+        validation = self.work.validation
+        return [] if validation is None else validation(0, self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
-        self._reset()
+        self._bound, self._rows, self._seconds = 0.0, 0, 0.0
+        self._started = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        started = time.perf_counter()
         x, observed = batch
-        optimizer = self.optimizers()
+        work, optimizer = self.work, self.optimizers()
         for schedule in self._schedules:
             schedule.set(epoch=self.current_epoch, step=self.global_step)
-        torch.manual_seed(step_seed(self._seed, self.current_epoch, batch_idx))
+        self._seed(self.current_epoch, batch_idx)
         optimizer.zero_grad()
-        loss = self._backward(x, observed)
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(self._explain(x, observed, loss.item(), batch_idx))
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._trained + list(self._extra.values()), self._clip)
+        try:
+            loss = work.loss.loss_and_grads(work.model, work.guide, x, observed)
+        except ValueError as error:  # Pyro's validation stumbles over NaN parameters before there is a loss
+            places = self._not_finite(x, observed)
+            if not places:
+                raise
+            raise NonFiniteLossError(self._message("no loss can be computed", batch_idx, places)) from error
+        loss = self._sum_over_processes(loss)
+        if not math.isfinite(loss):
+            places = self._not_finite(x, observed)
+            raise NonFiniteLossError(self._message(f"the loss is {loss}", batch_idx, places))
+        if work.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.trained, work.gradient_clip)
         optimizer.step()
+        if batch_idx == 0:
+            self._first = batch
         self._bound -= loss
-        self._rows += batch_rows(x)
-        self._seconds += time.perf_counter() - started
-        if self._show_loss:
-            self.log("loss", loss / batch_rows(x), prog_bar=True, logger=False)
-            self.log("rows/s", self._rows / self._seconds, prog_bar=True, logger=False)
+        self._rows += batch_rows(x) * self.trainer.world_size
+        self._seconds = time.perf_counter() - self._started
+        if work.show:
+            rows = batch_rows(x) * self.trainer.world_size
+            self.log("loss", loss / rows, prog_bar=True, logger=False, batch_size=rows)
+            self.log("rows/s", self._rows / self._seconds, prog_bar=True, logger=False, batch_size=rows)
 
     def on_validation_epoch_start(self) -> None:
         self._validated: dict[str, Tensor] = {}
         self._validated_rows = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        x, observed = batch
-        torch.manual_seed(step_seed(self._seed, _VALIDATION, batch_idx))
-        with ExitStack() as stack:
-            for schedule in self._schedules:
-                stack.enter_context(schedule.finished())
-            sums = self._measure(x, observed)
-        for name, value in sums.items():
+        self._seed(_VALIDATION, batch_idx)
+        for name, value in self._measure(batch).items():
             self._validated[name] = self._validated.get(name, 0.0) + value
-        self._validated_rows += batch_rows(x)
+        self._validated_rows += batch_rows(batch[0])
 
     def on_train_epoch_end(self) -> None:
-        rows = self._total(torch.tensor(float(self._rows)))
+        self._check_parameters()
         row = {
+            "stage": self.work.stage,
             "epoch": self.current_epoch,
-            "train/bound": (self._total(self._bound) / rows).item(),
-            "rows_per_second": rows.item() / max(self._seconds, 1e-9),
+            "train/bound": self._bound / self._rows,
+            "rows_per_second": self._rows / self._seconds,
         }
-        if self._validation is not None:
-            rows = self._total(torch.tensor(float(self._validated_rows)))
-            for name, value in self._validated.items():
-                row[f"validation/{name}"] = (self._total(value) / rows).item()
+        if self.work.validation is None:
+            self._seed(_VALIDATION, 0)
+            sums, rows, prefix = self._measure(self._first), batch_rows(self._first[0]), "train"
+            del sums["bound"]
+        else:
+            sums, rows, prefix = self._validated, self._validated_rows, "validation"
+        rows = self._total(torch.tensor(float(rows)))
+        row.update({f"{prefix}/{name}": (self._total(value) / rows).item() for name, value in sums.items()})
+        if self.work.validation is not None:
             self.log("validation/bound", row["validation/bound"], prog_bar=True, logger=False)
         if self.logger is not None:
-            self.logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=self.current_epoch)
+            scalars = {name: value for name, value in row.items() if name not in ("stage", "epoch")}
+            self.logger.log_metrics(scalars, step=self.current_epoch)
         self.history.append(row)
+        self._keep(row.get("validation/bound"))
         if self.trainer.is_global_zero:
-            self._on_epoch(self.history)
+            self.work.on_epoch(self.history)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["best_bound"], checkpoint["epochs_without_better"] = self._best, self._waited
         checkpoint["rng_state"] = torch.get_rng_state()
-        checkpoint["param_store"] = {name: value.detach() for name, value in self._extra.items()}
+        checkpoint["param_store"] = store_state(list(self.work.statements))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
+        self._best, self._waited = checkpoint["best_bound"], checkpoint["epochs_without_better"]
         torch.set_rng_state(checkpoint["rng_state"])
-        with torch.no_grad():
-            for name, value in checkpoint["param_store"].items():
-                self._extra[name].copy_(value)
 
-    def _reset(self) -> None:
-        self._bound, self._rows, self._seconds = torch.zeros(()), 0, 0.0
+    def _seed(self, epoch: int, batch_idx: int) -> None:
+        number = batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed(step_seed(self.work.seed, epoch, number))
 
-    def _backward(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> Tensor:
-        """Adds the gradients of the loss of all processes together, and returns that of this one."""
-        model, guide = self._model[0], self._guide[0]
-        if hasattr(self._loss, "differentiable_loss"):
-            loss = self._loss.differentiable_loss(model, guide, x, observed)
-            # losses are sums over the batch, but processes average their gradients
-            self.manual_backward(loss * self.trainer.world_size)
-            return loss.detach().cpu()
-        loss = torch.tensor(self._loss.loss_and_grads(model, guide, x, observed))
-        if self.trainer.world_size > 1:
-            for parameter in self._trained:
-                if parameter.grad is not None:
-                    torch.distributed.all_reduce(parameter.grad)
-        return loss
+    def _keep(self, bound: float | None) -> None:
+        """Writes the checkpoints of this epoch, and stops the training when the bound has not risen for long."""
+        better = bound is not None and bound > self._best
+        if better:
+            self._best, self._waited = bound, 0
+        else:
+            self._waited += 1
+        if self.work.folder is not None:
+            # the last one follows the best one: a kill between the two repeats the epoch, and with it the best one
+            for name in ("best", "last") if better else ("last",):
+                self.trainer.save_checkpoint(self.work.folder / f"{name}.ckpt")
+        if self.work.patience is not None and self._waited >= self.work.patience:
+            self.trainer.should_stop = True
 
-    def _measure(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The bound and the per-site sums of one batch."""
-        model, guide = self._model[0], self._guide[0]
-        if isinstance(self._loss, MultimodalELBO):
-            with encoders_run_once():
-                found = self._loss.evaluate(model, guide, x, observed)
-            return {"bound": found.bound, **found.sites}
-        bound = torch.tensor(-self._loss.loss(model, guide, x, observed))
-        return {"bound": bound, **_PLAIN.report(model, guide, x, observed)}
+    def _sum_over_processes(self, loss: float) -> float:
+        """The loss of all processes together; their gradients are summed too."""
+        if self.trainer.world_size == 1:
+            return loss
+        device = self.device
+        parts = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in self.trained]
+        present = torch.tensor([float(p.grad is not None) for p in self.trained], device=device)
+        everything = torch.cat([*parts, present, torch.tensor([loss], device=device)])
+        torch.distributed.all_reduce(everything)
+        *sums, present, total = everything.split([*(len(part) for part in parts), len(parts), 1])
+        for parameter, gradient, count in zip(self.trained, sums, present.tolist(), strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if count else None
+        return total.item()
+
+    def _measure(self, batch: Batch) -> dict[str, Tensor]:
+        """The bound and the per-site sums of one batch, with every warm-up at its end."""
+        (x, observed), work = batch, self.work
+        with ExitStack() as stack, torch.no_grad():
+            for schedule in self._schedules:
+                stack.enter_context(schedule.finished())
+            if isinstance(work.loss, MultimodalELBO):
+                with encoders_run_once():
+                    found = work.loss.evaluate(work.model, work.guide, x, observed)
+                return {"bound": found.bound, **found.sites}
+            bound = torch.tensor(-work.loss.loss(work.model, work.guide, x, observed))
+            if isinstance(work.loss, TraceEnum_ELBO):  # the guide lacks the sites that it sums out
+                return {"bound": bound}
+            report = getattr(work.loss, "report", _PLAIN.report)
+            return {"bound": bound, **report(work.model, work.guide, x, observed)}
 
     def _total(self, value: Tensor) -> Tensor:
         """The sum of `value` over all processes."""
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum").cpu()
 
+    def _check_parameters(self) -> None:
+        """Raises before a checkpoint is written if the last step left something that is no number."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.trained):
+            (x, observed), last = self._first, self.trainer.num_training_batches - 1
+            places = self._not_finite(x, observed)
+            raise NonFiniteLossError(self._message("parameters are not finite after the last step", last, places))
+
+    def _message(self, what: str, batch_idx: int, places: Sequence[str]) -> str:
+        found = ", ".join(places) if places else "no single site of this process: the terms overflow together"
+        return f"{what} in epoch {self.current_epoch}, step {batch_idx}; not finite: {found}"
+
     @torch.no_grad()
-    def _explain(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None, loss: float, batch_idx: int) -> str:
-        """What was not finite, found by tracing the programs once more."""
-        names = []
+    def _not_finite(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> list[str]:
+        """The sites whose value or log-probability is not finite, found by tracing the programs once more."""
+        places = []
         with pyro.validation_enabled(False), torch.random.fork_rng():
-            guide_trace = poutine.trace(self._guide[0]).get_trace(x, observed)
-            model_trace = poutine.trace(poutine.replay(self._model[0], trace=guide_trace)).get_trace(x, observed)
+            guide_trace = poutine.trace(self.work.guide).get_trace(x, observed)
+            model_trace = poutine.trace(poutine.replay(self.work.model, trace=guide_trace)).get_trace(x, observed)
             for trace, side in ((guide_trace, "guide"), (model_trace, "model")):
                 for name, site in sample_sites(trace).items():
                     finite_value = torch.isfinite(site["value"]).all()
                     if not finite_value or not torch.isfinite(site["fn"].log_prob(site["value"])).all():
                         what = "log-probability" if finite_value else "value"
-                        names.append(f"the {what} of site {name!r} in the {side}")
-        found = ", ".join(names) if names else "no single site: the terms overflow together"
-        return f"the loss is {loss} in epoch {self.current_epoch}, step {batch_idx}; not finite: {found}"
+                        places.append(f"the {what} of site {name!r} in the {side}")
+        return places
+
+
+def trainer_for(
+    work: Work,
+    epochs: int,
+    device: str,
+    devices: int,
+    strategy: str,
+    tensorboard: Path | None,
+    callbacks: Sequence[Any],
+) -> L.Trainer:
+    """A trainer that does what `SVIModule` needs and nothing else.
+
+    Args:
+        work: What to train.
+        epochs: Number of epochs.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
+        devices: Number of processes.
+        strategy: Lightning's name of a strategy.
+        tensorboard: The folder for event files; None for none.
+        callbacks: Further callbacks of Lightning.
+    """
+    kind, _, index = device.partition(":")
+    return L.Trainer(
+        accelerator="gpu" if kind == "cuda" else kind,
+        devices=[int(index)] if index else devices,
+        strategy=strategy,
+        max_epochs=epochs,
+        callbacks=[*callbacks, *([RichProgressBar(leave=False)] if work.show else [])],
+        plugins=[AtomicCheckpointIO()],
+        logger=False if tensorboard is None else TensorBoardLogger(tensorboard, name=None, version=""),
+        enable_checkpointing=any(isinstance(callback, L.callbacks.Checkpoint) for callback in callbacks),
+        enable_progress_bar=work.show,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        limit_val_batches=0 if work.validation is None else None,
+        use_distributed_sampler=False,
+        inference_mode=False,
+    )
+
+
+def run_trainer(trainer: L.Trainer, module: SVIModule, resumed: Path | None) -> None:
+    """Trains; an interrupt from the keyboard stays one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, ckpt_path=resumed, weights_only=True)
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        # Lightning turns it into an exit, and leaves the process deaf to the next one
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 _PLAIN = WeightedELBO(lambda model, guide, modalities: [Term(model, guide)])

@@ -1,31 +1,41 @@
 """Training loops: one objective, or all stages of a recipe, on Lightning."""
 
 import contextlib
-import csv
-import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import ELBO
-from pyro.optim import PyroOptim
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor, nn
 
-from multipyro.data import MultimodalData, Splits, write_atomically
+from multipyro.data import MultimodalData, Splits
+from multipyro.inference._batches import batches_of, check_data, first_batch, parts_of
 from multipyro.inference._seeds import step_seed
-from multipyro.inference.checkpoints import load_programs, programs_of, read_checkpoint
+from multipyro.inference.checkpoints import load_programs, own_store, param_statements, programs_of, read_checkpoint
 from multipyro.inference.combinators import Program, frozen
 from multipyro.inference.recipes import Recipe, Stage
 from multipyro.inference.runs import Run, describe_data
 
-__all__ = ["FitResult", "fit", "fit_recipe"]
+__all__ = ["FitResult", "NonFiniteLossError", "fit", "fit_recipe"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the epoch, the step and the sites.
+
+    Example:
+        >>> try:
+        ...     raise NonFiniteLossError("the loss is nan in epoch 0, step 3; not finite: the value of site 'z'")
+        ... except RuntimeError as error:
+        ...     print(type(error).__name__)
+        NonFiniteLossError
+    """
 
 
 @dataclass(frozen=True)
@@ -33,15 +43,25 @@ class FitResult:
     """What a training run left behind.
 
     Args:
-        history: One dict an epoch: `epoch`, `train/bound`, `rows_per_second`, and with validation data
-            `validation/bound`, `validation/reconstruction/<modality>` and `validation/kl/<latent>`; nats a row.
+        history: One dict an epoch: `stage`, `epoch` (both from 0), `rows_per_second` and, in nats a row,
+            `train/bound`, `validation/bound`, `validation/reconstruction/<modality>` and `validation/kl/<latent>`.
+            Without validation data the last two are `train/...`, of the first batch after the epoch.
         best: The checkpoint of the best validation bound; None without validation or without `out`.
         last: The checkpoint of the last epoch; None without `out`.
+
+    Example:
+        >>> FitResult([{"epoch": 0, "train/bound": -12.5}], best=None, last=None).epochs
+        1
     """
 
     history: list[dict[str, float]]
     best: Path | None
     last: Path | None
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that were trained, over all stages."""
+        return len(self.history)
 
 
 def fit(
@@ -66,24 +86,30 @@ def fit(
     gradient_clip: float | None = None,
     progress: bool = True,
     callbacks: Sequence[Any] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> FitResult:
     r"""Trains a model and a guide on any ELBO, ours or Pyro's, as `SVI` would in a plain loop.
 
     With the same optimiser it agrees with `torch.manual_seed(step_seed(seed, epoch, batch)); svi.step(x, observed)`
     over `data.batches(batch_size, shuffle=True, seed=seed, epoch=epoch)` up to rounding. Pyro's global parameter
-    store and torch's global generator are as before afterwards; values of `pyro.param` statements in plain functions
-    are put back into the store.
+    store and torch's global generators are as before afterwards; only values of `pyro.param` statements in plain
+    functions go on from the store and are put back into it, since they live nowhere else.
+
+    With several processes (`strategy="ddp"`) the rows are dealt out, `batch_size` is that of one process, and
+    gradients are summed, because losses are sums over rows.
 
     Args:
         model: The generative program, called as `model(x, observed)`.
-        guide: The variational program, called likewise; a plain function's modules are found in its closure.
-        loss: The objective, minimised; summed over the batch.
-        data: Training rows (of `Splits`, validation too); or batches `(x, observed)` that can be iterated again.
+        guide: The variational program, called likewise. Of a plain function the `pyro.param` and `pyro.module`
+            statements train, and the modules in its closure.
+        loss: The objective, minimised; summed over the batch. Anything with the `loss` and `loss_and_grads` of an ELBO.
+        data: Training rows (of `Splits`, validation too); or batches `(x, observed)` that can be iterated again. All
+            values are checked against the model's likelihoods first; of a loader only its first batch.
         validation: Rows or batches for the validation bound, with every warm-up at its end.
         epochs: Number of passes over the data.
         batch_size: Rows of a batch.
         lr: Learning rate of Adam.
-        optimizer: Called with the parameters, returns a torch optimiser; or an optimiser of Pyro.
+        optimizer: Called with the parameters, returns a torch optimiser; or an optimiser of Pyro; None for Adam.
         seed: Seed of the order of rows and of every step.
         out: Run folder: `run.json`, `log.csv`, `checkpoints/`. None keeps nothing on disk.
         resume: Continue the run in `out`; start one if there is none; return at once if it is finished. The result
@@ -96,9 +122,13 @@ def fit(
         gradient_clip: Largest norm of the gradient.
         progress: Whether a progress bar is shown.
         callbacks: Further callbacks of Lightning.
+        config: Plain values to keep in `run.json`, for whoever reads it.
 
     Raises:
-        ValueError: If data does not fit the model, or `out` holds another or an unfinished run.
+        ValueError: If data does not fit the model, if `out` holds a run and `resume` is False or the run was started
+            with other settings, or if a checkpoint is damaged or of other programs.
+        TypeError: If a modality has the wrong dtype, or the optimiser is of a kind that cannot be used.
+        OSError: If `out` cannot be written or the disk is full; the last checkpoint stays.
         NonFiniteLossError: If the loss becomes NaN or infinite; names the site.
 
     Example:
@@ -108,8 +138,8 @@ def fit(
         >>> splits = load_dataset("digits")
         >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
         >>> result = fit(recipe.model, recipe.guide, Trace_ELBO(), splits, epochs=1, progress=False)
-        >>> sorted(result.history[0])[:3]
-        ['epoch', 'rows_per_second', 'train/bound']
+        >>> sorted(result.history[0])[:4]
+        ['epoch', 'rows_per_second', 'stage', 'train/bound']
     """
     recipe = Recipe("", model, guide, (Stage(loss),), getattr(model, "latent_dim", 0))
     return _train(recipe, data, validation, dict(locals()))
@@ -135,275 +165,203 @@ def fit_recipe(
     gradient_clip: float | None = None,
     progress: bool = True,
     callbacks: Sequence[Any] = (),
+    config: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    """Trains all stages of a recipe, one after the other; arguments as in `fit`.
+    """Trains all stages of a recipe, one after the other.
 
-    A stage's own number of epochs and optimiser go before `epochs`, `lr` and `optimizer`. The run can be resumed in
-    any stage, and `load` rebuilds it from its folder.
+    A stage's own number of epochs and optimiser go before `epochs`, `lr` and `optimizer`; the modules that it does not
+    name are frozen bit for bit. The run can be resumed in any stage, and `load` rebuilds it from its folder.
+
+    Args:
+        recipe: What `build` made, or a `Recipe` of one's own.
+        data: As in `fit`, like all further arguments; rows may hold more modalities than the recipe's model.
+        validation: As in `fit`.
+        epochs: As in `fit`, of each stage that does not say.
+        batch_size: As in `fit`.
+        lr: As in `fit`.
+        optimizer: As in `fit`, of each stage that does not say.
+        seed: As in `fit`.
+        out: As in `fit`.
+        resume: As in `fit`.
+        device: As in `fit`.
+        devices: As in `fit`.
+        strategy: As in `fit`.
+        logger: As in `fit`.
+        early_stopping: As in `fit`, in each stage.
+        gradient_clip: As in `fit`.
+        progress: As in `fit`.
+        callbacks: As in `fit`.
+        config: As in `fit`.
+
+    Raises:
+        ValueError: As in `fit`.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, networks_for
+        >>> splits = load_dataset("digits")
+        >>> recipe = build("mopoe", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> fit_recipe(recipe, splits, epochs=1, progress=False).epochs
+        1
     """
     return _train(recipe, data, validation, dict(locals()))
 
 
 def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any]) -> FitResult:
-    train, validation = _parts(recipe.model, data, validation)
-    _check_data(recipe.model, train)
+    train, validation = parts_of(recipe.model, data, validation)
+    _check_settings(settings, validation)
+    for part in (train, validation):
+        check_data(recipe.model, part)
     programs = programs_of(recipe.model, recipe.guide)
-    if not programs and not callable(recipe.guide):
-        raise TypeError(f"model and guide must be programs, got {type(recipe.model)} and {type(recipe.guide)}")
     epochs = [settings["epochs"] if stage.epochs is None else stage.epochs for stage in recipe.stages]
     run = None
     if settings["out"] is not None:
         plan = {name: settings[name] for name in ("batch_size", "lr", "seed", "early_stopping", "gradient_clip")}
-        run = Run.open(settings["out"], recipe, describe_data(train), {**plan, "epochs": epochs}, settings["resume"])
-        if run.finished:
-            return _load_finished(run, programs)
+        described, plan = describe_data(train), {**plan, "epochs": epochs}
+        run = Run.open(settings["out"], recipe, described, plan, settings["resume"], settings["config"])
     history: list[dict[str, float]] = []
     best = last = None
     for number, stage in enumerate(recipe.stages):
         folder = None if run is None else run.stage_folder(number, stage.name)
+        if run is not None:
+            best, last = folder / "best.ckpt", folder / "last.ckpt"
         if run is not None and number < run.stages_done:
-            checkpoint = read_checkpoint(folder / "last.ckpt")
-            load_programs(checkpoint, programs, folder / "last.ckpt")
+            checkpoint = read_checkpoint(last)
+            load_programs(checkpoint, programs, last)
             history += checkpoint["history"]
             continue
         stage_settings = {**settings, "epochs": epochs[number], "optimizer": stage.optimizer or settings["optimizer"]}
-        before = list(history)
-        history = before + _run_stage(recipe, stage, programs, train, validation, stage_settings, folder, run, before)
+        history += _run_stage(recipe, number, programs, train, validation, stage_settings, run, list(history))
         if run is not None:
             run.stage_done(number + 1)
-            best, last = folder / "best.ckpt", folder / "last.ckpt"
-    if run is not None:
+    if run is not None and not run.finished:
         run.finish()
     return FitResult(history, best if best is not None and best.is_file() else None, last)
 
 
-def _run_stage(recipe, stage, programs, train, validation, settings, folder, run, before) -> list[dict[str, float]]:
+def _run_stage(
+    recipe: Recipe,
+    number: int,
+    programs: list[nn.Module],
+    train: Any,
+    validation: Any,
+    settings: dict[str, Any],
+    run: Run | None,
+    before: list[dict[str, float]],
+) -> list[dict[str, float]]:
     """Trains one stage from wherever its folder says it is; returns the history of its epochs."""
-    model, guide, parts = recipe.model, recipe.guide, programs
+    stage = recipe.stages[number]
+    model, guide, trained = recipe.model, recipe.guide, programs
     if stage.train is not None:
         model, guide = frozen(model, stage.train), frozen(guide, stage.train)
-        parts = list(stage.train)
-    resumed = None
-    if folder is not None and (folder / "last.ckpt").is_file():
-        resumed = folder / "last.ckpt"
-        load_programs(read_checkpoint(resumed), programs, resumed)  # says what is wrong before Lightning reads it
-    with _quiet(), _store() as store, torch.random.fork_rng():
-        first = _first_batch(train, settings)
-        extra = _param_statements(stage.loss, model, guide, first, parts, settings["seed"], store)
-        from lightning.pytorch import Trainer
+        trained = list(stage.train)
+    folder = None if run is None else run.stage_folder(number, stage.name)
+    resumed = None if folder is None else folder / "last.ckpt"
+    log = run is not None and settings["logger"] is not None
+    if resumed is not None and resumed.is_file():
+        checkpoint = read_checkpoint(resumed)
+        load_programs(checkpoint, programs, resumed)
+        patience, history = settings["early_stopping"], checkpoint["history"]
+        stopped = patience is not None and checkpoint["epochs_without_better"] >= patience
+        if stopped or len(history) >= settings["epochs"]:
+            if log:
+                run.write_log(before + history)
+            return history
+    else:
+        resumed = None
+    outer = pyro.get_param_store().get_state()
+    with _quiet(), own_store() as statements, torch.random.fork_rng():
+        from multipyro.inference._lightning import SVIModule, Work, run_trainer, trainer_for
 
-        from multipyro.inference._lightning import SVIModule
-
-        parameters = list({id(p): p for part in parts for p in part.parameters() if p.requires_grad}.values())
-        if not parameters and not extra:
+        feed = batches_of(train, settings["batch_size"], settings["seed"], shuffle=True)
+        first = first_batch(feed)
+        torch.manual_seed(step_seed(settings["seed"], 0, 0))
+        statements.update(param_statements(lambda: stage.loss.loss(model, guide, *first), programs, outer))
+        parameters = {id(p): p for part in trained for p in part.parameters() if p.requires_grad}
+        if not parameters and not statements:
             raise ValueError(f"stage {stage.name!r} has nothing to train: no parameter requires a gradient")
-        module = SVIModule(
-            model,
-            guide,
-            stage.loss,
-            programs,
-            parameters,
-            extra,
-            _optimizer(settings["optimizer"], settings["lr"]),
-            _loader(train, settings, shuffle=True),
-            None if validation is None else _loader(validation, settings, shuffle=False),
-            settings["seed"],
-            settings["gradient_clip"],
-            settings["progress"],
-            _log_writer(settings, run, before),
+        work = Work(
+            model=model,
+            guide=guide,
+            loss=stage.loss,
+            programs=programs,
+            parameters=list(parameters.values()),
+            statements=statements,
+            optimizer=_optimizer(settings["optimizer"], settings["lr"]),
+            train=feed,
+            validation=None
+            if validation is None
+            else batches_of(validation, settings["batch_size"], settings["seed"], False),
+            seed=settings["seed"],
+            gradient_clip=settings["gradient_clip"],
+            patience=settings["early_stopping"],
+            show=settings["progress"],
+            folder=folder,
+            stage=number,
+            on_epoch=lambda history: run.write_log(before + history) if log else None,
         )
-        trainer = Trainer(**_trainer_arguments(settings, folder, validation is not None))
-        modes = {id(part): part.training for program in programs for part in program.modules()}
+        tensorboard = Path(settings["out"] or ".", "tensorboard") if settings["logger"] == "tensorboard" else None
+        places = {name: settings[name] for name in ("device", "devices", "strategy", "callbacks")}
+        trainer = trainer_for(work, settings["epochs"], tensorboard=tensorboard, **places)
+        module = SVIModule(work)
+        modes = [(part, part.training) for program in programs for part in program.modules()]
         for program in programs:
             program.train()
         try:
-            trainer.fit(module, ckpt_path=resumed, weights_only=True)
+            run_trainer(trainer, module, resumed)
         finally:
-            for program in programs:
-                for part in program.modules():
-                    part.training = modes[id(part)]
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        store.trained = {name: (value.detach().clone(), store.constraints[name]) for name, value in extra.items()}
+            for part, training in modes:
+                part.training = training
+            for parameter in module.trained:  # a plain loop afterwards would add to it
+                parameter.grad = None
     return module.history
 
 
-def _trainer_arguments(settings: dict[str, Any], folder: Path | None, validates: bool) -> dict[str, Any]:
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
-    from lightning.pytorch.loggers import TensorBoardLogger
-
-    from multipyro.inference._lightning import AtomicCheckpointIO
-
-    callbacks = list(settings["callbacks"])
-    if settings["progress"]:
-        callbacks.append(RichProgressBar(leave=False))
-    if settings["early_stopping"] is not None:
-        if not validates:
-            raise ValueError("early_stopping needs validation data, got none")
-        callbacks.append(EarlyStopping("validation/bound", patience=settings["early_stopping"], mode="max"))
-    if folder is not None:
-        keep = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-        if validates:
-            callbacks.append(ModelCheckpoint(filename="best", monitor="validation/bound", mode="max", **keep))
-        # the last one is written after the best one and holds its state: a kill between the two repeats the epoch
-        callbacks.append(ModelCheckpoint(filename="last", **keep))
-    logger: Any = False
-    if settings["logger"] == "tensorboard":
-        logger = TensorBoardLogger(Path(settings["out"] or "."), name="tensorboard", version="")
-    elif settings["logger"] not in (None, "csv"):
+def _check_settings(settings: dict[str, Any], validation: Any) -> None:
+    if settings["epochs"] < 1:
+        raise ValueError(f"epochs must be at least 1, got {settings['epochs']}")
+    if settings["logger"] not in (None, "csv", "tensorboard"):
         raise ValueError(f"logger must be 'csv', 'tensorboard' or None, got {settings['logger']!r}")
-    kind, _, index = settings["device"].partition(":")
-    return {
-        "accelerator": "gpu" if kind == "cuda" else kind,
-        "devices": [int(index)] if index else settings["devices"],
-        "strategy": settings["strategy"],
-        "max_epochs": settings["epochs"],
-        "callbacks": callbacks,
-        "plugins": [AtomicCheckpointIO()],
-        "logger": logger,
-        "enable_checkpointing": folder is not None,
-        "enable_progress_bar": settings["progress"],
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "reload_dataloaders_every_n_epochs": 1,
-        "limit_val_batches": None if validates else 0,
-        "use_distributed_sampler": False,
-        "inference_mode": False,
-    }
-
-
-def _parts(model: Program, data: Any, validation: Any) -> tuple[Any, Any]:
-    """Training and validation data, of the modalities that the model has."""
-    if isinstance(data, Splits):
-        data, validation = data.train, data.validation if validation is None else validation
-    modalities = getattr(model, "modalities", None)
-
-    def selected(part: Any) -> Any:
-        if not isinstance(part, MultimodalData) or modalities is None:
-            return part
-        return part.select([name for name in part.modalities if name in modalities] or list(modalities))
-
-    return selected(data), selected(validation)
-
-
-def _check_data(model: Program, data: Any) -> None:
-    """Checks all training values once, so that bad data stops a run before it starts."""
-    likelihoods = getattr(model, "likelihoods", None)
-    if likelihoods is None or not isinstance(data, MultimodalData):
-        return
-    for rows in torch.arange(len(data)).split(8_192):
-        x, observed = data.rows(rows)
-        for name, values in x.items():
-            if hasattr(likelihoods[name], "check"):
-                likelihoods[name].check(values if observed is None or name not in observed else values[observed[name]], name)
-
-
-def _loader(data: Any, settings: dict[str, Any], shuffle: bool) -> Callable[[int, int, int], Any]:
-    if not isinstance(data, MultimodalData):
-        return lambda epoch, rank, world_size: data
-    return lambda epoch, rank, world_size: data.batches(
-        settings["batch_size"], shuffle, settings["seed"], epoch, rank, world_size
-    )
-
-
-def _first_batch(data: Any, settings: dict[str, Any]) -> Any:
-    return next(iter(_loader(data, settings, False)(0, 0, 1)))
+    if settings["early_stopping"] is not None and validation is None:
+        raise ValueError("early_stopping needs validation data, got none")
+    if settings["early_stopping"] is not None and settings["early_stopping"] < 1:
+        raise ValueError(f"early_stopping must be at least 1 epoch, got {settings['early_stopping']}")
+    if settings["resume"] and settings["out"] is None:
+        raise ValueError("resume needs the folder of the run: pass out")
 
 
 def _optimizer(optimizer: Any, lr: float) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
     if optimizer is None:
         return lambda parameters: torch.optim.Adam(parameters, lr=lr)
     if isinstance(optimizer, PyroOptim):
-        if callable(optimizer.pt_optim_args):
-            raise TypeError("an optimiser of Pyro with a function of arguments is not supported: pass a dict")
+        if isinstance(optimizer, PyroLRScheduler) or callable(optimizer.pt_optim_args) or optimizer.pt_clip_args:
+            raise TypeError(
+                "an optimiser of Pyro with a scheduler, clipping arguments or a function of arguments cannot be used: "
+                "pass a plain one, with gradient_clip, or a function from parameters to a torch optimiser"
+            )
         return lambda parameters: optimizer.pt_optim_constructor(parameters, **optimizer.pt_optim_args)
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a function of the parameters or a PyroOptim, got {type(optimizer).__name__}"
+        )
     return optimizer
-
-
-def _log_writer(settings: dict[str, Any], run: Run | None, before: list[dict[str, float]]):
-    if run is None or settings["logger"] is None:
-        return lambda history: None
-
-    def write(history: list[dict[str, float]]) -> None:
-        rows = before + history
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, names)
-        table.writeheader()
-        table.writerows(rows)
-        write_atomically(run.folder / "log.csv", text.getvalue())
-
-    return write
-
-
-def _load_finished(run: Run, programs: list[nn.Module]) -> FitResult:
-    folders = run.stage_folders()
-    checkpoints = [read_checkpoint(folder / "last.ckpt") for folder in folders]
-    last, best = folders[-1] / "last.ckpt", folders[-1] / "best.ckpt"
-    load_programs(checkpoints[-1], programs, last)
-    history = [row for checkpoint in checkpoints for row in checkpoint["history"]]
-    return FitResult(history, best if best.is_file() else None, last)
-
-
-class _Store:
-    """What the parameter store held before training, and what training put into `param` statements of functions."""
-
-    def __init__(self, before: dict[str, Any]) -> None:
-        self.before = before
-        self.constraints: dict[str, Any] = {}
-        self.trained: dict[str, tuple[Tensor, Any]] = {}
-
-
-@contextlib.contextmanager
-def _store() -> Iterator[_Store]:
-    """An empty parameter store for a training run; values of param statements go back into the outer one."""
-    outer = pyro.get_param_store()
-    found = _Store(outer.get_state())
-    with outer.scope():
-        yield found
-    for name, (unconstrained, constraint) in found.trained.items():
-        outer[name] = torch.distributions.transform_to(constraint)(unconstrained)
-
-
-def _param_statements(loss, model, guide, batch, parts, seed: int, store: _Store) -> dict[str, Tensor]:
-    """The unconstrained values of `param` statements that belong to no module, by name."""
-    if isinstance(model, nn.Module) and isinstance(guide, nn.Module):
-        return {}
-    known = {id(parameter) for part in parts for parameter in part.parameters()}
-    inner = pyro.get_param_store()
-    for name, value in store.before["params"].items():
-        if id(value) not in known:  # a statement goes on from the value it already has
-            constraint = store.before["constraints"][name]
-            inner.setdefault(name, torch.distributions.transform_to(constraint)(value.detach().clone()), constraint)
-    torch.manual_seed(step_seed(seed, 0, 0))
-    modes = [(part, part.training) for root in parts for part in root.modules()]
-    for part, _ in modes:
-        part.training = False  # batch-norm statistics must not move
-    with poutine.trace(param_only=True) as captured, torch.no_grad():
-        loss.loss(model, guide, *batch)
-    for part, training in modes:
-        part.training = training
-    extra = {}
-    for name, site in captured.trace.nodes.items():
-        unconstrained = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
-        if id(unconstrained) not in known:
-            extra[name] = unconstrained
-            store.constraints[name] = inner._constraints[name]
-    return extra
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's advice about loaders, loggers and folders stays out of the way; its errors do not."""
-    import lightning.pytorch  # noqa: F401  it sets the level of its log when imported
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        # NonFiniteLossError says more than Pyro's warning, and where
+        warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
+        import lightning.pytorch as lightning  # sets the levels of its logs
 
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            warnings.filterwarnings("ignore", message=".*weights_only.*")
+        logs = [logging.getLogger(name) for name in (lightning.__name__, "lightning.fabric")]
+        levels = [log.level for log in logs]
+        for log in logs:
+            log.setLevel(logging.ERROR)
+        try:
             yield
-    finally:
-        log.setLevel(level)
+        finally:
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)

@@ -1,8 +1,11 @@
 """Run folders: what a run was made from, how far it is, and how to load it again."""
 
+import csv
+import io
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +20,19 @@ from multipyro.inference.recipes import Recipe, build
 __all__ = ["LoadedRun", "Run", "describe_data", "load", "read_run", "versions"]
 
 _FILE = "run.json"
+# what must not change between the parts of an interrupted run
+_FIXED = (
+    *("stages", "method", "latent_dim", "options", "hidden_features", "modalities", "guide_class", "data", "plan"),
+    "config",
+)
 
 
 class LoadedRun(NamedTuple):
-    """A run read back: the programs with their trained parameters, and the recipe they belong to."""
+    """A run read back: the programs with their trained parameters, and the recipe they belong to.
+
+    Example:
+        See `load`.
+    """
 
     model: Any
     guide: Any
@@ -42,7 +54,7 @@ def describe_data(data: Any) -> dict[str, Any] | None:
         "name": data.name,
         "rows": len(data),
         "content_hash": data.content_hash,
-        "modalities": {name: asdict(modality) for name, modality in data.modalities.items()},
+        "modalities": _described(data.modalities),
     }
 
 
@@ -64,23 +76,47 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
+def is_main_process() -> bool:
+    """Whether this process writes the files of a run; the others of a distributed run only train."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 class Run:
-    """A run folder that is being trained in; made by `Run.open`."""
+    """A run folder that is being trained in; made by `Run.open`.
+
+    Args:
+        folder: The folder.
+        config: The content of its `run.json`.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.config = folder, config
 
     @classmethod
     def open(
-        cls, folder: str | os.PathLike, recipe: Recipe, data: dict[str, Any] | None, plan: dict[str, Any], resume: bool
+        cls,
+        folder: str | os.PathLike,
+        recipe: Recipe,
+        data: dict[str, Any] | None,
+        plan: dict[str, Any],
+        resume: bool,
+        config: Mapping[str, Any] | None = None,
     ) -> "Run":
         """Starts a run in `folder`, or goes on with the one that is there.
+
+        Args:
+            folder: The run folder; made if need be.
+            recipe: What is trained.
+            data: The result of `describe_data`.
+            plan: The settings of the training.
+            resume: Whether a run that is there goes on.
+            config: Further plain values to keep.
 
         Raises:
             ValueError: If a run is there and `resume` is False, or it was started with other settings.
         """
         folder = Path(folder)
-        config = {
+        wanted = {
             "format": 1,
             "state": "running",
             "stages": [stage.name for stage in recipe.stages],
@@ -90,27 +126,34 @@ class Run:
             "options": recipe.options,
             "hidden_features": None if recipe.networks is None else list(recipe.networks.hidden_features),
             "guide_class": recipe.guide_class,
+            "modalities": None if recipe.networks is None else _described(recipe.networks.modalities),
             "data": data,
             "plan": plan,
+            "config": config,
             "versions": versions(),
         }
-        config = json.loads(json.dumps(config))
+        try:
+            wanted = json.loads(json.dumps(wanted))
+        except TypeError as error:
+            raise TypeError(f"options and config must be plain values that {_FILE} can hold: {error}") from error
         if not (folder / _FILE).is_file():
-            run = cls(folder, config)
+            strays = [name for name in ("checkpoints", "log.csv") if (folder / name).exists()]
+            if strays and is_main_process():
+                raise ValueError(f"{folder} holds {', '.join(strays)} but no {_FILE}: choose another folder")
+            run = cls(folder, wanted)
             run._write()
             return run
         # processes that Lightning starts for the same run find the folder of the first one
-        if not resume and os.environ.get("LOCAL_RANK", "0") == "0":
+        if not resume and is_main_process():
             raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder")
         found = read_run(folder)
-        changed = [
-            name
-            for name in ("stages", "method", "latent_dim", "options", "hidden_features", "guide_class", "data", "plan")
-            if found.get(name) != config[name]
-        ]
+        changed = [name for name in _FIXED if found.get(name) != wanted[name]]
         if changed:
-            details = "; ".join(f"{n} was {_short(found.get(n))}, now {_short(config[n])}" for n in changed)
+            details = "; ".join(f"{n} was {_short(found.get(n))}, now {_short(wanted[n])}" for n in changed)
             raise ValueError(f"the run in {folder} was started with other settings: {details}")
+        if is_main_process():
+            for leftover in folder.rglob(".*.part"):  # of a write that was killed
+                leftover.unlink(missing_ok=True)
         return cls(folder, found)
 
     @property
@@ -125,7 +168,7 @@ class Run:
 
     def stage_folder(self, number: int, name: str) -> Path:
         """Where the checkpoints of a stage are."""
-        return self.folder / "checkpoints" / f"{number}-{name}"
+        return self.folder / "checkpoints" / f"stage-{number + 1}-{name}"
 
     def stage_folders(self) -> list[Path]:
         """The checkpoint folders of all stages, in order."""
@@ -141,8 +184,17 @@ class Run:
         self.config["state"] = "finished"
         self._write()
 
+    def write_log(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Writes `log.csv` anew, one row an epoch, so that it never holds an epoch twice or in part."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(dict.fromkeys(name for row in history for name in row)))
+        table.writeheader()
+        table.writerows(history)
+        write_atomically(self.folder / "log.csv", text.getvalue())
+
     def _write(self) -> None:
-        write_atomically(self.folder / _FILE, json.dumps(self.config, indent=2) + "\n")
+        if is_main_process():
+            write_atomically(self.folder / _FILE, json.dumps(self.config, indent=2) + "\n")
 
 
 def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
@@ -161,6 +213,18 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
     Raises:
         FileNotFoundError: If there is no run, or it has no checkpoint yet.
         ValueError: If the run cannot be rebuilt from its folder, or a file in it is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, fit_recipe, networks_for
+        >>> splits = load_dataset("digits")
+        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = fit_recipe(recipe, splits, epochs=1, out=folder, progress=False)
+        ...     model, guide, recipe = load(folder)
+        >>> model.modalities
+        ('image', 'label', 'word')
     """
     config = read_run(run_folder)
     if config["method"] is None:
@@ -175,12 +239,13 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
         raise ValueError(f"{run_folder} was made with {asked}, got {given}: pass it as guide= (--guide FILE.py:CLASS)")
     modalities = {
         key: Modality(**{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()})
-        for key, described in config["data"]["modalities"].items()
+        for key, described in config["modalities"].items()
     }
     networks = Networks(modalities, config["hidden_features"])
     recipe = build(config["method"], networks, config["latent_dim"], guide, **config["options"])
-    folder = Run(Path(run_folder), config).stage_folders()[-1]
-    path = next((p for p in (folder / "best.ckpt", folder / "last.ckpt") if p.is_file()), None)
+    folders = reversed(Run(Path(run_folder), config).stage_folders())
+    files = (folder / name for folder in folders for name in ("best.ckpt", "last.ckpt"))
+    path = next((file for file in files if file.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"{run_folder} has no checkpoint yet: let it train for an epoch, or resume it")
     programs = programs_of(recipe.model, recipe.guide)
@@ -188,6 +253,10 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
     for program in programs:
         program.eval()
     return LoadedRun(recipe.model, recipe.guide, recipe)
+
+
+def _described(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(modality) for name, modality in modalities.items()}
 
 
 def _short(value: Any) -> str:

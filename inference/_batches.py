@@ -1,0 +1,105 @@
+"""What a training run is fed with: the rows of its data, checked once, and their batches."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from multipyro.data import Batch, MultimodalData, Splits
+from multipyro.inference._seeds import step_seed
+from multipyro.inference.combinators import Program
+
+__all__ = ["batches_of", "check_data", "first_batch", "parts_of"]
+
+# rows that are checked at a time
+_CHUNK = 8_192
+# the order of rows draws from a seed of its own, outside the batches that training counts
+_ORDER = -2
+
+
+def parts_of(model: Program, data: Any, validation: Any) -> tuple[Any, Any]:
+    """Training and validation data, of the modalities that the model has."""
+    if isinstance(data, Splits):
+        data, validation = data.train, data.validation if validation is None else validation
+    modalities = getattr(model, "modalities", None)
+
+    def selected(part: Any) -> Any:
+        if isinstance(part, MultimodalData) and modalities is not None:
+            return part.select([name for name in part.modalities if name in modalities] or list(modalities))
+        if part is not None and (not isinstance(part, MultimodalData | Iterable) or isinstance(part, Iterator)):
+            raise TypeError(
+                "data must be a MultimodalData, Splits, or batches (x, observed) that can be iterated again, such as a "
+                f"list or a DataLoader, got {type(part).__name__}"
+            )
+        return part
+
+    return selected(data), selected(validation)
+
+
+def check_data(model: Program, data: Any) -> None:
+    """Checks values before anything is trained or written, so that bad data stops a run at once."""
+    if isinstance(data, MultimodalData):
+        if not len(data):
+            raise ValueError(f"the {data.split} rows of {data.name!r} are empty")
+        batches: Iterable = (data.rows(rows) for rows in torch.arange(len(data)).split(_CHUNK))
+    elif isinstance(data, list | tuple):
+        batches = data
+    else:
+        return
+    likelihoods = getattr(model, "likelihoods", None)
+    empty = True
+    for batch in batches:
+        empty = False
+        _check_batch(likelihoods, batch)
+    if empty:
+        raise ValueError("data holds no batches")
+
+
+def _check_batch(likelihoods: Any, batch: Any) -> None:
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
+        raise TypeError(f"a batch must be a pair (x, observed) with x a dict of tensors, got {type(batch).__name__}")
+    x, observed = batch
+    if likelihoods is None:
+        return
+    unknown = [name for name in x if name not in likelihoods]
+    if unknown:
+        raise ValueError(f"unknown modality {unknown}: the model has {list(likelihoods)}")
+    for name, values in x.items():
+        mask = None if observed is None else observed.get(name)
+        rows = values if mask is None else values[mask]
+        if len(rows) and hasattr(likelihoods[name], "check"):
+            likelihoods[name].check(rows, name)
+
+
+def batches_of(data: Any, batch_size: int, seed: int, shuffle: bool) -> Callable[[int, int, int], Any]:
+    """A function of epoch, rank and number of processes that gives the batches of one process."""
+
+    def batches(epoch: int, rank: int, world_size: int) -> Any:
+        if isinstance(data, MultimodalData):
+            return data.batches(batch_size, shuffle, seed, epoch, rank, world_size)
+        if world_size > 1:
+            raise ValueError("several devices need a MultimodalData, whose rows can be dealt out, got batches")
+        return _Seeded(data, step_seed(seed, epoch, _ORDER))
+
+    return batches
+
+
+class _Seeded:
+    """Batches of one's own; a loader that shuffles draws its order from the global generator."""
+
+    def __init__(self, batches: Any, seed: int) -> None:
+        self.batches, self.seed = batches, seed
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.manual_seed(self.seed)
+        yield from self.batches
+
+
+def first_batch(batches: Callable[[int, int, int], Any]) -> Batch:
+    """The first batch of the first epoch."""
+    for batch in batches(0, 0, 1):
+        return batch
+    raise ValueError("data holds no batches")

@@ -1,0 +1,314 @@
+"""What the commands of the command line do, one function each."""
+
+import argparse
+import ast
+import importlib.util
+import json
+import math
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from multipyro.data import DATASETS, Splits, load_dataset, write_atomically
+from multipyro.guides import Guide
+from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.inference.fit import fit_recipe
+from multipyro.inference.metrics import evaluate as evaluate_programs
+from multipyro.inference.networks import networks_for
+from multipyro.inference.prediction import answers
+from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
+from multipyro.inference.runs import load, read_run
+from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
+
+__all__ = ["DEMO", "compare", "datasets", "demo", "evaluate", "generate", "methods", "train"]
+
+#: What `multipyro demo` trains with: measured to reach its figures in about a minute on two cores.
+DEMO: dict[str, Any] = {
+    "latent_dim": 6,
+    "epochs": 60,
+    "batch_size": 64,
+    "lr": 3e-3,
+    "options": {"beta": 3.0, "weights": {"label": 10.0, "word": 5.0}},
+}
+
+# a table in a file or a pipe needs no line breaks for a narrow terminal
+_CONSOLE = Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    """Trains MoPoE on the embedded digits, evaluates it, draws it."""
+    splits = load_dataset("digits")
+    torch.manual_seed(arguments.seed)
+    recipe = build("mopoe", networks_for(splits.train.modalities), DEMO["latent_dim"], **DEMO["options"])
+    epochs = DEMO["epochs"] if arguments.epochs is None else arguments.epochs
+    settings = {"epochs": epochs, "batch_size": DEMO["batch_size"], "lr": DEMO["lr"], "seed": arguments.seed}
+    _CONSOLE.print(f"training mopoe on digits for {epochs} epochs")
+    fit_recipe(recipe, splits, out=arguments.out, resume=arguments.resume, progress=_CONSOLE.is_terminal, **settings)
+    loaded = load(arguments.out)
+    _CONSOLE.print("evaluating on the 300 test rows")
+    metrics = evaluate_programs(loaded.model, loaded.guide, splits, seed=arguments.seed)
+    _write_json(arguments.out / "metrics.json", metrics)
+    _CONSOLE.print(metrics_table(metrics, "MoPoE on digits"))
+    torch.manual_seed(arguments.seed)
+    _draw_all(loaded.recipe, splits, arguments.out)
+    _CONSOLE.print(f"pictures, checkpoints and metrics.json are in {arguments.out}")
+
+
+def methods(arguments: argparse.Namespace) -> None:
+    """Prints the table of methods."""
+    table = Table(title="methods: m the model, g the guide, |A restricted to the modalities A")
+    for column in ("method", "programs", "stages", "answers", "rows", "encoders", "options", "paper"):
+        table.add_column(column, overflow="fold")
+    for info in METHODS.values():
+        rows = "complete" if info.needs_complete_rows else "may miss some"
+        options = ", ".join(f"{name}={value}" for name, value in info.options.items()) or "–"
+        fields = (info.name, info.programs, str(info.stages), info.subsets, rows, info.networks, options, info.paper)
+        table.add_row(*fields)
+    _CONSOLE.print(table)
+    common = ", ".join(f"{name}={value}" for name, value in COMMON_OPTIONS.items())
+    _CONSOLE.print(
+        f"Options of all methods: {common}. Modalities, given and target default to those of the data set "
+        "(`multipyro datasets`); vae takes its first modality."
+    )
+
+
+def datasets(arguments: argparse.Namespace) -> None:
+    """Prints the table of data sets."""
+    table = Table(title="data sets")
+    for column in ("data set", "what", "modalities", "rows", "given", "target", "found"):
+        table.add_column(column, overflow="fold")
+    for info in DATASETS.values():
+        table.add_row(
+            info.name,
+            info.title,
+            ", ".join(info.modalities),
+            " + ".join(f"{rows:,}" for rows in info.rows),
+            ", ".join(info.default_given),
+            ", ".join(info.default_targets),
+            info.missing(arguments.data_root) or "yes",
+        )
+    _CONSOLE.print(table)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Trains one method on one data set."""
+    out = arguments.out or Path("runs") / f"{arguments.method}-{arguments.data}-{arguments.seed}"
+    guide = None if arguments.guide is None else guide_class(arguments.guide)
+    splits = _load(arguments.data, arguments.data_root, arguments.modalities)
+    recipe = _train(arguments, arguments.method, splits, arguments.seed, out, arguments.resume, guide)
+    info = DATASETS[arguments.data]
+    names = recipe.model.modalities
+    given = arguments.given or [name for name in info.default_given if name in names] or list(names[:1])
+    target = arguments.target or [name for name in names if name not in given] or list(names)
+    if answers(recipe.guide, given):
+        torch.manual_seed(arguments.seed)
+        _draw_cross(load(out, guide).recipe, splits, given, target, out / f"{'+'.join(given)}-to-{'+'.join(target)}.png")
+    _CONSOLE.print(f"trained {arguments.method} on {arguments.data}; the run is in {out}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Computes the metrics of a run."""
+    loaded, splits, config = _loaded(arguments)
+    metrics = evaluate_programs(
+        loaded.model,
+        loaded.guide,
+        splits,
+        num_particles=arguments.particles,
+        output=arguments.pixels,
+        seed=arguments.seed,
+    )
+    metrics = {"method": config["method"], "options": config["options"], "plan": config["plan"], **metrics}
+    _write_json(arguments.run / "metrics.json", metrics)
+    _CONSOLE.print(metrics_table(metrics, f"{config['method']} on {config['data']['name']}"))
+    _CONSOLE.print(f"written to {arguments.run / 'metrics.json'}")
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Draws generated modalities."""
+    loaded, splits, _ = _loaded(arguments)
+    torch.manual_seed(arguments.seed)
+    _draw_cross(
+        loaded.recipe, splits, arguments.given, arguments.target, arguments.file, arguments.num_samples, arguments.rows
+    )
+    _CONSOLE.print(f"written to {arguments.file}")
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Trains and evaluates several methods over several seeds."""
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
+    splits = _load(arguments.data, arguments.data_root, arguments.modalities)
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for method in arguments.method:
+        for seed in range(arguments.seeds):
+            out = arguments.out / f"{method}-{arguments.data}-{seed}"
+            _CONSOLE.print(f"{method}, seed {seed}")
+            _train(arguments, method, splits, seed, out, True, None)
+            loaded = load(out)
+            samples = arguments.importance_samples
+            metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_particles=samples, seed=seed)
+            _write_json(out / "metrics.json", metrics)
+            reports.setdefault(method, []).append(metrics)
+    summary = {method: summarise(found) for method, found in reports.items()}
+    names = list(dict.fromkeys(name for row in summary.values() for name in row))
+    table = Table(title=f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds")
+    table.add_column("metric")
+    for method in summary:
+        table.add_column(method, justify="right")
+    rows = [[name, *(format_value(row.get(name)) for row in summary.values())] for name in names]
+    for row in rows:
+        table.add_row(*row)
+    _CONSOLE.print(table)
+    _write_json(arguments.out / "compare.json", {"seeds": arguments.seeds, "data": arguments.data, "methods": summary})
+    write_atomically(arguments.out / "compare.md", markdown_table(["metric", *summary], rows))
+    _CONSOLE.print(f"written to {arguments.out / 'compare.json'} and compare.md")
+
+
+def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """Mean and standard deviation over seeds of every metric; None where a method does not have it."""
+    flat = [flat_metrics(report) for report in reports]
+    summary: dict[str, dict[str, float] | None] = {}
+    for name in flat[0]:
+        values = [report[name]["value"] for report in flat if report[name] is not None]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        summary[name] = None if not values else {"value": statistics.fmean(values), "se": spread}
+    summary["parameters"] = {"value": float(reports[0]["parameters"]), "se": None}
+    return summary
+
+
+def guide_class(place: str) -> type[Guide]:
+    """The guide class that the user names as `FILE.py:CLASS` on the command line."""
+    file, _, name = place.rpartition(":")
+    path = Path(file)
+    if not file or not name.isidentifier() or path.suffix != ".py":
+        raise ValueError(f"--guide must be FILE.py:CLASS, got {place!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"--guide names {path}, which is no file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not isinstance(found, type) or not issubclass(found, Guide):
+        raise ValueError(f"{path} has no subclass of multipyro.guides.Guide called {name}")
+    return found
+
+
+def _train(
+    arguments: argparse.Namespace,
+    method: str,
+    splits: Splits,
+    seed: int,
+    out: Path,
+    resume: bool,
+    guide: Callable[..., Guide] | None,
+) -> Recipe:
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
+    options = {"beta": arguments.beta, "warmup": arguments.warmup, "weights": _weights(arguments.weights)}
+    if arguments.particles is not None and "particles" in METHODS[method].options:
+        options["particles"] = arguments.particles
+    options.update(_options(arguments.option))
+    torch.manual_seed(seed)
+    recipe = build(method, networks_for(splits.train.modalities), arguments.latent_dim, guide, **options)
+    settings = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "lr": arguments.lr, "seed": seed}
+    progress = _CONSOLE.is_terminal
+    fit_recipe(recipe, splits, out=out, resume=resume, device=arguments.device, progress=progress, **settings)
+    return recipe
+
+
+def _options(pairs: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--option must be KEY=VALUE, got {pair!r}")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[key] = text
+    return found
+
+
+def _weights(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
+    if not pairs:
+        return None
+    if list(pairs) == ["dimension"]:
+        return "dimension"
+    weights = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            raise ValueError(f"--weights must be NAME=NUMBER or the word dimension, got {pair!r}") from None
+        if not (math.isfinite(weights[name]) and weights[name] >= 0):
+            raise ValueError(f"a likelihood weight must be a number from 0 on, got {pair!r}")
+    return weights
+
+
+def _load(name: str, data_root: Path | None, modalities: Sequence[str] | None) -> Splits:
+    options = {"word": True} if name == "mnist" and modalities and "word" in modalities else {}
+    splits = load_dataset(name, data_root, **options)
+    return splits if modalities is None else splits.select(modalities)
+
+
+def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]:
+    """A run, and the very data it was trained on."""
+    config = read_run(arguments.run)
+    loaded = load(arguments.run, None if arguments.guide is None else guide_class(arguments.guide))
+    splits = _load(config["data"]["name"], arguments.data_root, list(config["data"]["modalities"]))
+    if splits.train.content_hash != config["data"]["content_hash"]:
+        raise ValueError(f"{arguments.run} was trained on other rows of {config['data']['name']} than are found now")
+    return loaded, splits, config
+
+
+def _one_of_each_class(splits: Splits, rows: int) -> torch.Tensor:
+    """The first test rows of each class in turn."""
+    labels = splits.test.labels
+    if labels is None:
+        return torch.arange(min(rows, len(splits.test)))
+    position = torch.stack([(labels[:row] == label).sum() for row, label in enumerate(labels[:1000])])
+    return (position * (labels.max() + 1) + labels[:1000]).argsort()[:rows]
+
+
+def _draw_cross(
+    recipe: Recipe,
+    splits: Splits,
+    given: Sequence[str],
+    target: Sequence[str],
+    file: Path,
+    num_samples: int = 8,
+    rows: int = 10,
+) -> None:
+    x, _ = splits.test.select(given).rows(_one_of_each_class(splits, rows))
+    modalities = splits.test.modalities
+    unknown = [name for name in target if name not in recipe.model.modalities]
+    if unknown:
+        raise ValueError(f"unknown modality {unknown}: this model has {list(recipe.model.modalities)}")
+    _save(cross_generation_figure(recipe.model, recipe.guide, modalities, x, target, num_samples), file)
+
+
+def _draw_all(recipe: Recipe, splits: Splits, out: Path) -> None:
+    for given, target in ((["label"], ["image"]), (["word"], ["image"]), (["image"], ["label", "word"])):
+        file = out / f"{'+'.join(given)}-to-{'+'.join(target)}.png"
+        _draw_cross(recipe, splits, given, target, file, num_samples=8 if target == ["image"] else 3)
+    x, _ = splits.test.rows(_one_of_each_class(splits, 10))
+    _save(joint_samples_figure(recipe.model, splits.test.modalities, 12), out / "joint-samples.png")
+    _save(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x), out / "reconstructions.png")
+
+
+def _save(figure: Any, file: Path) -> None:
+    kind = file.suffix.lstrip(".") or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{file} must end in .png, .pdf or .svg")
+    write_atomically(file, lambda opened: figure.savefig(opened, format=kind, dpi=100))
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(file, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,264 @@
+"""Metrics of a trained model: coherence, latent accuracy, likelihoods, and the report that holds them all."""
+
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from multipyro.data import MultimodalData, Splits
+from multipyro.inference.classifiers import Classifier, train_classifiers
+from multipyro.inference.combinators import Program, modules_of
+from multipyro.inference.evidence import guide_conditional_log_likelihood, log_likelihood
+from multipyro.inference.prediction import answers, cross_generate, embed, joint_samples
+from multipyro.inference.runs import versions
+
+__all__ = ["conditional_coherence", "evaluate", "joint_coherence", "latent_accuracy"]
+
+_PROBE_ROWS = 5_000
+# rows or samples that are generated and judged at once
+_AT_ONCE = 2_000
+
+
+def joint_coherence(
+    model: Program, classifiers: Mapping[str, Classifier], num_samples: int = 10_000, output: str = "mean"
+) -> dict[str, float]:
+    """Share of samples of the prior in which all modalities show the same class.
+
+    References:
+        Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), section 5.1, with 10,000 samples; Generalized
+        Multimodal ELBO (Sutter et al., 2021), section 4.1. Both decode means, as the default does.
+
+    Args:
+        model: The generative program.
+        classifiers: Modality name -> judge; the modalities without one are left out.
+        num_samples: Number of samples of the prior.
+        output: `"mean"` or `"sample"` of the likelihoods.
+
+    Returns:
+        `value`, and its binomial standard error `se`.
+
+    Raises:
+        ValueError: If there are fewer than two classifiers, so that nothing can disagree.
+    """
+    if len(classifiers) < 2:
+        raise ValueError(f"joint coherence compares at least two modalities, got classifiers of {list(classifiers)}")
+    agree = []
+    for number in [_AT_ONCE] * (num_samples // _AT_ONCE) + [num_samples % _AT_ONCE] * (num_samples % _AT_ONCE > 0):
+        values = joint_samples(model, number, list(classifiers), output)
+        classes = torch.stack([classifiers[name](values[name]).cpu() for name in classifiers])
+        agree.append((classes == classes[0]).all(0) & (classes[0] >= 0))
+    return _share(torch.cat(agree))
+
+
+def conditional_coherence(
+    model: Program,
+    guide: Program,
+    data: MultimodalData,
+    given: Sequence[str],
+    target: str,
+    classifier: Classifier,
+    output: str = "mean",
+) -> dict[str, float]:
+    """Share of rows whose generated modality shows the class of the row it was generated from.
+
+    One latent a row from the guide's `conditional` distribution, and the decoder's mean.
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1.
+
+    Args:
+        model: The generative program.
+        guide: The variational program.
+        data: Rows with labels.
+        given: The modalities that are given.
+        target: The modality that is generated.
+        classifier: Its judge.
+        output: `"mean"`, or `"sample"` to judge a sample of the likelihood (sampled pixels).
+
+    Returns:
+        `value`, and its binomial standard error `se`.
+
+    Raises:
+        ValueError: If the data has no labels.
+    """
+    _check_labels(data)
+    right = []
+    for rows in torch.arange(len(data)).split(_AT_ONCE):
+        x, observed = data.select(given).rows(rows)
+        values = cross_generate(model, guide, x, [target], 1, observed, output)[target][0]
+        right.append(classifier(values).cpu() == data.labels[rows])
+    return _share(torch.cat(right))
+
+
+def latent_accuracy(
+    guide: Program, train: MultimodalData, test: MultimodalData, subset: Sequence[str], num_rows: int = _PROBE_ROWS
+) -> dict[str, float]:
+    """Accuracy of a linear probe on the latents that the guide gives a subset.
+
+    A logistic regression on standardised means of the guide's `conditional` distribution, fitted on the first training
+    rows and judged on all test rows. (MMVAE's evaluation takes samples in place of means, MoPoE's 500 rows.)
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), Table 2.
+
+    Args:
+        guide: The guide.
+        train: Rows the probe learns from.
+        test: Rows it is judged on.
+        subset: The modalities that are looked at.
+        num_rows: Number of training rows.
+
+    Returns:
+        `value`, and its binomial standard error `se`.
+
+    Raises:
+        ValueError: If the data has no labels.
+    """
+    _check_labels(train)
+    _check_labels(test)
+    codes = []
+    for data, rows in ((train, torch.arange(min(num_rows, len(train)))), (test, torch.arange(len(test)))):
+        x, observed = data.select(subset).rows(rows)
+        codes.append((embed(guide, x, subset, observed).cpu().numpy(), data.labels[rows].numpy()))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(*codes[0])
+    return _share(torch.as_tensor(probe.predict(codes[1][0]) == codes[1][1]))
+
+
+def evaluate(
+    model: Program,
+    guide: Program,
+    splits: Splits,
+    *,
+    num_particles: int = 100,
+    num_samples: int = 10,
+    likelihood_rows: int = 1_000,
+    output: str = "mean",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """All metrics on the test split, as `metrics.json` holds them.
+
+    Keys: `coherence.joint`, `coherence.conditional["image->label"]`, `latent_accuracy[subset]`,
+    `log_likelihood[subset]`, `conditional_log_likelihood["label->image"]` (of the model),
+    `guide_conditional_log_likelihood["label->image"].{mean,logmeanexp}` (of the guide), `classifier_accuracy`,
+    `parameters`, `data`, `settings`, `versions`, `seed`, `seconds`. Every estimate is a dict of `value` and its
+    standard error `se` (likelihoods also `mc_se`, the Monte Carlo part alone); what does not exist for a method is
+    None: a modality without classes, a subset that the guide does not answer, a modality of the data that the model
+    does not have. With more than three modalities, only single ones and the full set are looked at.
+
+    Args:
+        model: The generative program.
+        guide: The variational program.
+        splits: The data set; classifiers and probes learn from its training rows.
+        num_particles: Importance samples a row of the likelihoods.
+        num_samples: Latents a row of the guide's conditional bounds.
+        likelihood_rows: Number of test rows whose likelihoods are estimated, from the first.
+        output: `"mean"` or `"sample"`: what coherence judges.
+        seed: Seed of every draw; torch's global generator is as before afterwards.
+    """
+    started = time.perf_counter()
+    names = tuple(splits.test.modalities)
+    modelled = [name for name in names if name in getattr(model, "modalities", names)]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        classifiers = train_classifiers(splits.train.select(modelled), splits.test.select(modelled))
+        x, observed = splits.test.rows(torch.arange(min(likelihood_rows, len(splits.test))))
+        subsets = _subsets(names)
+        pairs = [(given, target) for given in subsets for target in names if target not in given]
+
+        def exists(*modalities: str) -> bool:
+            return set(modalities) <= set(modelled)
+
+        def likelihood(subset: Sequence[str], given: Sequence[str] | None = None) -> dict[str, float] | None:
+            both = [*subset, *(given or ())]
+            if not exists(*both) or not answers(guide, both) or (given and not answers(guide, given)):
+                return None
+            found = log_likelihood(model, guide, x, subset, given, num_particles, observed)
+            return {"value": found.mean, "se": found.se, "mc_se": found.mc_se}
+
+        def guide_bounds(given: Sequence[str], target: str) -> dict[str, dict[str, float]] | None:
+            if not exists(*given, target) or not answers(guide, given):
+                return None
+            bounds = guide_conditional_log_likelihood(model, guide, x, given, [target], num_samples, observed)
+            return {name: _mean(value) for name, value in bounds._asdict().items()}
+
+        def coherence(given: Sequence[str], target: str) -> dict[str, float] | None:
+            if target not in classifiers or not exists(*given) or not answers(guide, given):
+                return None
+            return conditional_coherence(model, guide, splits.test, given, target, classifiers[target], output)
+
+        def probe(subset: Sequence[str]) -> dict[str, float] | None:
+            if splits.train.labels is None or not exists(*subset) or not answers(guide, subset):
+                return None
+            return latent_accuracy(guide, splits.train, splits.test, subset)
+
+        joint = joint_coherence(model, classifiers, output=output) if len(classifiers) > 1 else None
+        singles = [(given, target) for given, target in pairs if len(given) == 1]
+        report = {
+            "coherence": {"joint": joint, "conditional": {_arrow(g, t): coherence(g, t) for g, t in pairs}},
+            "latent_accuracy": {"+".join(subset): probe(subset) for subset in subsets},
+            "log_likelihood": {"+".join(subset): likelihood(subset) for subset in subsets},
+            "conditional_log_likelihood": {_arrow(g, t): likelihood((t,), g) for g, t in singles},
+            "guide_conditional_log_likelihood": {_arrow(g, t): guide_bounds(g, t) for g, t in singles},
+        }
+    programs = {id(root): root for program in (model, guide) for root in modules_of(program)}
+    parameters = {id(p): p.numel() for root in programs.values() for p in root.parameters()}
+    return _plain(
+        {
+            **report,
+            "classifier_accuracy": {name: classifier.accuracy for name, classifier in classifiers.items()},
+            "parameters": sum(parameters.values()),
+            "data": {
+                "name": splits.test.name,
+                "rows": {name: len(getattr(splits, name)) for name in splits.NAMES},
+                "content_hash": {name: getattr(splits, name).content_hash for name in splits.NAMES},
+            },
+            "settings": {
+                "num_particles": num_particles,
+                "num_samples": num_samples,
+                "likelihood_rows": len(next(iter(x.values()))),
+                "coherence_of": output,
+            },
+            "versions": versions(),
+            "seed": seed,
+            "seconds": time.perf_counter() - started,
+        }
+    )
+
+
+def _check_labels(data: MultimodalData) -> None:
+    if data.labels is None:
+        raise ValueError(f"data set {data.name!r} has no labels to judge classes by")
+
+
+def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    sizes = range(1, len(names) + 1) if len(names) <= 3 else (1, len(names))
+    return [subset for size in sizes for subset in itertools.combinations(names, size)]
+
+
+def _arrow(given: Sequence[str], target: str) -> str:
+    return f"{'+'.join(given)}->{target}"
+
+
+def _share(right: Tensor) -> dict[str, float]:
+    value = right.double().mean().item()
+    return {"value": value, "se": math.sqrt(value * (1 - value) / right.numel())}
+
+
+def _mean(rows: Tensor) -> dict[str, float]:
+    return {"value": rows.mean().item(), "se": rows.std().item() / math.sqrt(len(rows)) if len(rows) > 1 else math.nan}
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for numbers that strict JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,51 @@
+"""Tables of metrics for a terminal and for Markdown; what does not exist is a dash."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["flat_metrics", "format_value", "markdown_table", "metrics_table"]
+
+
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | None]:
+    """The estimates of an `evaluate` report by one name each, in its order."""
+    rows = {"joint coherence": metrics["coherence"]["joint"]}
+    for name, value in metrics["coherence"]["conditional"].items():
+        rows[f"coherence {name}"] = value
+    for name, value in metrics["latent_accuracy"].items():
+        rows[f"latent accuracy {name}"] = value
+    for name, value in metrics["log_likelihood"].items():
+        rows[f"log p({name.replace('+', ', ')})"] = value
+    for name, value in metrics["conditional_log_likelihood"].items():
+        given, target = name.split("->")
+        rows[f"log p({target} | {given.replace('+', ', ')})"] = value
+    for name, value in metrics["guide_conditional_log_likelihood"].items():
+        rows[f"guide's {name}, mean"] = None if value is None else value["mean"]
+        rows[f"guide's {name}, log-mean-exp"] = None if value is None else value["logmeanexp"]
+    return rows
+
+
+def format_value(value: Mapping[str, float] | None) -> str:
+    """An estimate and its standard error, or a dash."""
+    if value is None or value["value"] is None:
+        return "–"
+    digits = 3 if abs(value["value"]) < 10 else 2
+    error = "" if value.get("se") is None else f" ± {value['se']:.{digits}f}"
+    return f"{value['value']:.{digits}f}{error}"
+
+
+def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
+    """The report of one run as a table for the terminal."""
+    table = Table(title=title)
+    table.add_column("metric")
+    table.add_column("value ± standard error", justify="right")
+    for name, value in flat_metrics(metrics).items():
+        table.add_row(name, format_value(value))
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"

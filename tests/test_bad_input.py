@@ -1,0 +1,256 @@
+"""Bad input: a clear error that names what was seen and what was expected, before anything is lost."""
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+from multipyro.guides import (
+    JointEncoder,
+    JointGuide,
+    MixtureOfExperts,
+    MixtureOfProducts,
+    NormalEncoder,
+    ProductOfExperts,
+)
+from multipyro.inference import (
+    LinearWarmup,
+    StratifiedELBO,
+    SubsetELBO,
+    Term,
+    WeightedELBO,
+    cross_generate,
+    embed,
+    log_likelihood,
+    restrict,
+)
+from multipyro.ppl_models import MLP, Bernoulli, Categorical, ContinuousBernoulli, MultimodalModel, Normal, OneHotMLP
+
+ROWS = 4
+
+
+def made():
+    likelihoods = {
+        "image": Bernoulli(MLP(2, (1, 3, 3), (8,))),
+        "label": Categorical(MLP(2, 5, (8,))),
+        "grey": ContinuousBernoulli(MLP(2, 3, (8,))),
+        "real": Normal(MLP(2, 3, (8,))),
+    }
+    encoders = {
+        "image": NormalEncoder(MLP((1, 3, 3), 6, (8,)), 2),
+        "label": NormalEncoder(OneHotMLP(5, 6, (8,)), 2),
+        "grey": NormalEncoder(MLP(3, 6, (8,)), 2),
+        "real": NormalEncoder(MLP(3, 6, (8,)), 2),
+    }
+    return MultimodalModel(2, likelihoods), ProductOfExperts(2, encoders)
+
+
+def batch(**changed):
+    x = {
+        "image": torch.bernoulli(torch.full((ROWS, 1, 3, 3), 0.5)),
+        "label": torch.randint(5, (ROWS,)),
+        "grey": torch.rand(ROWS, 3),
+        "real": torch.randn(ROWS, 3),
+    }
+    return {**x, **changed}
+
+
+def with_value(name, value, row=1):
+    values = batch()[name]
+    values[row] = value
+    return {name: values}
+
+
+BAD_VALUES = {
+    "wrong shape": ({"image": torch.zeros(ROWS, 3, 3)}, ValueError, r"'image'.*\(batch, \*\(1, 3, 3\)\).*\(4, 3, 3\)"),
+    "label with a column": ({"label": torch.zeros(ROWS, 1).long()}, ValueError, r"'label'.*\(4, 1\)"),
+    "wrong dtype of an image": ({"image": torch.zeros(ROWS, 1, 3, 3).long()}, TypeError, "'image'.*floating.*int64"),
+    "wrong dtype of a label": ({"label": torch.zeros(ROWS)}, TypeError, "'label'.*int64.*float32"),
+    "int32 label": ({"label": torch.zeros(ROWS, dtype=torch.int32)}, TypeError, "'label'.*int64.*int32"),
+    "label out of range": (with_value("label", 5), ValueError, "'label'.*0 to 4.*5"),
+    "negative label": (with_value("label", -1), ValueError, "'label'.*0 to 4.*-1"),
+    "NaN pixel": (with_value("image", float("nan")), ValueError, "'image'.*NaN.*observed"),
+    "infinite value": (with_value("real", float("inf")), ValueError, "'real'.*infinite"),
+    "NaN value": (with_value("real", float("nan")), ValueError, "'real'.*NaN"),
+    "beyond one": (with_value("grey", 1.5), ValueError, r"'grey'.*\[0, 1\].*1\.5"),
+    "pixels up to 255": (with_value("image", 255.0), ValueError, r"'image'.*\[0, 1\].*255"),
+    "grey pixels": (with_value("image", 0.3), ValueError, "'image'.*grey.*ContinuousBernoulli.*Normal.*grey=True"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_likelihoods_check_values(case):
+    changed, error, message = BAD_VALUES[case]
+    (name,) = changed
+    with pytest.raises(error, match=message):
+        made()[0].likelihoods[name].check(changed[name], name)
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_the_model_checks_values_under_pyros_validation(case):
+    changed, error, _ = BAD_VALUES[case]
+    model, _ = made()
+    with pytest.raises(error, match=f"'{next(iter(changed))}'"):
+        model(batch(**changed))
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_prediction_and_likelihood_check_values_without_validation(case):
+    changed, error, message = BAD_VALUES[case]
+    model, guide = made()
+    with pyro.validation_enabled(False):
+        with pytest.raises(error, match=message):
+            cross_generate(model, guide, changed, ["real" if "real" not in changed else "label"])
+        with pytest.raises(error, match=message):
+            log_likelihood(model, guide, changed, num_particles=2)
+
+
+def test_missing_rows_are_not_checked():
+    model, guide = made()
+    rows = torch.tensor([True, False, True, True])
+    for changed in (with_value("image", float("nan")), with_value("label", 99), with_value("grey", 7.0)):
+        (name,) = changed
+        model(batch(**changed), {name: rows})
+        guide(batch(**changed), {name: rows})
+        cross_generate(model, guide, changed, ["real"], observed={name: rows})
+
+
+def test_a_list_is_no_tensor():
+    with pytest.raises(TypeError, match="'label'.*list"):
+        made()[0].likelihoods["label"].check([1, 2], "label")
+
+
+def test_grey_bernoulli_by_an_explicit_option():
+    likelihood = Bernoulli(MLP(2, 3, (8,)), grey=True)
+    values = torch.rand(ROWS, 3)
+    likelihood.check(values, "image")
+    model = MultimodalModel(2, {"image": likelihood})
+    trace = poutine.trace(model).get_trace({"image": values})
+    trace.compute_log_prob()
+    logits = likelihood(trace.nodes["z"]["value"]).base_dist.logits
+    expected = -torch.nn.functional.binary_cross_entropy_with_logits(logits, values, reduction="none").sum(-1)
+    torch.testing.assert_close(trace.nodes["image"]["log_prob"], expected)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        likelihood.check(values + 1, "image")
+
+
+def test_unknown_modalities():
+    model, guide = made()
+    x = batch(sound=torch.zeros(ROWS, 3))
+    for program in (model, guide):
+        with pytest.raises(ValueError, match=r"\['sound'\].*'image', 'label', 'grey', 'real'"):
+            program(x)
+    with pytest.raises(ValueError, match="sound.*image"):
+        cross_generate(model, guide, batch(), ["sound"])
+    with pytest.raises(ValueError, match="sound.*image"):
+        cross_generate(model, guide, {"sound": torch.zeros(ROWS, 3)}, ["image"])
+    with pytest.raises(ValueError, match="sound"):
+        embed(guide, batch(), subset=["sound"])
+    with pytest.raises(ValueError, match="sound"):
+        log_likelihood(model, guide, batch(), subset=["sound"], num_particles=2)
+
+
+def test_x_must_be_a_dict():
+    for program in made():
+        with pytest.raises(TypeError, match="dict.*Tensor"):
+            program(torch.zeros(ROWS, 3))
+
+
+def test_masks_must_be_rows_of_booleans():
+    for program in made():
+        for mask, message in (
+            (torch.ones(ROWS), "float32"),
+            (torch.ones(ROWS, 1, dtype=torch.bool), r"\(4, 1\)"),
+            (torch.ones(ROWS + 1, dtype=torch.bool), "5 rows.*4"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                program(batch(), {"image": mask})
+
+
+def test_modalities_of_different_length():
+    for program in made():
+        with pytest.raises(ValueError, match="same number of rows.*3"):
+            program(batch(label=torch.zeros(3).long()))
+
+
+def test_an_empty_subset():
+    model, guide = made()
+    with pytest.raises(ValueError, match="nothing to condition on"):
+        guide({})
+    with pytest.raises(ValueError, match="num_rows"):
+        model({})
+    with pytest.raises(ValueError, match="joint_samples"):
+        cross_generate(model, guide, {}, ["image"])
+    with pytest.raises(ValueError, match="non-empty"):
+        MixtureOfProducts(2, dict(guide.encoders.items()), mixture_subsets=[()])
+    with pytest.raises(ValueError, match="empty"):
+        MultimodalModel(2, {})
+    with pytest.raises(ValueError, match="empty"):
+        MixtureOfExperts(2, {})
+
+
+@pytest.mark.parametrize("name", ("z", "z1", "z27", "z_image", "data"))
+def test_a_modality_named_like_a_latent(name):
+    with pytest.raises(ValueError, match=f"'{name}'.*latent"):
+        MultimodalModel(2, {"image": Normal(MLP(2, 3)), name: Normal(MLP(2, 3))})
+
+
+def test_names_that_only_begin_like_a_latent_are_fine():
+    MultimodalModel(2, {name: Normal(MLP(2, 3)) for name in ("zebra", "z1a", "database")})
+
+
+def test_a_guide_names_the_subsets_it_answers():
+    branches = {"image": MLP((1, 3, 3), 6, (8,)), "label": OneHotMLP(5, 6, (8,)), "real": MLP(3, 6, (8,))}
+    encoders = {
+        "image": NormalEncoder(MLP((1, 3, 3), 6, (8,)), 2),
+        ("real", "label"): JointEncoder({"label": OneHotMLP(5, 6, (8,)), "real": MLP(3, 6, (8,))}, 2),
+    }
+    guide = JointGuide(2, branches, encoders=encoders)
+    x = {name: values for name, values in batch().items() if name in branches}
+    for program in (guide, lambda given: embed(guide, given), lambda given: restrict(guide, ["label"])(given)):
+        with pytest.raises(ValueError, match=r"not answer label: it answers image, label\+real, image\+label\+real"):
+            program({"label": x["label"]})
+    with pytest.raises(ValueError, match=r"row 2 holds label.*image, label\+real"):
+        rows = torch.tensor([True, True, False, True])
+        guide(x, {"image": rows, "real": rows})
+    assert guide({"label": x["label"], "real": x["real"]})["z"].shape == (ROWS, 2)
+
+
+def test_a_mixture_none_of_whose_subsets_is_given():
+    _, guide = made()
+    mixture = MixtureOfProducts(2, dict(guide.encoders.items()), mixture_subsets=[("image", "label"), ("real",)])
+    with pytest.raises(ValueError, match=r"image\+label.*real.*grey"):
+        mixture({"grey": torch.rand(ROWS, 3)})
+
+
+def test_options_that_do_not_exist():
+    _, guide = made()
+    for build, message in (
+        (lambda: StratifiedELBO(0), "num_particles.*0"),
+        (lambda: StratifiedELBO(gradient="doubly"), "'reparam', 'stl' or 'dreg'.*'doubly'"),
+        (lambda: StratifiedELBO(bound="loose"), "'stratified' or 'tight'.*'loose'"),
+        (lambda: SubsetELBO(-1), "-1"),
+        (lambda: WeightedELBO(lambda m, g, _: [], kl="exact"), "'exact'"),
+        (lambda: LinearWarmup(-1), "-1"),
+        (lambda: LinearWarmup(3, unit="hour"), "'hour'"),
+        (lambda: NormalEncoder(MLP(2, 3), 2, scale="square"), "'square'"),
+        (lambda: MixtureOfProducts(2, dict(guide.encoders.items()), prior_expert="some"), "'some'"),
+        (lambda: cross_generate(*made(), batch(), ["image"], output="mode"), "'mode'"),
+        (lambda: cross_generate(*made(), batch(), ["image"], num_samples=0), "at least 1.*0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
+    with pytest.raises(TypeError, match="out_features.*Linear|Identity"):
+        NormalEncoder(torch.nn.Identity(), 2)
+
+
+def test_programs_whose_latents_do_not_fit():
+    model, guide = made()
+
+    def other(x, observed=None):
+        with pyro.plate("data", ROWS, dim=-1):
+            pyro.sample("y", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    for loss in (WeightedELBO(lambda m, g, _: [Term(m, g)]), StratifiedELBO(2)):
+        with pytest.raises(ValueError, match=r"\['z'\].*\['y'\]"):
+            loss.loss(model, other, batch())

@@ -1,0 +1,108 @@
+"""Pictures: what is drawn where, and that nothing of matplotlib's global state is touched."""
+
+import io
+
+import matplotlib
+import pytest
+import torch
+
+from multipyro.data import Modality
+from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.inference import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.ppl_models import MLP, Categorical, ContinuousBernoulli, MultimodalModel, Normal, OneHotMLP
+
+MODALITIES = {
+    "image": Modality("image", (1, 4, 4), "image", "continuous_bernoulli"),
+    "colour": Modality("colour", (3, 4, 4), "image", "normal"),
+    "label": Modality("label", (), "label", "categorical", 3),
+    "word": Modality("word", (3,), "text", "categorical", 4, ("ab", "ca", "bbb"), " abc"),
+    "vector": Modality("vector", (6,), "vector", "normal"),
+}
+
+
+@pytest.fixture
+def programs():
+    likelihoods = {
+        "image": ContinuousBernoulli(MLP(2, (1, 4, 4), (8,))),
+        "colour": Normal(MLP(2, (3, 4, 4), (8,))),
+        "label": Categorical(MLP(2, 3, (8,))),
+        "word": Categorical(MLP(2, (3, 4), (8,))),
+        "vector": Normal(MLP(2, 6, (8,))),
+    }
+    encoders = {
+        "image": MLP((1, 4, 4), 8, ()),
+        "colour": MLP((3, 4, 4), 8, ()),
+        "label": OneHotMLP(3, 8, ()),
+        "word": OneHotMLP(4, 8, (), length=3),
+        "vector": MLP(6, 8, ()),
+    }
+    guide = ProductOfExperts(2, {name: NormalEncoder(network, 2) for name, network in encoders.items()})
+    return MultimodalModel(2, likelihoods), guide
+
+
+def rows(number):
+    return {
+        "image": torch.rand(number, 1, 4, 4),
+        "colour": torch.rand(number, 3, 4, 4),
+        "label": torch.arange(number) % 3,
+        "word": MODALITIES["word"].encode(["ab", "ca", "bbb"] * number)[:number],
+        "vector": torch.randn(number, 6),
+    }
+
+
+def texts(figure):
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def pictures(figure):
+    return [ax.images[0].get_array() for ax in figure.axes if ax.images]
+
+
+def written(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue().startswith(b"\x89PNG")
+
+
+def test_cross_generation_has_a_row_for_each_given_and_a_column_for_each_sample(programs):
+    given = {name: rows(3)[name] for name in ("word", "label")}
+    figure = cross_generation_figure(*programs, MODALITIES, given, ["image", "colour"], num_samples=2)
+    assert len(figure.axes) == 3 * (2 + 2 * 2)
+    assert texts(figure) == ["ab", "ca", "bbb", "0", "1", "2"]
+    assert len(pictures(figure)) == 3 * 2 * 2
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles == ["given\nword", "given\nlabel", "image", "colour"]
+    assert written(figure)
+
+
+def test_what_is_given_is_drawn_as_it_is(programs):
+    x = {"image": rows(3)["image"]}
+    figure = cross_generation_figure(*programs, MODALITIES, x, ["word"], num_samples=2)
+    for picture, image in zip(pictures(figure), x["image"], strict=True):
+        assert torch.equal(torch.as_tensor(picture.filled()), image[0])
+    assert len(texts(figure)) == 3 * 2
+
+
+def test_joint_samples_have_a_row_for_each_modality(programs):
+    figure = joint_samples_figure(programs[0], MODALITIES, num_samples=3)
+    assert len(figure.axes) == 5 * 3
+    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()] == list(MODALITIES)
+    assert len(pictures(figure)) == 2 * 3 and len(texts(figure)) == 2 * 3
+    assert written(figure)
+
+
+def test_reconstructions_stand_beside_what_they_reconstruct(programs):
+    x = rows(2)
+    figure = reconstructions_figure(*programs, MODALITIES, x)
+    assert len(figure.axes) == 2 * 5 * 2
+    assert written(figure)
+
+
+def test_no_global_state_of_matplotlib_is_touched(programs):
+    before, style = matplotlib.rcParams._get_backend_or_none(), dict(matplotlib.rcParams)
+    written(joint_samples_figure(programs[0], MODALITIES, num_samples=2))
+    assert matplotlib.rcParams._get_backend_or_none() == before
+    assert dict(matplotlib.rcParams) == style
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []

@@ -1,0 +1,434 @@
+"""Training: agreement with plain SVI, what is logged, what is refused, and what stays as it was."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pyro.optim
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+from torch.distributions import constraints
+from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
+
+from multipyro.inference import (
+    LinearWarmup,
+    Recipe,
+    Stage,
+    StratifiedELBO,
+    SubsetELBO,
+    Term,
+    WeightedELBO,
+    build,
+    fit,
+    fit_recipe,
+    load_state,
+    restrict,
+    step_seed,
+)
+from multipyro.inference.checkpoints import read_checkpoint
+from multipyro.inference.fit import NonFiniteLossError
+
+QUICK = {"epochs": 3, "batch_size": 16, "seed": 5, "progress": False}
+
+
+def weighted(schedule):
+    """The joint ELBO with a warm-up, and a label-only one of half the weight."""
+
+    def terms(model, guide, modalities):
+        only = ("label",)
+        return [Term(model, guide, sites={"z": schedule}), Term(restrict(model, only), restrict(guide, only), 0.5)]
+
+    return WeightedELBO(terms, schedules=[schedule])
+
+
+LOSSES = {
+    "Trace_ELBO": Trace_ELBO,
+    "Trace_ELBO, particles": lambda: Trace_ELBO(3, max_plate_nesting=1, vectorize_particles=True),
+    "TraceMeanField_ELBO": TraceMeanField_ELBO,
+    "RenyiELBO": lambda: RenyiELBO(alpha=0.0, num_particles=2, vectorize_particles=True, max_plate_nesting=1),
+    "SubsetELBO": lambda: SubsetELBO(sites={"label": 2.0}),
+    "StratifiedELBO": lambda: StratifiedELBO(2),
+    "WeightedELBO, warmed up by epoch": lambda: weighted(LinearWarmup(3)),
+    "WeightedELBO, warmed up by step": lambda: weighted(LinearWarmup(5, "step")),
+}
+
+
+def plain_loop(model, guide, loss, data, epochs=3, seed=5, lr=1e-3):
+    """The loop that `fit` is to agree with."""
+    svi = SVI(model, guide, pyro.optim.Adam({"lr": lr}), loss)
+    step = 0
+    for epoch in range(epochs):
+        for batch, (x, observed) in enumerate(data.batches(16, shuffle=True, seed=seed, epoch=epoch)):
+            for schedule in getattr(loss, "schedules", ()):
+                schedule.set(epoch=epoch, step=step)
+            torch.manual_seed(step_seed(seed, epoch, batch))
+            svi.step(x, observed)
+            step += 1
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_fit_agrees_with_plain_svi(name):
+    data, mine, plain = toy_data(), toy_programs(), toy_programs()
+    before = parameters(*mine)
+    fit(*mine, LOSSES[name](), data, **QUICK)
+    plain_loop(*plain, LOSSES[name](), data)
+    assert_same(parameters(*mine), parameters(*plain), atol=1e-5)
+    assert any(not torch.equal(value, before[key]) for key, value in parameters(*mine).items())
+
+
+def test_rows_that_are_missing_reach_the_programs():
+    mask = torch.arange(40) % 3 > 0
+    data, mine, plain = toy_data(observed={"signal": mask}), toy_programs(), toy_programs()
+    data.x["signal"][~mask] = float("nan")
+    fit(*mine, Trace_ELBO(), data, **QUICK)
+    plain_loop(*plain, Trace_ELBO(), data)
+    assert_same(parameters(*mine), parameters(*plain), atol=1e-5)
+
+
+def test_batches_and_loaders_are_data_too():
+    batches = list(toy_data().batches(16))
+    left, right = toy_programs(), toy_programs()
+    fit(*left, Trace_ELBO(), batches, validation=batches, **QUICK)
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    fit(*right, Trace_ELBO(), loader, **QUICK)
+    assert_same(parameters(*left), parameters(*right))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [lambda trained: torch.optim.SGD(trained, lr=1e-3), pyro.optim.SGD({"lr": 1e-3})],
+    ids=["torch", "pyro"],
+)
+def test_optimisers_of_torch_and_of_pyro(optimizer):
+    mine, plain = toy_programs(), toy_programs()
+    fit(*mine, Trace_ELBO(), toy_data(), optimizer=optimizer, gradient_clip=5.0, **QUICK)
+    trained = [*plain[0].parameters(), *plain[1].parameters()]
+    optimiser = torch.optim.SGD(trained, lr=1e-3)
+    for epoch in range(3):
+        for batch, (x, observed) in enumerate(toy_data().batches(16, shuffle=True, seed=5, epoch=epoch)):
+            torch.manual_seed(step_seed(5, epoch, batch))
+            optimiser.zero_grad()
+            Trace_ELBO().loss_and_grads(*plain, x, observed)
+            nn.utils.clip_grad_norm_(trained, 5.0)
+            optimiser.step()
+    assert_same(parameters(*mine), parameters(*plain), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-3}, "gamma": 0.9}),
+        pyro.optim.Adam(lambda name: {"lr": 1e-3}),
+        pyro.optim.Adam({"lr": 1e-3}, {"clip_norm": 1.0}),
+        "adam",
+    ],
+    ids=["scheduler", "function of arguments", "clipping", "name"],
+)
+def test_optimisers_that_cannot_be_used_are_refused(optimizer):
+    with pytest.raises(TypeError, match="optimi"):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), optimizer=optimizer, **QUICK)
+
+
+def test_nothing_global_changes(tmp_path):
+    pyro.param("stray", torch.ones(2))
+    model, guide = toy_programs()
+    guide.eval()
+    modes = [part.training for part in guide.modules()]
+    rng, store, filters = torch.get_rng_state(), dict(pyro.get_param_store().items()), list(warnings.filters)
+    handler = signal.getsignal(signal.SIGINT)
+    fit(model, guide, Trace_ELBO(), toy_data(), validation=toy_data(16, 1, "validation"), out=tmp_path, **QUICK)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert pyro.get_param_store().keys() == store.keys()
+    assert warnings.filters == filters
+    assert [part.training for part in guide.modules()] == modes
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_history_and_log(tmp_path):
+    model, guide = toy_programs()
+    loss, held_out = Trace_ELBO(), toy_data(24, 1, "validation")
+    result = fit(model, guide, loss, toy_data(), validation=held_out, out=tmp_path, **QUICK)
+    assert result.epochs == 3
+    names = ["stage", "epoch", "train/bound", "rows_per_second", "validation/bound", "validation/kl/z"]
+    names += ["validation/reconstruction/signal", "validation/reconstruction/label"]
+    assert sorted(result.history[0]) == sorted(names)
+    model.eval(), guide.eval()
+    total = 0.0
+    for batch, (x, observed) in enumerate(held_out.batches(16)):
+        torch.manual_seed(step_seed(5, -1, batch))
+        total -= loss.loss(model, guide, x, observed)
+    last = result.history[-1]
+    assert last["validation/bound"] == pytest.approx(total / 24, rel=1e-5)
+    parts = last["validation/reconstruction/signal"] + last["validation/reconstruction/label"]
+    # the parts come from another draw of the latents
+    assert parts - last["validation/kl/z"] == pytest.approx(last["validation/bound"], rel=0.2)
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["validation/bound"]) for row in rows] == [row["validation/bound"] for row in result.history]
+    assert result.best.parent == result.last.parent == tmp_path / "checkpoints" / "stage-1-main"
+
+
+def test_without_validation_the_parts_come_from_training_rows():
+    row = fit(*toy_programs(), SubsetELBO(), toy_data(), **QUICK).history[0]
+    assert {"train/kl/z", "train/reconstruction/signal", "train/label/kl/z"} <= row.keys()
+
+
+def test_loggers(tmp_path):
+    fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path / "events", logger="tensorboard", **QUICK)
+    assert list((tmp_path / "events" / "tensorboard").glob("events.*"))
+    assert (tmp_path / "events" / "log.csv").is_file()
+    fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path / "none", logger=None, **QUICK)
+    assert sorted(path.name for path in (tmp_path / "none").iterdir()) == ["checkpoints", "run.json"]
+
+
+def test_progress_is_shown_when_asked_for(capsys):
+    fit(*toy_programs(), Trace_ELBO(), toy_data(), **QUICK)
+    assert capsys.readouterr() == ("", "")
+    fit(*toy_programs(), Trace_ELBO(), toy_data(), **{**QUICK, "progress": True})
+    assert "Epoch" in capsys.readouterr().out
+
+
+def test_early_stopping():
+    settings = {**QUICK, "epochs": 20, "lr": 0.0, "validation": toy_data(16, 1, "validation")}
+    assert fit(*toy_programs(), Trace_ELBO(), toy_data(), early_stopping=2, **settings).epochs == 3
+    with pytest.raises(ValueError, match="validation data"):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), early_stopping=2, **QUICK)
+
+
+def test_warm_up_moves_and_is_over_in_validation():
+    beta, seen = LinearWarmup(3), []
+
+    class Watched(WeightedELBO):
+        def evaluate(self, *args):
+            seen.append(beta.value.item())
+            return super().evaluate(*args)
+
+    loss = Watched(lambda model, guide, modalities: [Term(model, guide, sites={"z": beta})], schedules=[beta])
+    fit(*toy_programs(), loss, toy_data(32), validation=toy_data(16, 1, "validation"), **QUICK)
+    # a first look at the parameters; then two steps and a validation batch an epoch
+    assert seen[1:] == [0.0, 0.0, 1.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
+
+
+class Poison:
+    """Makes one parameter NaN at the start of an epoch."""
+
+    def __new__(cls, parameter, epoch):
+        from lightning.pytorch import Callback
+
+        class Poisoning(Callback):
+            def on_train_epoch_start(self, trainer, module):
+                if trainer.current_epoch == epoch:
+                    parameter.data.fill_(float("nan"))
+
+        return Poisoning()
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("loss", [Trace_ELBO, SubsetELBO])
+def test_a_loss_that_is_not_finite_names_the_site(tmp_path, validate, loss):
+    model, guide = toy_programs()
+    poison = Poison(next(iter(model.likelihoods["signal"].parameters())), 1)
+    pattern = "in epoch 1, step 0; not finite: the log-probability of site 'signal' in the model"
+    with pyro.validation_enabled(validate), pytest.raises(NonFiniteLossError, match=pattern):
+        fit(model, guide, loss(), toy_data(), callbacks=[poison], out=tmp_path, **QUICK)
+    kept = read_checkpoint(tmp_path / "checkpoints" / "stage-1-main" / "last.ckpt")
+    assert kept["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
+
+
+def test_a_last_step_that_spoils_the_parameters_is_not_kept(tmp_path):
+    def spoiling(trained):
+        return torch.optim.SGD(trained, lr=float("inf"))
+
+    with pytest.raises(NonFiniteLossError, match="epoch 0, step 0"):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(8), optimizer=spoiling, out=tmp_path, **QUICK)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def encode(x, observed=None):
+    """A guide as a plain function, with a parameter, a constrained one, and a module."""
+    net = pyro.module("net", NET)
+    loc = pyro.param("loc", torch.zeros(2))
+    scale = pyro.param("scale", torch.ones(2), constraint=constraints.positive)
+    with pyro.plate("data", len(x["label"]), dim=-1):
+        pyro.sample("z", dist.Normal(net(x["signal"]) + loc, scale).to_event(1))
+
+
+NET = nn.Linear(4, 2)
+
+
+def test_a_plain_function_is_a_guide(tmp_path):
+    with torch.no_grad():
+        NET.weight.fill_(0.1), NET.bias.fill_(0.0)
+    model, start = toy_programs()[0], NET.weight.clone()
+    fit(model, encode, Trace_ELBO(), toy_data(), out=tmp_path, **QUICK)
+    trained = {name: pyro.param(name).detach().clone() for name in ("loc", "scale")}
+    assert not torch.equal(NET.weight, start)
+    assert (trained["loc"] != 0).all() and (trained["scale"] != 1).all()
+    expected = parameters(model, NET)
+    pyro.clear_param_store()
+    with torch.no_grad():
+        NET.weight.copy_(start)
+    other = toy_programs(1)[0]
+    load_state(tmp_path / "checkpoints" / "stage-1-main" / "last.ckpt", other, encode)
+    assert_same(parameters(other, NET), expected)
+    assert_same({name: pyro.param(name).detach() for name in trained}, trained)
+    encode(*next(iter(toy_data().batches(8))))
+    assert torch.equal(pyro.param("scale"), trained["scale"])
+
+
+def test_a_plain_function_agrees_with_plain_svi():
+    with torch.no_grad():
+        NET.weight.fill_(0.1), NET.bias.fill_(0.0)
+    mine = toy_programs()[0]
+    fit(mine, encode, Trace_ELBO(), toy_data(), **QUICK)
+    found = {**parameters(mine, NET), "scale": pyro.param("scale").detach()}
+    pyro.clear_param_store()
+    with torch.no_grad():
+        NET.weight.fill_(0.1), NET.bias.fill_(0.0)
+    plain = toy_programs()[0]
+    plain_loop(plain, encode, Trace_ELBO(), toy_data())
+    assert_same(found, {**parameters(plain, NET), "scale": pyro.param("scale").detach()}, atol=1e-5)
+
+
+def changed(name, values, observed=None):
+    batches = [({**x, name: values}, observed) for x, _ in toy_data(8).batches(8)]
+    return batches
+
+
+BAD = {
+    "unknown modality": (lambda: changed("sound", torch.zeros(8)), ValueError, "unknown modality .'sound'"),
+    "wrong shape": (lambda: changed("signal", torch.zeros(8, 5)), ValueError, "'signal' must have shape"),
+    "wrong dtype": (lambda: changed("label", torch.zeros(8)), TypeError, "'label'"),
+    "label out of range": (lambda: changed("label", torch.full((8,), 3)), ValueError, "'label'"),
+    "NaN": (lambda: changed("signal", torch.full((8, 4), torch.nan)), ValueError, "'signal'"),
+    "no batches": (lambda: [], ValueError, "no batches"),
+    "no rows": (lambda: toy_data(0), ValueError, "empty"),
+    "an iterator": (lambda: iter(changed("label", torch.zeros(8).long())), TypeError, "iterated again"),
+    "no pair": (lambda: [torch.zeros(8, 4)], TypeError, "pair"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_is_refused_before_training(tmp_path, name):
+    make, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        fit(*toy_programs(), Trace_ELBO(), make(), out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_values_in_rows_that_are_not_observed_are_no_matter():
+    mask = torch.arange(8) > 3
+    label = torch.where(mask, 1, 99)
+    fit(*toy_programs(), Trace_ELBO(), changed("label", label, {"label": mask}), **QUICK)
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 0}, {"logger": "paper"}, {"resume": True}, {"early_stopping": 0}])
+def test_bad_settings_are_refused(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), **{**QUICK, "validation": toy_data(8), **setting})
+
+
+def test_a_stage_trains_what_it_names_and_nothing_else():
+    recipe = build("mvae", toy_networks(), 2)
+    model, guide = recipe.model, recipe.guide
+    part = guide.encoders["label"]
+    stages = (Stage(SubsetELBO(), 1, name="all"), Stage(Trace_ELBO(), 2, train=(part,), name="label"))
+    middle = {}
+
+    class Snapshot:
+        def __new__(cls):
+            from lightning.pytorch import Callback
+
+            class Keep(Callback):
+                def on_train_start(self, trainer, module):
+                    middle.update(parameters(model, guide))
+
+            return Keep()
+
+    result = fit_recipe(
+        Recipe("own", model, guide, stages, 2), toy_data(), **{**QUICK, "callbacks": [Snapshot()], "epochs": 7}
+    )
+    assert [row["stage"] for row in result.history] == [0, 1, 1]
+    moved = {name for name, value in parameters(model, guide).items() if not torch.equal(value, middle[name])}
+    trained = {f"1.{name}" for name, value in guide.named_parameters() if any(value is p for p in part.parameters())}
+    assert moved == trained
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_an_interrupt_stays_one(tmp_path):
+    from lightning.pytorch import Callback
+
+    class Interrupt(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path, callbacks=[Interrupt()], **QUICK)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path, resume=True, **QUICK).epochs == 3
+
+
+class WithoutSampling(ELBO):
+    """A loss without random numbers, so that any number of processes must come to the same parameters."""
+
+    def __init__(self, differentiable=False):
+        super().__init__()
+
+    def evaluate(self, model, guide, x, observed):
+        z = guide.posterior(x, observed).mean
+        trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x, observed)
+        return -trace.log_prob_sum()
+
+    def loss(self, model, guide, x, observed=None):
+        with torch.no_grad():
+            return self.evaluate(model, guide, x, observed).item()
+
+    def loss_and_grads(self, model, guide, x, observed=None):
+        loss = self.evaluate(model, guide, x, observed)
+        loss.backward()
+        return loss.item()
+
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_fit import QUICK, WithoutSampling
+from toy import toy_data, toy_programs
+from multipyro.inference import fit, save_state
+model, guide = toy_programs()
+settings = {**QUICK, "batch_size": 8, "device": "cpu", "devices": 2, "strategy": "ddp"}
+fit(model, guide, WithoutSampling(), toy_data(), validation=toy_data(16, 1, "validation"), out=sys.argv[2], **settings)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    run = tmp_path / "run"
+    command = [sys.executable, "-W", "error", str(script), str(Path(__file__).parent), str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    mine, one = toy_programs(), toy_programs()
+    load_state(run / "checkpoints" / "stage-1-main" / "last.ckpt", *mine)
+    result = fit(*one, WithoutSampling(), toy_data(), validation=toy_data(16, 1, "validation"), **QUICK)
+    assert_same(parameters(*mine), parameters(*one), atol=1e-5)
+    with open(run / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row, expected in zip(rows, result.history, strict=True):
+        for name in ("train/bound", "validation/bound"):
+            assert float(row[name]) == pytest.approx(expected[name], rel=1e-4)

@@ -1,0 +1,258 @@
+"""Runs that were killed, interrupted or finished, and go on as if nothing had happened."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from test_fit import NET, encode
+from torch import nn
+from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
+
+from multipyro.inference import LinearWarmup, Recipe, Stage, Term, WeightedELBO, build, checkpoints, fit, fit_recipe
+from multipyro.inference import runs as run_folders
+from multipyro.inference.checkpoints import read_checkpoint
+
+SETTINGS = {"epochs": 4, "batch_size": 16, "seed": 5, "progress": False}
+
+
+def train(out, **settings):
+    """A run with a warm-up and validation; returns its programs and its result."""
+    model, guide = toy_programs()
+    beta = LinearWarmup(6, "step")
+    loss = WeightedELBO(lambda m, g, modalities: [Term(m, g, sites={"z": beta})], schedules=[beta])
+    held_out = toy_data(16, 1, "validation")
+    result = fit(model, guide, loss, toy_data(), validation=held_out, out=out, **{**SETTINGS, **settings})
+    return parameters(model, guide), result
+
+
+def without_speed(history):
+    return [{name: value for name, value in row.items() if name != "rows_per_second"} for row in history]
+
+
+def assert_same_runs(left, right):
+    """Two run folders hold the same parameters, optimiser states, bests and logs."""
+    for name in ("last.ckpt", "best.ckpt"):
+        ours, theirs = (read_checkpoint(Path(run, "checkpoints", "stage-1-main", name)) for run in (left, right))
+        assert_same(dict(ours["state_dict"]), dict(theirs["state_dict"]))
+        for mine, other in zip(*(c["optimizer_states"][0]["state"].values() for c in (ours, theirs)), strict=True):
+            assert_same(mine, other)
+        assert without_speed(ours["history"]) == without_speed(theirs["history"])
+    logs = [list(csv.DictReader(Path(run, "log.csv").read_text().splitlines())) for run in (left, right)]
+    assert without_speed(logs[0]) == without_speed(logs[1])
+    assert json.loads(Path(left, "run.json").read_text())["state"] == "finished"
+
+
+# Processes are forked from one that has everything imported, so that the kills fall into training.
+THREE_KILLS = """
+import os, random, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from test_resume import train
+settings = {"epochs": 30, "resume": True}
+train(sys.argv[2] + "/warm", epochs=1)
+started = time.perf_counter()
+train(sys.argv[2] + "/whole", **settings)
+duration = time.perf_counter() - started
+moments = random.Random(int(sys.argv[3]))
+for kill in range(3):
+    child = os.fork()
+    if not child:
+        train(sys.argv[2] + "/killed", **settings)
+        os._exit(0)
+    time.sleep(duration * moments.uniform(0.05, 0.4))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print("killed" if os.WIFSIGNALED(status) else "ended", os.path.isfile(sys.argv[2] + "/killed/log.csv"))
+train(sys.argv[2] + "/killed", **settings)
+"""
+
+
+def test_three_kills_at_random_moments_leave_no_trace(tmp_path):
+    seed = int.from_bytes(os.urandom(4), "little")
+    print("seed of the moments:", seed)
+    command = [sys.executable, "-W", "error", "-c", THREE_KILLS, str(Path(__file__).parent), str(tmp_path), str(seed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[::2] == ["killed"] * 3, done.stdout
+    assert "True" in done.stdout
+    assert_same_runs(tmp_path / "whole", tmp_path / "killed")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 4, 5, 8])
+def test_a_kill_at_any_write_leaves_no_trace(tmp_path, monkeypatch, write):
+    """The run dies instead of its n-th write: run.json, then best, last and log of each epoch."""
+    whole, _ = train(tmp_path / "whole")
+    count = iter(range(write, -1, -1))
+
+    def dying(real):
+        def write_or_die(*args):
+            if next(count, 0) == 0:
+                raise Killed
+            return real(*args)
+
+        return write_or_die
+
+    with monkeypatch.context() as patched:
+        for module in (checkpoints, run_folders):
+            patched.setattr(module, "write_atomically", dying(module.write_atomically))
+        with pytest.raises(Killed):
+            train(tmp_path / "killed")
+    resumed, _ = train(tmp_path / "killed", resume=True)
+    assert_same(resumed, whole)
+    assert_same_runs(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_resume_starts_where_nothing_is_and_returns_where_all_is_done(tmp_path):
+    expected, first = train(tmp_path / "run", resume=True)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    found, second = train(tmp_path / "run", resume=True)
+    assert_same(found, expected)
+    assert second == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == files
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    train(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(ValueError, match="already holds a run: resume it .--resume. or choose another folder"):
+        train(tmp_path)
+    with pytest.raises(ValueError, match="other settings: plan was .*"):
+        train(tmp_path, resume=True, batch_size=8)
+    (tmp_path / "run.json").rename(tmp_path / "away.json")
+    with pytest.raises(ValueError, match="holds checkpoints, log.csv but no run.json"):
+        train(tmp_path, resume=True)
+    (tmp_path / "away.json").rename(tmp_path / "run.json")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def interrupt_at(epoch):
+    """A callback that ends the run in the middle of an epoch."""
+    from lightning.pytorch import Callback
+
+    class Interrupting(Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            if trainer.current_epoch == epoch:
+                raise Killed
+
+    return Interrupting()
+
+
+def test_a_run_can_be_moved_before_it_goes_on(tmp_path):
+    train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "here", callbacks=[interrupt_at(2)])
+    (tmp_path / "here" / "checkpoints" / ".last.ckpt.abc.part").write_bytes(b"half")
+    (tmp_path / "here").rename(tmp_path / "there")
+    train(tmp_path / "there", resume=True)
+    assert_same_runs(tmp_path / "whole", tmp_path / "there")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    settings = {"epochs": 20, "lr": 0.0, "early_stopping": 2}
+    _, first = train(tmp_path, **settings)
+    state = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**state, "state": "running", "stages_done": 0}))
+    _, second = train(tmp_path, resume=True, **settings)
+    assert second.history == first.history
+    assert len(first.history) == 3
+
+
+def test_loaders_that_shuffle_repeat_their_order(tmp_path):
+    rows = [({"label": torch.tensor([n % 3]), "signal": torch.randn(1, 4)}, None) for n in range(12)]
+
+    def run(out, **settings):
+        loader = torch.utils.data.DataLoader(rows, batch_size=None, shuffle=True)
+        model, guide = toy_programs()
+        fit(model, guide, Trace_ELBO(), loader, out=tmp_path / out, **SETTINGS, **settings)
+        return parameters(model, guide)
+
+    with pytest.raises(Killed):
+        run("killed", callbacks=[interrupt_at(2)])
+    assert_same(run("killed", resume=True), run("whole"))
+
+
+def test_a_plain_function_goes_on_too(tmp_path):
+    import pyro
+
+    def run(out, **settings):
+        pyro.clear_param_store()
+        with torch.no_grad():
+            NET.weight.fill_(0.1), NET.bias.fill_(0.0)
+        model = toy_programs()[0]
+        fit(model, encode, Trace_ELBO(), toy_data(), out=tmp_path / out, **SETTINGS, **settings)
+        store = {name: pyro.param(name).detach().clone() for name in ("loc", "scale")}
+        return {**parameters(model, NET), **store}
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("killed", callbacks=[interrupt_at(2)])
+    assert_same(run("killed", resume=True), whole)
+    assert_same(run("killed", resume=True), whole)
+
+
+def two_stages():
+    torch.manual_seed(0)
+    recipe = build("mvae", toy_networks(), 2, warmup=2)
+    stages = (
+        Stage(recipe.stages[0].loss, 2, name="first"),
+        Stage(Trace_ELBO(), 3, train=(recipe.guide,), name="guide"),
+    )
+    return Recipe("own", recipe.model, recipe.guide, stages, 2)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 8, 13])
+def test_a_recipe_goes_on_in_any_stage(tmp_path, batch):
+    from lightning.pytorch import Callback
+
+    class Interrupting(Callback):
+        left = batch
+
+        def on_train_batch_end(self, trainer, module, *args):
+            self.left -= 1
+            if not self.left:
+                raise Killed
+
+    settings = {**SETTINGS, "out": tmp_path}
+    recipe = two_stages()
+    with pytest.raises(Killed):
+        fit_recipe(recipe, toy_data(), callbacks=[Interrupting()], **settings)
+    recipe = two_stages()
+    history = fit_recipe(recipe, toy_data(), resume=True, **settings).history
+    whole = two_stages()
+    expected = fit_recipe(whole, toy_data(), **SETTINGS).history
+    assert_same(parameters(recipe.model, recipe.guide), parameters(whole.model, whole.guide))
+    assert without_speed(history) == without_speed(expected)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["stage-1-first", "stage-2-guide"]
+
+
+def test_batch_norm_statistics_and_dropout_go_on_too(tmp_path):
+    def run(out, **settings):
+        model, guide = toy_programs()
+        head = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 8))
+        head.out_features = 8
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            for layer in (head[0], head[3]):
+                layer.reset_parameters()
+        guide.encoders["signal"].network = head
+        fit(model, guide, Trace_ELBO(), toy_data(), out=tmp_path / out, **SETTINGS, **settings)
+        return parameters(model, guide)
+
+    with pytest.raises(Killed):
+        run("killed", callbacks=[interrupt_at(2)])
+    resumed = run("killed", resume=True)
+    assert any("running_mean" in name for name in resumed)
+    assert_same(resumed, run("whole"))

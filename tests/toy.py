@@ -1,0 +1,57 @@
+"""A small data set and small programs that train in milliseconds, for the tests of training."""
+
+import torch
+
+from multipyro.data import Modality, MultimodalData
+from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.inference import Networks
+from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal, OneHotMLP
+
+MODALITIES = {
+    "signal": Modality("signal", (4,), "vector", "normal"),
+    "label": Modality("label", (), "label", "categorical", 3),
+}
+
+
+def toy_data(rows=40, seed=0, split="train", observed=None):
+    """Rows whose signal depends on their label."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(3, (rows,), generator=generator)
+    signal = label[:, None] - 1.0 + 0.3 * torch.randn(rows, 4, generator=generator)
+    return MultimodalData("toy", MODALITIES, {"signal": signal, "label": label}, observed, label, split)
+
+
+def toy_programs(seed=0):
+    """A model and a guide, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MultimodalModel(2, {"signal": Normal(MLP(2, 4, (8,))), "label": Categorical(MLP(2, 3, (8,)))})
+        encoders = {
+            "signal": NormalEncoder(MLP(4, 8, (8,)), 2),
+            "label": NormalEncoder(OneHotMLP(3, 8, (8,)), 2),
+        }
+        return model, ProductOfExperts(2, encoders)
+
+
+def toy_networks():
+    """What a recipe for the toy data is built from."""
+    return Networks(MODALITIES, (8,))
+
+
+def parameters(*programs):
+    """All parameters and buffers of some programs, copied, by name."""
+    return {
+        f"{number}.{name}": value.clone()
+        for number, program in enumerate(programs)
+        for name, value in program.state_dict().items()
+    }
+
+
+def assert_same(left, right, atol=0.0):
+    """Two dicts of tensors are the same, bit for bit unless `atol` says otherwise."""
+    assert left.keys() == right.keys()
+    for name in left:
+        if atol:
+            torch.testing.assert_close(left[name], right[name], atol=atol, rtol=0.0)
+        else:
+            assert torch.equal(left[name], right[name]), name
