@@ -50,6 +50,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is truncated or no checkpoint of torch")
     try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch does not compare checksums
+        if broken is not None:
+            raise zipfile.BadZipFile(f"bad checksum of {broken}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and plain values and is not loaded") from error
@@ -148,14 +152,16 @@ def own_store() -> Iterator[dict[str, Tensor]]:
     """
     outer, state = pyro.get_param_store(), {"params": {}, "constraints": {}}
     statements: dict[str, Tensor] = {}
-    with outer.scope():
-        try:
-            yield statements
-        finally:
-            inner = outer.get_state()
-            state["params"] = {name: inner["params"][name] for name in statements}
-            state["constraints"] = {name: inner["constraints"][name] for name in statements}
-    outer.set_state(state)
+    try:
+        with outer.scope():
+            try:
+                yield statements
+            finally:
+                inner = outer.get_state()
+                state["params"] = {name: inner["params"][name] for name in statements}
+                state["constraints"] = {name: inner["constraints"][name] for name in statements}
+    finally:  # after an interrupt too, as the parameters of modules keep what they have learned
+        outer.set_state(state)
 
 
 def param_statements(run: Callable[[], Any], modules: Sequence[nn.Module], before: dict[str, Any]) -> dict[str, Tensor]:

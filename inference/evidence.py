@@ -128,6 +128,11 @@ def log_likelihood(
         if held is not None:
             # both estimates are of the same evidence where nothing of the subset is observed
             rows, variance = torch.where(held, rows, 0.0), torch.where(held, variance, 0.0)
+    return mean_of_rows(rows, variance)
+
+
+def mean_of_rows(rows: Tensor, variance: Tensor) -> LogLikelihood:
+    """The `LogLikelihood` of rows with these estimates and Monte Carlo variances, `(batch,)` each."""
     number = len(rows)
     se = rows.std().item() / math.sqrt(number) if number > 1 else math.nan
     return LogLikelihood(rows.mean().item(), se, variance.sum().sqrt().item() / number, rows, variance.sqrt())

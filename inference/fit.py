@@ -273,7 +273,9 @@ def _run_stage(
     with _quiet(), own_store() as statements, torch.random.fork_rng():
         from multipyro.inference._lightning import SVIModule, Work, run_trainer, trainer_for
 
-        feed = batches_of(train, settings["batch_size"], settings["seed"], shuffle=True)
+        sizes = {"batch_size": settings["batch_size"], "seed": settings["seed"]}
+        feed = batches_of(train, shuffle=True, **sizes)
+        held_out = None if validation is None else batches_of(validation, shuffle=False, **sizes)
         first = first_batch(feed)
         torch.manual_seed(step_seed(settings["seed"], 0, 0))
         statements.update(param_statements(lambda: stage.loss.loss(model, guide, *first), programs, outer))
@@ -289,9 +291,7 @@ def _run_stage(
             statements=statements,
             optimizer=_optimizer(settings["optimizer"], settings["lr"]),
             train=feed,
-            validation=None
-            if validation is None
-            else batches_of(validation, settings["batch_size"], settings["seed"], False),
+            validation=held_out,
             seed=settings["seed"],
             gradient_clip=settings["gradient_clip"],
             patience=settings["early_stopping"],
@@ -300,7 +300,8 @@ def _run_stage(
             stage=number,
             on_epoch=lambda history: run.write_log(before + history) if log else None,
         )
-        tensorboard = Path(settings["out"] or ".", "tensorboard") if settings["logger"] == "tensorboard" else None
+        events = run is not None and settings["logger"] == "tensorboard"
+        tensorboard = run.folder / "tensorboard" if events else None
         places = {name: settings[name] for name in ("device", "devices", "strategy", "callbacks")}
         trainer = trainer_for(work, settings["epochs"], tensorboard=tensorboard, **places)
         module = SVIModule(work)

@@ -15,7 +15,12 @@ from torch import Tensor
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference.classifiers import Classifier, train_classifiers
 from multipyro.inference.combinators import Program, modules_of
-from multipyro.inference.evidence import guide_conditional_log_likelihood, log_likelihood
+from multipyro.inference.evidence import (
+    LogLikelihood,
+    guide_conditional_log_likelihood,
+    log_likelihood,
+    mean_of_rows,
+)
 from multipyro.inference.prediction import answers, cross_generate, embed, joint_samples
 from multipyro.inference.runs import versions
 
@@ -68,7 +73,8 @@ def conditional_coherence(
 ) -> dict[str, float]:
     """Share of rows whose generated modality shows the class of the row it was generated from.
 
-    One latent a row from the guide's `conditional` distribution, and the decoder's mean.
+    The rows are those that hold all of `given`. One latent a row from the guide's `conditional` distribution, and the
+    decoder's mean.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1.
@@ -90,9 +96,9 @@ def conditional_coherence(
     """
     _check_labels(data)
     right = []
-    for rows in torch.arange(len(data)).split(_AT_ONCE):
-        x, observed = data.select(given).rows(rows)
-        values = cross_generate(model, guide, x, [target], 1, observed, output)[target][0]
+    for rows in _held(data.observed, given, data.x).split(_AT_ONCE):
+        x, _ = data.select(given).rows(rows)
+        values = cross_generate(model, guide, x, [target], 1, output=output)[target][0]
         right.append(classifier(values).cpu() == data.labels[rows])
     return _share(torch.cat(right))
 
@@ -103,7 +109,8 @@ def latent_accuracy(
     """Accuracy of a linear probe on the latents that the guide gives a subset.
 
     A logistic regression on standardised means of the guide's `conditional` distribution, fitted on the first training
-    rows and judged on all test rows. (MMVAE's evaluation takes samples in place of means, MoPoE's 500 rows.)
+    rows and judged on all test rows, of those that hold the whole subset. (MMVAE's evaluation takes samples in place
+    of means, MoPoE's 500 rows.)
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), Table 2.
@@ -124,9 +131,10 @@ def latent_accuracy(
     _check_labels(train)
     _check_labels(test)
     codes = []
-    for data, rows in ((train, torch.arange(min(num_rows, len(train)))), (test, torch.arange(len(test)))):
-        x, observed = data.select(subset).rows(rows)
-        codes.append((embed(guide, x, subset, observed).cpu().numpy(), data.labels[rows].numpy()))
+    for data, most in ((train, num_rows), (test, len(test))):
+        rows = _held(data.observed, subset, data.x)[:most]
+        x, _ = data.select(subset).rows(rows)
+        codes.append((embed(guide, x, subset).cpu().numpy(), data.labels[rows].numpy()))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(*codes[0])
     return _share(torch.as_tensor(probe.predict(codes[1][0]) == codes[1][1]))
 
@@ -139,6 +147,7 @@ def evaluate(
     num_particles: int = 100,
     num_samples: int = 10,
     likelihood_rows: int = 1_000,
+    coherence_samples: int = 10_000,
     output: str = "mean",
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -159,6 +168,7 @@ def evaluate(
         num_particles: Importance samples a row of the likelihoods.
         num_samples: Latents a row of the guide's conditional bounds.
         likelihood_rows: Number of test rows whose likelihoods are estimated, from the first.
+        coherence_samples: Number of samples of the prior for the joint coherence.
         output: `"mean"` or `"sample"`: what coherence judges.
         seed: Seed of every draw; torch's global generator is as before afterwards.
     """
@@ -172,21 +182,34 @@ def evaluate(
         subsets = _subsets(names)
         pairs = [(given, target) for given in subsets for target in names if target not in given]
 
+        estimates: dict[frozenset[str], LogLikelihood] = {}
+
         def exists(*modalities: str) -> bool:
             return set(modalities) <= set(modelled)
 
-        def likelihood(subset: Sequence[str], given: Sequence[str] | None = None) -> dict[str, float] | None:
-            both = [*subset, *(given or ())]
-            if not exists(*both) or not answers(guide, both) or (given and not answers(guide, given)):
+        def evidence(subset: Sequence[str]) -> LogLikelihood:
+            key = frozenset(subset)
+            if key not in estimates:
+                estimates[key] = log_likelihood(model, guide, x, subset, None, num_particles, observed)
+            return estimates[key]
+
+        def likelihood(subset: Sequence[str], given: Sequence[str] = ()) -> dict[str, float] | None:
+            both = [*subset, *given]
+            rows = _held(observed, both, x)
+            if not exists(*both) or not answers(guide, both) or (given and not answers(guide, given)) or not len(rows):
                 return None
-            found = log_likelihood(model, guide, x, subset, given, num_particles, observed)
+            # every conditional is the difference of two of the evidences that are reported
+            parts = [evidence(both), *([evidence(given)] if given else [])]
+            value = parts[0].rows - sum(part.rows for part in parts[1:])
+            found = mean_of_rows(value[rows], sum(part.rows_se**2 for part in parts)[rows])
             return {"value": found.mean, "se": found.se, "mc_se": found.mc_se}
 
         def guide_bounds(given: Sequence[str], target: str) -> dict[str, dict[str, float]] | None:
-            if not exists(*given, target) or not answers(guide, given):
+            rows = _held(observed, [*given, target], x)
+            if not exists(*given, target) or not answers(guide, given) or not len(rows):
                 return None
             bounds = guide_conditional_log_likelihood(model, guide, x, given, [target], num_samples, observed)
-            return {name: _mean(value) for name, value in bounds._asdict().items()}
+            return {name: _mean(value[rows]) for name, value in bounds._asdict().items()}
 
         def coherence(given: Sequence[str], target: str) -> dict[str, float] | None:
             if target not in classifiers or not exists(*given) or not answers(guide, given):
@@ -198,7 +221,7 @@ def evaluate(
                 return None
             return latent_accuracy(guide, splits.train, splits.test, subset)
 
-        joint = joint_coherence(model, classifiers, output=output) if len(classifiers) > 1 else None
+        joint = joint_coherence(model, classifiers, coherence_samples, output) if len(classifiers) > 1 else None
         singles = [(given, target) for given, target in pairs if len(given) == 1]
         report = {
             "coherence": {"joint": joint, "conditional": {_arrow(g, t): coherence(g, t) for g, t in pairs}},
@@ -223,6 +246,7 @@ def evaluate(
                 "num_particles": num_particles,
                 "num_samples": num_samples,
                 "likelihood_rows": len(next(iter(x.values()))),
+                "coherence_samples": coherence_samples,
                 "coherence_of": output,
             },
             "versions": versions(),
@@ -230,6 +254,14 @@ def evaluate(
             "seconds": time.perf_counter() - started,
         }
     )
+
+
+def _held(observed: Mapping[str, Tensor] | None, names: Sequence[str], x: Mapping[str, Tensor]) -> Tensor:
+    """Indices of the rows that hold every one of `names`."""
+    held = torch.ones(len(next(iter(x.values()))), dtype=torch.bool)
+    for name in names:
+        held &= (observed or {}).get(name, held)
+    return held.nonzero()[:, 0]
 
 
 def _check_labels(data: MultimodalData) -> None:

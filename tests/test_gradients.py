@@ -53,7 +53,9 @@ def test_reparametrised_gradients_match_finite_differences(name, family):
                 parameter.copy_(start + sign * step * direction)
                 ends.append(value())
             parameter.copy_(start)
-            torch.testing.assert_close((gradient * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                (gradient * direction).sum(), (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-6
+            )
             assert (gradient != 0).any()
 
 
@@ -68,13 +70,23 @@ def compare(count, particles, gradient, bound):
     found, error = mean_and_se(gradient_samples(loss, model, guide, x, [*decoders, *encoders], CALLS))
     split = sum(parameter.numel() for parameter in decoders)
     errors = ((found - exact).abs() / (error + 1e-12)).split([split, len(exact) - split])
-    shares = [(f - e).norm() / e.norm() for f, e in zip(found.split([split, len(exact) - split]),
-                                                        exact.split([split, len(exact) - split]), strict=True)]
+    shares = [
+        (f - e).norm() / e.norm()
+        for f, e in zip(found.split([split, len(exact) - split]), exact.split([split, len(exact) - split]), strict=True)
+    ]
     return [part.max().item() for part in errors], [share.item() for share in shares]
 
 
-SETTINGS = [(1, 1, "stratified"), (1, 3, "stratified"), (2, 1, "stratified"), (2, 3, "stratified"), (3, 2, "stratified"),
-            (2, 1, "tight"), (2, 2, "tight"), (3, 1, "tight")]
+SETTINGS = [
+    (1, 1, "stratified"),
+    (1, 3, "stratified"),
+    (2, 1, "stratified"),
+    (2, 3, "stratified"),
+    (3, 2, "stratified"),
+    (2, 1, "tight"),
+    (2, 2, "tight"),
+    (3, 1, "tight"),
+]
 
 
 @pytest.mark.parametrize("count, particles, bound", SETTINGS)
@@ -90,8 +102,10 @@ def test_decoder_gradients_are_exact_under_every_estimator(count, particles, bou
     assert errors[0] < 4
 
 
-@pytest.mark.parametrize("count, particles, gradient", [(1, 1, "dreg"), (1, 3, "dreg"), (2, 1, "dreg"), (3, 1, "dreg"),
-                                                        (1, 1, "stl"), (2, 1, "stl")])
+@pytest.mark.parametrize(
+    "count, particles, gradient",
+    [(1, 1, "dreg"), (1, 3, "dreg"), (2, 1, "dreg"), (3, 1, "dreg"), (1, 1, "stl"), (2, 1, "stl")],
+)
 def test_encoder_gradients_that_are_exact(count, particles, gradient):
     """DReG with one expert or one particle a stratum; dropping the score is harmless at one particle."""
     errors, _ = compare(count, particles, gradient, "stratified")
@@ -107,3 +121,48 @@ def test_encoder_gradients_that_are_exact(count, particles, gradient):
 def test_encoder_gradients_that_are_biased(count, particles, gradient, bound):
     errors, shares = compare(count, particles, gradient, bound)
     assert errors[1] > 6 and shares[1] > 0.01
+
+
+FACES = {
+    "plain": WeightedELBO(lambda m, g, _: [Term(m, g)]),
+    "particles": LOSSES["elbo, sampled"],
+    "subsets": SubsetELBO(1),
+    "stratified": StratifiedELBO(3),
+    "tight": StratifiedELBO(3, bound="tight"),
+    "stl": StratifiedELBO(3, "stl"),
+    "dreg": StratifiedELBO(3, "dreg"),
+    "tight dreg": StratifiedELBO(3, "dreg", "tight"),
+}
+
+
+@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("family", ("product", "mixture"))
+def test_the_three_faces_of_a_loss_agree_under_one_seed(name, family):
+    problem = LinearGaussian(3)
+    x, model, loss = problem.sample(7), problem.model(), FACES[name]
+    guide = problem.product_guide(0.2) if family == "product" else problem.mixture_guide(0.2)
+    parameters = [*model.parameters(), *guide.parameters()]
+    torch.manual_seed(0)
+    value = loss.loss_and_grads(model, guide, x)
+    found = [parameter.grad.clone() for parameter in parameters]
+    torch.manual_seed(0)
+    assert isinstance(value, float) and loss.loss(model, guide, x) == pytest.approx(value, rel=1e-12)
+    torch.manual_seed(0)
+    tensor = loss.differentiable_loss(model, guide, x)
+    assert tensor.shape == () and tensor.item() == pytest.approx(value, rel=1e-12)
+    for left, right in zip(torch.autograd.grad(tensor, parameters), found, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_the_report_adds_up_to_the_elbo(name):
+    problem = LinearGaussian(2)
+    x, model, guide = problem.sample(7), problem.model(), problem.product_guide()
+    report = FACES[name].report(model, guide, x)
+    assert {"reconstruction/image", "reconstruction/label", "kl/z"} <= report.keys()
+    if name in ("particles", "stratified", "tight", "stl", "dreg", "tight dreg"):
+        total = report["reconstruction/image"] + report["reconstruction/label"] - report["kl/z"]
+        assert total.item() == pytest.approx(problem.log_evidence(x).sum().item(), rel=1e-10)
+    if name == "subsets":
+        assert {"image/reconstruction/image", "label/kl/z"} <= report.keys()
+        assert "image/reconstruction/label" not in report

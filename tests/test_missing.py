@@ -241,7 +241,10 @@ def test_exact_losses_with_missing_rows_are_the_evidence_of_what_each_row_holds(
 def test_missing_rows_of_the_subset_elbo_are_the_evidences_of_what_each_term_sees():
     problem = LinearGaussian(2)
     x = problem.sample(6)
-    observed = {"image": torch.tensor([True, True, False, False, True, False]), "label": torch.tensor([True, False, True, False, False, True])}
+    observed = {
+        "image": torch.tensor([True, True, False, False, True, False]),
+        "label": torch.tensor([True, False, True, False, False, True]),
+    }
     expected = 0.0
     for row in range(6):
         one = {name: values[row : row + 1] for name, values in x.items()}
@@ -276,14 +279,20 @@ def test_batch_norm_sees_observed_rows_only(family, fill):
     torch.testing.assert_close(found.mean[rows], expected.mean)
     torch.testing.assert_close(found.variance[rows], expected.variance)
     assert torch.isfinite(found.mean).all() and torch.isfinite(found.variance).all()
-    norms = [next(part for part in made.encoders["image"].modules() if isinstance(part, nn.BatchNorm1d)) for made in (g, twin)]
+    norms = [
+        next(part for part in made.encoders["image"].modules() if isinstance(part, nn.BatchNorm1d))
+        for made in (g, twin)
+    ]
     torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean)
     torch.testing.assert_close(norms[0].running_var, norms[1].running_var)
 
 
 @pytest.mark.parametrize("family", ("product", "mixture", "mixture of products"))
 def test_batch_norm_lets_no_fill_value_into_a_loss(family):
-    observed = {"image": torch.tensor([True, False, True, True, False, True]), "word": torch.tensor([False, True, True, True, False, True])}
+    observed = {
+        "image": torch.tensor([True, False, True, True, False, True]),
+        "word": torch.tensor([False, True, True, True, False, True]),
+    }
     results = []
     for fill in FILLS:
         x = batch()
@@ -301,7 +310,9 @@ def test_batch_norm_with_no_row_observed_or_one():
         rows = torch.arange(ROWS) < number
         m, g = model(), guide("product", normalised=True)
         try:
-            value, gradients = value_and_gradients(LOSSES["elbo"](), (m, g), filled(x, "image", rows, float("nan")), {"image": rows})
+            value, gradients = value_and_gradients(
+                LOSSES["elbo"](), (m, g), filled(x, "image", rows, float("nan")), {"image": rows}
+            )
         except ValueError as error:  # torch cannot normalise over a single row
             assert number == 1 and "more than 1 value" in str(error)
             continue

@@ -50,7 +50,9 @@ def test_log_prob_is_that_of_torchs_mixture(number):
         for mixture in (
             StratifiedMixture(components, given),
             StratifiedMixture(
-                dist.Normal(torch.stack([c.mean for c in components]), torch.stack([c.stddev for c in components])).to_event(1),
+                dist.Normal(
+                    torch.stack([c.mean for c in components]), torch.stack([c.stddev for c in components])
+                ).to_event(1),
                 given,
             ),
         ):
@@ -74,7 +76,9 @@ def test_density_integrates_to_one(families):
     axis = torch.linspace(-15, 15, 401, dtype=DTYPE)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 1, 2)
     cell = (axis[1] - axis[0]) ** 2
-    torch.testing.assert_close((mixture.log_prob(grid).exp() * cell).sum(0), torch.ones(2, dtype=DTYPE), atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        (mixture.log_prob(grid).exp() * cell).sum(0), torch.ones(2, dtype=DTYPE), atol=2e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("families", ((dist.Normal,), (dist.Laplace,), MIXED))
@@ -95,7 +99,9 @@ def test_samples_fit_the_density(families, through):
         exact = mixture.mean if power == 1 else mixture.variance + mixture.mean**2
         assert ((found - exact).abs() < 4 * error).all()
     for threshold in (-2.0, 0.0, 1.5):
-        exact = sum(weights[:, j, None] * components[j].base_dist.cdf(torch.tensor(threshold).double()) for j in range(3))
+        exact = sum(
+            weights[:, j, None] * components[j].base_dist.cdf(torch.tensor(threshold).double()) for j in range(3)
+        )
         error = (exact * (1 - exact) / draws).sqrt()
         assert (((samples < threshold).double().mean(0) - exact).abs() < 4 * error + 1e-9).all()
 

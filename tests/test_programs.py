@@ -131,7 +131,9 @@ def test_likelihoods_accept_any_leading_dims(name, lead):
     assert estimate.shape == (*lead, *event)
     if name in ("label", "word"):
         assert estimate.dtype == torch.int64
-        assert torch.equal(estimate, distribution.base_dist.logits.argmax(-1) if event else distribution.logits.argmax(-1))
+        assert torch.equal(
+            estimate, distribution.base_dist.logits.argmax(-1) if event else distribution.logits.argmax(-1)
+        )
     else:
         torch.testing.assert_close(estimate, distribution.mean)
 
@@ -274,3 +276,21 @@ def test_double_precision_stays_double_precision():
         for loss in (StratifiedELBO(2), SubsetELBO()) if family is not JointGuide else (StratifiedELBO(2),):
             assert loss.differentiable_loss(model, guide, x, observed).dtype == torch.float64
             assert guide(x, observed)["z"].dtype == torch.float64
+
+
+def test_many_models_train_side_by_side_with_plain_svi():
+    x, pairs = batch(2), [model_and_guide(2) for _ in range(4)]
+    for step in range(2):
+        for model, guide in pairs:
+            before = [{name: p.clone() for name, p in program.named_parameters()} for program in (model, guide)]
+            SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO()).step(x)
+            for module, state in ((model, before[0]), (guide, before[1])):
+                for name, parameter in module.named_parameters():
+                    assert not torch.equal(parameter, state[name]), (step, name)
+    assert len(pyro.get_param_store()) == sum(len(list(m.parameters())) + len(list(g.parameters())) for m, g in pairs)
+
+
+def test_named_programs_keep_their_names():
+    model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,)))}, name="mine")
+    trace = poutine.trace(model).get_trace({"image": torch.zeros(2, 4)})
+    assert all(name.startswith("mine.") for name in trace.param_nodes) and trace.param_nodes

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
-from test_fit import NET, encode
 from torch import nn
-from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
+from toy import NET, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.inference import LinearWarmup, Recipe, Stage, Term, WeightedELBO, build, checkpoints, fit, fit_recipe
 from multipyro.inference import runs as run_folders
@@ -55,7 +55,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from test_resume import train
-settings = {"epochs": 30, "resume": True}
+settings = {"epochs": 20, "resume": True}
 train(sys.argv[2] + "/warm", epochs=1)
 started = time.perf_counter()
 train(sys.argv[2] + "/whole", **settings)
@@ -171,7 +171,7 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
 
 
 def test_loaders_that_shuffle_repeat_their_order(tmp_path):
-    rows = [({"label": torch.tensor([n % 3]), "signal": torch.randn(1, 4)}, None) for n in range(12)]
+    rows = [({"label": torch.tensor([n % 3]), "signal": torch.randn(1, 4)}, None) for n in range(6)]
 
     def run(out, **settings):
         loader = torch.utils.data.DataLoader(rows, batch_size=None, shuffle=True)
@@ -185,8 +185,6 @@ def test_loaders_that_shuffle_repeat_their_order(tmp_path):
 
 
 def test_a_plain_function_goes_on_too(tmp_path):
-    import pyro
-
     def run(out, **settings):
         pyro.clear_param_store()
         with torch.no_grad():

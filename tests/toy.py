@@ -1,6 +1,10 @@
 """A small data set and small programs that train in milliseconds, for the tests of training."""
 
+import pyro
+import pyro.distributions as dist
 import torch
+from torch import nn
+from torch.distributions import constraints
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -55,3 +59,15 @@ def assert_same(left, right, atol=0.0):
             torch.testing.assert_close(left[name], right[name], atol=atol, rtol=0.0)
         else:
             assert torch.equal(left[name], right[name]), name
+
+
+NET = nn.Linear(4, 2)
+
+
+def encode(x, observed=None):
+    """A guide as a plain function, with a parameter, a constrained one, and a module."""
+    net = pyro.module("net", NET)
+    loc = pyro.param("loc", torch.zeros(2))
+    scale = pyro.param("scale", torch.ones(2), constraint=constraints.positive)
+    with pyro.plate("data", len(x["label"]), dim=-1):
+        pyro.sample("z", dist.Normal(net(x["signal"]) + loc, scale).to_event(1))

@@ -108,7 +108,9 @@ def exact_bound(
     return torch.stack([expected_log_mean([w] * particles, weights) for w in log_w]).mean()
 
 
-def measure(number: int, particles: int, bound: str, rows: int, calls: int) -> list[tuple[float, list[tuple[float, float]]]]:
+def measure(
+    number: int, particles: int, bound: str, rows: int, calls: int
+) -> list[tuple[float, list[tuple[float, float]]]]:
     """For decoders, then encoders: norm of the exact gradient; of each estimator, bias and standard error over it."""
     model, guide, x = programs(number)
     parameters = [*model.parameters(), *guide.parameters()]
@@ -137,7 +139,10 @@ def main(args: argparse.Namespace) -> None:
     settings = SETTINGS[1:6:2] if args.smoke else SETTINGS
     rows, calls = (500, 10) if args.smoke else (args.rows, args.calls)
     print(f"bias of the gradient, share of the exact norm (standard error); {rows * calls} draws")
-    print(f"{'bound':<11}{'experts':>8}{'K':>4}  {'of':<9}{'exact norm':>11}" + "".join(f"{name:>17}" for name in GRADIENTS))
+    print(
+        f"{'bound':<11}{'experts':>8}{'K':>4}  {'of':<9}{'exact norm':>11}"
+        + "".join(f"{name:>17}" for name in GRADIENTS)
+    )
     for number, particles, bound in settings:
         parts = measure(number, particles, bound, rows, calls)
         for part, (norm, line) in zip(("decoders", "encoders"), parts, strict=True):

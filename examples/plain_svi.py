@@ -1,0 +1,84 @@
+"""Can the programs be trained by a script of plain Pyro, and what does a K-sample bound add?
+
+A product-of-experts guide (MVAE; Wu and Goodman, 2018) for digits and their labels is trained with Pyro's `SVI`, Pyro's
+optimiser and `Trace_ELBO`, then goes on with `RenyiELBO(alpha=0)`, the importance-weighted bound of Burda et al. (2016).
+Nothing of `fit` is used. Both bounds are of all modalities together, so the label's own expert is never trained to
+work alone; the image's has to be precise, because the label's tells nothing about the pixels.
+
+Expect after the default 30 + 10 epochs (seed 0, some 40 s on one core): a held-out ELBO of about 83 nats a row after
+`Trace_ELBO`, a 10-sample bound some nats above it, and image -> label right in more than 8 of 10 test rows.
+"""
+
+import argparse
+
+import pyro
+import torch
+from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO
+from pyro.optim import Adam
+
+from multipyro.data import load_dataset
+from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.inference import cross_generate, generative, step_seed
+from multipyro.ppl_models import MLP, Categorical, ContinuousBernoulli, MultimodalModel, OneHotMLP
+
+LATENT = 8
+
+
+def train(svi, data, epochs, seed, first_epoch=0):
+    """Plain SVI: one step a batch."""
+    for epoch in range(first_epoch, first_epoch + epochs):
+        loss = 0.0
+        for batch, (x, observed) in enumerate(data.batches(64, shuffle=True, seed=seed, epoch=epoch)):
+            torch.manual_seed(step_seed(seed, epoch, batch))
+            loss += svi.step(x, observed)
+        if epoch % 10 == 9:
+            print(f"epoch {epoch + 1}: training bound {-loss / len(data):.2f} nats a row")
+
+
+def main(args):
+    pyro.set_rng_seed(args.seed)
+    digits = load_dataset("digits").select(["image", "label"])
+    model = MultimodalModel(
+        LATENT,
+        {
+            "image": ContinuousBernoulli(MLP(LATENT, (1, 8, 8), (128, 128))),
+            "label": Categorical(MLP(LATENT, 10, (128, 128))),
+        },
+    )
+    guide = ProductOfExperts(
+        LATENT,
+        {
+            "image": NormalEncoder(MLP((1, 8, 8), 128, (128,), activate_output=True), LATENT),
+            "label": NormalEncoder(OneHotMLP(10, 128, (128,), activate_output=True), LATENT),
+        },
+    )
+    epochs = (1, 1) if args.smoke else (args.epochs, max(1, args.epochs // 3))
+    optimiser = Adam({"lr": 2e-3})
+    many = RenyiELBO(alpha=0, num_particles=10, vectorize_particles=True, max_plate_nesting=1)
+    train(SVI(model, guide, optimiser, Trace_ELBO()), digits.train, epochs[0], args.seed)
+
+    x, observed = digits.test.rows(torch.arange(len(digits.test)))
+
+    def held_out(loss):
+        return -loss.loss(model, guide, x, observed) / len(digits.test)
+
+    print(f"held out after Trace_ELBO: ELBO {held_out(Trace_ELBO()):.2f}, 10-sample bound {held_out(many):.2f}")
+    train(SVI(model, guide, optimiser, many), digits.train, epochs[1], args.seed, first_epoch=epochs[0])
+    print(f"held out after RenyiELBO:  ELBO {held_out(Trace_ELBO()):.2f}, 10-sample bound {held_out(many):.2f}")
+
+    labels = cross_generate(model, guide, {"image": x["image"]}, ["label"], output="mean")["label"][0]
+    print(f"image -> label: {(labels == x['label']).float().mean():.3f} of {len(labels)} test rows")
+    draws = Predictive(generative(model, ["image"]), guide=guide, num_samples=5)({"label": x["label"][:10]})
+    print("Pyro's Predictive, images given labels:", tuple(draws["image"].shape))
+
+
+def arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="one epoch each, to see that it runs")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(arguments())

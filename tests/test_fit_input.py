@@ -1,0 +1,48 @@
+"""Training refuses data and settings that it cannot use, before anything is trained or written."""
+
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from toy import toy_data, toy_programs
+
+from multipyro.inference import fit
+
+QUICK = {"epochs": 1, "batch_size": 16, "progress": False}
+
+
+def changed(name, values, observed=None):
+    """One batch of the toy data with other values of one modality."""
+    return [({**x, name: values}, observed) for x, _ in toy_data(8).batches(8)]
+
+
+BAD = {
+    "unknown modality": (lambda: changed("sound", torch.zeros(8)), ValueError, "unknown modality .'sound'"),
+    "wrong shape": (lambda: changed("signal", torch.zeros(8, 5)), ValueError, "'signal' must have shape"),
+    "wrong dtype": (lambda: changed("label", torch.zeros(8)), TypeError, "'label'"),
+    "label out of range": (lambda: changed("label", torch.full((8,), 3)), ValueError, "'label'"),
+    "NaN": (lambda: changed("signal", torch.full((8, 4), torch.nan)), ValueError, "'signal'"),
+    "no batches": (lambda: [], ValueError, "no batches"),
+    "no rows": (lambda: toy_data(0), ValueError, "empty"),
+    "an iterator": (lambda: iter(changed("label", torch.zeros(8).long())), TypeError, "iterated again"),
+    "no pair": (lambda: [torch.zeros(8, 4)], TypeError, "pair"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_is_refused_before_training(tmp_path, name):
+    make, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        fit(*toy_programs(), Trace_ELBO(), make(), out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_values_in_rows_that_are_not_observed_are_no_matter():
+    mask = torch.arange(8) > 3
+    label = torch.where(mask, 1, 99)
+    fit(*toy_programs(), Trace_ELBO(), changed("label", label, {"label": mask}), **QUICK)
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 0}, {"logger": "paper"}, {"resume": True}, {"early_stopping": 0}])
+def test_bad_settings_are_refused(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), **{**QUICK, "validation": toy_data(8), **setting})

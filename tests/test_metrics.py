@@ -1,0 +1,300 @@
+"""Metrics on programs whose right answer is known, and the report that holds them all."""
+
+import json
+import math
+from dataclasses import replace
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from multipyro.data import Modality, MultimodalData, Splits, load_dataset
+from multipyro.guides import Guide
+from multipyro.inference import (
+    Classifier,
+    build,
+    conditional_coherence,
+    evaluate,
+    joint_coherence,
+    latent_accuracy,
+    log_likelihood,
+    train_classifiers,
+)
+from multipyro.inference.networks import Networks
+from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
+from multipyro.ppl_models import Categorical, MultimodalModel, Normal
+
+LABEL = Modality("label", (), "label", "categorical", 2)
+WORD = Modality("word", (2,), "text", "categorical", 3, ("ab", "b"), " ab")
+VECTOR = Modality("vector", (1,), "vector", "normal")
+
+
+class Switch(nn.Module):
+    """Logits, practically certain, of class `z > threshold`."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, z):
+        above = (z[..., 0] > self.threshold).long()
+        return 60.0 * nn.functional.one_hot(above, 2).to(z.dtype)
+
+
+class Speller(nn.Module):
+    """The word "ab" (class 0) below 0, "b" (class 1) above, and "a", which is no class, above 1."""
+
+    def forward(self, z):
+        words = WORD.encode(["ab", "b"])
+        words = torch.cat([words, torch.tensor([[1, 0]])])
+        index = (z[..., 0] > 0).long() + (z[..., 0] > 1).long()
+        return 60.0 * nn.functional.one_hot(words[index], 3).to(z.dtype)
+
+
+class Sign:
+    """A classifier of one number by its sign, in the manner of scikit-learn."""
+
+    def predict(self, values):
+        return (values[:, 0] > 0).astype(int)
+
+
+class AtTheVector(Guide):
+    """`z` is the vector itself."""
+
+    def posterior(self, x, observed=None):
+        return dist.Normal(x["vector"], 1e-5).to_event(1)
+
+
+def cdf(value):
+    return 0.5 * (1 + math.erf(value / math.sqrt(2)))
+
+
+def data(labels, vector=None, **kwargs):
+    """Rows of the vector, its label and its word, the vector having the sign of the label by default."""
+    if vector is None:
+        vector = (labels * 2.0 - 1.0)[:, None] * 0.5
+    x = {"vector": vector, "label": labels, "word": WORD.encode(["ab", "b"])[labels]}
+    return MultimodalData("made", {"vector": VECTOR, "label": LABEL, "word": WORD}, x, labels=labels, **kwargs)
+
+
+def model():
+    label, word, vector = Categorical(Switch(0.3)), Categorical(Speller()), Normal(nn.Identity(), 2.0)
+    return MultimodalModel(1, {"label": label, "word": word, "vector": vector})
+
+
+CLASSIFIERS = {"label": Classifier(LABEL), "word": Classifier(WORD), "vector": Classifier(VECTOR, Sign())}
+
+
+def assert_share(found, exact):
+    assert abs(found["value"] - exact) < 4.5 * max(found["se"], 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "exact"),
+    [
+        (("label", "vector"), 1 - (cdf(0.3) - cdf(0.0))),
+        (("word", "vector"), cdf(1.0)),
+        (("label", "word"), cdf(0.0) + cdf(1.0) - cdf(0.3)),
+        (("label", "word", "vector"), cdf(0.0) + cdf(1.0) - cdf(0.3)),
+    ],
+)
+def test_joint_coherence_is_the_probability_that_all_classes_agree(names, exact):
+    found = joint_coherence(model(), {name: CLASSIFIERS[name] for name in names}, 10_001)
+    assert found["se"] == pytest.approx(math.sqrt(found["value"] * (1 - found["value"]) / 10_001))
+    assert_share(found, exact)
+
+
+def test_joint_coherence_of_samples_differs_from_that_of_means():
+    names = {name: CLASSIFIERS[name] for name in ("word", "vector")}
+    # the noise of the vector, twice as wide as z, turns its sign with probability arctan(2) / pi
+    turned = joint_coherence(model(), {"vector": CLASSIFIERS["vector"], "label": Classifier(LABEL)}, 4000, "sample")
+    assert turned["value"] < joint_coherence(model(), names, 4000)["value"] - 0.1
+
+
+def test_joint_coherence_needs_two_modalities():
+    with pytest.raises(ValueError, match=r"at least two modalities, got classifiers of \['label'\]"):
+        joint_coherence(model(), {"label": CLASSIFIERS["label"]})
+
+
+def test_conditional_coherence_is_the_share_of_rows_that_show_their_own_class():
+    labels = torch.arange(200) % 2
+    vector = (labels * 2.0 - 1.0)[:, None] * 0.5
+    vector[:30] *= -1
+    guide = AtTheVector(1, modalities=("vector", "label"))
+    rows = data(labels, vector)
+    found = conditional_coherence(model(), guide, rows, ["vector"], "label", CLASSIFIERS["label"])
+    assert found["value"] == pytest.approx(0.85) and found["se"] == pytest.approx(math.sqrt(0.85 * 0.15 / 200))
+    # above 1 the word is none: all of class 1 but the turned ones are wrong, and those of class 0 are right
+    rows = data(labels, vector * 3)
+    found = conditional_coherence(model(), guide, rows, ["vector"], "word", CLASSIFIERS["word"])
+    assert found["value"] == pytest.approx(85 / 200)
+
+
+def test_conditional_coherence_of_sampled_values():
+    labels = torch.arange(4000) % 2
+    guide = AtTheVector(1, modalities=("vector",))
+    found = [
+        conditional_coherence(model(), guide, data(labels), ["vector"], "vector", CLASSIFIERS["vector"], output)
+        for output in ("mean", "sample")
+    ]
+    assert found[0]["value"] == 1
+    assert_share(found[1], cdf(0.25))
+
+
+def test_rows_that_lack_what_is_given_are_not_counted():
+    labels = torch.arange(40) % 2
+    rows = data(labels, observed={"vector": torch.arange(40) < 10})
+    rows.x["vector"][10:] = math.nan
+    guide = AtTheVector(1, modalities=("vector",))
+    found = conditional_coherence(model(), guide, rows, ["vector"], "label", CLASSIFIERS["label"])
+    assert found == {"value": 1.0, "se": 0.0}
+    assert latent_accuracy(guide, rows, rows, ["vector"]) == {"value": 1.0, "se": 0.0}
+
+
+def test_a_probe_finds_separable_latents_and_only_those():
+    labels = torch.arange(400) % 2
+    guide = AtTheVector(1, modalities=("vector",))
+    assert latent_accuracy(guide, data(labels), data(labels), ["vector"])["value"] == 1
+    noise = [data(labels, torch.randn(400, 1)) for _ in range(2)]
+    assert_share(latent_accuracy(guide, *noise, ["vector"]), 0.5)
+    # on another scale and offset the probe is the same: it standardises
+    moved = [data(rows.labels, rows.x["vector"] * 1e-4 + 50) for rows in (data(labels), data(labels))]
+    assert latent_accuracy(guide, *moved, ["vector"])["value"] == 1
+
+
+def test_data_without_labels_has_no_such_metric():
+    rows = replace(data(torch.arange(4) % 2), labels=None)
+    guide = AtTheVector(1, modalities=("vector",))
+    with pytest.raises(ValueError, match="'made' has no labels"):
+        conditional_coherence(model(), guide, rows, ["vector"], "label", CLASSIFIERS["label"])
+    with pytest.raises(ValueError, match="'made' has no labels"):
+        latent_accuracy(guide, rows, rows, ["vector"])
+    assert train_classifiers(rows, rows) == {}
+
+
+def test_classifiers_of_the_digits():
+    splits = load_dataset("digits")
+    found = train_classifiers(splits.train, splits.test)
+    assert set(found) == {"image", "label", "word"}
+    assert found["image"].accuracy >= 0.98
+    x, _ = splits.test.rows(torch.arange(20))
+    for name in ("label", "word"):
+        assert torch.equal(found[name](x[name]), splits.test.labels[:20])
+    # leading dimensions stay, and a word that is none has no class
+    assert found["image"](x["image"].reshape(4, 5, 1, 8, 8)).shape == (4, 5)
+    assert found["word"](splits.test.modalities["word"].encode(["seven", "sven", "zero "])).tolist() == [7, -1, 0]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def small(digits):
+    """The digits in few rows: this judges the report, not a method."""
+    parts = [getattr(digits, name) for name in Splits.NAMES]
+    return Splits(*(part.take(torch.arange(number)) for part, number in zip(parts, (300, 20, 60), strict=True)))
+
+
+def report(method, splits, seed=0, **options):
+    torch.manual_seed(0)
+    recipe = build(method, Networks(splits.train.modalities, (16, 16)), 4, **options)
+    state = torch.get_rng_state()
+    found = evaluate(recipe.model, recipe.guide, splits, num_particles=20, coherence_samples=400, seed=seed)
+    assert torch.equal(torch.get_rng_state(), state)
+    return recipe, found
+
+
+def estimates(tree):
+    """Every dict with a value in a report."""
+    if isinstance(tree, dict) and "value" in tree:
+        yield tree
+    elif isinstance(tree, dict):
+        for inner in tree.values():
+            yield from estimates(inner)
+
+
+def test_the_report_has_what_metrics_json_promises(small):
+    recipe, found = report("mopoe", small)
+    assert set(found["coherence"]["conditional"]) >= {"image->label", "word->image", "image+label->word"}
+    assert set(found["latent_accuracy"]) == set(found["log_likelihood"]) >= {"image", "image+label", "image+label+word"}
+    assert set(found["conditional_log_likelihood"]) >= {"label->image"}
+    assert set(found["guide_conditional_log_likelihood"]["label->image"]) == {"mean", "logmeanexp"}
+    values = list(estimates(found))
+    assert len(values) == 1 + 9 + 7 + 7 + 6 + 2 * 6
+    assert all(math.isfinite(value["value"]) and value["se"] >= 0 for value in values)
+    assert found["classifier_accuracy"]["image"] > 0.8
+    assert found["parameters"] == sum(p.numel() for m in (recipe.model, recipe.guide) for p in m.parameters())
+    assert found["data"]["content_hash"]["test"] == small.test.content_hash
+    assert found["data"]["rows"] == {"train": 300, "validation": 20, "test": 60}
+    assert {"multipyro", "torch", "pyro-ppl"} <= set(found["versions"])
+    assert found["seed"] == 0 and found["seconds"] > 0
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    # a conditional is the difference of two reported evidences
+    difference = found["log_likelihood"]["image+label"]["value"] - found["log_likelihood"]["image"]["value"]
+    assert found["conditional_log_likelihood"]["image->label"]["value"] == pytest.approx(difference, abs=1e-4)
+
+
+def test_one_seed_gives_one_report_and_leaves_the_generator_alone(small):
+    splits = small.select(["image", "label"])
+    first, second, third = (report("mvae", splits, seed)[1] for seed in (3, 3, 4))
+    for run in (first, second, third):
+        del run["seconds"]
+    assert first == second
+    assert first["log_likelihood"] != third["log_likelihood"]
+
+
+def test_what_a_method_does_not_answer_is_null(small):
+    _, found = report("jmvae", small)
+    assert found["coherence"]["joint"] is not None
+    assert set(found["coherence"]["conditional"].values()) == {None}
+    assert found["log_likelihood"]["image"] is None
+    assert found["log_likelihood"]["image+label+word"] is not None
+    assert set(found["conditional_log_likelihood"].values()) == {None}
+    assert set(found["guide_conditional_log_likelihood"].values()) == {None}
+    assert found["latent_accuracy"]["image+label"] is None
+
+
+def test_a_modality_that_the_model_does_not_have_is_null(small):
+    _, found = report("vae", small)
+    assert found["coherence"]["joint"] is None
+    assert found["coherence"]["conditional"]["image->label"] is None
+    assert found["log_likelihood"]["image"] is not None and found["log_likelihood"]["label"] is None
+    assert found["latent_accuracy"]["image"] is not None and found["latent_accuracy"]["image+label"] is None
+    assert list(found["classifier_accuracy"]) == ["image"]
+
+
+def test_data_without_classes_has_likelihoods_only(small):
+    splits = Splits(*(replace(getattr(small, name), labels=None) for name in Splits.NAMES))
+    _, found = report("mvae", splits)
+    assert found["coherence"]["joint"] is None and set(found["latent_accuracy"].values()) == {None}
+    assert found["log_likelihood"]["image"] is not None
+    json.dumps(found, allow_nan=False)
+
+
+def test_likelihoods_count_the_rows_that_hold_the_subset(small):
+    held = torch.arange(60) < 25
+    image = torch.where(held.reshape(-1, 1, 1, 1), small.test.x["image"], torch.nan)
+    test = replace(small.test, x={**small.test.x, "image": image}, observed={"image": held})
+    recipe, found = report("mvae", Splits(small.train, small.validation, test))
+    x, _ = test.rows(torch.arange(25))
+    torch.manual_seed(0)
+    exact = log_likelihood(recipe.model, recipe.guide, x, ["image"], num_particles=500)
+    estimate = found["log_likelihood"]["image"]
+    assert abs(estimate["value"] - exact.mean) < 4.5 * (estimate["mc_se"] + exact.mc_se) + 0.05
+    assert found["coherence"]["conditional"]["image->label"]["se"] <= math.sqrt(0.25 / 25)
+
+
+def test_tables_show_a_dash_for_what_does_not_exist(small):
+    _, found = report("jmvae", small)
+    flat = flat_metrics(found)
+    assert flat["log p(image, label, word)"]["value"] == found["log_likelihood"]["image+label+word"]["value"]
+    assert flat["log p(label | image)"] is None and flat["guide's image->label, mean"] is None
+    table = metrics_table(found, "jmvae")
+    assert table.row_count == len(flat)
+    assert list(table.columns[1].cells)[1] == "–"
+    assert format_value({"value": 0.5, "se": 0.01}) == "0.500 ± 0.010"
+    assert format_value({"value": -123.456, "se": None}) == "-123.46"
+    assert markdown_table(["a", "b"], [["1", "–"]]) == "| a | b |\n| --- | --- |\n| 1 | – |\n"
