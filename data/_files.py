@@ -3,12 +3,18 @@
 import contextlib
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 __all__ = ["write_atomically"]
+
+_CAUSES = {
+    errno.ENOSPC: "no space is left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the folder is on a read-only file system",
+}
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object] | bytes | str) -> Path:
@@ -18,32 +24,36 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
     Args:
         path: The file; missing parent folders are made.
-        write: Called with the open binary file; or the content itself.
+        write: Called with the open binary file; or the content itself, a string as UTF-8.
+
+    Returns:
+        The path.
 
     Raises:
         OSError: If the folder cannot be written or the disk is full; the message names the file, and what stood
             there before stays.
+
+    Example:
+        >>> write_atomically("results/numbers.txt", "1 2 3").read_text()
+        '1 2 3'
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             if callable(write):
                 write(file)
             else:
                 file.write(write.encode() if isinstance(write, str) else write)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)  # a temporary file is made for its owner alone
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         if isinstance(error, OSError):
-            cause = "no space is left on the device" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            cause = _CAUSES.get(error.errno) or error.strerror or str(error)
             raise OSError(error.errno, f"cannot write {path}: {cause}; what stood there before is unchanged") from error
         raise
     return path

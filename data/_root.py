@@ -12,14 +12,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["download_root", "find", "roots"]
+__all__ = ["VARIABLE", "download_root", "find", "roots"]
 
 VARIABLE = "MULTIPYRO_DATA"
 
 
 def download_root() -> Path:
     """The folder of what is downloaded or built here; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multipyro"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # the XDG rules ignore a relative path, which would put the folder wherever the program happens to run
+    return (cache if cache.is_absolute() else Path.home() / ".cache") / "multipyro"
 
 
 def roots(data_root: str | os.PathLike | None = None) -> list[Path]:
@@ -29,9 +31,9 @@ def roots(data_root: str | os.PathLike | None = None) -> list[Path]:
         FileNotFoundError: If a folder that the setting names does not exist.
     """
     if data_root is not None:
-        named, origin = [Path(data_root)], "data_root"
+        named, origin = [Path(data_root).expanduser()], "--data-root"
     else:
-        named = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+        named = [Path(part).expanduser() for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
         origin = f"the environment variable {VARIABLE}"
     for folder in named:
         if not folder.is_dir():
@@ -40,7 +42,7 @@ def roots(data_root: str | os.PathLike | None = None) -> list[Path]:
 
 
 def find(names: Iterable[str], data_root: str | os.PathLike | None = None) -> Path | None:
-    """The first existing file of `names` (relative paths, tried in order) in any of the roots; None if there is none."""
+    """The first existing file of `names` (relative paths, tried in order) in any of the roots, None without one."""
     names = list(names)
     for root in roots(data_root):
         for name in names:

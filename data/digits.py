@@ -33,10 +33,16 @@ def digit_modalities(image: Modality) -> dict[str, Modality]:
 def digits(seed: int = 0) -> Splits:
     """The 8x8 digits with pixels `0/16 ... 16/16`, their labels and their names.
 
-    The split is fixed, whatever the seed: 1,297 rows to train, 200 to validate, 300 to test, stratified by class.
+    Modalities: `image` float32 `(rows, 1, 8, 8)` in `[0, 1]`, `label` int64 `(rows,)`, `word` int64 `(rows, 5)`. The
+    split is fixed, whatever the seed: 1,297 rows to train, 200 to validate, 300 to test, stratified by class.
 
     Args:
         seed: Not used; every data set takes one.
+
+    Example:
+        >>> train = digits().train
+        >>> tuple(train.x["image"].shape), train.modalities["word"].decode(train.x["word"][:1])
+        ((1297, 1, 8, 8), ['zero'])
     """
     raw = load_digits()
     modalities = digit_modalities(Modality("image", (1, 8, 8), "image", "continuous_bernoulli"))
@@ -50,7 +56,8 @@ def digits(seed: int = 0) -> Splits:
     data = MultimodalData("digits", modalities, x, labels=labels)
     rest, test = _stratified(torch.arange(len(labels)), labels, _TEST)
     train, validation = _stratified(rest, labels, _VALIDATION)
-    return Splits(*(data.take(index).named(split) for index, split in zip((train, validation, test), Splits.NAMES, strict=True)))
+    parts = {"train": train, "validation": validation, "test": test}
+    return Splits(**{split: data.take(index).named(split) for split, index in parts.items()})
 
 
 def _stratified(index: torch.Tensor, labels: torch.Tensor, held_out: int) -> tuple[torch.Tensor, torch.Tensor]:

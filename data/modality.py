@@ -24,7 +24,10 @@ class Modality:
             `"normal"`.
         num_classes: Number of classes of a categorical, a position.
         class_words: What the classes of the data set are called, for labels and texts that spell them.
-        alphabet: The characters of a text by class id.
+        alphabet: The characters of a text by class id; the first one pads.
+
+    Raises:
+        ValueError: If the kind or the likelihood is unknown, or the description contradicts itself.
 
     Example:
         >>> word = Modality("word", (3,), "text", "categorical", 4, ("ab", "ca"), " abc")
@@ -45,9 +48,21 @@ class Modality:
         if self.kind not in KINDS:
             raise ValueError(f"kind of modality {self.name!r} must be one of {KINDS}, got {self.kind!r}")
         if self.likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood of modality {self.name!r} must be one of {LIKELIHOODS}, got {self.likelihood!r}")
+            raise ValueError(
+                f"likelihood of modality {self.name!r} must be one of {LIKELIHOODS}, got {self.likelihood!r}"
+            )
         if self.likelihood == "categorical" and not self.num_classes:
             raise ValueError(f"modality {self.name!r} is categorical and needs num_classes, got {self.num_classes}")
+        if self.class_words is not None:
+            object.__setattr__(self, "class_words", tuple(self.class_words))
+        if self.alphabet is not None:
+            if len(set(self.alphabet)) != len(self.alphabet) or len(self.alphabet) != self.num_classes:
+                raise ValueError(
+                    f"alphabet of modality {self.name!r} must have num_classes = {self.num_classes} different "
+                    f"characters, got {self.alphabet!r}"
+                )
+            if len(self.shape) != 1:
+                raise ValueError(f"text {self.name!r} must have the shape (positions,), got {self.shape}")
 
     @property
     def dim(self) -> int:
@@ -60,19 +75,32 @@ class Modality:
         Raises:
             ValueError: If a text is too long or has a character outside the alphabet.
         """
-        if self.alphabet is None:
-            raise ValueError(f"modality {self.name!r} has no alphabet")
+        alphabet = self._characters()
         length = self.shape[0]
         rows = []
         for text in texts:
-            strange = sorted(set(text) - set(self.alphabet))
-            if strange or len(text) > length:
-                raise ValueError(f"{text!r} does not fit {length} characters of {self.alphabet!r}")
-            rows.append([self.alphabet.index(character) for character in text.ljust(length, self.alphabet[0])])
+            if set(text) - set(alphabet) or len(text) > length:
+                raise ValueError(f"{text!r} does not fit {length} characters of {alphabet!r}")
+            rows.append([alphabet.index(character) for character in text.ljust(length, alphabet[0])])
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), length)
 
     def decode(self, values: Tensor) -> list[str]:
-        """The texts of class ids `(rows, positions)`, without the padding on the right."""
+        """The texts of class ids `(rows, positions)`, without the padding on the right; the inverse of `encode`.
+
+        Raises:
+            ValueError: If the shape is another one or an id is outside the alphabet.
+        """
+        alphabet = self._characters()
+        if values.dim() != 2 or values.shape[1] != self.shape[0]:
+            raise ValueError(f"texts {self.name!r} must have shape (rows, {self.shape[0]}), got {tuple(values.shape)}")
+        if len(values) and not 0 <= values.min() <= values.max() < len(alphabet):
+            raise ValueError(
+                f"class ids of {self.name!r} must lie in 0 to {len(alphabet) - 1}, got {values.min().item()} to "
+                f"{values.max().item()}"
+            )
+        return ["".join(alphabet[i] for i in row).rstrip(alphabet[0]) for row in values.tolist()]
+
+    def _characters(self) -> str:
         if self.alphabet is None:
             raise ValueError(f"modality {self.name!r} has no alphabet")
-        return ["".join(self.alphabet[i] for i in row).rstrip(self.alphabet[0]) for row in values.tolist()]
+        return self.alphabet

@@ -13,6 +13,7 @@ from multipyro.data.modality import Modality
 __all__ = ["Batch", "Batches", "MultimodalData"]
 
 Batch = tuple[dict[str, Tensor], dict[str, Tensor] | None]
+Transform = Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
 
 
 def _generator(*numbers: int | str) -> torch.Generator:
@@ -34,9 +35,18 @@ class MultimodalData:
         split: `"train"`, `"validation"` or `"test"`.
         transform: Called as `transform(x, generator)` on the modalities of a batch, with a generator that depends on
             the seed, the epoch and the batch alone: a draw that is new in every epoch and repeats in a resumed run.
+            After `select` it sees the selected modalities only.
 
     Raises:
+        TypeError: If something is no tensor or has the wrong dtype: int64 for a categorical modality and for labels,
+            bool for masks, a floating one (or uint8 for an image) else.
         ValueError: If tensors disagree in their number of rows or with their descriptions.
+
+    Example:
+        >>> label = Modality("label", (), "label", "categorical", num_classes=3)
+        >>> data = MultimodalData("toy", {"label": label}, {"label": torch.tensor([0, 2, 1])})
+        >>> [x["label"].tolist() for x, observed in data.batches(2)]
+        [[0, 2], [1]]
     """
 
     name: str
@@ -45,41 +55,65 @@ class MultimodalData:
     observed: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
     split: str = "train"
-    transform: Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]] | None = field(default=None, repr=False)
+    transform: Transform | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if set(self.x) != set(self.modalities) or not self.x:
             raise ValueError(f"x has the modalities {list(self.x)}, described are {list(self.modalities)}")
+        unknown = [name for name in self.observed or {} if name not in self.x]
+        if unknown:
+            raise ValueError(f"observed has the unknown modality {unknown}: there are {list(self.modalities)}")
+        self._check_types()
         sizes = {name: len(values) for name, values in self.x.items()}
         sizes |= {} if self.labels is None else {"labels": len(self.labels)}
         sizes |= {f"observed {name}": len(mask) for name, mask in (self.observed or {}).items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"all tensors must have the same number of rows, got {sizes}")
+        shapes = {f"modality {name!r}": (values, self.modalities[name].shape) for name, values in self.x.items()}
+        shapes |= {f"observed[{name!r}]": (mask, ()) for name, mask in (self.observed or {}).items()}
+        shapes |= {} if self.labels is None else {"labels": (self.labels, ())}
+        for name, (values, shape) in shapes.items():
+            if tuple(values.shape[1:]) != shape:
+                wanted = ", ".join(map(str, ("rows", *shape)))
+                raise ValueError(f"{name} must have shape ({wanted}), got {tuple(values.shape)}")
+
+    def _check_types(self) -> None:
+        wanted = {}
         for name, values in self.x.items():
-            if tuple(values.shape[1:]) != self.modalities[name].shape:
-                raise ValueError(
-                    f"modality {name!r} must have shape (rows, *{self.modalities[name].shape}), got {tuple(values.shape)}"
-                )
+            modality = self.modalities[name]
+            kinds = "int64" if modality.likelihood == "categorical" else "a floating dtype"
+            kinds += " or uint8" if modality.kind == "image" and kinds != "int64" else ""
+            wanted[f"modality {name!r}"] = (values, kinds)
+        wanted |= {f"observed[{name!r}]": (mask, "bool") for name, mask in (self.observed or {}).items()}
+        wanted |= {} if self.labels is None else {"labels": (self.labels, "int64")}
+        for name, (values, kinds) in wanted.items():
+            if not isinstance(values, Tensor) or not values.dim():
+                raise TypeError(f"{name} must be a tensor with the rows first, got {values!r}")
+            kind = "a floating dtype" if values.is_floating_point() else str(values.dtype).removeprefix("torch.")
+            if kind not in kinds.split(" or "):
+                raise TypeError(f"{name} must have {kinds}, got {values.dtype}")
 
     def __len__(self) -> int:
         return len(next(iter(self.x.values())))
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over all tensors, to be carried into every result made from them."""
+        """SHA-256 over the modalities and masks, to be carried into every result made from them."""
         digest = hashlib.sha256()
         tensors = {**self.x, **{f"observed/{name}": mask for name, mask in (self.observed or {}).items()}}
         for name in sorted(tensors):
-            values = tensors[name].contiguous()
+            values = tensors[name]
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-            digest.update(values.numpy().tobytes())
+            digest.update(values.detach().cpu().reshape(-1).numpy())
         return digest.hexdigest()
 
     def select(self, modalities: Sequence[str]) -> "MultimodalData":
         """The same rows with some of the modalities."""
         unknown = [name for name in modalities if name not in self.modalities]
         if unknown or not modalities:
-            raise ValueError(f"data set {self.name!r} has the modalities {list(self.modalities)}, got {list(modalities)}")
+            raise ValueError(
+                f"data set {self.name!r} has the modalities {list(self.modalities)}, got {list(modalities)}"
+            )
         masks = None if self.observed is None else {n: m for n, m in self.observed.items() if n in modalities}
         return replace(
             self,
@@ -99,7 +133,12 @@ class MultimodalData:
         return replace(self, x={name: values[index] for name, values in self.x.items()}, observed=masks, labels=labels)
 
     def rows(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
-        """The batch `(x, observed)` of the rows `index`, transformed with `generator`."""
+        """The batch `(x, observed)` of the rows `index`, copied, images as float32 in `[0, 1]`.
+
+        Args:
+            index: The rows, int64 `(n,)`.
+            generator: Draws what the transform draws; by default one that is the same at every call.
+        """
         x = {name: values.index_select(0, index) for name, values in self.x.items()}
         # 0..255 becomes 0..1
         x = {name: values.float() / 255 if values.dtype == torch.uint8 else values for name, values in x.items()}
@@ -125,8 +164,9 @@ class MultimodalData:
             shuffle: Whether rows come in an order drawn from `seed` and `epoch` alone.
             seed: Seed of the order and of the transform.
             epoch: Number of the epoch.
-            rank: Number of this process among `world_size`; every process gets the same number of batches, the last
-                rows being repeated from the start of the order where they do not divide.
+            rank: Number of this process among `world_size`. Together the processes go through the same batches as one
+                process with `world_size * batch_size` rows; each gets the same number of them, the first rows of the
+                order being repeated at its end where the number of processes does not divide that of the rows.
             world_size: Number of processes.
             drop_last: Whether a last, smaller batch is left out.
         """
@@ -134,7 +174,11 @@ class MultimodalData:
 
 
 class Batches:
-    """The batches `(x, observed)` of one epoch; made by `MultimodalData.batches`."""
+    """The batches `(x, observed)` of one epoch; made by `MultimodalData.batches`.
+
+    Rows are fetched by index from the tensors in memory. What a transform draws depends on the split, the seed, the
+    epoch, the rank and the number of the batch alone, so going through the batches again repeats it.
+    """
 
     def __init__(
         self,
@@ -159,7 +203,7 @@ class Batches:
         share = -(-len(order) // world_size)
         repeated = torch.arange(share * world_size) % max(len(order), 1)
         mine = order[repeated[rank::world_size]]
-        parts = list(mine.split(batch_size))
+        parts = list(mine.split(batch_size)) if len(mine) else []  # an empty tensor splits into one empty part
         if drop_last and parts and len(parts[-1]) < batch_size:
             parts.pop()
         self._parts = parts

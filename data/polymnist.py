@@ -1,7 +1,10 @@
 """PolyMNIST, built from MNIST and background photographs: five pictures of one digit in different hands."""
 
 import hashlib
+import json
 import os
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,76 +18,130 @@ from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
 
-__all__ = ["polymnist"]
+__all__ = ["background_paths", "polymnist"]
 
 _FOLDER = "PolyMNIST/backgrounds"
+_SUFFIXES = (".jpeg", ".jpg", ".png")
 _MODALITIES = 5
-_VALIDATION = 10_000
 _SIDE = 28
-# part of the name of the cached file: another recipe is another file
-_VERSION = 1
+_THRESHOLD = 128
+# part of the recipe, whose digest names the cached file: another recipe is another file
+_VERSION = 2
 
 
 def polymnist(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     num_modalities: int = _MODALITIES,
+    num_rows: int | None = None,
     download: bool = True,
 ) -> Splits:
     """Modalities `m0` to `m4`: digits of one class, each in another handwriting over a patch of its own photograph.
 
-    For the original training and test files apart, each class and modality has a random order of its own; the i-th
-    digits of all modalities are one row, so every MNIST image occurs once a modality and none in two splits. Pixels
-    above 128 invert a random 28x28 patch of the modality's background (values in `[0, 1]`).
+    MNIST is cut first, into 50,000 images to train, the last 10,000 of its training files to validate, and 10,000 to
+    test. Within each part, each class and modality has a random order of its own; the i-th digits of all modalities
+    are one row. So every MNIST image occurs once a modality, and none in two parts. Pixels above 128 invert a random
+    28x28 patch of the modality's background; values are uint8 in memory and float32 in `[0, 1]` in batches, shape
+    `(rows, 3, 28, 28)`.
 
-    The last 10,000 rows of the shuffled training part validate. The result is cached in the download folder, whole or
-    not at all. Departure: the photographs are whatever five lie in the folder, so published numbers compare loosely.
+    The result is cached in the download folder, whole or not at all, and loaded without running code from the file.
 
     References:
-        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.2.
+        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.2. Departures: the photographs are whatever five
+        lie in the folder, in the order of their names; the original has no validation part. So published numbers
+        compare loosely.
 
     Args:
         data_root: Folder with `PolyMNIST/backgrounds/*.jpg` and MNIST.
         seed: Seed of the pairing and of the patches.
         num_modalities: The first so many of the five.
+        num_rows: At most so many rows of each part, the first of those that all would be; None for all. Only these
+            are built.
         download: Whether torchvision may download MNIST.
 
     Raises:
-        FileNotFoundError: If fewer than five backgrounds are found.
-        ValueError: If a background is no image or too small.
+        FileNotFoundError: If the backgrounds or MNIST are not found, or only some of them.
+        ValueError: If an option is out of range, or a file is damaged or no image of sufficient size.
     """
-    if not 1 <= num_modalities <= _MODALITIES:
-        raise ValueError(f"num_modalities must lie in 1 to {_MODALITIES}, got {num_modalities}")
-    paths = background_paths(data_root)
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
-    cached = download_root() / "PolyMNIST" / f"v{_VERSION}-seed{seed}-{digest}.npz"
-    if not cached.is_file():
-        arrays = _build(paths, data_root, seed, download)
-        write_atomically(cached, lambda file: np.savez(file, **arrays))
-    with np.load(cached, allow_pickle=False) as stored:
-        arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
-    modalities = {
-        f"m{m}": Modality(f"m{m}", (3, _SIDE, _SIDE), "image", "laplace") for m in range(num_modalities)
+    if (
+        isinstance(num_modalities, bool)
+        or not isinstance(num_modalities, int)
+        or not 1 <= num_modalities <= _MODALITIES
+    ):
+        raise ValueError(f"num_modalities must be a whole number from 1 to {_MODALITIES}, got {num_modalities!r}")
+    if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
+        raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
+    paths = background_paths(data_root)[:num_modalities]
+    recipe = {
+        "version": _VERSION,
+        "seed": seed,
+        "num_rows": num_rows,
+        "backgrounds": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
     }
-    cut = len(arrays["train_labels"]) - _VALIDATION
-    slices = {"train": ("train", slice(None, cut)), "validation": ("train", slice(cut, None)), "test": ("test", slice(None))}
+    arrays = _cached(recipe)
+    if arrays is None:
+        arrays = _build(paths, data_root, seed, num_rows, download)
+        _cache(recipe, arrays)
+    modalities = {f"m{m}": Modality(f"m{m}", (3, _SIDE, _SIDE), "image", "laplace") for m in range(num_modalities)}
     parts = {}
-    for split, (part, rows) in slices.items():
-        x = {name: arrays[f"{part}_{name}"][rows] for name in modalities}
-        parts[split] = MultimodalData("polymnist", modalities, x, labels=arrays[f"{part}_labels"][rows], split=split)
+    for split in Splits.NAMES:
+        x = {name: torch.from_numpy(arrays[f"{split}_{name}"]) for name in modalities}
+        labels = torch.from_numpy(arrays[f"{split}_labels"])
+        parts[split] = MultimodalData("polymnist", modalities, x, labels=labels, split=split)
     return Splits(**parts)
 
 
 def background_paths(data_root: str | os.PathLike | None = None) -> list[Path]:
-    """The five background photographs, sorted by name."""
+    """The five background photographs, sorted by name.
+
+    Raises:
+        FileNotFoundError: If no searched folder has five.
+        ValueError: If the first folder that has any has more than five.
+    """
+    advice = f"put {_MODALITIES} photographs (.jpg or .png) into <folder>/{_FOLDER}, and name <folder> with --data-root"
+    seen = []
     for root in roots(data_root):
-        paths = sorted((root / _FOLDER).glob("*.jpg"))
-        if len(paths) >= _MODALITIES:
-            return paths[:_MODALITIES]
+        folder = root / _FOLDER
+        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES)
+        if len(paths) > _MODALITIES:
+            raise ValueError(
+                f"{folder} has {len(paths)} photographs, expected {_MODALITIES}: leave {_MODALITIES} there"
+            )
+        if len(paths) == _MODALITIES:
+            return paths
+        if paths:
+            seen.append(f"{folder} has {len(paths)} of {_MODALITIES}")
     raise FileNotFoundError(
-        f"PolyMNIST needs {_MODALITIES} photographs: put .jpg files into <folder>/{_FOLDER} and name <folder> with "
-        f"--data-root or {VARIABLE}"
+        f"PolyMNIST lacks its backgrounds ({'; '.join(seen) or 'none found'}): {advice} or {VARIABLE}"
     )
+
+
+def _cache_path(recipe: dict) -> Path:
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return download_root() / "PolyMNIST" / f"v{_VERSION}-{digest}.npz"
+
+
+def _cached(recipe: dict) -> dict[str, np.ndarray] | None:
+    path = _cache_path(recipe)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if json.loads(str(stored["recipe"])) != recipe:
+                raise ValueError("it was made by another recipe")
+            # reading a member to its end checks its CRC
+            return {name: stored[name] for name in stored.files if name != "recipe"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        warnings.warn(f"{path} is damaged ({error}) and is built again", stacklevel=3)
+        return None
+
+
+def _cache(recipe: dict, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        header = np.array(json.dumps(recipe))
+        write_atomically(_cache_path(recipe), lambda file: np.savez(file, recipe=header, **arrays))
+    except OSError as error:
+        warnings.warn(f"PolyMNIST is built anew each time: {error}", stacklevel=3)
 
 
 def _background(path: Path) -> np.ndarray:
@@ -98,22 +155,25 @@ def _background(path: Path) -> np.ndarray:
     return pixels
 
 
-def _build(paths: list[Path], data_root, seed: int, download: bool) -> dict[str, np.ndarray]:
+def _build(
+    paths: list[Path], data_root: str | os.PathLike | None, seed: int, num_rows: int | None, download: bool
+) -> dict[str, np.ndarray]:
     backgrounds = [_background(path) for path in paths]
     arrays = {}
-    for number, part in enumerate(("train", "test")):
-        pixels, labels = (values.numpy() for values in mnist_arrays(part, data_root, download))
-        generator = np.random.default_rng([seed, number])
+    for number, (split, (pixels, labels)) in enumerate(mnist_arrays(data_root, download).items()):
+        pixels, labels = pixels.numpy(), labels.numpy()
         classes = [np.flatnonzero(labels == digit) for digit in range(10)]
-        order = generator.permutation(len(labels))
-        arrays[f"{part}_labels"] = np.repeat(np.arange(10), [len(rows) for rows in classes])[order].astype(np.int64)
+        order = np.random.default_rng([seed, number]).permutation(len(labels))
+        kept = slice(None, num_rows)
+        arrays[f"{split}_labels"] = np.sort(labels)[order][kept]
         for m, background in enumerate(backgrounds):
+            # streams of their own: fewer modalities or rows leave the others as they are
+            generator = np.random.default_rng([seed, number, m + 1])
             rows = np.concatenate([generator.permutation(members) for members in classes])[order]
-            # (rows, 28, 28, 3) patches; the upper end is exclusive, as in the original
-            tops = generator.integers(0, background.shape[0] - _SIDE, len(rows))
-            lefts = generator.integers(0, background.shape[1] - _SIDE, len(rows))
+            # the upper end is exclusive, as in the original
+            tops, lefts = (generator.integers(0, size - _SIDE, len(rows))[kept] for size in background.shape[:2])
             windows = np.lib.stride_tricks.sliding_window_view(background, (_SIDE, _SIDE), axis=(0, 1))
             patches = windows[tops, lefts]  # (rows, 3, 28, 28)
-            digit = (pixels[rows] > 128)[:, None]
-            arrays[f"{part}_m{m}"] = np.where(digit, 255 - patches, patches)
+            digit = (pixels[rows[kept]] > _THRESHOLD)[:, None]
+            arrays[f"{split}_m{m}"] = np.where(digit, 255 - patches, patches)
     return arrays

@@ -26,6 +26,7 @@ class DatasetInfo:
         default_given: The modalities that are given by default.
         default_targets: The modalities that are predicted by default.
         source: Where it comes from.
+        licence: Under which terms, as far as its owner states them.
         options: Option name -> default.
         load: Called as `load(seed=..., **options)`, with `data_root` if `on_disk`.
         on_disk: Whether it is read from files.
@@ -39,6 +40,7 @@ class DatasetInfo:
     default_given: tuple[str, ...]
     default_targets: tuple[str, ...]
     source: str
+    licence: str
     options: dict[str, Any]
     load: Callable[..., Splits]
     on_disk: bool
@@ -48,13 +50,13 @@ class DatasetInfo:
 def _mnist_missing(data_root: str | os.PathLike | None) -> str:
     if is_available(data_root):
         return ""
-    return f"not found: name a folder that holds MNIST/raw with --data-root or {VARIABLE}, or it is downloaded at first use"
+    return f"not found: name a folder with MNIST/raw by --data-root or {VARIABLE}, or it is downloaded at first use"
 
 
 def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
     try:
         background_paths(data_root)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         return str(error)
     return _mnist_missing(data_root)
 
@@ -70,6 +72,7 @@ DATASETS: dict[str, DatasetInfo] = {
             ("image",),
             ("label", "word"),
             "scikit-learn (embedded)",
+            "CC BY 4.0 (UCI)",
             {},
             digits,
             False,
@@ -83,7 +86,8 @@ DATASETS: dict[str, DatasetInfo] = {
             ("label",),
             ("image",),
             "torchvision's files",
-            {"binarise": "dynamic", "word": False},
+            "CC BY-SA 3.0",
+            {"binarise": "dynamic", "word": False, "num_rows": None},
             mnist,
             True,
             _mnist_missing,
@@ -96,7 +100,8 @@ DATASETS: dict[str, DatasetInfo] = {
             ("m0",),
             ("m1", "m2", "m3", "m4"),
             "built from MNIST and five photographs",
-            {"num_modalities": 5},
+            "that of MNIST and of the photographs",
+            {"num_modalities": 5, "num_rows": None},
             polymnist,
             True,
             _polymnist_missing,
@@ -111,12 +116,13 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     Args:
         name: A key of `DATASETS`.
         data_root: Folder searched before all others; by default those of the environment variable `MULTIPYRO_DATA`.
-        seed: Seed of whatever the data set draws once.
+        seed: Seed of whatever the data set draws once: fixed binarisation, PolyMNIST's pairs and patches. Which rows
+            train and which test never depends on it.
         **options: Options of the data set (`DATASETS[name].options`).
 
     Raises:
         ValueError: If the name or an option is unknown, or a file is damaged.
-        FileNotFoundError: If the data is found nowhere; the message says what to put where.
+        FileNotFoundError: If the data is found nowhere or in part; the message says what to put where.
 
     Example:
         >>> splits = load_dataset("digits")
@@ -128,6 +134,8 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     info = DATASETS[name]
     unknown = [option for option in options if option not in info.options]
     if unknown:
-        raise ValueError(f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}")
+        raise ValueError(
+            f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}"
+        )
     where = {"data_root": data_root} if info.on_disk else {}
     return info.load(seed=seed, **where, **options)

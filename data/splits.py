@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from multipyro.data.multimodal import MultimodalData
 
 __all__ = ["Splits"]
@@ -22,3 +24,16 @@ class Splits:
     def select(self, modalities: Sequence[str]) -> "Splits":
         """The same parts with some of the modalities."""
         return Splits(*(getattr(self, name).select(modalities) for name in self.NAMES))
+
+    def head(self, num_rows: int | None) -> "Splits":
+        """The first `num_rows` rows of each part, or as many as it has; all of them with None.
+
+        Raises:
+            ValueError: If `num_rows` is no positive whole number.
+        """
+        if num_rows is None:
+            return self
+        if isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1:
+            raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
+        parts = (getattr(self, name) for name in self.NAMES)
+        return Splits(*(part.take(torch.arange(min(num_rows, len(part)))) for part in parts))

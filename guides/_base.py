@@ -6,7 +6,6 @@ from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
@@ -97,9 +96,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         """The distribution used to predict from and embed `x`: the posterior, unless a family says otherwise."""
         return self.posterior(x, observed)
 
-    def forward(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Samples the latents from the posterior; returns site name -> value."""
         given = self.given(x, observed)
         return self._sample(self.posterior(given, observed), given, observed)
@@ -127,9 +124,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
                 found[name] = expert
         return Experts(found, {name: mask for name, mask in observed.items() if name in found})
 
-    def given(
-        self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def given(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What `x` really holds, checked.
 
         Raises:
@@ -138,7 +133,9 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         check_batch(x, observed, self.modalities)
         given = {name: x[name] for name in self.modalities if x.get(name) is not None}
         if not given:
-            raise ValueError(f"x holds no modality, so there is nothing to condition on: give some of {self.modalities}")
+            raise ValueError(
+                f"x holds no modality, so there is nothing to condition on: give some of {self.modalities}"
+            )
         if self.subsets is not None and tuple(given) not in self.subsets:
             answered = ", ".join("+".join(subset) for subset in self.subsets)
             raise ValueError(f"this guide does not answer {'+'.join(given)}: it answers {answered}")
@@ -173,5 +170,7 @@ def _encode(encoder: nn.Module, values: Tensor, mask: Tensor | None) -> dist.Dis
 
     scattered = map_parameters(scatter, expert)
     if scattered is None:
-        raise TypeError(f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace")
+        raise TypeError(
+            f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace"
+        )
     return scattered

@@ -62,7 +62,9 @@ class JointGuide(Guide):
             row = int((~(rows.any(0) | empty)).nonzero()[0])
             held = [m for m in given if m not in observed or observed[m][row]]
             answered = ", ".join("+".join(subset) for subset in self.subsets)
-            raise ValueError(f"row {row} holds {'+'.join(held)}, which this guide does not answer: it answers {answered}")
+            raise ValueError(
+                f"row {row} holds {'+'.join(held)}, which this guide does not answer: it answers {answered}"
+            )
         answers = [self._answer(subset, {m: filled(x[m], observed.get(m)) for m in subset}) for subset in subsets]
         chosen = rows.unsqueeze(-1)
 

@@ -85,9 +85,7 @@ class StratifiedMixture(dist.TorchDistribution):
         """The components, each of batch shape `batch`."""
         if self._stack is None:
             return self._parts
-        return tuple(
-            map_parameters(lambda p, j=j: p[j], self._stack) for j in range(self.num_components)
-        )
+        return tuple(map_parameters(lambda p, j=j: p[j], self._stack) for j in range(self.num_components))
 
     @property
     def mean(self) -> Tensor:

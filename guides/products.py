@@ -144,7 +144,7 @@ def _terms(experts, observed, powers) -> tuple[list[str], list[tuple[Tensor, Ten
             loc = torch.where(mask, loc, 0.0)
         terms.append((log_precision, loc))
     shapes = torch.broadcast_shapes(*[loc.shape for _, loc in terms]) if terms else ()
-    return list(experts), [(a.expand(shapes), b.expand(shapes)) for a, b in terms]
+    return list(experts), [_contiguous(term, shapes) for term in terms]
 
 
 def _log_precision_and_loc(expert: dist.Distribution, name: str) -> tuple[Tensor, Tensor]:
@@ -157,7 +157,15 @@ def _log_precision_and_loc(expert: dist.Distribution, name: str) -> tuple[Tensor
 def _with_prior(terms: list[tuple[Tensor, Tensor]], prior) -> list[tuple[Tensor, Tensor]]:
     if prior is None:
         return terms
-    return [_log_precision_and_loc(prior() if isinstance(prior, nn.Module) else prior, "prior"), *terms]
+    term = _log_precision_and_loc(prior() if isinstance(prior, nn.Module) else prior, "prior")
+    return [_contiguous(term, terms[0][1].shape) if terms else term, *terms]
+
+
+def _contiguous(term: tuple[Tensor, Tensor], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    # torch rounds exp and log differently on broadcast operands; with all of them laid out alike, a product with a
+    # missing expert is bit for bit the product without it
+    shape = torch.broadcast_shapes(shape, term[1].shape)
+    return term[0].expand(shape).contiguous(), term[1].expand(shape).contiguous()
 
 
 def _multiply(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """Objectives, training, prediction and evaluation."""
 
 from multipyro.inference._seeds import step_seed
+from multipyro.inference.checkpoints import load_state, save_state
 from multipyro.inference.classifiers import Classifier, train_classifiers
 from multipyro.inference.combinators import conditional, frozen, generative, restrict
-from multipyro.inference.checkpoints import load_state, save_state
 from multipyro.inference.diagnostics import to_inference_data
 from multipyro.inference.evidence import (
     ConditionalBounds,

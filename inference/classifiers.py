@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from sklearn.decomposition import PCA
-from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
-from torch import Tensor
+from torch import Tensor, nn
 
 from multipyro.data import Modality, MultimodalData
 
 __all__ = ["Classifier", "train_classifiers"]
 
-_ROWS, _COMPONENTS = 20_000, 50
+_ROWS, _EPOCHS, _BATCH = 20_000, 5, 100
 
 
 @dataclass(frozen=True)
@@ -21,11 +20,11 @@ class Classifier:
     """Tells the class of each row of one modality.
 
     A label is its own class. A text has the class that its words spell exactly, and -1 (no class, which no metric
-    counts as right) otherwise. An image is judged by a support-vector machine trained on real training images.
+    counts as right) otherwise. An image is judged by an estimator trained on real training images.
 
     Args:
         modality: The modality.
-        estimator: A fitted scikit-learn classifier, for images and vectors.
+        estimator: A fitted classifier for images and vectors, its `predict` as in scikit-learn.
         accuracy: Share of real test rows that it classifies right.
     """
 
@@ -51,8 +50,8 @@ class Classifier:
 def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, Classifier]:
     """A classifier for each modality that one can be made for; none if the data has no classes.
 
-    Images of up to 64 pixels go to an RBF support-vector machine as they are, larger ones through 50 whitened
-    principal components; at most 20,000 training rows are used. On MNIST that is 0.98 accurate, on the 8x8 digits 0.99.
+    Images of up to 64 pixels, and vectors, get an RBF support-vector machine, larger images a small convolutional
+    network, each trained on at most 20,000 training rows within about a minute.
     """
     if train.labels is None or test.labels is None:
         return {}
@@ -62,14 +61,56 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
             found[name] = Classifier(modality)
         elif modality.kind != "text":
             x, labels = _real(train.select([name]), name, _ROWS)
-            estimator: Any = SVC(C=10)
-            if x.shape[1] > 64:
-                estimator = make_pipeline(PCA(_COMPONENTS, whiten=True, random_state=0), estimator)
+            larger = modality.kind == "image" and modality.dim > 64
+            estimator: Any = _ConvNet(modality.shape) if larger else SVC(C=10)
             estimator.fit(x.numpy(), labels.numpy())
             x, labels = _real(test.select([name]), name, len(test))
             accuracy = float((estimator.predict(x.numpy()) == labels.numpy()).mean())
             found[name] = Classifier(modality, estimator, accuracy)
     return found
+
+
+class _ConvNet:
+    """Two convolutions, max-pooling and one hidden layer, in the manner of a scikit-learn classifier."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def fit(self, values: np.ndarray, classes: np.ndarray) -> "_ConvNet":
+        """Trains on rows of flat images; what is learned depends on the data alone."""
+        channels, height, width = self.shape
+        x, y = torch.from_numpy(values).reshape(-1, *self.shape), torch.from_numpy(classes)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(0)
+            self.network = nn.Sequential(
+                nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, padding=1),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(32 * ((height + 1) // 4) * ((width + 1) // 4), 128),
+                nn.ReLU(),
+                nn.Dropout(0.25),
+                nn.Linear(128, int(y.max()) + 1),
+            )
+            optimizer = torch.optim.Adam(self.network.parameters(), lr=2e-3)
+            steps = _EPOCHS * -(-len(x) // _BATCH)
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+            for _ in range(_EPOCHS):
+                for rows in torch.randperm(len(x)).split(_BATCH):
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(self.network(x[rows]), y[rows]).backward()
+                    optimizer.step()
+                    schedule.step()
+        self.network.eval()
+        return self
+
+    @torch.no_grad()
+    def predict(self, values: np.ndarray) -> np.ndarray:
+        """Classes of rows of flat images."""
+        x = torch.from_numpy(values).reshape(-1, *self.shape)
+        return torch.cat([self.network(part.float()).argmax(-1) for part in x.split(1_000)]).numpy()
 
 
 def _real(data: MultimodalData, name: str, most: int) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="compute all metrics of a run and write its metrics.json")
     _run(evaluate)
     evaluate.add_argument("--particles", type=int, default=1000, help="importance samples a row (default: %(default)s)")
-    evaluate.add_argument("--pixels", choices=("mean", "sample"), default="mean", help="what coherence judges (default: %(default)s)")
+    evaluate.add_argument(
+        "--pixels", choices=("mean", "sample"), default="mean", help="what coherence judges (default: %(default)s)"
+    )
     evaluate.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
 
     generate = commands.add_parser("generate", help="generate modalities from others and draw them")
@@ -81,7 +83,9 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--given", nargs="+", required=True, metavar="NAME", help="modalities taken from test rows")
     generate.add_argument("--target", nargs="+", required=True, metavar="NAME", help="modalities to generate")
     generate.add_argument("--num-samples", type=int, default=8, help="samples of each row (default: %(default)s)")
-    generate.add_argument("--rows", type=int, default=10, help="number of test rows, one a class (default: %(default)s)")
+    generate.add_argument(
+        "--rows", type=int, default=10, help="number of test rows, one a class (default: %(default)s)"
+    )
     generate.add_argument("--file", "--out", dest="file", type=Path, required=True, help="picture to write (.png)")
     generate.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
 
@@ -89,8 +93,12 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("method", nargs="+", metavar="METHOD", help="names of methods")
     _training(compare)
     compare.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
-    compare.add_argument("--importance-samples", type=int, default=1000, help="a row of the likelihoods (default: %(default)s)")
-    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs (default: %(default)s)")
+    compare.add_argument(
+        "--importance-samples", type=int, default=1000, help="a row of the likelihoods (default: %(default)s)"
+    )
+    compare.add_argument(
+        "--out", type=Path, default=Path("runs/compare"), help="folder of the runs (default: %(default)s)"
+    )
     return top
 
 

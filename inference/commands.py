@@ -108,7 +108,9 @@ def train(arguments: argparse.Namespace) -> None:
     target = arguments.target or [name for name in names if name not in given] or list(names)
     if answers(recipe.guide, given):
         torch.manual_seed(arguments.seed)
-        _draw_cross(load(out, guide).recipe, splits, given, target, out / f"{'+'.join(given)}-to-{'+'.join(target)}.png")
+        _draw_cross(
+            load(out, guide).recipe, splits, given, target, out / f"{'+'.join(given)}-to-{'+'.join(target)}.png"
+        )
     _CONSOLE.print(f"trained {arguments.method} on {arguments.data}; the run is in {out}")
 
 

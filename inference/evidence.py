@@ -244,4 +244,3 @@ def _log_weights(model, guide, x, observed, number: int, prior_first: bool, shar
     log_weights = log_prior + log_x - log_q
     evidence = rows_with_evidence(x, observed)
     return log_weights if evidence is None else torch.where(evidence, log_weights, 0.0)
-

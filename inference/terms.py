@@ -135,9 +135,7 @@ class TermsELBO(MultimodalELBO):
         schedules: As in `MultimodalELBO`.
     """
 
-    def __init__(
-        self, num_particles: int = 1, kl: str = "analytic", schedules: Sequence[LinearWarmup] = ()
-    ) -> None:
+    def __init__(self, num_particles: int = 1, kl: str = "analytic", schedules: Sequence[LinearWarmup] = ()) -> None:
         super().__init__(num_particles, schedules)
         if kl not in ("analytic", "sampled", "components"):
             raise ValueError(f"kl must be 'analytic', 'sampled' or 'components', got {kl!r}")
@@ -245,7 +243,9 @@ def check_sites(p_sites: Mapping[str, dict], latents: Sequence[str]) -> None:
     """Raises unless the generative program's unobserved sites are exactly the latents the guide drew."""
     unobserved = [name for name, site in p_sites.items() if not site["is_observed"] and name not in latents]
     if unobserved:
-        raise ValueError(f"the generative program samples {unobserved}, which the guide does not: it has {list(latents)}")
+        raise ValueError(
+            f"the generative program samples {unobserved}, which the guide does not: it has {list(latents)}"
+        )
     missing = [name for name in latents if name not in p_sites]
     if missing:
         raise ValueError(f"the guide samples {missing}, which the generative program does not: it has {list(p_sites)}")

@@ -21,7 +21,9 @@ def unique_name(base: str) -> str:
     return base if number == 0 else f"{base}_{number}"
 
 
-def check_batch(x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None, modalities: Sequence[str]) -> None:
+def check_batch(
+    x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None, modalities: Sequence[str]
+) -> None:
     """Raises on modalities that the program does not have, and on masks that are no rows of booleans."""
     if not isinstance(x, Mapping):
         raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")

@@ -58,9 +58,13 @@ class MultimodalModel(PyroModule):
         super().__init__(unique_name("model") if name is None else name)
         if not likelihoods:
             raise ValueError("likelihoods is empty: a model needs at least one modality")
-        reserved = [m for m in likelihoods if m == "data" or m == "z" or m.startswith("z_") or m[:1] == "z" and m[1:].isdigit()]
+        reserved = [
+            m for m in likelihoods if m == "data" or m == "z" or m.startswith("z_") or m[:1] == "z" and m[1:].isdigit()
+        ]
         if reserved:
-            raise ValueError(f"modality {reserved} has the name of a latent or of the plate; z, z1, z_... and data are taken")
+            raise ValueError(
+                f"modality {reserved} has the name of a latent or of the plate; z, z1, z_... and data are taken"
+            )
         self.latent_dim = latent_dim
         self.likelihoods = nn.ModuleDict(likelihoods)
         self.prior = StandardNormalPrior(latent_dim) if prior is None else prior

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHotMLP"]
@@ -101,7 +100,9 @@ class ConvEncoder(nn.Module):
         torch.Size([2, 512])
     """
 
-    def __init__(self, in_shape: Sequence[int], out_features: int = 512, channels: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(
+        self, in_shape: Sequence[int], out_features: int = 512, channels: Sequence[int] = (32, 64, 128)
+    ) -> None:
         super().__init__()
         self.in_shape, self.out_features = tuple(in_shape), out_features
         layers: list[nn.Module] = []

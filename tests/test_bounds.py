@@ -377,3 +377,15 @@ def test_the_components_kl_is_an_upper_bound_and_the_mean_of_the_components():
     assert plain(kl="components").report(model, guide, x)["kl/z"] == pytest.approx(mean, rel=1e-10)
     found, error = mean_and_se(torch.stack([plain().report(model, guide, x)["kl/z"] for _ in range(60)]))
     assert found < mean - 4 * error
+
+
+def test_a_step_sees_parameters_and_data_that_have_moved():
+    """A result remembered beyond its step would leave the loss as it was."""
+    problem = LinearGaussian(2)
+    x, model, guide = problem.sample(6), problem.model(), problem.product_guide(0.2)
+    losses = []
+    for tensor in (None, guide.encoders["image"].bias, x["image"]):
+        if tensor is not None:
+            tensor.data.add_(1.0)
+        losses.append(gradients(plain(), model, guide, x)[0])
+    assert abs(losses[1] - losses[0]) > 0.1 and abs(losses[2] - losses[1]) > 0.1

@@ -298,3 +298,16 @@ def test_tables_show_a_dash_for_what_does_not_exist(small):
     assert format_value({"value": 0.5, "se": 0.01}) == "0.500 ± 0.010"
     assert format_value({"value": -123.456, "se": None}) == "-123.46"
     assert markdown_table(["a", "b"], [["1", "–"]]) == "| a | b |\n| --- | --- |\n| 1 | – |\n"
+
+
+def test_larger_images_are_judged_by_a_network():
+    labels = torch.arange(400) % 2
+    image = torch.zeros(400, 1, 11, 10)
+    image[torch.arange(400), 0, torch.arange(400) % 11, 1 + 8 * labels] = 1
+    modality = Modality("image", (1, 11, 10), "image", "bernoulli")
+    rows = MultimodalData("dots", {"image": modality}, {"image": image}, labels=labels)
+    state = torch.get_rng_state()
+    first, second = (train_classifiers(rows, rows.take(torch.arange(100)))["image"] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.accuracy == second.accuracy == 1
+    assert torch.equal(first(image.reshape(20, 20, 1, 11, 10)), labels.reshape(20, 20))

@@ -21,7 +21,7 @@ from multipyro.guides import (
     ProductOfExperts,
     product_of_experts,
 )
-from multipyro.inference import StratifiedELBO, SubsetELBO
+from multipyro.inference import StratifiedELBO, SubsetELBO, Term, WeightedELBO, restrict
 from multipyro.ppl_models import (
     MLP,
     Bernoulli,
@@ -294,3 +294,14 @@ def test_named_programs_keep_their_names():
     model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,)))}, name="mine")
     trace = poutine.trace(model).get_trace({"image": torch.zeros(2, 4)})
     assert all(name.startswith("mine.") for name in trace.param_nodes) and trace.param_nodes
+
+
+def test_a_joint_encoder_runs_once_for_all_terms():
+    calls = []
+    branches = {name: MLP(3, 6, (8,)) for name in "ab"}
+    guide = JointGuide(2, branches, encoders={"a": NormalEncoder(MLP(3, 6, (8,)), 2)})
+    guide.joint.register_forward_hook(lambda *_: calls.append("joint"))
+    model, _ = model_and_guide(2)
+    loss = WeightedELBO(lambda m, g, _: [Term(m, g), Term(restrict(g, ["a"]), g), Term(m, g, 0.5)])
+    loss.loss_and_grads(model, guide, batch(2))
+    assert calls == ["joint"]

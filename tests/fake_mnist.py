@@ -1,0 +1,91 @@
+"""Small files laid out as MNIST and the backgrounds of PolyMNIST, and a machine that has no others."""
+
+import gzip
+import hashlib
+import importlib
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from multipyro.data import mnist
+
+# the package gives the function of this name
+mnist_module = importlib.import_module("multipyro.data.mnist")
+
+TRAIN, VALIDATION, TEST = 40, 20, 30
+
+
+def contents(seed=0):
+    """File name -> bytes of small MNIST files whose pixels are all different rows of noise."""
+    generator = np.random.default_rng(seed)
+    files = {}
+    for part, rows in (("train", TRAIN + VALIDATION), ("t10k", TEST)):
+        pixels = generator.integers(0, 256, (rows, 28, 28), dtype=np.uint8)
+        labels = generator.permutation(np.arange(rows) % 10).astype(np.uint8)
+        files[f"{part}-images-idx3-ubyte"] = struct.pack(">IIII", 2051, rows, 28, 28) + pixels.tobytes()
+        files[f"{part}-labels-idx1-ubyte"] = struct.pack(">II", 2049, rows) + labels.tobytes()
+    return files
+
+
+def write_mnist(root, files, packed):
+    """Write the files below a root as torchvision lays them out, unpacked or as `.gz`."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def write_backgrounds(root, count=5, size=(40, 50)):
+    """Write photographs of noise below a root, each with a colour range of its own."""
+    folder = root / "PolyMNIST" / "backgrounds"
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(1)
+    for number in range(count):
+        pixels = generator.integers(20 * number, 20 * number + 20, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{'edcba'[number]}.png")
+    return folder
+
+
+def expect(monkeypatch, files):
+    """Have the reader expect these files instead of the real ones."""
+    expected = {}
+    for key, (name, magic, _, _) in mnist_module._FILES.items():
+        rows = TRAIN + VALIDATION if key[0] == "train" else TEST
+        expected[key] = (name, magic, rows, hashlib.md5(files[name]).hexdigest())
+    monkeypatch.setattr(mnist_module, "_FILES", expected)
+    monkeypatch.setattr(mnist_module, "_TRAIN_ROWS", TRAIN)
+
+
+def no_data(monkeypatch, tmp_path):
+    """Forget every data folder of this machine; the download folder becomes one below `tmp_path`."""
+    monkeypatch.delenv("MULTIPYRO_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "multipyro"
+
+
+def grey(root):
+    """The three parts of the small MNIST as stored."""
+    splits = mnist(root, binarise="none", download=False)
+    return {name: getattr(splits, name).x["image"] for name in splits.NAMES}
+
+
+def real_data():
+    """Skip unless the environment names a folder with the real files."""
+    import os
+
+    if not os.environ.get("MULTIPYRO_DATA"):
+        pytest.skip("MULTIPYRO_DATA is not set: this test needs the real MNIST")
+    if not mnist_module.is_available():
+        pytest.skip("MULTIPYRO_DATA names no folder with MNIST/raw")
+
+
+def all_rows(data):
+    """Every row of a data set."""
+    return data.rows(torch.arange(len(data)))[0]

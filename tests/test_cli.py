@@ -1,0 +1,168 @@
+"""The command line, every command on the digits."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from multipyro.inference.cli import main
+
+SMALL = ["--epochs", "1", "--latent-dim", "4", "--batch-size", "256"]
+GUIDE = """
+from multipyro.guides import Guide, product_of_experts
+
+
+class Mine(Guide):
+    def posterior(self, x, observed=None):
+        return product_of_experts(self.experts(x, observed), prior=self.prior)
+
+
+class NotOne:
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mvae"
+    assert main(["train", "mvae", "--out", str(folder), "--weights", "label=10", *SMALL]) == 0
+    return folder
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("multipyro: ")
+    return error
+
+
+def test_train_leaves_a_run(run):
+    config = json.loads((run / "run.json").read_text())
+    assert config["state"] == "finished" and config["method"] == "mvae"
+    assert config["options"]["weights"] == {"label": 10.0}
+    assert {"train/bound", "validation/bound"} <= set((run / "log.csv").read_text().splitlines()[0].split(","))
+    assert (run / "image-to-label+word.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_resume_ends_with_0_when_finished_and_starts_when_nothing_is_there(run, tmp_path, capsys):
+    arguments = ["train", "mvae", "--weights", "label=10", *SMALL]
+    assert main([*arguments, "--out", str(run), "--resume"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "fresh"), "--resume"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(run)]) == 2
+    assert "--resume" in one_line(capsys)
+    assert main([*arguments, "--out", str(run), "--resume", "--lr", "0.5"]) == 2
+    assert "lr" in one_line(capsys)
+
+
+def test_evaluate_writes_metrics(run, capsys):
+    assert main(["evaluate", str(run), "--particles", "5"]) == 0
+    assert "coherence image->label" in capsys.readouterr().out
+    metrics = json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert set(metrics["coherence"]["joint"]) >= {"value", "se"}
+    assert 0 <= metrics["coherence"]["conditional"]["image->label"]["value"] <= 1
+    assert metrics["latent_accuracy"]["image+label+word"]["se"] >= 0
+    assert metrics["log_likelihood"]["image"]["se"] > 0
+    assert metrics["conditional_log_likelihood"]["label->image"]["value"]
+    bounds = metrics["guide_conditional_log_likelihood"]["label->image"]
+    assert bounds["mean"]["value"] <= bounds["logmeanexp"]["value"]
+    assert metrics["versions"]["torch"] and metrics["seconds"] > 0 and "seed" in metrics
+
+
+def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "jmvae", "--out", str(out), *SMALL]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(out), "--particles", "5"]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["coherence"]["conditional"]["image->label"] is None
+    assert metrics["log_likelihood"]["image+label+word"] is not None
+    assert re.search(r"coherence image->label\s*│\s*–", capsys.readouterr().out)
+
+
+def test_generate_draws(run, tmp_path):
+    file = tmp_path / "grid.png"
+    arguments = ["generate", str(run), "--given", "image", "--target", "label", "word", "--num-samples", "2"]
+    assert main([*arguments, "--out", str(file)]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_prints_one_table(tmp_path, capsys):
+    arguments = [
+        "compare",
+        "mvae",
+        "mopoe",
+        "--seeds",
+        "2",
+        "--importance-samples",
+        "5",
+        "--out",
+        str(tmp_path),
+        *SMALL,
+    ]
+    assert main(arguments) == 0
+    assert "joint coherence" in capsys.readouterr().out
+    found = json.loads((tmp_path / "compare.json").read_text())["methods"]
+    assert set(found) == {"mvae", "mopoe"} and found["mvae"]["joint coherence"]["se"] is not None
+    assert (tmp_path / "compare.md").read_text().startswith("| metric | mvae | mopoe |")
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
+    assert (tmp_path / "demo" / "metrics.json").is_file()
+    assert len(list((tmp_path / "demo").glob("*.png"))) == 5
+
+
+def test_tables(capsys):
+    assert main(["methods"]) == 0 and main(["datasets"]) == 0
+    out = capsys.readouterr().out
+    assert "jmvae-kl" in out and "polymnist" in out
+
+
+def test_own_guide_by_the_same_commands(tmp_path, capsys):
+    file, out = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(GUIDE)
+    place = f"{file}:Mine"
+    assert main(["train", "mopoe", "--guide", place, "--out", str(out), *SMALL]) == 0
+    assert json.loads((out / "run.json").read_text())["guide_class"] == "Mine"
+    assert main(["evaluate", str(out), "--particles", "5", "--guide", place]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(out)]) == 2
+    assert "Mine" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    (
+        (["train", "vea"], "unknown method 'vea'"),
+        (["train", "vae", "--data", "minst"], "unknown data set 'minst'"),
+        (["train", "vae", "--modalities", "sound"], "sound"),
+        (["train", "vae", "--weights", "label"], "--weights"),
+        (["train", "mopoe", "--option", "alpha=1"], "no option alpha"),
+        (["train", "mopoe", "--guide", "mine.py"], "FILE.py:CLASS"),
+        (["train", "mopoe", "--guide", "nowhere.py:Mine"], "no file"),
+        (["train", "mvae", "--data", "mnist", "--data-root", "/no/such/folder"], "/no/such/folder"),
+        (["evaluate", "nowhere"], "no run"),
+        (["compare", "mvae", "--seeds", "0"], "--seeds"),
+    ),
+)
+def test_errors_are_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert said in one_line(capsys)
+
+
+def test_a_run_folder_that_is_damaged(run, tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{")
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "damaged" in one_line(capsys)
+    assert main(["generate", str(run), "--given", "sound", "--target", "label", "--out", str(tmp_path / "a.png")]) == 2
+    assert "sound" in one_line(capsys)
+
+
+def test_as_a_process():
+    code = "import sys; from multipyro.inference.cli import main; sys.exit(main(['train', 'nothing']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("multipyro: unknown method")
+    assert "Traceback" not in done.stderr

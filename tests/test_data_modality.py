@@ -1,0 +1,83 @@
+"""What a modality is: descriptions that contradict themselves, and texts to class ids and back."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from multipyro.data import DIGIT_WORDS, Modality, load_dataset
+
+WORD = Modality("word", (5,), "text", "categorical", 16, DIGIT_WORDS, " efghinorstuvwxz")
+
+
+@pytest.mark.parametrize("text", ["", "z", "zero", "seven", "so so", *DIGIT_WORDS])
+def test_decoding_undoes_encoding(text):
+    alphabet = " efghinorstuvwxz"
+    assert WORD.encode([text]).shape == (1, 5)
+    assert WORD.encode([text]).dtype == torch.int64
+    assert WORD.decode(WORD.encode([text])) == [text]
+    assert [alphabet[i] for i in WORD.encode([text])[0]] == list(text.ljust(5))
+
+
+def test_encoding_undoes_decoding():
+    ids = torch.randint(1, 16, (100, 5))
+    assert torch.equal(WORD.encode(WORD.decode(ids)), ids)
+
+
+def test_no_texts():
+    assert WORD.encode([]).shape == (0, 5)
+    assert WORD.decode(torch.empty(0, 5, dtype=torch.int64)) == []
+
+
+@pytest.mark.parametrize("text", ["eleven", "Zero", "null"])
+def test_a_text_that_does_not_fit(text):
+    with pytest.raises(ValueError, match=f"'{text}' does not fit 5 characters of ' efghinorstuvwxz'"):
+        WORD.encode([text])
+
+
+@pytest.mark.parametrize("value", [-1, 16])
+def test_a_class_id_outside_the_alphabet(value):
+    ids = torch.zeros(2, 5, dtype=torch.int64)
+    ids[1, 3] = value
+    with pytest.raises(ValueError, match=rf"'word' must lie in 0 to 15, got .*{value}"):
+        WORD.decode(ids)
+
+
+def test_ids_of_another_shape():
+    with pytest.raises(ValueError, match=r"'word' must have shape \(rows, 5\), got \(2, 4\)"):
+        WORD.decode(torch.zeros(2, 4, dtype=torch.int64))
+
+
+def test_a_modality_without_alphabet_spells_nothing():
+    label = Modality("label", (), "label", "categorical", 10)
+    with pytest.raises(ValueError, match="'label' has no alphabet"):
+        label.encode(["one"])
+    with pytest.raises(ValueError, match="'label' has no alphabet"):
+        label.decode(torch.zeros(1, 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    {
+        "kind": ({"kind": "sound"}, "kind of modality 'word'.*'sound'"),
+        "likelihood": ({"likelihood": "poisson"}, "likelihood of modality 'word'.*'poisson'"),
+        "classes": ({"num_classes": None, "alphabet": None}, "'word' is categorical and needs num_classes"),
+        "alphabet's size": ({"num_classes": 15}, "num_classes = 15 different characters"),
+        "character twice": ({"alphabet": " efghinorstuvwxx"}, "num_classes = 16 different characters"),
+        "shape": ({"shape": (5, 2)}, r"'word' must have the shape \(positions,\), got \(5, 2\)"),
+    }.values(),
+)
+def test_a_description_that_contradicts_itself(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(WORD, **changes)
+
+
+def test_number_of_elements():
+    assert [m.dim for m in load_dataset("digits").train.modalities.values()] == [64, 1, 5]
+
+
+@pytest.mark.parametrize("name", ["image", "label", "word"])
+def test_a_description_survives_json(name):
+    modality = load_dataset("digits").train.modalities[name]
+    assert Modality(**json.loads(json.dumps(dataclasses.asdict(modality)))) == modality

@@ -1,0 +1,104 @@
+"""The table of data sets and the embedded digits."""
+
+import os
+
+import fake_mnist
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from multipyro.data import DATASETS, DIGIT_WORDS, load_dataset
+
+
+def test_the_table():
+    assert list(DATASETS) == ["digits", "mnist", "polymnist"]
+    for name, info in DATASETS.items():
+        assert info.name == name
+        assert all([info.title, info.source, info.licence])
+        assert set(info.default_given) | set(info.default_targets) <= set(info.modalities)
+        assert set(info.default_given).isdisjoint(info.default_targets)
+
+
+def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
+    fake_mnist.no_data(monkeypatch, tmp_path)
+    root = tmp_path / "data"
+    root.mkdir()
+    assert DATASETS["digits"].missing(root) == ""
+    assert "not found: name a folder with MNIST/raw" in DATASETS["mnist"].missing(root)
+    assert "lacks its backgrounds" in DATASETS["polymnist"].missing(root)
+    fake_mnist.write_backgrounds(root)
+    assert "not found: name a folder with MNIST/raw" in DATASETS["polymnist"].missing(root)
+    fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
+    assert [info.missing(root) for info in DATASETS.values()] == ["", "", ""]
+
+
+def test_an_unknown_data_set():
+    with pytest.raises(ValueError, match="unknown data set 'svhn': there are digits, mnist, polymnist"):
+        load_dataset("svhn")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("digits", "digits has no option word: it has none"), ("polymnist", "it has num_modalities")]
+)
+def test_an_unknown_option(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_dataset(name, word=True)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+def test_digits_are_those_of_scikit_learn(digits):
+    raw = load_digits()
+    rows = [fake_mnist.all_rows(getattr(digits, name)) for name in digits.NAMES]
+    images = torch.cat([x["image"] for x in rows])
+    assert images.dtype == torch.float32
+    assert (images.min(), images.max()) == (0, 1)
+    found = np.concatenate([(images * 16).flatten(1).numpy(), torch.cat([x["label"] for x in rows])[:, None]], axis=1)
+    wanted = np.concatenate([raw.data, raw.target[:, None]], axis=1)
+    assert np.array_equal(found[np.lexsort(found.T)], wanted[np.lexsort(wanted.T)])
+
+
+def test_digits_agree_with_their_labels_and_names(digits):
+    for name in digits.NAMES:
+        part = getattr(digits, name)
+        assert part.split == name
+        assert torch.equal(part.x["label"], part.labels)
+        assert part.modalities["word"].decode(part.x["word"]) == [DIGIT_WORDS[label] for label in part.labels]
+        assert part.observed is None
+        assert part.transform is None
+
+
+def test_the_split_is_fixed_and_stratified(digits):
+    assert [len(getattr(digits, name)) for name in digits.NAMES] == [1297, 200, 300]
+    total = torch.as_tensor(load_digits().target).bincount()
+    for name in digits.NAMES:
+        part = getattr(digits, name)
+        assert ((part.labels.bincount() - total * len(part) / 1797).abs() <= 1).all()
+    # a run records the hash of its rows, so another split is another data set
+    assert digits.test.content_hash.startswith("e2ff61bb5c422738")
+    other = load_dataset("digits", seed=5)
+    assert [getattr(other, n).content_hash for n in other.NAMES] == [
+        getattr(digits, n).content_hash for n in other.NAMES
+    ]
+
+
+def test_the_first_rows(digits):
+    head = digits.head(250)
+    assert [len(getattr(head, name)) for name in head.NAMES] == [250, 200, 250]
+    assert torch.equal(head.test.x["word"], digits.test.x["word"][:250])
+    assert digits.head(None) is digits
+    for wrong in (0, -1, 2.0, True):
+        with pytest.raises(ValueError, match="num_rows must be a whole number from 1 on"):
+            digits.head(wrong)
+
+
+def test_loading_writes_nothing(tmp_path, monkeypatch):
+    cache = fake_mnist.no_data(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    load_dataset("digits")
+    assert not cache.exists()
+    assert os.listdir(tmp_path) == []
