@@ -126,7 +126,8 @@ def _cached(recipe: dict) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # numpy leaves a damaged file open that it has opened itself
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if json.loads(str(stored["recipe"])) != recipe:
                 raise ValueError("it was made by another recipe")
             # reading a member to its end checks its CRC

@@ -1,7 +1,8 @@
 """Can the programs be trained by a script of plain Pyro, and what does a K-sample bound add?
 
 A product-of-experts guide (MVAE; Wu and Goodman, 2018) for digits and their labels is trained with Pyro's `SVI`, Pyro's
-optimiser and `Trace_ELBO`, then goes on with `RenyiELBO(alpha=0)`, the importance-weighted bound of Burda et al. (2016).
+optimiser and `Trace_ELBO`, then goes on with `RenyiELBO(alpha=0)`, the importance-weighted bound of Burda
+et al. (2016).
 Nothing of `fit` is used. Both bounds are of all modalities together, so the label's own expert is never trained to
 work alone; the image's has to be precise, because the label's tells nothing about the pixels.
 

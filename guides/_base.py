@@ -136,6 +136,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
             raise ValueError(
                 f"x holds no modality, so there is nothing to condition on: give some of {self.modalities}"
             )
+        batch_rows(given)
         if self.subsets is not None and tuple(given) not in self.subsets:
             answered = ", ".join("+".join(subset) for subset in self.subsets)
             raise ValueError(f"this guide does not answer {'+'.join(given)}: it answers {answered}")

@@ -28,6 +28,13 @@ class ProductOfExperts(Guide):
         prior_expert: Whether the prior is one of the experts, as in MVAE.
         prior: The prior expert's module; `N(0, I)` by default.
         name: As in `Guide`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder
+        >>> from multipyro.ppl_models import MLP
+        >>> guide = ProductOfExperts(2, {"a": NormalEncoder(MLP(4, 8), 2), "b": NormalEncoder(MLP(3, 8), 2)})
+        >>> guide.posterior({"a": torch.zeros(5, 4)}).batch_shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -58,6 +65,13 @@ class MixtureOfExperts(Guide):
         latent_dim: Size of the latent.
         encoders: Modality name -> module from `x_m` to a distribution with `rsample`; families may differ.
         name: As in `Guide`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder
+        >>> from multipyro.ppl_models import MLP
+        >>> guide = MixtureOfExperts(2, {"a": NormalEncoder(MLP(4, 8), 2), "b": NormalEncoder(MLP(3, 8), 2)})
+        >>> guide.posterior({"a": torch.zeros(5, 4)}).batch_shape
+        torch.Size([5])
     """
 
     def __init__(self, latent_dim: int, encoders: Mapping[str, nn.Module], name: str | None = None) -> None:
@@ -89,6 +103,13 @@ class MixtureOfProducts(Guide):
         mixture_subsets: The subsets in the mixture; every non-empty one by default.
         prior_expert: `"full"`, `"all"` or `"none"`: which products a standard normal expert belongs to.
         name: As in `Guide`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder
+        >>> from multipyro.ppl_models import MLP
+        >>> guide = MixtureOfProducts(2, {"a": NormalEncoder(MLP(4, 8), 2), "b": NormalEncoder(MLP(3, 8), 2)})
+        >>> guide.posterior({"a": torch.zeros(5, 4)}).batch_shape
+        torch.Size([5])
     """
 
     def __init__(

@@ -33,6 +33,12 @@ class JointGuide(Guide):
 
     Raises:
         ValueError: When called with a subset, or with rows, that none of the networks answers.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP
+        >>> guide = JointGuide(2, {"a": MLP(4, 8), "b": MLP(3, 8)})
+        >>> guide.posterior({"a": torch.zeros(5, 4), "b": torch.zeros(5, 3)}).batch_shape
+        torch.Size([5])
     """
 
     def __init__(

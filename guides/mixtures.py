@@ -19,7 +19,7 @@ class StratifiedMixture(dist.TorchDistribution):
     `log_prob` is always the density of the full mixture, whichever component a sample came from. `rsample` gives the
     rows (or, with a sample shape, the samples of each row) one systematic draw under a random permutation: every
     sample has exactly the probability `pi_j` of component `j`, and the numbers of samples a component gets differ
-    from their expectation by less than one, at any batch size and with weights of any row.
+    from their expectation by less than one where all rows have the same weights, at any batch size.
 
     The released code of MoPoE gives component `j` the `j`-th block of the batch, which over-represents the last one
     unless the number of subsets divides the batch.
@@ -144,7 +144,7 @@ class StratifiedMixture(dist.TorchDistribution):
         log_weights = log_weights.reshape(self.num_components, *[1] * extra, *self.batch_shape)
         return (log_weights + log_probs).logsumexp(0)
 
-    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+    def rsample(self, sample_shape=()) -> Tensor:
         """Reparametrised samples, `(*sample_shape, *batch, latent_dim)`, stratified over the components."""
         sample_shape = torch.Size(sample_shape)
         if self.num_components == 1:
@@ -161,7 +161,7 @@ class StratifiedMixture(dist.TorchDistribution):
             value = chosen.rsample()
         return value.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
-    def rsample_strata(self, sample_shape=torch.Size()) -> Tensor:
+    def rsample_strata(self, sample_shape=()) -> Tensor:
         """Samples of every component, `(*sample_shape, num_components, *batch, latent_dim)`."""
         if self._stack is not None:
             return self._stack.rsample(sample_shape)

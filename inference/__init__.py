@@ -12,7 +12,7 @@ from multipyro.inference.evidence import (
     log_likelihood,
 )
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.fit import FitResult, fit, fit_recipe
+from multipyro.inference.fit import FitResult, NonFiniteLossError, fit, fit_recipe
 from multipyro.inference.metrics import conditional_coherence, evaluate, joint_coherence, latent_accuracy
 from multipyro.inference.networks import Networks, networks_for
 from multipyro.inference.prediction import cross_generate, embed, joint_samples, reconstruct
@@ -35,6 +35,7 @@ __all__ = [
     "MethodInfo",
     "MultimodalELBO",
     "Networks",
+    "NonFiniteLossError",
     "Recipe",
     "Stage",
     "StratifiedELBO",

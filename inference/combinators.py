@@ -45,6 +45,12 @@ def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
     Args:
         program: A model or a guide; of a plain function, the modules it refers to are frozen.
         train: Submodules of the program that keep training.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
+        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 4))})
+        >>> frozen(model)({"image": torch.zeros(5, 4)})["z"].requires_grad
+        False
     """
     return _Frozen(program, tuple(train))
 
@@ -53,11 +59,17 @@ def generative(model: Program, targets: Sequence[str]) -> nn.Module:
     """The model with `targets` as unobserved sample sites, whatever `x` holds: the program of a prediction.
 
     `Predictive(generative(model, ["image"]), guide=guide, num_samples=S)(x)` is a posterior predictive check. A row
-    in which none of the other modalities is observed draws its latents from the model's prior, whatever the guide drew.
+    of which `x` holds nothing draws its latents from the model's prior, whatever the guide drew.
 
     Args:
         model: A model, called as `model(x, observed=None)`; it must sample a site whose value in `x` is None.
         targets: Modalities to sample.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
+        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 4))})
+        >>> generative(model, ["image"])({}, num_rows=3)["image"].shape
+        torch.Size([3, 4])
     """
     return _Generative(model, (targets,) if isinstance(targets, str) else tuple(targets))
 
@@ -189,7 +201,7 @@ class _Generative(_Combinator):
             num_rows = next((len(values) for values in x.values() if values is not None), None)
         given = {name: values for name, values in x.items() if name not in targets}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-        evidence = rows_with_evidence(given, masks)
+        evidence = rows_with_evidence(x, observed)
         prior = nullcontext() if evidence is None else _PriorWithoutEvidence(evidence, (*given, *targets))
         rows = {} if num_rows is None or given else {"num_rows": num_rows}
         with prior:
@@ -202,14 +214,15 @@ class _PriorWithoutEvidence(Messenger):
     def __init__(self, evidence: Tensor, modalities: Sequence[str]) -> None:
         super().__init__()
         self.evidence = evidence
+        self.priors: dict[str, Any] = {}
         self.modalities = modalities
 
     def _pyro_sample(self, msg: dict) -> None:
         if not msg["is_observed"] and msg["name"] not in self.modalities and not poutine.util.site_is_subsample(msg):
-            msg["infer"]["_prior_draw"] = msg["fn"]
+            self.priors[msg["name"]] = msg["fn"]
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        prior = msg["infer"].pop("_prior_draw", None)
+        prior = self.priors.pop(msg["name"], None)
         if prior is not None:
             value = msg["value"]
             rows = self.evidence.reshape(-1, *[1] * prior.event_dim)

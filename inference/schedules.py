@@ -13,7 +13,8 @@ class LinearWarmup:
     r"""A weight that grows linearly from exactly 0 to its peak.
 
     In the `i`-th unit (counted from 0) it is :math:`\beta \min(1, i / (n - 1))`: 0 in the first of `length` units and
-    :math:`\beta` in the last. In plain SVI call `step()` after each update (or once an epoch, by unit); `fit` calls `set`.
+    :math:`\beta` in the last. In plain SVI call `step()` after each update (or once an epoch, by unit);
+    `fit` calls `set`.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from multipyro.guides import StratifiedMixture
@@ -37,11 +38,11 @@ class StratifiedELBO(MultimodalELBO):
     not. A guide without a mixture has one stratum, and both are the importance-weighted bound of that guide.
 
     Gradients of the guide: `"reparam"` is the plain reparametrised gradient of the bound, unbiased for it.
-    `"stl"` drops the path through the density's parameters, which biases it for K > 1 and for several experts; it is
-    what MMVAE's released code computes, because its hook for `"dreg"` never fires. `"dreg"` squares the weights
-    besides; it is exact for the decoders always, and for the encoders with one expert or the stratified bound at
-    K = 1. The stratified bound at K > 1 stays biased under it, the tight one has a bias that shrinks with K: a sample
-    comes from its expert while its weight holds the mixture.
+    `"stl"` drops the path through the density's parameters, which biases it for K > 1, and for several experts under
+    the tight bound; it is what MMVAE's released code computes, because its hook for `"dreg"` never fires. `"dreg"`
+    squares the weights besides; it is exact for the decoders always, and for the encoders with one expert or the
+    stratified bound at K = 1. The stratified bound at K > 1 stays biased under it, the tight one has a bias that
+    shrinks with K: a sample comes from its expert while its weight holds the mixture.
 
     The latents of the guide must be independent given `x`; at most one of them may be a mixture.
 
@@ -77,7 +78,7 @@ class StratifiedELBO(MultimodalELBO):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_sites = sample_sites(poutine.trace(guide).get_trace(x, observed))
+        guide_sites = sample_sites(poutine.trace(_WithoutDrawing()(guide)).get_trace(x, observed))
         strata, weights = self._strata(guide_sites)
         values = {}
         for name, site in guide_sites.items():
@@ -143,3 +144,11 @@ class StratifiedELBO(MultimodalELBO):
                 value.register_hook(lambda gradient: gradient * normalised.unsqueeze(-1))
         surrogate = (outer * (normalised * log_weights)).sum()
         return total.detach() + surrogate - surrogate.detach()
+
+
+class _WithoutDrawing(Messenger):
+    """Visits the sites of a guide without drawing: this objective draws its strata itself."""
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
+            msg["value"], msg["done"] = msg["fn"].mean, True

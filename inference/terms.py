@@ -40,6 +40,9 @@ class Term:
         weight: Weight of the term: a number, a tensor `()` or `(batch,)`, or a schedule. 0 is allowed.
         sites: Site name -> weight, applied to that site on both sides (for example a KL weight for `z`).
         name: Prefix of the term's sums in reports; empty for the main term.
+
+    Example:
+        >>> elbo = WeightedELBO(lambda m, g, modalities: [Term(m, g, sites={"z": 0.5, "label": 10.0})])
     """
 
     p: Program

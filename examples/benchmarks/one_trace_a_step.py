@@ -1,4 +1,4 @@
-"""What does one trace a guide and step save? JMVAE-kl as a sum of terms against the same written as three ELBOs of Pyro.
+"""What does one trace a guide and step save? JMVAE-kl as a sum of terms against three ELBOs of Pyro.
 
 Prints milliseconds a step of both and their ratio, measured in turn in one run. The sum of terms runs the joint encoder
 once; written naively, as `Trace_ELBO`s that are added up, it runs once a term on the guide's side.

@@ -60,7 +60,7 @@ class Recipe:
     guide_class: str | None = None
 
     def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
-        """The program `program(x, observed=None)` that samples the latents and `targets` from the modalities `given`."""
+        """The program `program(x, observed=None)` that samples the latents and `targets` from `given`."""
         return _GuideThenDecode(self.model, self.guide, given, targets)
 
 
