@@ -13,6 +13,7 @@ SCRIPTS = (
     "benchmarks/fit_against_svi.py",
     "benchmarks/gradient_bias.py",
     "benchmarks/one_trace_a_step.py",
+    "benchmarks/subset_products.py",
     "own_guide.py",
     "plain_svi.py",
 )
