@@ -1,10 +1,11 @@
 """What does multiplying all subsets of experts at once save? Prints milliseconds of both ways and their ratio.
 
-MoPoE's guide needs the products of all non-empty subsets of its experts, `2^M - 1` of them. `subset_products` makes each
-shared prefix once and multiplies level by level; the plain way is one `product_of_experts` a subset. Both are timed in
+MoPoE's guide needs the products of all non-empty subsets of its experts, `2^M - 1` of them. `subset_products` makes
+each shared prefix once and multiplies level by level; the plain way is one `product_of_experts` a subset. Both are timed in
 turn in one run, forward and backward, and must agree to rounding.
 
-Expect (5 modalities, latent of 512, batch of 256, one thread): the plain way takes about SEEN times as long.
+Measured (5 modalities, latent of 512, batch of 256, one thread, a busy machine): the plain way takes 1.09 times as
+long.
 """
 
 import argparse
