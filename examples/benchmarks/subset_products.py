@@ -1,8 +1,8 @@
 """What does multiplying all subsets of experts at once save? Prints milliseconds of both ways and their ratio.
 
 MoPoE's guide needs the products of all non-empty subsets of its experts, `2^M - 1` of them. `subset_products` makes
-each shared prefix once and multiplies level by level; the plain way is one `product_of_experts` a subset. Both are timed in
-turn in one run, forward and backward, and must agree to rounding.
+each shared prefix once and multiplies level by level; the plain way is one `product_of_experts` a subset. Both are
+timed in turn in one run, forward and backward, and must agree to rounding.
 
 Measured (5 modalities, latent of 512, batch of 256, one thread, a busy machine): the plain way takes 1.09 times as
 long.
