@@ -47,6 +47,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         `z` (or the keys of the dict that `posterior` returns), in the plate `data`.
 
     Example:
+        >>> import torch
         >>> from multipyro.guides import NormalEncoder, product_of_experts
         >>> from multipyro.ppl_models import MLP
         >>> class PrecisionWeightedExperts(Guide):

@@ -26,6 +26,7 @@ class MLP(nn.Module):
         `(..., *in_shape)` to `(..., *out_shape)`.
 
     Example:
+        >>> import torch
         >>> MLP(2, (1, 8, 8))(torch.zeros(5, 3, 2)).shape
         torch.Size([5, 3, 1, 8, 8])
     """
@@ -65,6 +66,7 @@ class OneHotMLP(nn.Module):
         length: Number of positions; None for a single class id.
 
     Example:
+        >>> import torch
         >>> OneHotMLP(10, 4, (16,))(torch.tensor([3, 9])).shape
         torch.Size([2, 4])
     """
@@ -96,6 +98,7 @@ class ConvEncoder(nn.Module):
         channels: Channels of each convolution; each halves height and width, rounding up.
 
     Example:
+        >>> import torch
         >>> ConvEncoder((3, 28, 28), 512)(torch.zeros(2, 3, 28, 28)).shape
         torch.Size([2, 512])
     """
@@ -127,6 +130,7 @@ class ConvDecoder(nn.Module):
         channels: Channels before each transposed convolution; each doubles height and width.
 
     Example:
+        >>> import torch
         >>> ConvDecoder(20, (3, 28, 28))(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 28, 28])
     """
