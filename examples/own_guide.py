@@ -7,7 +7,7 @@ without reason can be turned down. It is fifteen lines, and is trained and evalu
     multipyro train mvae --data digits --guide examples/own_guide.py:PoweredExperts --out runs/powered
     multipyro evaluate runs/powered --guide examples/own_guide.py:PoweredExperts
 
-Run as a script it does the same from Python. Expect (60 epochs, seed 0): image -> label in about 9 of 10 test rows.
+Run as a script it does the same from Python, and prints the powers it learned and the coherence it reached.
 """
 
 import argparse

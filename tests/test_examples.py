@@ -38,7 +38,7 @@ def test_script_runs(script, tmp_path):
 def test_notebook_runs(notebook, tmp_path):
     content = nbformat.read(EXAMPLES / notebook, as_version=4)
     settings = next(cell for cell in content.cells if "EPOCHS = " in cell.source and cell.cell_type == "code")
-    settings.source += "\nEPOCHS, ROWS, DRAWS = 1, 20, 20"
+    settings.source += "\nEPOCHS, ROWS, DRAWS = 1, 20, 50"
     NotebookClient(content, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [out for cell in content.cells for out in cell.get("outputs", [])]
     assert sum("image/png" in out.get("data", {}) for out in outputs) == 3
