@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from multipyro.inference.cli import main
+from multipyro.inference import commands
+from multipyro.inference.cli import main, parser
 
 SMALL = ["--epochs", "1", "--latent-dim", "4", "--batch-size", "256"]
 GUIDE = """
@@ -127,6 +129,20 @@ def test_own_guide_by_the_same_commands(tmp_path, capsys):
     assert main(["train", "mopoe", "--guide", place, "--out", str(out), *SMALL]) == 0
     assert json.loads((out / "run.json").read_text())["guide_class"] == "Mine"
     assert main(["evaluate", str(out), "--particles", "5", "--guide", place]) == 0
+    picture = [
+        "--given",
+        "image",
+        "--target",
+        "word",
+        "--rows",
+        "2",
+        "--num-samples",
+        "1",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
+    assert main(["generate", str(out), "--guide", place, *picture]) == 0
+    assert (tmp_path / "a.png").is_file()
     capsys.readouterr()
     assert main(["evaluate", str(out)]) == 2
     assert "Mine" in one_line(capsys)
@@ -159,6 +175,82 @@ def test_a_run_folder_that_is_damaged(run, tmp_path, capsys):
     assert "damaged" in one_line(capsys)
     assert main(["generate", str(run), "--given", "sound", "--target", "label", "--out", str(tmp_path / "a.png")]) == 2
     assert "sound" in one_line(capsys)
+
+
+def test_a_checkpoint_that_is_cut_short_or_of_another_run(run, tmp_path, capsys):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    checkpoint = other / "checkpoints" / "stage-1-main" / "best.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5_000])
+    assert main(["evaluate", str(other)]) == 2
+    assert "best.ckpt" in one_line(capsys)
+    config = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**config, "latent_dim": 5}))
+    shutil.copy(run / "checkpoints" / "stage-1-main" / "best.ckpt", checkpoint)
+    assert main(["evaluate", str(other)]) == 2
+    assert "best.ckpt" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    (
+        ([], "COMMAND"),
+        (["train"], "METHOD"),
+        (["tarin"], "tarin"),
+        (["train", "mvae", "--epoch", "1"], "--epoch"),
+        (["train", "mvae", "--epochs", "0"], "--epochs: must be a whole number, at least 1, got '0'"),
+        (["train", "mvae", "--latent-dim", "0"], "--latent-dim"),
+        (["train", "mvae", "--seed", "-1"], "--seed"),
+        (["train", "mvae", "--lr", "nan"], "--lr"),
+        (["train", "mvae", "--beta", "-1"], "--beta"),
+        (["train", "mvae", "--device", "abacus"], "--device: must be auto, cpu"),
+        (["compare", "mvae", "--seed", "1"], "--seed"),
+    ),
+)
+def test_arguments_that_make_no_sense_are_one_line_and_leave_nothing(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = one_line(capsys)
+    assert said in error and "--help" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([name] for name in "compare datasets demo evaluate generate methods train".split())]
+)
+def test_help(command, capsys):
+    assert main([*command, "--help"]) == 0
+    assert "usage: multipyro" in capsys.readouterr().out
+
+
+def test_weights_are_separated_by_commas_or_spaces():
+    weights = parser().parse_args(["train", "mvae", "--weights", "image=1,label=10", "word=5"]).weights
+    assert weights == ["image=1", "label=10", "word=5"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    (
+        (KeyboardInterrupt(), 130, "interrupted; go on with --resume"),
+        (SystemExit(), 143, "terminated; go on with --resume"),  # what Lightning makes of SIGTERM
+        (AttributeError("no\nsuch thing"), 2, "AttributeError: no such thing"),
+        (OSError(28, "no space left"), 2, "no space left"),
+    ),
+)
+def test_what_stops_a_command_is_one_line(raised, code, said, monkeypatch, capsys):
+    def stop(arguments):
+        raise raised
+
+    monkeypatch.setattr(commands, "train", stop)
+    assert main(["train", "mvae"]) == code
+    error = one_line(capsys)
+    assert said in error and "Errno" not in error
+
+
+def test_debugging_shows_where_an_error_comes_from(monkeypatch):
+    monkeypatch.setenv("MULTIPYRO_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["evaluate", "nowhere"])
 
 
 def test_as_a_process():
