@@ -63,18 +63,19 @@ def demo(arguments: argparse.Namespace) -> None:
 def methods(arguments: argparse.Namespace) -> None:
     """Prints the table of methods."""
     table = Table(title="methods: m the model, g the guide, |A restricted to the modalities A")
-    for column in ("method", "programs", "stages", "answers", "rows", "encoders", "options", "paper"):
+    for column in ("method", "programs", "stages", "answers", "takes", "rows", "encoders", "options", "paper"):
         table.add_column(column, overflow="fold")
     for info in METHODS.values():
         rows = "complete" if info.needs_complete_rows else "may miss some"
         options = ", ".join(f"{name}={value}" for name, value in info.options.items()) or "–"
-        fields = (info.name, info.programs, str(info.stages), info.subsets, rows, info.networks, options, info.paper)
+        fields = (info.name, info.programs, str(info.stages), info.subsets, info.takes, rows)
+        fields += (info.networks, options, info.paper)
         table.add_row(*fields)
     _CONSOLE.print(table)
     common = ", ".join(f"{name}={value}" for name, value in COMMON_OPTIONS.items())
     _CONSOLE.print(
         f"Options of all methods: {common}. Modalities, given and target default to those of the data set "
-        "(`multipyro datasets`); vae takes its first modality."
+        "(`multipyro datasets`)."
     )
 
 

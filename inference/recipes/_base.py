@@ -79,6 +79,7 @@ class MethodInfo:
         networks: Number of encoders as the number `M` of modalities grows.
         options: Option name -> default, besides the ones of all methods.
         build: Called as `build(networks, latent_dim, **options)`.
+        takes: The modalities it takes by default of those there are, and what it predicts from what.
     """
 
     name: str
@@ -91,6 +92,7 @@ class MethodInfo:
     networks: str
     options: dict[str, Any]
     build: Callable[..., Recipe]
+    takes: str = "all; any to any"
 
 
 def site_weights(

@@ -77,6 +77,7 @@ JMVAE = MethodInfo(
     networks="1 joint encoder",
     options={},
     build=_jmvae,
+    takes="all; none from a part",
 )
 JMVAE_KL = MethodInfo(
     name="jmvae-kl",

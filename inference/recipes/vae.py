@@ -39,4 +39,5 @@ VAE = MethodInfo(
     networks="1 encoder",
     options={"modality": None},
     build=_build,
+    takes="the first; itself",
 )
