@@ -1,12 +1,13 @@
 """Networks chosen by what a data set's modalities are: the parts a recipe is built from."""
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.guides import LaplaceEncoder, NormalEncoder
+from multipyro.guides import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.ppl_models import (
     MLP,
     Bernoulli,
@@ -64,6 +65,15 @@ class Networks:
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
         """Modality name -> encoder of the family `"normal"` or `"laplace"`."""
         return {name: _ENCODERS[family](branch, latent_dim) for name, branch in self.branches().items()}
+
+    def subset_encoders(self, latent_dim: int) -> dict[tuple[str, ...], nn.Module]:
+        """Proper subset -> encoder: of a single modality its own, of a larger subset a joint one."""
+        names = tuple(self.modalities)
+        found: dict[tuple[str, ...], nn.Module] = {(name,): net for name, net in self.encoders(latent_dim).items()}
+        for size in range(2, len(names)):
+            for subset in itertools.combinations(names, size):
+                found[subset] = JointEncoder(self.select(subset).branches(), latent_dim)
+        return found
 
     def branches(self) -> dict[str, nn.Module]:
         """Modality name -> feature network."""

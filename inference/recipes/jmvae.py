@@ -1,11 +1,8 @@
 """JMVAE and JMVAE-kl: a joint encoder, and encoders of the subsets that follow it."""
 
-import itertools
 from collections.abc import Mapping
 
-from torch import nn
-
-from multipyro.guides import JointEncoder, JointGuide
+from multipyro.guides import JointGuide
 from multipyro.inference.combinators import Program, restrict
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
@@ -41,7 +38,7 @@ def _jmvae_kl(
 ) -> Recipe:
     sites, schedules = site_weights(networks, beta, warmup, weights)
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = JointGuide(latent_dim, networks.branches(), encoders=_subset_encoders(networks, latent_dim))
+    guide = JointGuide(latent_dim, networks.branches(), encoders=networks.subset_encoders(latent_dim))
 
     def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
         # the joint guide comes first in the divergence and keeps its gradient; only the prior's KL is warmed up
@@ -52,18 +49,6 @@ def _jmvae_kl(
         ]
 
     return Recipe("jmvae-kl", model, guide, (Stage(WeightedELBO(terms, schedules=schedules)),), latent_dim)
-
-
-def _subset_encoders(networks: Networks, latent_dim: int) -> dict[tuple[str, ...], nn.Module]:
-    """An encoder for each proper subset of the modalities."""
-    names = tuple(networks.modalities)
-    encoders: dict[tuple[str, ...], nn.Module] = {
-        (name,): encoder for name, encoder in networks.encoders(latent_dim).items()
-    }
-    for size in range(2, len(names)):
-        for subset in itertools.combinations(names, size):
-            encoders[subset] = JointEncoder(networks.select(subset).branches(), latent_dim)
-    return encoders
 
 
 JMVAE = MethodInfo(
