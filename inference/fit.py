@@ -20,7 +20,7 @@ from multipyro.inference._batches import batches_of, check_data, first_batch, pa
 from multipyro.inference._seeds import step_seed
 from multipyro.inference.checkpoints import load_programs, own_store, param_statements, programs_of, read_checkpoint
 from multipyro.inference.combinators import Program, frozen
-from multipyro.inference.recipes import Recipe, Stage
+from multipyro.inference.recipes import METHODS, Recipe, Stage
 from multipyro.inference.runs import Run, describe_data
 
 __all__ = ["FitResult", "NonFiniteLossError", "fit", "fit_recipe"]
@@ -212,6 +212,7 @@ def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any])
     _check_settings(settings, validation)
     for part in (train, validation):
         check_data(recipe.model, part)
+    _check_complete(recipe, train)
     programs = programs_of(recipe.model, recipe.guide)
     epochs = [settings["epochs"] if stage.epochs is None else stage.epochs for stage in recipe.stages]
     run = None
@@ -316,6 +317,18 @@ def _run_stage(
             for parameter in module.trained:  # a plain loop afterwards would add to it
                 parameter.grad = None
     return module.history
+
+
+def _check_complete(recipe: Recipe, data: Any) -> None:
+    """Raises where a method cannot learn from rows that miss a modality, and there are some."""
+    info = METHODS.get(recipe.name)
+    masks = list((data.observed or {}).values()) if isinstance(data, MultimodalData) else []
+    rows = int((~torch.stack(masks).all(0)).sum()) if masks else 0
+    if rows and info is not None and info.needs_complete_rows:
+        raise ValueError(
+            f"{recipe.name} needs complete rows, {rows} of the {len(data)} training rows miss a modality: leave them "
+            "out or take a method that does not (`multipyro methods`)"
+        )
 
 
 def _check_settings(settings: dict[str, Any], validation: Any) -> None:

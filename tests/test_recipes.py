@@ -1,0 +1,227 @@
+"""One contract for every method: sites, gradients, freezing, subsets, missing rows, saving, seeds, modalities."""
+
+import itertools
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+from multipyro.data import Modality, MultimodalData
+from multipyro.inference import METHODS, Networks, build, cross_generate, embed, fit_recipe, frozen, load
+from multipyro.inference.combinators import conditional
+from multipyro.inference.prediction import answers
+from multipyro.inference.terms import sample_sites
+
+MODALITIES = {
+    "signal": Modality("signal", (4,), "vector", "normal"),
+    "label": Modality("label", (), "label", "categorical", 3),
+    "sound": Modality("sound", (3,), "vector", "laplace"),
+    "touch": Modality("touch", (5,), "vector", "bernoulli"),
+    "word": Modality("word", (2,), "text", "categorical", 4),
+}
+COUNTS = {2: ("signal", "word"), 3: ("signal", "label", "word"), 5: tuple(MODALITIES)}
+ROWS = 24
+# method -> options that make it small, where the default would be slow
+SMALL = {"mmvae": {"particles": 2}}
+# parameters that cannot get a gradient: biases that a normalisation right after them takes away
+WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
+ALL = pytest.mark.parametrize("method", METHODS)
+
+
+def data(names=COUNTS[3], rows=ROWS, seed=0):
+    """Rows whose modalities all depend on one label."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(3, (rows,), generator=generator)
+    noise = torch.randn(rows, 4, generator=generator)
+    values = {
+        "signal": label[:, None] - 1.0 + 0.3 * noise,
+        "label": label,
+        "sound": 1.0 - label[:, None] + 0.3 * noise[:, :3],
+        "touch": (torch.rand(rows, 5, generator=generator) < (label[:, None] + 1) / 4).float(),
+        "word": torch.stack([label, (label + torch.randint(2, (rows,), generator=generator)) % 4], -1),
+    }
+    chosen = {name: MODALITIES[name] for name in names}
+    return MultimodalData("toy", chosen, {name: values[name] for name in names}, None, label, "train")
+
+
+def recipe_of(method, names=COUNTS[3], seed=0, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        networks = Networks({name: MODALITIES[name] for name in names}, (8,))
+        return build(method, networks, 2, **{**SMALL.get(method, {}), **options})
+
+
+def batch_of(recipe, names=COUNTS[3], rows=ROWS, seed=0):
+    x, _ = data(names, rows, seed).rows(torch.arange(rows))
+    return {name: x[name] for name in x if name in recipe.model.modalities}
+
+
+def programs_in(recipe, stage):
+    """Model, guide and the modules that train, as a stage of `fit_recipe` sees them."""
+    if stage.train is None:
+        return recipe.model, recipe.guide, (recipe.model, recipe.guide)
+    return frozen(recipe.model, stage.train), frozen(recipe.guide, stage.train), stage.train
+
+
+def subsets(recipe):
+    names = recipe.model.modalities
+    return [s for size in range(1, len(names) + 1) for s in itertools.combinations(names, size)]
+
+
+def seeded(function, *args, seed=0, **kwargs):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return function(*args, **kwargs)
+
+
+def state(recipe):
+    programs = (recipe.model, recipe.guide)
+    return {f"{i}.{n}": v.clone() for i, p in enumerate(programs) for n, v in p.state_dict().items()}
+
+
+@ALL
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_stage_is_finite_at_any_number_of_modalities(method, count):
+    recipe = recipe_of(method, COUNTS[count])
+    x = batch_of(recipe, COUNTS[count])
+    assert len(recipe.stages) == METHODS[method].stages and recipe.name == method
+    for stage in recipe.stages:
+        model, guide, _ = programs_in(recipe, stage)
+        assert seeded(stage.loss.loss, model, guide, x) == pytest.approx(seeded(stage.loss.loss, model, guide, x))
+        assert torch.isfinite(torch.tensor(seeded(stage.loss.loss, model, guide, x)))
+
+
+@ALL
+def test_the_model_has_every_site_of_the_guide(method):
+    recipe = recipe_of(method)
+    x = batch_of(recipe)
+    for subset in subsets(recipe):
+        if not answers(recipe.guide, subset):
+            continue
+        given = {name: x[name] for name in subset}
+        guide_trace = poutine.trace(conditional(recipe.guide)).get_trace(given)
+        model_trace = poutine.trace(poutine.replay(recipe.model, trace=guide_trace)).get_trace(given)
+        latents = [name for name in sample_sites(guide_trace) if name not in given]
+        assert latents and all(name == "z" or name.startswith("z") for name in latents)
+        assert set(latents) <= set(sample_sites(model_trace))
+        plates = [name for name, site in guide_trace.nodes.items() if poutine.util.site_is_subsample(site)]
+        assert plates == ["data"]
+
+
+@ALL
+def test_what_trains_gets_a_gradient_and_what_is_frozen_none(method):
+    recipe = recipe_of(method)
+    for stage in recipe.stages:
+        model, guide, trained = programs_in(recipe, stage)
+        everything = {f"model.{n}": p for n, p in recipe.model.named_parameters()}
+        everything.update({f"guide.{n}": p for n, p in recipe.guide.named_parameters()})
+        wanted = {id(p) for module in trained for p in module.parameters()}
+        before, seen = state(recipe), set()
+        for number in range(10):
+            for parameter in everything.values():
+                parameter.grad = None
+            torch.manual_seed(number)
+            stage.loss.loss_and_grads(model, guide, batch_of(recipe, seed=number))
+            for name, parameter in everything.items():
+                if parameter.grad is not None:
+                    assert id(parameter) in wanted, f"{name} is frozen in stage {stage.name} and got a gradient"
+                    assert torch.isfinite(parameter.grad).all(), name
+                    if parameter.grad.abs().max() > 0:
+                        seen.add(name)
+        missing = [name for name, p in everything.items() if id(p) in wanted and name not in seen]
+        assert [name for name in missing if not name.endswith(WITHOUT_GRADIENT.get(method, ("no such",)))] == []
+        after = state(recipe)
+        trained_names = {
+            name.replace("model", "0").replace("guide", "1") for name in everything if id(everything[name]) in wanted
+        }
+        assert all(torch.equal(after[name], before[name]) for name in before if name not in trained_names)
+
+
+@ALL
+def test_training_moves_what_trains_and_thaws_the_rest(method, tmp_path):
+    recipe = recipe_of(method)
+    before = state(recipe)
+    fit_recipe(recipe, data(), epochs=1, batch_size=12, progress=False)
+    after = state(recipe)
+    names = {f"{i}.{n}" for i, p in enumerate((recipe.model, recipe.guide)) for n, _ in p.named_parameters()}
+    still = [name for name in names if torch.equal(before[name], after[name])]
+    assert [name for name in still if not name.endswith(WITHOUT_GRADIENT.get(method, ("no such",)))] == []
+    parameters = [*recipe.model.parameters(), *recipe.guide.parameters()]
+    assert all(p.requires_grad and p.is_leaf and p.grad is None for p in parameters)
+
+
+@ALL
+def test_every_claimed_subset_answers_and_others_are_refused_by_name(method):
+    recipe = recipe_of(method)
+    x = batch_of(recipe)
+    claimed = [subset for subset in subsets(recipe) if answers(recipe.guide, subset)]
+    assert claimed
+    for subset in subsets(recipe):
+        given = {name: x[name] for name in subset}
+        if subset in claimed:
+            targets = [name for name in recipe.model.modalities if name not in getattr(recipe.model, "conditions", ())]
+            values = seeded(cross_generate, recipe.model, recipe.guide, given, targets, num_samples=2)
+            assert {name: tuple(v.shape) for name, v in values.items()} == {
+                name: (2, *x[name].shape) for name in targets
+            }
+            continue
+        with pytest.raises(ValueError, match="\\+".join(subset)):
+            cross_generate(recipe.model, recipe.guide, given, recipe.model.modalities[:1])
+
+
+@pytest.mark.parametrize("method", [name for name, info in METHODS.items() if info.needs_complete_rows])
+def test_methods_that_need_complete_rows_say_so(method):
+    recipe, whole = recipe_of(method), data()
+    rows = {"label": torch.arange(ROWS) > 2}
+    part = MultimodalData("toy", whole.modalities, whole.x, rows, whole.labels, "train")
+    with pytest.raises(ValueError, match=f"{method} needs complete rows, 3 of the {ROWS} training rows"):
+        fit_recipe(recipe, part, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("method", [name for name, info in METHODS.items() if not info.needs_complete_rows])
+def test_a_missing_row_is_a_row_without_the_modality(method):
+    recipe = recipe_of(method)
+    x = batch_of(recipe)
+    (name, *_), rows = reversed(recipe.model.modalities), torch.arange(ROWS) % 3 > 0
+    losses = []
+    for fill in (0, 1):
+        filled = dict(x)
+        filled[name] = torch.where(
+            rows.reshape(-1, *[1] * (x[name].dim() - 1)), x[name], torch.full_like(x[name], fill)
+        )
+        losses.append([seeded(s.loss.loss, *programs_in(recipe, s)[:2], filled, {name: rows}) for s in recipe.stages])
+    assert losses[0] == losses[1] and torch.isfinite(torch.tensor(losses[0])).all()
+
+
+@ALL
+def test_a_run_is_loaded_as_it_was_saved(method, tmp_path):
+    recipe = recipe_of(method)
+    pyro.clear_param_store()
+    fit_recipe(recipe, data(), epochs=1, batch_size=12, out=tmp_path / "run", progress=False)
+    loaded = load(tmp_path / "run")
+    expected = state(recipe)
+    assert {n: tuple(v.shape) for n, v in state(loaded.recipe).items()} == {
+        n: tuple(v.shape) for n, v in expected.items()
+    }
+    assert all(torch.equal(value, expected[name]) for name, value in state(loaded.recipe).items())
+    assert loaded.recipe.options == recipe.options and loaded.recipe.name == method
+
+
+@ALL
+def test_one_seed_repeats_and_two_differ(method):
+    states = []
+    for seed in (0, 0, 1):
+        recipe = recipe_of(method)
+        fit_recipe(recipe, data(), epochs=1, batch_size=12, seed=seed, progress=False)
+        states.append(state(recipe))
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
+
+
+@ALL
+def test_embeddings_have_a_row_each(method):
+    recipe = recipe_of(method)
+    x = batch_of(recipe)
+    subset = max((s for s in subsets(recipe) if answers(recipe.guide, s)), key=len)
+    assert seeded(embed, recipe.guide, x, subset).shape == (ROWS, recipe.latent_dim)
