@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from multipyro.ppl_models._batch import (
     check_batch,
     filled,
     normalises_over_the_batch,
-    rows_with_evidence,
+    rows_of_latent,
     unique_name,
 )
 
@@ -42,9 +43,11 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         subsets: The subsets it answers, each a tuple of names; None for every non-empty subset.
         prior: Module returning the prior expert when called; `N(0, I)` by default.
         name: Prefix of the parameters in Pyro's parameter store; unique in this process by default.
+        private: Modality name -> module from `x_m` to a distribution over its private latent.
 
     Sites:
-        `z` (or the keys of the dict that `posterior` returns), in the plate `data`.
+        `z` (or the keys of the dict that `posterior` returns), in the plate `data`; a private latent's site is
+        `z_<modality>`, which is masked in the rows that lack the modality.
 
     Example:
         >>> import torch
@@ -66,6 +69,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         subsets: Sequence[Sequence[str]] | None = None,
         prior: nn.Module | None = None,
         name: str | None = None,
+        private: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__(unique_name("guide") if name is None else name)
         if modalities is None and not encoders:
@@ -74,6 +78,10 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         self.modalities = tuple(encoders if modalities is None else modalities)
         self.subsets = None if subsets is None else tuple(self._ordered(subset) for subset in subsets)
         self.encoders = nn.ModuleDict(encoders)
+        unknown = [modality for modality in private or {} if modality not in self.modalities]
+        if unknown:
+            raise ValueError(f"private names unknown modalities {unknown}: this guide has {list(self.modalities)}")
+        self.private = nn.ModuleDict(private)
         self.prior = StandardNormalPrior(latent_dim) if prior is None else prior
 
     @abstractmethod
@@ -125,6 +133,29 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
                 found[name] = expert
         return Experts(found, {name: mask for name, mask in observed.items() if name in found})
 
+    def with_private(
+        self, shared: dist.Distribution, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The posterior over the shared latent, and beside it those over the private latents where there are any.
+
+        Args:
+            shared: The distribution of `z`.
+            x: Modality name -> values `(batch, *event)`.
+            observed: Modality name -> rows that are observed, bool `(batch,)`.
+
+        Returns:
+            `shared`, or a dict of site -> distribution: `z`, and `z_<modality>` for each modality of `x` with a private
+            latent.
+        """
+        sites, private = {"z": shared}, self.private
+        for name in self.modalities:
+            if name in x and name in private:
+                encoder, values, mask = private[name], x[name], (observed or {}).get(name)
+                sites[f"z_{name}"] = encode_once(
+                    encoder, (values, mask), lambda e=encoder, v=values, m=mask: _encode(e, v, m) or _masked_out(e, v)
+                )
+        return sites if len(sites) > 1 else shared
+
     def given(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What `x` really holds, checked.
 
@@ -152,10 +183,13 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
 
     def _sample(self, posterior, given, observed) -> dict[str, Tensor]:
         sites = posterior if isinstance(posterior, Mapping) else {"z": posterior}
-        evidence = rows_with_evidence(given, observed)
-        masked = nullcontext() if evidence is None else poutine.mask(mask=evidence)
-        with pyro.plate("data", batch_rows(given), dim=-1), masked:
-            return {name: pyro.sample(name, distribution) for name, distribution in sites.items()}
+        values = {}
+        with pyro.plate("data", batch_rows(given), dim=-1):
+            for name, distribution in sites.items():
+                rows = rows_of_latent(name, given, observed)
+                with nullcontext() if rows is None else poutine.mask(mask=rows):
+                    values[name] = pyro.sample(name, distribution)
+        return values
 
 
 def _encode(encoder: nn.Module, values: Tensor, mask: Tensor | None) -> dist.Distribution | None:
@@ -176,3 +210,19 @@ def _encode(encoder: nn.Module, values: Tensor, mask: Tensor | None) -> dist.Dis
             f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace"
         )
     return scattered
+
+
+def _masked_out(encoder: nn.Module, values: Tensor) -> dist.Distribution:
+    """A finite distribution without gradient for a batch in which every row is missing and masked out.
+
+    An encoder with batch norm cannot be called on no row at all, and must not learn statistics from fill values.
+    """
+    parts = [(part, part.training) for part in encoder.modules()]
+    for part, _ in parts:
+        part.training = False
+    try:
+        with torch.no_grad():
+            return encoder(torch.zeros_like(values))
+    finally:
+        for part, training in parts:
+            part.training = training

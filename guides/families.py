@@ -28,6 +28,7 @@ class ProductOfExperts(Guide):
         prior_expert: Whether the prior is one of the experts, as in MVAE.
         prior: The prior expert's module; `N(0, I)` by default.
         name: As in `Guide`.
+        private: As in `Guide`.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -44,12 +45,16 @@ class ProductOfExperts(Guide):
         prior_expert: bool = True,
         prior: nn.Module | None = None,
         name: str | None = None,
+        private: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        super().__init__(latent_dim, encoders, prior=prior, name=name)
+        super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
         self.prior_expert = prior_expert
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
-        return product_of_experts(self.experts(x, observed), prior=self.prior if self.prior_expert else None)
+    def posterior(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        shared = product_of_experts(self.experts(x, observed), prior=self.prior if self.prior_expert else None)
+        return self.with_private(shared, x, observed)
 
 
 class MixtureOfExperts(Guide):
@@ -65,6 +70,7 @@ class MixtureOfExperts(Guide):
         latent_dim: Size of the latent.
         encoders: Modality name -> module from `x_m` to a distribution with `rsample`; families may differ.
         name: As in `Guide`.
+        private: As in `Guide`.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -74,12 +80,21 @@ class MixtureOfExperts(Guide):
         torch.Size([5])
     """
 
-    def __init__(self, latent_dim: int, encoders: Mapping[str, nn.Module], name: str | None = None) -> None:
-        super().__init__(latent_dim, encoders, name=name)
+    def __init__(
+        self,
+        latent_dim: int,
+        encoders: Mapping[str, nn.Module],
+        name: str | None = None,
+        private: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__(latent_dim, encoders, name=name, private=private)
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def posterior(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
-        return StratifiedMixture(list(experts.values()), _equal_weights([(name,) for name in experts], experts))
+        shared = StratifiedMixture(list(experts.values()), _equal_weights([(name,) for name in experts], experts))
+        return self.with_private(shared, x, observed)
 
 
 class MixtureOfProducts(Guide):
@@ -103,6 +118,7 @@ class MixtureOfProducts(Guide):
         mixture_subsets: The subsets in the mixture; every non-empty one by default.
         prior_expert: `"full"`, `"all"` or `"none"`: which products a standard normal expert belongs to.
         name: As in `Guide`.
+        private: As in `Guide`.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -119,8 +135,9 @@ class MixtureOfProducts(Guide):
         mixture_subsets: Sequence[Sequence[str]] | None = None,
         prior_expert: str = "full",
         name: str | None = None,
+        private: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        super().__init__(latent_dim, encoders, name=name)
+        super().__init__(latent_dim, encoders, name=name, private=private)
         if prior_expert not in ("full", "all", "none"):
             raise ValueError(f"prior_expert must be 'full', 'all' or 'none', got {prior_expert!r}")
         if mixture_subsets is None:
@@ -129,17 +146,23 @@ class MixtureOfProducts(Guide):
         self.mixture_subsets = tuple(self._ordered(subset) for subset in mixture_subsets)
         self.prior_expert = prior_expert
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def posterior(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
         subsets = [subset for subset in self.mixture_subsets if set(subset) <= set(experts)]
         if not subsets:
             named = ["+".join(subset) for subset in self.mixture_subsets]
             raise ValueError(f"none of the mixture's subsets {named} lies within {'+'.join(experts)}")
         products = subset_products(experts, subsets, prior=[self._has_prior(subset) for subset in subsets])
-        return StratifiedMixture(products, _equal_weights(subsets, experts))
+        return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts)), x, observed)
 
-    def conditional(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
-        experts = self.experts(x, observed)
+    def conditional(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        return self.with_private(self._product(self.experts(x, observed)), x, observed)
+
+    def _product(self, experts: Experts) -> dist.Distribution:
         if self.prior_expert != "full" or set(experts) != set(self.modalities):
             return product_of_experts(experts, prior=self.prior if self.prior_expert == "all" else None)
         # the prior's expert belongs to the rows that hold every modality

@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro.guides import Guide
-from multipyro.ppl_models._batch import rows_with_evidence
+from multipyro.ppl_models._batch import rows_of_latent
 
 __all__ = ["Program", "conditional", "frozen", "generative", "modules_of", "program_key", "restrict"]
 
@@ -201,8 +201,7 @@ class _Generative(_Combinator):
             num_rows = next((len(values) for values in x.values() if values is not None), None)
         given = {name: values for name, values in x.items() if name not in targets}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-        evidence = rows_with_evidence(x, observed)
-        prior = nullcontext() if evidence is None else _PriorWithoutEvidence(evidence, (*given, *targets))
+        prior = _PriorWithoutEvidence(x, observed, (*given, *targets)) if observed else nullcontext()
         rows = {} if num_rows is None or given else {"num_rows": num_rows}
         with prior:
             return self.program({**given, **dict.fromkeys(targets)}, masks, **rows)
@@ -211,9 +210,9 @@ class _Generative(_Combinator):
 class _PriorWithoutEvidence(Messenger):
     """Gives rows without evidence the model's own draw of each latent, whatever value is replayed into it."""
 
-    def __init__(self, evidence: Tensor, modalities: Sequence[str]) -> None:
+    def __init__(self, x: Mapping[str, Any], observed: Mapping[str, Tensor], modalities: Sequence[str]) -> None:
         super().__init__()
-        self.evidence = evidence
+        self.x, self.observed = x, observed
         self.priors: dict[str, Any] = {}
         self.modalities = modalities
 
@@ -222,10 +221,10 @@ class _PriorWithoutEvidence(Messenger):
             self.priors[msg["name"]] = msg["fn"]
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        prior = self.priors.pop(msg["name"], None)
-        if prior is not None:
+        prior, rows = self.priors.pop(msg["name"], None), rows_of_latent(msg["name"], self.x, self.observed)
+        if prior is not None and rows is not None:
             value = msg["value"]
-            rows = self.evidence.reshape(-1, *[1] * prior.event_dim)
+            rows = rows.reshape(-1, *[1] * prior.event_dim)
             lead = value.shape[: value.dim() - prior.event_dim]
             draw = prior.expand(lead)() if tuple(prior.batch_shape) != tuple(lead) else prior()
             msg["value"] = torch.where(rows, value, draw)

@@ -13,7 +13,7 @@ from multipyro.guides._once import encoders_run_once
 from multipyro.inference.combinators import Program, conditional, generative, modules_of
 from multipyro.inference.terms import sample_sites
 from multipyro.ppl_models import point_estimate
-from multipyro.ppl_models._batch import batch_rows, check_batch, filled, rows_with_evidence
+from multipyro.ppl_models._batch import batch_rows, check_batch, filled, rows_of_latent
 
 __all__ = ["cross_generate", "embed", "evaluating", "joint_samples", "reconstruct"]
 
@@ -176,7 +176,7 @@ def embed(
             if "z" not in sites:
                 raise ValueError(f"an embedding is the site 'z', which this guide does not have: it has {list(sites)}")
             site = sites["z"]
-            code, evidence = site["value"] if sample else site["fn"].mean, rows_with_evidence(part, masks)
+            code, evidence = site["value"] if sample else site["fn"].mean, rows_of_latent("z", part, masks)
             if evidence is not None:
                 code = torch.where(evidence.unsqueeze(-1), code, _without_evidence(guide, code, sample))
             codes.append(code)
@@ -227,13 +227,15 @@ def latents_given(
 ) -> poutine.Trace:
     """A trace of the guide's `conditional` given `x`; rows with nothing observed hold what `model(*args)` draws."""
     guide_trace = poutine.trace(conditional(guide)).get_trace(x, observed)
-    evidence = rows_with_evidence(x, observed)
-    if evidence is not None and not evidence.all():
+    sites = sample_sites(guide_trace)
+    told = {name: rows_of_latent(name, x, observed) for name in sites}
+    lacking = [name for name, rows in told.items() if rows is not None and not rows.all()]
+    if lacking:
         prior = sample_sites(poutine.trace(model).get_trace(*args, **kwargs))
-        for name, site in sample_sites(guide_trace).items():
+        for name in lacking:
             if name in prior:
-                rows = evidence.reshape(-1, *[1] * site["fn"].event_dim)
-                site["value"] = torch.where(rows, site["value"], prior[name]["value"])
+                rows = told[name].reshape(-1, *[1] * sites[name]["fn"].event_dim)
+                sites[name]["value"] = torch.where(rows, sites[name]["value"], prior[name]["value"])
     return guide_trace
 
 

@@ -101,9 +101,10 @@ class StratifiedELBO(MultimodalELBO):
             log_q = (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
             log_ratios[name] = site["log_prob"] - log_q
         parts = {**log_ratios, **reconstructions}
-        rows = common_rows([guide_sites[name] for name in values] + [model_sites[name] for name in values])
-        if rows is not None:
-            parts = {name: torch.where(rows, part, 0.0) for name, part in parts.items()}
+        for name, part in parts.items():
+            rows = common_rows(name, model_sites, guide_sites, list(values))
+            if rows is not None:
+                parts[name] = torch.where(rows, part, 0.0)
         log_weights = sum(weight_value(self.sites.get(name, 1.0)) * part for name, part in parts.items())
         log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])
         result = Evaluation(self._bound(log_weights, weights, values))

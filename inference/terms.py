@@ -15,6 +15,7 @@ from multipyro.guides import StratifiedMixture
 from multipyro.guides._once import encoders_run_once
 from multipyro.inference.combinators import Program, program_key
 from multipyro.inference.schedules import LinearWarmup
+from multipyro.ppl_models._batch import private_modality
 
 __all__ = ["MultimodalELBO", "SiteWeights", "Term", "WeightedELBO"]
 
@@ -168,13 +169,13 @@ class TermsELBO(MultimodalELBO):
         latents = [name for name, site in q_sites.items() if not site["is_observed"]]
         check_sites(p_sites, latents)
         weight, weights = weight_value(term.weight), term.sites or {}
-        rows = common_rows([p_sites[name] for name in latents] + [q_sites[name] for name in latents])
         ordered = [name for name in p_sites if name in latents] == latents
         for name, site in p_sites.items():
             if name in latents:
                 value, label = -self._kl(site, q_sites[name], ordered), f"kl/{name}"
             else:
                 value, label = site["log_prob"], f"reconstruction/{name}"
+            rows = common_rows(name, p_sites, q_sites, latents)
             if rows is not None:
                 value = torch.where(rows, value, 0.0)
             if value.dim() > 1:
@@ -254,13 +255,21 @@ def check_sites(p_sites: Mapping[str, dict], latents: Sequence[str]) -> None:
         raise ValueError(f"the guide samples {missing}, which the generative program does not: it has {list(p_sites)}")
 
 
-def common_rows(sites: Sequence[dict]) -> Tensor | None:
-    """The rows that every site counts, bool `(batch,)`: a row one program leaves out is left out on both sides."""
+def common_rows(
+    name: str, p_sites: Mapping[str, dict], q_sites: Mapping[str, dict], latents: Sequence[str]
+) -> Tensor | None:
+    """The rows that count at a site, bool `(batch,)`; None for all.
+
+    A row whose shared latents one program leaves out is left out on both sides, everywhere; one whose private latent
+    is left out, at that latent and at its modality.
+    """
     rows = None
-    for site in sites:
-        mask = site["mask"]
-        if isinstance(mask, Tensor):
-            rows = mask if rows is None else rows & mask
+    for latent in latents:
+        modality = private_modality(latent)
+        if modality is None or name in (latent, modality):
+            for mask in (p_sites[latent]["mask"], q_sites[latent]["mask"]):
+                if isinstance(mask, Tensor):
+                    rows = mask if rows is None else rows & mask
     return rows
 
 

@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["batch_rows", "check_batch", "filled", "normalises_over_the_batch", "rows_with_evidence", "unique_name"]
+__all__ = [
+    "batch_rows",
+    "check_batch",
+    "filled",
+    "normalises_over_the_batch",
+    "private_modality",
+    "rows_of_latent",
+    "rows_with_evidence",
+    "unique_name",
+]
 
 _COUNTERS: defaultdict[str, itertools.count] = defaultdict(itertools.count)
 
@@ -62,6 +71,22 @@ def rows_with_evidence(x: Mapping[str, Tensor | None], observed: Mapping[str, Te
     if not given or not observed or any(name not in observed for name in given):
         return None
     return torch.stack([observed[name] for name in given]).any(0)
+
+
+def private_modality(site: str) -> str | None:
+    """The modality whose private latent a site is (`z_<modality>`); None for a shared latent or an observation."""
+    return site.removeprefix("z_") if site.startswith("z_") else None
+
+
+def rows_of_latent(site: str, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
+    """The rows that tell of a latent, `(batch,)` bool: its modality's for a private one, else those with evidence.
+
+    None when all rows do.
+    """
+    modality = private_modality(site)
+    if modality is None:
+        return rows_with_evidence(x, observed)
+    return None if x.get(modality) is None else (observed or {}).get(modality)
 
 
 def filled(values: Tensor, mask: Tensor | None) -> Tensor:

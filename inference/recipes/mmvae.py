@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
 from multipyro.inference.stratified import StratifiedELBO
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
@@ -19,15 +20,18 @@ def _build(
     gradient: str = "reparam",
     bound: str = "stratified",
     family: str = "laplace",
+    private: int | Mapping[str, int] | None = None,
+    private_beta: float | Mapping[str, float] = 1.0,
     beta: float = 1.0,
     warmup: int = 0,
     weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
     sites, _ = site_weights(networks, beta, warmup, weights)
     prior = LaplacePrior(latent_dim) if family == "laplace" else None
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), prior)
-    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family))
-    elbo = StratifiedELBO(particles, gradient, bound, sites)
+    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
+    model = MultimodalModel(latent_dim, own.likelihoods, prior, private=own.dims)
+    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family), private=own.encoders)
+    elbo = StratifiedELBO(particles, gradient, bound, {**sites, **own.sites})
     return Recipe("mmvae", model, guide, (Stage(elbo),), latent_dim)
 
 
@@ -40,6 +44,6 @@ MMVAE = MethodInfo(
     subsets="every subset",
     needs_complete_rows=False,
     networks="M encoders",
-    options={"particles": 10, "gradient": "reparam", "bound": "stratified", "family": "laplace"},
+    options={"particles": 10, "gradient": "reparam", "bound": "stratified", "family": "laplace", **PRIVATE_OPTIONS},
     build=_build,
 )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
 from multipyro.inference.terms import Term, WeightedELBO
 from multipyro.ppl_models import MultimodalModel
 
@@ -19,6 +20,8 @@ def _build(
     *,
     objective: str = "mixture",
     prior_expert: str = "full",
+    private: int | Mapping[str, int] | None = None,
+    private_beta: float | Mapping[str, float] = 1.0,
     beta: float = 1.0,
     warmup: int = 0,
     weights: Mapping[str, float] | str | None = None,
@@ -26,8 +29,11 @@ def _build(
     if objective not in _KL:
         raise ValueError(f"objective must be 'mixture' or 'subsets', got {objective!r}")
     sites, schedules = site_weights(networks, beta, warmup, weights)
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = MixtureOfProducts(latent_dim, networks.encoders(latent_dim), prior_expert=prior_expert)
+    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
+    sites, schedules = {**sites, **own.sites}, (*schedules, *own.schedules)
+    model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
+    encoders = networks.encoders(latent_dim)
+    guide = MixtureOfProducts(latent_dim, encoders, prior_expert=prior_expert, private=own.encoders)
     # with the components' KLs, one subset a row estimates the mean of the subsets' own bounds
     elbo = WeightedELBO(lambda m, g, _: [Term(m, g, sites=sites)], kl=_KL[objective], schedules=schedules)
     return Recipe("mopoe", model, guide, (Stage(elbo),), latent_dim)
@@ -42,6 +48,6 @@ MOPOE = MethodInfo(
     subsets="every subset",
     needs_complete_rows=False,
     networks="M encoders",
-    options={"objective": "mixture", "prior_expert": "full"},
+    options={"objective": "mixture", "prior_expert": "full", **PRIVATE_OPTIONS},
     build=_build,
 )

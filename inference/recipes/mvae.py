@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from multipyro.guides import ProductOfExperts
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
 from multipyro.inference.subset_elbo import SubsetELBO
 from multipyro.ppl_models import MultimodalModel
 
@@ -16,14 +17,18 @@ def _build(
     latent_dim: int,
     *,
     random_subsets: int = 1,
+    private: int | Mapping[str, int] | None = None,
+    private_beta: float | Mapping[str, float] = 1.0,
     beta: float = 1.0,
     warmup: int = 0,
     weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
     sites, _ = site_weights(networks, beta, warmup, weights)
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim))
-    return Recipe("mvae", model, guide, (Stage(SubsetELBO(random_subsets, sites)),), latent_dim)
+    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
+    model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
+    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), private=own.encoders)
+    elbo = SubsetELBO(random_subsets, {**sites, **own.sites})
+    return Recipe("mvae", model, guide, (Stage(elbo),), latent_dim)
 
 
 MVAE = MethodInfo(
@@ -35,6 +40,6 @@ MVAE = MethodInfo(
     subsets="every subset",
     needs_complete_rows=False,
     networks="M encoders",
-    options={"random_subsets": 1},
+    options={"random_subsets": 1, **PRIVATE_OPTIONS},
     build=_build,
 )

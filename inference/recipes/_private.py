@@ -1,0 +1,80 @@
+"""The private latents of a recipe, from two options: their sizes and the weight of their KLs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from multipyro.inference.networks import Networks
+from multipyro.inference.schedules import LinearWarmup
+from multipyro.inference.terms import SiteWeights
+
+__all__ = ["PRIVATE_OPTIONS", "PrivateLatents", "private_latents"]
+
+PRIVATE_OPTIONS = {"private": None, "private_beta": 1.0}
+
+
+@dataclass(frozen=True)
+class PrivateLatents:
+    """What private latents add to a recipe; with no private latent, nothing.
+
+    Args:
+        dims: Modality name -> size of its private latent.
+        likelihoods: Modality name -> likelihood over its latents, of every modality.
+        encoders: Modality name -> encoder of its private latent.
+        sites: Site `z_<modality>` -> weight of its KL.
+        schedules: The schedules among the weights.
+    """
+
+    dims: dict[str, int]
+    likelihoods: dict[str, nn.Module]
+    encoders: dict[str, nn.Module]
+    sites: SiteWeights
+    schedules: tuple[LinearWarmup, ...]
+
+
+def private_latents(
+    networks: Networks,
+    latent_dim: int,
+    private: int | Mapping[str, int] | None,
+    private_beta: float | Mapping[str, float],
+    beta: float,
+    warmup: int,
+    family: str = "normal",
+) -> PrivateLatents:
+    r"""Private latents `z_m` beside the shared one, as eq. 34 of MoPoE has them.
+
+    .. math:: E \sum_m \log p(x_m \mid z, z_m) - \beta\,[\mathrm{KL}(z) + \sum_m \beta_m \mathrm{KL}(z_m)]
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), eq. 34.
+
+    Args:
+        networks: Makes decoders and encoders.
+        latent_dim: Size of the shared latent.
+        private: Size of every private latent, or modality name -> size; None for none.
+        private_beta: `beta_m`, one for all or modality name -> number (1 where it is not named).
+        beta: Weight of all KLs.
+        warmup: Number of epochs over which that weight grows from 0.
+        family: Family of the private posteriors, `"normal"` or `"laplace"`.
+
+    Raises:
+        ValueError: If an unknown modality is named, a size is below 1, or a modality without a private latent has a
+            weight.
+    """
+    dims = dict.fromkeys(networks.modalities, private) if isinstance(private, int) else dict(private or {})
+    unknown = [name for name in dims if name not in networks.modalities]
+    if unknown:
+        raise ValueError(f"private names unknown modalities {unknown}: there are {list(networks.modalities)}")
+    small = {name: size for name, size in dims.items() if size < 1}
+    if small:
+        raise ValueError(f"sizes of private latents must be at least 1, got {small}")
+    named = dict(private_beta) if isinstance(private_beta, Mapping) else dict.fromkeys(dims, private_beta)
+    unknown = [name for name in named if name not in dims]
+    if unknown:
+        raise ValueError(f"private_beta names {unknown}, but private latents have {list(dims)}")
+    parts = {name: networks.select([name]) for name in networks.modalities}
+    likelihoods = {name: part.likelihoods(latent_dim + dims.get(name, 0))[name] for name, part in parts.items()}
+    encoders = {name: parts[name].encoders(size, family)[name] for name, size in dims.items()}
+    schedules = {f"z_{name}": LinearWarmup(warmup, peak=beta * named.get(name, 1.0)) for name in dims}
+    return PrivateLatents(dims, likelihoods, encoders, schedules, tuple(schedules.values()))
