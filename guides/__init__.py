@@ -1,6 +1,7 @@
 """Variational programs `q(z | x_S)`: encoders, the algebra of experts, one guide a family."""
 
 from multipyro.guides._base import Guide
+from multipyro.guides.attributes import AttributeExperts
 from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from multipyro.guides.joint import JointGuide
@@ -8,6 +9,7 @@ from multipyro.guides.mixtures import StratifiedMixture
 from multipyro.guides.products import Experts, product_of_experts, subset_products
 
 __all__ = [
+    "AttributeExperts",
     "Experts",
     "Guide",
     "JointEncoder",

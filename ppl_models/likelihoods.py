@@ -93,17 +93,21 @@ class Bernoulli(Likelihood):
         network: Module from latents to logits `(..., batch, *event)`.
         grey: Accept values between 0 and 1 as soft targets. This is no density of grey values (its normaliser is
             not 1); `ContinuousBernoulli` is.
+        missing_entries: Accept NaN for an entry that is not known; it contributes nothing. A whole row is better
+            marked in `observed`.
 
     Example:
         >>> Bernoulli(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
         torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module, grey: bool = False) -> None:
+    def __init__(self, network: nn.Module, grey: bool = False, missing_entries: bool = False) -> None:
         super().__init__(network)
-        self.grey = grey
+        self.grey, self.missing_entries = grey, missing_entries
 
     def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
+        if self.missing_entries:
+            return _BernoulliWithMissing(logits=outputs, validate_args=False).to_event(event_dims)
         # grey targets lie outside the support that torch would check
         validate = False if self.grey else None
         return dist.Bernoulli(logits=outputs, validate_args=validate).to_event(event_dims)
@@ -112,12 +116,22 @@ class Bernoulli(Likelihood):
         return out_shape
 
     def check_values(self, values: Tensor, name: str) -> None:
+        if self.missing_entries and values.is_floating_point():
+            values = values[~values.isnan()]
         _check_unit_interval(values, name, "Bernoulli")
         if not self.grey and not ((values == 0) | (values == 1)).all():
             raise ValueError(
                 f"modality {name!r} holds grey values but its Bernoulli likelihood takes 0 and 1 only: binarise the "
                 "data, use ContinuousBernoulli or Normal, or accept soft targets with Bernoulli(network, grey=True)"
             )
+
+
+class _BernoulliWithMissing(dist.Bernoulli):
+    """A Bernoulli that gives a value NaN the log-probability 0."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        there = ~value.isnan()
+        return torch.where(there, super().log_prob(torch.where(there, value, 0.0)), 0.0)
 
 
 class ContinuousBernoulli(Likelihood):
