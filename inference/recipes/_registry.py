@@ -12,12 +12,13 @@ from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
 from multipyro.inference.recipes.mmvae import MMVAE
 from multipyro.inference.recipes.mopoe import MOPOE
 from multipyro.inference.recipes.mvae import MVAE
+from multipyro.inference.recipes.mvtcae import MVTCAE
 from multipyro.inference.recipes.telbo import TELBO
 from multipyro.inference.recipes.vae import VAE
 
 __all__ = ["COMMON_OPTIONS", "METHODS", "build"]
 
-METHODS: dict[str, MethodInfo] = {info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MOPOE, TELBO)}
+METHODS: dict[str, MethodInfo] = {info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MOPOE, MVTCAE, TELBO)}
 
 #: Options that every method takes, with their defaults.
 COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None}
