@@ -8,6 +8,7 @@ import torch
 from multipyro.data import Batch, MultimodalData, Splits
 from multipyro.inference._seeds import step_seed
 from multipyro.inference.combinators import Program
+from multipyro.ppl_models.conditional import check_conditions
 
 __all__ = ["batches_of", "check_data", "first_batch", "parts_of"]
 
@@ -46,25 +47,27 @@ def check_data(model: Program, data: Any) -> None:
         batches = data
     else:
         return
-    likelihoods = getattr(model, "likelihoods", None)
     empty = True
     for batch in batches:
         empty = False
-        _check_batch(likelihoods, batch)
+        _check_batch(model, batch)
     if empty:
         raise ValueError("data holds no batches")
 
 
-def _check_batch(likelihoods: Any, batch: Any) -> None:
+def _check_batch(model: Program, batch: Any) -> None:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
         raise TypeError(f"a batch must be a pair (x, observed) with x a dict of tensors, got {type(batch).__name__}")
     x, observed = batch
+    likelihoods, conditions = getattr(model, "likelihoods", None), getattr(model, "conditions", ())
     if likelihoods is None:
         return
-    unknown = [name for name in x if name not in likelihoods]
+    unknown = [name for name in x if name not in likelihoods and name not in conditions]
     if unknown:
-        raise ValueError(f"unknown modality {unknown}: the model has {list(likelihoods)}")
-    for name, values in x.items():
+        raise ValueError(f"unknown modality {unknown}: the model has {[*likelihoods, *conditions]}")
+    check_conditions(conditions, x, observed)
+    for name in [name for name in x if name in likelihoods]:
+        values = x[name]
         mask = None if observed is None else observed.get(name)
         rows = values if mask is None else values[mask]
         if len(rows) and hasattr(likelihoods[name], "check"):

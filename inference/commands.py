@@ -105,7 +105,8 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = _train(arguments, arguments.method, splits, arguments.seed, out, arguments.resume, guide)
     info = DATASETS[arguments.data]
     names = recipe.model.modalities
-    given = arguments.given or [name for name in info.default_given if name in names] or list(names[:1])
+    given = arguments.given or list(getattr(recipe.model, "conditions", ()))
+    given = given or [name for name in info.default_given if name in names] or list(names[:1])
     target = arguments.target or [name for name in names if name not in given] or list(names)
     if answers(recipe.guide, given):
         torch.manual_seed(arguments.seed)

@@ -15,6 +15,7 @@ from multipyro.inference.prediction import (
     check_values,
     chosen,
     chunks,
+    conditions_of,
     elements_of_a_row,
     evaluating,
     first_row,
@@ -78,6 +79,10 @@ def log_likelihood(
     the variance of the estimate). A mixture guide proposes from the whole mixture, with the full density. Weights of
     training objectives are left out. Memory is bounded whatever `K` is.
 
+    A conditional model has only likelihoods given its conditions: `log p(x_S | w)` is one evidence under its prior
+    `p(z | w)`, with the guide's posterior as proposal. A guide that completes what is missing at random draws its
+    completions anew for each sample, independently of `z`; then the estimate stays unbiased.
+
     References:
         Bridged Variational Autoencoders (Yadav et al.), Table 1; Generalized Multimodal ELBO (Sutter et al., 2021),
         Table 4, whose released code averages over different images by mistake.
@@ -116,10 +121,11 @@ def log_likelihood(
     if set(subset) & set(given) or not subset:
         raise ValueError(f"subset must not be empty nor overlap given, got {list(subset)} and {list(given)}")
     check_known(model, [*subset, *given])
+    check_scored(model, subset, given)
     x = {name: values for name, values in x.items() if name in subset or name in given}
     check_values(model, x, observed)
     rows, variance = _evidence(model, guide, x, observed, num_particles, defensive)
-    if given:
+    if set(given) - set(conditions_of(model)):  # conditions have no likelihood that could be taken away
         below, below_variance = _evidence(
             model, guide, {name: x[name] for name in given}, observed, num_particles, defensive
         )
@@ -129,6 +135,16 @@ def log_likelihood(
             # both estimates are of the same evidence where nothing of the subset is observed
             rows, variance = torch.where(held, rows, 0.0), torch.where(held, variance, 0.0)
     return mean_of_rows(rows, variance)
+
+
+def check_scored(model: Program, targets: Sequence[str], given: Sequence[str]) -> None:
+    """Raises if a conditional model is asked to score a condition, or to score without one."""
+    conditions = conditions_of(model)
+    scored = [name for name in targets if name in conditions]
+    absent = [name for name in conditions if name not in given]
+    if scored or absent:
+        wrong = f"it gives no likelihood of {scored}" if scored else f"given lacks {absent}"
+        raise ValueError(f"this model scores its targets given {list(conditions)}: {wrong}")
 
 
 def mean_of_rows(rows: Tensor, variance: Tensor) -> LogLikelihood:
@@ -179,7 +195,8 @@ def guide_conditional_log_likelihood(
     check_known(model, [*given, *target])
     x = {name: values for name, values in x.items() if name in given or name in target}
     check_values(model, x, observed)
-    seen, scored = restrict(conditional(guide), given), restrict(model, target)
+    check_scored(model, target, given)
+    seen, scored = restrict(conditional(guide), given), restrict(model, [*target, *conditions_of(model)])
     parts = []
     with evaluating(model, guide), poutine.block():
         head = first_row(x, observed)

@@ -21,7 +21,7 @@ from multipyro.inference.evidence import (
     log_likelihood,
     mean_of_rows,
 )
-from multipyro.inference.prediction import answers, cross_generate, embed, joint_samples
+from multipyro.inference.prediction import answers, conditions_of, cross_generate, embed, joint_samples
 from multipyro.inference.runs import versions
 
 __all__ = ["conditional_coherence", "evaluate", "joint_coherence", "latent_accuracy"]
@@ -159,7 +159,8 @@ def evaluate(
     `parameters`, `data`, `settings`, `versions`, `seed`, `seconds`. Every estimate is a dict of `value` and its
     standard error `se` (likelihoods also `mc_se`, the Monte Carlo part alone); what does not exist for a method is
     None: a modality without classes, a subset that the guide does not answer, a modality of the data that the model
-    does not have. With more than three modalities, only single ones and the full set are looked at.
+    does not have, and whatever is not given its conditions for a conditional model. With more than three modalities,
+    only single ones and the full set are looked at.
 
     Args:
         model: The generative program.
@@ -184,44 +185,52 @@ def evaluate(
 
         estimates: dict[frozenset[str], LogLikelihood] = {}
 
-        def exists(*modalities: str) -> bool:
-            return set(modalities) <= set(modelled)
+        conditions = set(conditions_of(model))
 
-        def evidence(subset: Sequence[str]) -> LogLikelihood:
-            key = frozenset(subset)
+        def exists(targets: Sequence[str], given: Sequence[str] = ()) -> bool:
+            directed = conditions <= set(given) and not conditions & set(targets)
+            return {*targets, *given} <= set(modelled) and (directed or not targets)
+
+        def evidence(names: Sequence[str]) -> LogLikelihood:
+            key = frozenset(names)
             if key not in estimates:
-                estimates[key] = log_likelihood(model, guide, x, subset, None, num_particles, observed)
+                subset, given = ([n for n in names if (n in conditions) == fixed] for fixed in (False, True))
+                estimates[key] = log_likelihood(model, guide, x, subset, given or None, num_particles, observed)
             return estimates[key]
 
         def likelihood(subset: Sequence[str], given: Sequence[str] = ()) -> dict[str, float] | None:
             both = [*subset, *given]
             rows = _held(observed, both, x)
-            if not exists(*both) or not answers(guide, both) or (given and not answers(guide, given)) or not len(rows):
+            below = set(given) - conditions
+            if not exists(subset, given) or not answers(guide, both) or (below and not answers(guide, given)):
                 return None
-            # every conditional is the difference of two of the evidences that are reported
-            parts = [evidence(both), *([evidence(given)] if given else [])]
+            if not len(rows):
+                return None
+            # a conditional is the difference of two of the evidences that are reported; of a conditional model one
+            parts = [evidence(both), *([evidence(given)] if below else [])]
             value = parts[0].rows - sum(part.rows for part in parts[1:])
             found = mean_of_rows(value[rows], sum(part.rows_se**2 for part in parts)[rows])
             return {"value": found.mean, "se": found.se, "mc_se": found.mc_se}
 
         def guide_bounds(given: Sequence[str], target: str) -> dict[str, dict[str, float]] | None:
             rows = _held(observed, [*given, target], x)
-            if not exists(*given, target) or not answers(guide, given) or not len(rows):
+            if not exists([target], given) or not answers(guide, given) or not len(rows):
                 return None
             bounds = guide_conditional_log_likelihood(model, guide, x, given, [target], num_samples, observed)
             return {name: _mean(value[rows]) for name, value in bounds._asdict().items()}
 
         def coherence(given: Sequence[str], target: str) -> dict[str, float] | None:
-            if target not in classifiers or not exists(*given) or not answers(guide, given):
+            if target not in classifiers or not exists([target], given) or not answers(guide, given):
                 return None
             return conditional_coherence(model, guide, splits.test, given, target, classifiers[target], output)
 
         def probe(subset: Sequence[str]) -> dict[str, float] | None:
-            if splits.train.labels is None or not exists(*subset) or not answers(guide, subset):
+            if splits.train.labels is None or not exists((), subset) or not answers(guide, subset):
                 return None
             return latent_accuracy(guide, splits.train, splits.test, subset)
 
-        joint = joint_coherence(model, classifiers, coherence_samples, output) if len(classifiers) > 1 else None
+        has_joint = len(classifiers) > 1 and not conditions
+        joint = joint_coherence(model, classifiers, coherence_samples, output) if has_joint else None
         singles = [(given, target) for given, target in pairs if len(given) == 1]
         report = {
             "coherence": {"joint": joint, "conditional": {_arrow(g, t): coherence(g, t) for g, t in pairs}},

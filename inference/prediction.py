@@ -14,6 +14,7 @@ from multipyro.inference.combinators import Program, conditional, generative, mo
 from multipyro.inference.terms import sample_sites
 from multipyro.ppl_models import point_estimate
 from multipyro.ppl_models._batch import batch_rows, check_batch, filled, rows_of_latent
+from multipyro.ppl_models.conditional import check_conditions
 
 __all__ = ["cross_generate", "embed", "evaluating", "joint_samples", "reconstruct"]
 
@@ -51,6 +52,9 @@ def cross_generate(
 
     .. math:: z \sim q(z \mid x_S), \qquad x_m \sim p(x_m \mid z)
 
+    A latent that the guide's `conditional` leaves out is drawn by the model, as the lower layers of a hierarchical
+    one are. A conditional model draws `z` from its prior given the conditions, and needs them in every row.
+
     Random numbers come from torch's global generator; memory is bounded whatever the number of rows and samples.
 
     Args:
@@ -66,7 +70,8 @@ def cross_generate(
         Target -> values `(num_samples, batch, *event)`.
 
     Raises:
-        ValueError: If `x` is empty (see `joint_samples`) or holds bad values, or a modality is unknown.
+        ValueError: If `x` is empty (see `joint_samples`) or holds bad values, a modality is unknown, or a row lacks a
+            condition of a conditional model.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -84,6 +89,9 @@ def cross_generate(
         raise ValueError("targets is empty: name at least one modality to generate")
     check_known(model, [*x, *targets])
     check_values(model, x, observed)
+    conditions = [name for name in targets if name in conditions_of(model)]
+    if conditions:
+        raise ValueError(f"this model generates given {conditions} and cannot generate them")
     return generated(model, guide, x, targets, num_samples, observed, output)[1]
 
 
@@ -102,8 +110,14 @@ def joint_samples(
         Modality name -> values `(num_samples, *event)`.
 
     Raises:
-        ValueError: If a target is unknown, or none is named and the model does not tell its modalities.
+        ValueError: If a target is unknown, none is named and the model does not tell its modalities, or it is a
+            conditional model, which has no joint distribution.
     """
+    if conditions_of(model):
+        raise ValueError(
+            f"this model generates given {list(conditions_of(model))} and has no joint distribution to sample: give "
+            "them to cross_generate"
+        )
     if targets is None and not hasattr(model, "modalities"):
         raise ValueError("this model does not tell its modalities: name the targets")
     targets = (targets,) if isinstance(targets, str) else tuple(model.modalities if targets is None else targets)
@@ -239,6 +253,11 @@ def latents_given(
     return guide_trace
 
 
+def conditions_of(model: Program) -> tuple[str, ...]:
+    """The modalities that a conditional model is given and does not score; none for every other model."""
+    return tuple(getattr(model, "conditions", ()))
+
+
 def check_known(model: Program, names: Sequence[str]) -> None:
     """Raises if the model is known not to have a modality."""
     modalities = getattr(model, "modalities", None)
@@ -248,13 +267,14 @@ def check_known(model: Program, names: Sequence[str]) -> None:
 
 
 def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
-    """Checks given values against the model's likelihoods, missing rows excepted."""
+    """Checks given values against the model's likelihoods, missing rows excepted, and that no condition is missing."""
     for name, values in x.items():
         if not isinstance(values, Tensor):
             raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
     check_batch(x, observed, getattr(model, "modalities", tuple(x)))
     if batch_rows(x) == 0:
         raise ValueError("x holds no rows")
+    check_conditions(conditions_of(model), x, observed)
     likelihoods = getattr(model, "likelihoods", {})
     for name, values in x.items():
         if name in likelihoods and hasattr(likelihoods[name], "check"):

@@ -1,5 +1,6 @@
 """Generative programs `p(z) prod_m p(x_m | z)`: priors, likelihoods and the networks they are made of."""
 
+from multipyro.ppl_models.conditional import ConditionalModel, IndependentPrior
 from multipyro.ppl_models.likelihoods import (
     Bernoulli,
     Categorical,
@@ -17,9 +18,11 @@ __all__ = [
     "MLP",
     "Bernoulli",
     "Categorical",
+    "ConditionalModel",
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "IndependentPrior",
     "Laplace",
     "LaplacePrior",
     "Likelihood",

@@ -8,6 +8,7 @@ from torch import nn
 
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe
+from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
 from multipyro.inference.recipes.mmvae import MMVAE
 from multipyro.inference.recipes.mopoe import MOPOE
@@ -18,7 +19,9 @@ from multipyro.inference.recipes.vae import VAE
 
 __all__ = ["COMMON_OPTIONS", "METHODS", "build"]
 
-METHODS: dict[str, MethodInfo] = {info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MOPOE, MVTCAE, TELBO)}
+METHODS: dict[str, MethodInfo] = {
+    info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
+}
 
 #: Options that every method takes, with their defaults.
 COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None}

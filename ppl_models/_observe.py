@@ -1,0 +1,44 @@
+"""The observation site of one modality, as every generative program makes it."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import pyro
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from multipyro.ppl_models._batch import filled
+
+__all__ = ["masked", "observe"]
+
+
+def observe(name: str, likelihood: nn.Module, latents: Tensor, values: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Samples a modality from its likelihood, or scores what it is observed to be.
+
+    Args:
+        name: Name of the modality and of its site.
+        likelihood: Module from latents to a distribution.
+        latents: What it is called with, `(..., batch, latent_dim)`.
+        values: The observed values `(batch, *event)`; None to sample the site.
+        mask: Rows that are observed, bool `(batch,)`; None for all.
+
+    Raises:
+        ValueError: If the values have another shape than the likelihood, or cannot have come from it.
+    """
+    distribution = likelihood(latents)
+    if values is None:
+        return pyro.sample(name, distribution)
+    values = filled(values, mask)
+    if tuple(values.shape[1:]) != tuple(distribution.event_shape):
+        raise ValueError(
+            f"modality {name!r} must have shape (batch, *{tuple(distribution.event_shape)}), got {tuple(values.shape)}"
+        )
+    if is_validation_enabled() and hasattr(likelihood, "check"):
+        likelihood.check(values, name)
+    with masked(mask):
+        return pyro.sample(name, distribution, obs=values)
+
+
+def masked(mask: Tensor | None) -> AbstractContextManager:
+    """Leaves the rows that `mask` does not hold out of every density within; None leaves none out."""
+    return nullcontext() if mask is None else poutine.mask(mask=mask)
