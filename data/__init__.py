@@ -8,6 +8,7 @@ from multipyro.data.multimodal import Batch, Batches, MultimodalData
 from multipyro.data.polymnist import polymnist
 from multipyro.data.registry import DATASETS, DatasetInfo, load_dataset
 from multipyro.data.splits import Splits
+from multipyro.data.thinning import thinned
 
 __all__ = [
     "DATASETS",
@@ -22,5 +23,6 @@ __all__ = [
     "load_dataset",
     "mnist",
     "polymnist",
+    "thinned",
     "write_atomically",
 ]
