@@ -13,9 +13,12 @@ from multipyro.ppl_models.likelihoods import (
 from multipyro.ppl_models.multimodal import MultimodalModel
 from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
 from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
+from multipyro.ppl_models.text import AutoregressiveCategorical, AutoregressiveText
 
 __all__ = [
     "MLP",
+    "AutoregressiveCategorical",
+    "AutoregressiveText",
     "Bernoulli",
     "Categorical",
     "ConditionalModel",

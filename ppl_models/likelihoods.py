@@ -6,19 +6,22 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.ppl_models.text import AutoregressiveCategorical
+
 __all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli", "Laplace", "Likelihood", "Normal", "point_estimate"]
 
 
 def point_estimate(distribution: dist.Distribution) -> Tensor:
-    """The value that stands for a likelihood in a picture or a metric: its mean; of a categorical, its mode.
+    """The value that stands for a likelihood in a picture or a metric: its mean; of a categorical or a text, its mode.
 
     Returns:
-        A tensor of shape `(..., batch, *event)`; int64 class ids for a categorical.
+        A tensor of shape `(..., batch, *event)`; int64 class ids for a categorical and token ids for a text.
     """
     base = distribution
     while hasattr(base, "base_dist"):
         base = base.base_dist
-    return distribution.mode if isinstance(base, torch.distributions.Categorical) else distribution.mean
+    discrete = isinstance(base, torch.distributions.Categorical | AutoregressiveCategorical)
+    return distribution.mode if discrete else distribution.mean
 
 
 class Likelihood(nn.Module, ABC):

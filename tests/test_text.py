@@ -1,0 +1,150 @@
+"""The autoregressive likelihood of texts: a distribution over sequences, whole in every program."""
+
+import itertools
+
+import pyro
+import pytest
+import torch
+from torch import nn
+
+from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.inference import Term, WeightedELBO, cross_generate, frozen, joint_samples, log_likelihood
+from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel, Normal, OneHotMLP, point_estimate
+
+CLASSES, LENGTH, DIM = 3, 3, 2
+SEQUENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
+
+
+def text(**options):
+    """A decoder whose words differ clearly."""
+    module = AutoregressiveText(MLP(DIM, 8, (8,)), CLASSES, LENGTH, 4, 6, **options)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.8)
+    return module
+
+
+def programs():
+    model = MultimodalModel(DIM, {"signal": Normal(MLP(DIM, 4, (8,))), "text": text()})
+    encoders = {
+        "signal": NormalEncoder(MLP(4, 8, (8,)), DIM),
+        "text": NormalEncoder(OneHotMLP(CLASSES, 8, (8,), LENGTH), DIM),
+    }
+    return model, ProductOfExperts(DIM, encoders)
+
+
+def batch(rows=5):
+    return {"signal": torch.randn(rows, 4), "text": torch.randint(CLASSES, (rows, LENGTH))}
+
+
+def test_it_sums_to_one_over_all_sequences_and_is_not_a_product_of_positions():
+    likelihood = text()(torch.randn(4, DIM))
+    log_probs = likelihood.log_prob(SEQUENCES.unsqueeze(1))  # (sequences, batch)
+    torch.testing.assert_close(log_probs.logsumexp(0), torch.zeros(4), atol=1e-5, rtol=0)
+    joint = log_probs.exp().reshape(*[CLASSES] * LENGTH, 4)
+    product = joint.sum((1, 2)).unsqueeze(1) * joint.sum((0, 2))
+    assert (joint.sum(2) - product).abs().max() > 0.01
+
+
+def test_samples_fit_the_density():
+    likelihood = text()(torch.randn(2, DIM))
+    number = 20_000
+    drawn = likelihood.sample((number,))
+    codes = (drawn * torch.tensor([9, 3, 1])).sum(-1)
+    shares = torch.stack([(codes == code).float().mean(0) for code in range(len(SEQUENCES))])
+    wanted = likelihood.log_prob(SEQUENCES.unsqueeze(1)).exp()
+    assert ((shares - wanted).abs() < 4.5 * (wanted * (1 - wanted) / number).sqrt() + 1e-4).all()
+
+
+def test_the_temperature_sharpens_samples_and_leaves_the_density_alone():
+    cold, plain = text(temperature=0.01), text()
+    cold.load_state_dict(plain.state_dict())
+    z = torch.randn(6, DIM)
+    assert torch.equal(cold(z).sample((3,)), plain(z).mode.expand(3, -1, -1))
+    assert torch.equal(cold(z).log_prob(SEQUENCES[:6]), plain(z).log_prob(SEQUENCES[:6]))
+    assert not torch.equal(plain(z).sample((3,)), plain(z).mode.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("lead", [(), (7,), (2, 7)])
+def test_shapes_with_leading_dimensions(lead):
+    likelihood = text()(torch.randn(*lead, 5, DIM))
+    assert likelihood.batch_shape == (*lead, 5) and likelihood.event_shape == (LENGTH,)
+    assert likelihood.sample().shape == (*lead, 5, LENGTH) and likelihood.sample((4,)).shape == (4, *lead, 5, LENGTH)
+    assert likelihood.log_prob(SEQUENCES[:5]).shape == (*lead, 5)
+    wide = likelihood.expand((3, *likelihood.batch_shape))
+    assert wide.sample().shape == (3, *lead, 5, LENGTH)
+    torch.testing.assert_close(wide.log_prob(SEQUENCES[:5])[1], likelihood.log_prob(SEQUENCES[:5]))
+
+
+def test_the_mode_is_greedy_and_is_the_point_estimate():
+    likelihood = text()(torch.randn(4, DIM))
+    mode = point_estimate(likelihood)
+    logits = likelihood.logits(mode)
+    assert torch.equal(logits.argmax(-1), mode)
+    torch.testing.assert_close(logits.exp().sum(-1), torch.ones(4, LENGTH))
+
+
+def test_a_position_does_not_see_what_comes_after_it():
+    likelihood = text()(torch.randn(1, DIM))
+    first, second = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 2]])
+    left, right = likelihood.logits(first), likelihood.logits(second)
+    assert torch.equal(left[:, :2], right[:, :2]) and not torch.allclose(left[:, 2], right[:, 2])
+
+
+def test_token_dropout_is_for_training_only():
+    likelihood = text(token_dropout=0.9)
+    z, tokens = torch.randn(50, DIM), SEQUENCES[-1:].expand(50, -1)
+    assert not torch.equal(likelihood(z).log_prob(tokens), likelihood(z).log_prob(tokens))
+    likelihood.eval()
+    assert torch.equal(likelihood(z).log_prob(tokens), likelihood(z).log_prob(tokens))
+
+
+def test_gradients_are_finite_and_a_frozen_decoder_passes_them_to_the_guide_alone():
+    model, guide = programs()
+    x = batch()
+    loss = WeightedELBO(lambda m, g, _: [Term(m, g)])
+    loss.loss_and_grads(model, guide, x)
+    assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in model.likelihoods["text"].parameters())
+    model.zero_grad(set_to_none=True)
+    guide.zero_grad(set_to_none=True)
+    loss.loss_and_grads(frozen(model), guide, {"text": x["text"]})
+    assert all(p.grad is None for p in model.parameters())
+    assert all(p.grad.any() for p in guide.encoders["text"].parameters())
+
+
+def test_a_missing_text_leaves_the_loss_alone():
+    model, guide = programs()
+    x, observed = batch(), {"text": torch.tensor([True, False, True, False, True])}
+    loss, values = WeightedELBO(lambda m, g, _: [Term(m, g)]), []
+    for token in (0, 2):
+        pyro.set_rng_seed(3)
+        x["text"] = torch.where(observed["text"].unsqueeze(-1), x["text"], token)
+        values.append(loss.loss(model, guide, x, observed))
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_prediction_and_likelihoods_take_texts():
+    model, guide = programs()
+    x = batch()
+    for output in ("mean", "sample"):
+        found = cross_generate(model, guide, {"signal": x["signal"]}, ["text"], 3, output=output)["text"]
+        assert found.shape == (3, 5, LENGTH) and found.dtype == torch.int64
+    assert joint_samples(model, 4)["text"].shape == (4, LENGTH)
+    assert torch.isfinite(log_likelihood(model, guide, x, num_particles=20).rows).all()
+
+
+def test_bad_values_and_settings_are_refused():
+    likelihood = text()
+    with pytest.raises(TypeError, match="int64 token ids, got torch.float32"):
+        likelihood.check(torch.zeros(2, LENGTH), "word")
+    with pytest.raises(ValueError, match=r"shape \(batch, 3\), got \(2, 4\)"):
+        likelihood.check(torch.zeros(2, 4).long(), "word")
+    with pytest.raises(ValueError, match="ids 0 to 2, got 0 to 3"):
+        likelihood.check(torch.tensor([[0, 1, 3]]), "word")
+    with pytest.raises(ValueError, match="token_dropout must lie"):
+        text(token_dropout=1.0)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        text(temperature=0.0)
+    with pytest.raises(ValueError, match="must be at least 1"):
+        AutoregressiveText(nn.Linear(2, 3), 0, 3)
+    with pytest.raises(TypeError, match="out_features"):
+        AutoregressiveText(nn.ReLU(), 2, 3)
