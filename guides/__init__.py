@@ -4,13 +4,17 @@ from multipyro.guides._base import Guide
 from multipyro.guides.attributes import AttributeExperts
 from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
+from multipyro.guides.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
 from multipyro.guides.joint import JointGuide
 from multipyro.guides.mixtures import StratifiedMixture
 from multipyro.guides.products import Experts, product_of_experts, subset_products
 
 __all__ = [
     "AttributeExperts",
+    "ConditionalFlow",
     "Experts",
+    "FlowDistribution",
+    "FlowPrior",
     "Guide",
     "JointEncoder",
     "JointGuide",
@@ -19,6 +23,7 @@ __all__ = [
     "MixtureOfProducts",
     "NormalEncoder",
     "ProductOfExperts",
+    "RealNVP",
     "StratifiedMixture",
     "product_of_experts",
     "subset_products",
