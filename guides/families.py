@@ -93,7 +93,8 @@ class MixtureOfExperts(Guide):
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
-        shared = StratifiedMixture(list(experts.values()), _equal_weights([(name,) for name in experts], experts))
+        weights = _equal_weights([(name,) for name in experts], experts)
+        shared = StratifiedMixture(list(experts.values()), weights, names=tuple(experts))
         return self.with_private(shared, x, observed)
 
 

@@ -33,6 +33,7 @@ class StratifiedMixture(dist.TorchDistribution):
             batch dimension runs over the components.
         weights: `(*batch, num_components)` or `(num_components,)`, summing to 1, 0 allowed; equal by default. They
             are constants: no gradient reaches them.
+        names: The modality that each component has seen, where it is one modality each; some objectives need it.
 
     Example:
         >>> left, right = (dist.Normal(torch.full((4, 1), m), 0.1).to_event(1) for m in (-1.0, 1.0))
@@ -50,6 +51,7 @@ class StratifiedMixture(dist.TorchDistribution):
         components: Sequence[dist.Distribution] | dist.Distribution,
         weights: Tensor | None = None,
         validate_args: bool | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         if isinstance(components, torch.distributions.Distribution):
             stack, number = components, components.batch_shape[0]
@@ -69,6 +71,9 @@ class StratifiedMixture(dist.TorchDistribution):
             weights = torch.full((number,), 1 / number, dtype=sample.dtype, device=sample.device)
         if weights.shape[-1] != number:
             raise ValueError(f"weights must have {number} entries a row, one a component, got {tuple(weights.shape)}")
+        if names is not None and len(names) != number:
+            raise ValueError(f"names must be {number}, one a component, got {list(names)}")
+        self.names = None if names is None else tuple(names)
         batch_shape = torch.broadcast_shapes(batch_shape, weights.shape[:-1])
         self._stack = None if stack is None else stack.expand((number, *batch_shape))
         self._parts = tuple(part.expand(batch_shape) for part in self._parts)
@@ -108,7 +113,7 @@ class StratifiedMixture(dist.TorchDistribution):
         """The same mixture over a larger batch shape."""
         weights = self.weights.expand(*batch_shape, self.num_components)
         if self._stack is None:
-            return StratifiedMixture([part.expand(batch_shape) for part in self._parts], weights)
+            return StratifiedMixture([part.expand(batch_shape) for part in self._parts], weights, names=self.names)
         # new batch dimensions stand between the component's dimension and the old batch
         padding = (1,) * (len(batch_shape) - len(self.batch_shape))
         event = self.event_shape
@@ -119,13 +124,13 @@ class StratifiedMixture(dist.TorchDistribution):
                 self.num_components, *batch_shape, *event
             )
 
-        return StratifiedMixture(map_parameters(widen, self._stack), weights)
+        return StratifiedMixture(map_parameters(widen, self._stack), weights, names=self.names)
 
     def detach(self) -> "StratifiedMixture":
         """The same mixture, gradients reaching none of its components' parameters."""
         if self._stack is None:
-            return StratifiedMixture([detached(part) for part in self._parts], self.weights)
-        return StratifiedMixture(detached(self._stack), self.weights)
+            return StratifiedMixture([detached(part) for part in self._parts], self.weights, names=self.names)
+        return StratifiedMixture(detached(self._stack), self.weights, names=self.names)
 
     def component_log_probs(self, value: Tensor) -> Tensor:
         """Log-density of every component, `(num_components, ...)` before the sample and batch dimensions."""

@@ -78,7 +78,7 @@ class StratifiedELBO(MultimodalELBO):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_sites = sample_sites(poutine.trace(_WithoutDrawing()(guide)).get_trace(x, observed))
+        guide_sites = sample_sites(poutine.trace(WithoutDrawing()(guide)).get_trace(x, observed))
         strata, weights = self._strata(guide_sites)
         values = {}
         for name, site in guide_sites.items():
@@ -147,7 +147,7 @@ class StratifiedELBO(MultimodalELBO):
         return total.detach() + surrogate - surrogate.detach()
 
 
-class _WithoutDrawing(Messenger):
+class WithoutDrawing(Messenger):
     """Visits the sites of a guide without drawing: this objective draws its strata itself."""
 
     def _pyro_sample(self, msg: dict) -> None:

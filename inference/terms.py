@@ -190,11 +190,11 @@ class TermsELBO(MultimodalELBO):
         exact = None
         if self.kl == "components" and isinstance(q_site["fn"], StratifiedMixture):
             mixture = q_site["fn"]
-            divergences = [_closed_form(component, p_site["fn"]) for component in mixture.components]
+            divergences = [closed_form(component, p_site["fn"]) for component in mixture.components]
             if all(divergence is not None for divergence in divergences):
                 exact = (mixture.weights * torch.stack(divergences, -1)).sum(-1)
         elif self.kl != "sampled" and ordered:
-            exact = _closed_form(q_site["fn"], p_site["fn"])
+            exact = closed_form(q_site["fn"], p_site["fn"])
         if exact is None:
             return q_site["log_prob"] - p_site["log_prob"]
         return scale_and_mask(exact, q_site["scale"], q_site["mask"])
@@ -273,7 +273,8 @@ def common_rows(
     return rows
 
 
-def _closed_form(q: Any, p: Any) -> Tensor | None:
+def closed_form(q: Any, p: Any) -> Tensor | None:
+    """`KL(q || p)` where the two families have a formula for it, else None."""
     try:
         return torch.distributions.kl_divergence(q, p)
     except NotImplementedError:

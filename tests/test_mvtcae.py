@@ -1,11 +1,10 @@
 """MVTCAE's sum of terms against its closed form in the linear-Gaussian model."""
 
-import math
-
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearEncoder, LinearGaussian, kl_normal, mean_and_se, repeated
+from closed_forms import expected_log_likelihood, largest, random_encoders, train
+from linear_gaussian import DTYPE, LinearGaussian, kl_normal, mean_and_se, repeated
 from toy import toy_networks
 
 from multipyro.guides import ProductOfExperts
@@ -17,13 +16,6 @@ RATIO, BETA = 5 / 6, 1.5
 def objective(count, **options):
     """The recipe's objective; its own programs are put aside."""
     return build("mvtcae", toy_networks(), 2, **options).stages[0].loss
-
-
-def expected_log_likelihood(problem, name, values, q):
-    """`E_q log p(x_m | z)` for a diagonal normal, `(rows,)`."""
-    loading, variance = problem.loadings[name], problem.scales[name] ** 2
-    miss = (values - problem.offsets[name] - q.mean @ loading.T).square() + q.variance @ loading.square().T
-    return (-0.5 * miss / variance - 0.5 * math.log(2 * math.pi * variance)).sum(-1)
 
 
 def closed_form(problem, guide, x, ratio=RATIO, beta=BETA, observed=None):
@@ -40,13 +32,7 @@ def closed_form(problem, guide, x, ratio=RATIO, beta=BETA, observed=None):
 
 
 def random_guide(problem, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    encoders = {}
-    for m in problem.modalities:
-        matrix = 0.1 * torch.randn(problem.latent_dim, len(problem.offsets[m]), dtype=DTYPE, generator=generator)
-        one = torch.ones(problem.latent_dim, dtype=DTYPE)
-        encoders[m] = LinearEncoder(matrix, 0 * one, one)
-    return ProductOfExperts(problem.latent_dim, encoders, prior_expert=False).double()
+    return ProductOfExperts(problem.latent_dim, random_encoders(problem, seed), prior_expert=False).double()
 
 
 @pytest.mark.parametrize("count", (1, 2, 3, 5))
@@ -92,33 +78,13 @@ def test_a_row_without_a_modality_leaves_out_its_share():
     assert abs(exact - closed_form(problem, guide, x).item() / 1200) > 0.1
 
 
-def optimum(problem, x, steps=500):
-    """The largest value of the closed form over linear experts."""
-    guide = random_guide(problem, seed=5)
-    optimizer = torch.optim.LBFGS(guide.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
-
-    def closure():
-        optimizer.zero_grad()
-        loss = -closed_form(problem, guide, x) / len(x["image"])
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return -closure().item()
-
-
 def test_training_reaches_the_optimum_of_the_closed_form_and_the_untrained_guide_does_not():
     problem = LinearGaussian(2)
     x, model, guide = problem.sample(100), problem.model(), random_guide(problem)
-    best = optimum(problem, x)
+    reference = random_guide(problem, seed=5)
+    best = largest(lambda: closed_form(problem, reference, x) / 100, reference.parameters())
     assert closed_form(problem, guide, x).item() / 100 < best - 0.5
-    loss = objective(2, ratio=RATIO, beta=BETA)
-    optimizer = torch.optim.Adam(guide.parameters(), lr=0.03)
-    torch.manual_seed(0)
-    for _ in range(400):
-        optimizer.zero_grad()
-        loss.loss_and_grads(model, guide, x)
-        optimizer.step()
+    train(objective(2, ratio=RATIO, beta=BETA), model, guide, x, guide.parameters())
     assert abs(closed_form(problem, guide, x).item() / 100 - best) < 0.03
 
 

@@ -1,8 +1,13 @@
-"""MMVAE: a mixture of experts trained on a stratified K-sample bound."""
+"""MMVAE: a mixture of experts trained on a stratified K-sample bound.
+
+`bound` is `"stratified"` (the paper), `"tight"`, or `"linear"` with `M` decoder passes; `gradient` is one of
+`StratifiedELBO`'s, for the linear bound `"reparam"` (unbiased) or `"released"`.
+"""
 
 from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
+from multipyro.inference.linear_mixture import LinearMixtureELBO
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
@@ -31,7 +36,11 @@ def _build(
     own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
     model = MultimodalModel(latent_dim, own.likelihoods, prior, private=own.dims)
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family), private=own.encoders)
-    elbo = StratifiedELBO(particles, gradient, bound, {**sites, **own.sites})
+    sites = {**sites, **own.sites}
+    if bound == "linear":
+        elbo = LinearMixtureELBO(particles, "unbiased" if gradient == "reparam" else gradient, sites)
+    else:
+        elbo = StratifiedELBO(particles, gradient, bound, sites)
     return Recipe("mmvae", model, guide, (Stage(elbo),), latent_dim)
 
 
