@@ -13,11 +13,21 @@ from multipyro.inference.evidence import (
 )
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.fit import FitResult, NonFiniteLossError, fit, fit_recipe
+from multipyro.inference.jsd import JensenShannonELBO
 from multipyro.inference.linear_mixture import LinearMixtureELBO
 from multipyro.inference.metrics import conditional_coherence, evaluate, joint_coherence, latent_accuracy
 from multipyro.inference.networks import Networks, networks_for
 from multipyro.inference.prediction import cross_generate, embed, joint_samples, reconstruct
-from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, MethodInfo, Recipe, Stage, build, register, site_weights
+from multipyro.inference.recipes import (
+    COMMON_OPTIONS,
+    METHODS,
+    MethodInfo,
+    Recipe,
+    Stage,
+    build,
+    register,
+    site_weights,
+)
 from multipyro.inference.runs import LoadedRun, load
 from multipyro.inference.schedules import LinearWarmup
 from multipyro.inference.stratified import StratifiedELBO
@@ -30,6 +40,7 @@ __all__ = [
     "Classifier",
     "ConditionalBounds",
     "FitResult",
+    "JensenShannonELBO",
     "LinearMixtureELBO",
     "LinearWarmup",
     "LoadedRun",

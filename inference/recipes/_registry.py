@@ -10,6 +10,7 @@ from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe
 from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
+from multipyro.inference.recipes.mmjsd import MMJSD
 from multipyro.inference.recipes.mmvae import MMVAE
 from multipyro.inference.recipes.mopoe import MOPOE
 from multipyro.inference.recipes.mvae import MVAE
@@ -20,7 +21,7 @@ from multipyro.inference.recipes.vae import VAE
 __all__ = ["COMMON_OPTIONS", "METHODS", "build"]
 
 METHODS: dict[str, MethodInfo] = {
-    info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
+    info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MMJSD, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
 }
 
 #: Options that every method takes, with their defaults.
