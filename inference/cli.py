@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     _data_root(datasets)
 
     train = commands.add_parser("train", help="train a method on a data set")
-    train.add_argument("method", metavar="METHOD", help="name of a method; `multipyro methods` lists them")
+    train.add_argument("method", metavar="METHOD", help="a method of `multipyro methods`, or FILE.py:NAME for your own")
     _training(train)
     train.add_argument("--given", nargs="+", metavar="NAME", help="given modalities of the picture made at the end")
     train.add_argument("--target", nargs="+", metavar="NAME", help="generated modalities of that picture")
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     compare = commands.add_parser("compare", help="train and evaluate several methods over several seeds, one table")
-    compare.add_argument("method", nargs="+", metavar="METHOD", help="names of methods")
+    compare.add_argument("method", nargs="+", metavar="METHOD", help="names of methods, or FILE.py:NAME")
     _training(compare)
     compare.add_argument("--seeds", type=_whole(1), default=3, help="number of seeds (default: %(default)s)")
     compare.add_argument(
@@ -136,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", type=Path, help="run folder")
     command.add_argument("--guide", metavar="FILE.py:CLASS", help="the guide class the run was made with, if it was")
+    command.add_argument("--method", metavar="FILE.py:NAME", help="the method the run was made with, if it is your own")
     _data_root(command)
 
 
@@ -146,6 +147,13 @@ def _data_root(command: argparse.ArgumentParser) -> None:
 def _training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
     command.add_argument("--modalities", nargs="+", metavar="NAME", help="modalities to use (default: all)")
+    command.add_argument(
+        "--missing",
+        nargs="+",
+        action=_Pairs,
+        metavar="SHARE",
+        help="share of training rows that lose each modality, as 0.3 or label=0.5",
+    )
     command.add_argument("--epochs", type=_whole(1), default=60, help="number of epochs (default: %(default)s)")
     command.add_argument("--batch-size", type=_whole(1), default=64, help="rows of a batch (default: %(default)s)")
     command.add_argument("--lr", type=_positive, default=1e-3, help="learning rate of Adam (default: %(default)s)")

@@ -2,12 +2,11 @@
 
 import argparse
 import ast
-import importlib.util
 import json
 import math
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from multipyro.data import DATASETS, Splits, load_dataset, write_atomically
-from multipyro.guides import Guide
+from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomically
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.fit import fit_recipe
 from multipyro.inference.metrics import evaluate as evaluate_programs
 from multipyro.inference.networks import networks_for
+from multipyro.inference.own import guide_class, method_name
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
 from multipyro.inference.runs import load, read_run
@@ -99,10 +98,11 @@ def datasets(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Trains one method on one data set."""
-    out = arguments.out or Path("runs") / f"{arguments.method}-{arguments.data}-{arguments.seed}"
+    method = method_name(arguments.method)
+    out = arguments.out or Path("runs") / f"{method}-{arguments.data}-{arguments.seed}"
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     splits = _load(arguments.data, arguments.data_root, arguments.modalities)
-    recipe = _train(arguments, arguments.method, splits, arguments.seed, out, arguments.resume, guide)
+    recipe = _train(arguments, method, splits, arguments.seed, out, arguments.resume, guide)
     info = DATASETS[arguments.data]
     names = recipe.model.modalities
     given = arguments.given or list(getattr(recipe.model, "conditions", ()))
@@ -113,7 +113,7 @@ def train(arguments: argparse.Namespace) -> None:
         _draw_cross(
             load(out, guide).recipe, splits, given, target, out / f"{'+'.join(given)}-to-{'+'.join(target)}.png"
         )
-    _CONSOLE.print(f"trained {arguments.method} on {arguments.data}; the run is in {out}")
+    _CONSOLE.print(f"trained {method} on {arguments.data}; the run is in {out}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -127,7 +127,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         output=arguments.pixels,
         seed=arguments.seed,
     )
-    metrics = {"method": config["method"], "options": config["options"], "plan": config["plan"], **metrics}
+    described = {name: config[name] for name in ("method", "options", "plan", "config")}
+    metrics = {**described, **metrics}
     _write_json(arguments.run / "metrics.json", metrics)
     _CONSOLE.print(metrics_table(metrics, f"{config['method']} on {config['data']['name']}"))
     _CONSOLE.print(f"written to {arguments.run / 'metrics.json'}")
@@ -149,7 +150,7 @@ def compare(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
     splits = _load(arguments.data, arguments.data_root, arguments.modalities)
     reports: dict[str, list[dict[str, Any]]] = {}
-    for method in arguments.method:
+    for method in map(method_name, arguments.method):
         for seed in range(arguments.seeds):
             out = arguments.out / f"{method}-{arguments.data}-{seed}"
             _CONSOLE.print(f"{method}, seed {seed}")
@@ -186,23 +187,6 @@ def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     return summary
 
 
-def guide_class(place: str) -> type[Guide]:
-    """The guide class that the user names as `FILE.py:CLASS` on the command line."""
-    file, _, name = place.rpartition(":")
-    path = Path(file)
-    if not file or not name.isidentifier() or path.suffix != ".py":
-        raise ValueError(f"--guide must be FILE.py:CLASS, got {place!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"--guide names {path}, which is no file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not isinstance(found, type) or not issubclass(found, Guide):
-        raise ValueError(f"{path} has no subclass of multipyro.guides.Guide called {name}")
-    return found
-
-
 def _train(
     arguments: argparse.Namespace,
     method: str,
@@ -210,7 +194,7 @@ def _train(
     seed: int,
     out: Path,
     resume: bool,
-    guide: Callable[..., Guide] | None,
+    guide: type | None,
 ) -> Recipe:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
@@ -221,6 +205,10 @@ def _train(
     torch.manual_seed(seed)
     recipe = build(method, networks_for(splits.train.modalities), arguments.latent_dim, guide, **options)
     settings = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "lr": arguments.lr, "seed": seed}
+    if arguments.missing:
+        missing = _missing(arguments.missing, list(splits.train.modalities))
+        splits = _thinned(splits, missing, seed)
+        settings["config"] = {"missing": missing}
     progress = _CONSOLE.is_terminal
     fit_recipe(recipe, splits, out=out, resume=resume, device=arguments.device, progress=progress, **settings)
     return recipe
@@ -256,6 +244,24 @@ def _weights(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
     return weights
 
 
+def _missing(pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Modality -> share of missing rows, from a single number or from NAME=SHARE."""
+    shares: dict[str, float] = {}
+    for pair in pairs:
+        name, separator, text = pair.rpartition("=")
+        try:
+            shares.update(dict.fromkeys([name] if separator else names, float(text)))
+        except ValueError:
+            raise ValueError(f"--missing must be a share or NAME=SHARE, got {pair!r}") from None
+    return shares
+
+
+def _thinned(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:
+    """Incomplete rows to train on and to choose by; the test rows stay whole."""
+    parts = (thinned(part, missing, seed) for part in (splits.train, splits.validation))
+    return Splits(*parts, splits.test)
+
+
 def _load(name: str, data_root: Path | None, modalities: Sequence[str] | None) -> Splits:
     options = {"word": True} if name == "mnist" and modalities and "word" in modalities else {}
     splits = load_dataset(name, data_root, **options)
@@ -265,9 +271,13 @@ def _load(name: str, data_root: Path | None, modalities: Sequence[str] | None) -
 def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]:
     """A run, and the very data it was trained on."""
     config = read_run(arguments.run)
+    if arguments.method is not None:
+        method_name(arguments.method)
     loaded = load(arguments.run, None if arguments.guide is None else guide_class(arguments.guide))
     splits = _load(config["data"]["name"], arguments.data_root, list(config["data"]["modalities"]))
-    if splits.train.content_hash != config["data"]["content_hash"]:
+    missing = (config["config"] or {}).get("missing", {})
+    trained = thinned(splits.train, missing, config["plan"]["seed"]) if missing else splits.train
+    if trained.content_hash != config["data"]["content_hash"]:
         raise ValueError(f"{arguments.run} was trained on other rows of {config['data']['name']} than are found now")
     return loaded, splits, config
 

@@ -15,7 +15,7 @@ import multipyro
 from multipyro.data import Modality, MultimodalData, write_atomically
 from multipyro.inference.checkpoints import load_programs, programs_of, read_checkpoint
 from multipyro.inference.networks import Networks
-from multipyro.inference.recipes import Recipe, build
+from multipyro.inference.recipes import METHODS, Recipe, build
 
 __all__ = ["LoadedRun", "Run", "describe_data", "load", "read_run", "versions"]
 
@@ -231,6 +231,11 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
         raise ValueError(
             f"{run_folder} was trained from programs of one's own: build them and call "
             "multipyro.inference.load_state(checkpoint, model, guide)"
+        )
+    if config["method"] not in METHODS:
+        raise ValueError(
+            f"{run_folder} was trained by {config['method']!r}, which is no method known here: register it first "
+            "(--method FILE.py:NAME)"
         )
     name = config["guide_class"]
     if (name is None) != (guide is None) or (guide is not None and guide.__name__ != name):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from multipyro.data import load_dataset
 from multipyro.inference import commands
 from multipyro.inference.cli import main, parser
 
@@ -258,3 +259,50 @@ def test_as_a_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("multipyro: unknown method")
     assert "Traceback" not in done.stderr
+
+
+METHOD = """
+from dataclasses import replace
+from multipyro.inference import METHODS, MethodInfo
+def build(networks, latent_dim, **options):
+    return replace(METHODS["mvae"].build(networks, latent_dim, **options), name="mine")
+MINE = replace(METHODS["mvae"], name="mine", build=build)
+TAKEN = METHODS["mvae"]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "mine.py").write_text(METHOD)
+    yield f"{tmp_path / 'mine.py'}:"
+    commands.METHODS.pop("mine", None)
+
+
+def test_a_method_of_ones_own_by_the_same_commands(own, tmp_path, capsys):
+    out, place = tmp_path / "run", f"{own}MINE"
+    assert main(["train", place, "--out", str(out), *SMALL]) == 0
+    assert json.loads((out / "run.json").read_text())["method"] == "mine"
+    commands.METHODS.pop("mine")
+    assert main(["evaluate", str(out), "--particles", "5"]) == 2
+    assert "--method FILE.py:NAME" in one_line(capsys)
+    assert main(["evaluate", str(out), "--particles", "5", "--method", place]) == 0
+    assert json.loads((out / "metrics.json").read_text())["method"] == "mine"
+    for name, said in (("TAKEN", "mvae"), ("NOTHING", "NOTHING"), ("METHODS", "no multipyro.inference.MethodInfo")):
+        assert main(["train", f"{own}{name}", *SMALL]) == 2
+        assert said in one_line(capsys)
+
+
+def test_thinned_rows_are_trained_on_and_whole_ones_judged(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "mvae", "--missing", "label=0.5", "--out", str(out), *SMALL]) == 0
+    config = json.loads((out / "run.json").read_text())
+    assert config["config"] == {"missing": {"label": 0.5}}
+    assert config["data"]["content_hash"] != load_dataset("digits").train.content_hash
+    assert main(["evaluate", str(out), "--particles", "5"]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["config"] == config["config"]
+    assert metrics["data"]["content_hash"]["test"] == load_dataset("digits").test.content_hash
+    assert main(["train", "telbo", "--missing", "0.3", "--out", str(tmp_path / "b"), *SMALL]) == 2
+    assert "complete rows" in one_line(capsys)
+    assert main(["train", "mvae", "--missing", "label=much", "--out", str(tmp_path / "c"), *SMALL]) == 2
+    assert "label=much" in one_line(capsys)

@@ -18,14 +18,37 @@ from multipyro.inference.recipes.mvtcae import MVTCAE
 from multipyro.inference.recipes.telbo import TELBO
 from multipyro.inference.recipes.vae import VAE
 
-__all__ = ["COMMON_OPTIONS", "METHODS", "build"]
+__all__ = ["COMMON_OPTIONS", "METHODS", "build", "register"]
 
 METHODS: dict[str, MethodInfo] = {
     info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MMJSD, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
 }
 
+_OURS = frozenset(METHODS)
+
 #: Options that every method takes, with their defaults.
 COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None}
+
+
+def register(info: MethodInfo) -> MethodInfo:
+    """Makes a method of one's own known to `build`, `load` and the command line of this process; returns it.
+
+    Args:
+        info: The method; registering another one of the same name replaces it.
+
+    Raises:
+        ValueError: If the name is that of a method of the library.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> register(replace(METHODS["mvae"], name="mine")).name
+        'mine'
+        >>> del METHODS["mine"]
+    """
+    if info.name in _OURS:
+        raise ValueError(f"{info.name!r} is the name of a method of the library: choose another one")
+    METHODS[info.name] = info
+    return info
 
 
 def build(
