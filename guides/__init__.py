@@ -2,6 +2,7 @@
 
 from multipyro.guides._base import Guide
 from multipyro.guides.attributes import AttributeExperts
+from multipyro.guides.bridged import BridgedGuide, bridged_parameters
 from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from multipyro.guides.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
@@ -11,6 +12,7 @@ from multipyro.guides.products import Experts, product_of_experts, subset_produc
 
 __all__ = [
     "AttributeExperts",
+    "BridgedGuide",
     "ConditionalFlow",
     "Experts",
     "FlowDistribution",
@@ -25,6 +27,7 @@ __all__ = [
     "ProductOfExperts",
     "RealNVP",
     "StratifiedMixture",
+    "bridged_parameters",
     "product_of_experts",
     "subset_products",
 ]

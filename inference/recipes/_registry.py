@@ -8,6 +8,7 @@ from torch import nn
 
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe
+from multipyro.inference.recipes.bridged import BRIDGED
 from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
 from multipyro.inference.recipes.mmjsd import MMJSD
@@ -21,7 +22,7 @@ from multipyro.inference.recipes.vae import VAE
 __all__ = ["COMMON_OPTIONS", "METHODS", "build", "register"]
 
 METHODS: dict[str, MethodInfo] = {
-    info.name: info for info in (VAE, JMVAE, JMVAE_KL, MVAE, MMVAE, MMJSD, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
+    info.name: info for info in (VAE, BRIDGED, JMVAE, JMVAE_KL, MVAE, MMVAE, MMJSD, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
 }
 
 _OURS = frozenset(METHODS)
