@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.ppl_models.continuous_bernoulli import ContinuousBernoulliDistribution
 from multipyro.ppl_models.text import AutoregressiveCategorical
 
 __all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli", "Laplace", "Likelihood", "Normal", "point_estimate"]
@@ -149,7 +150,7 @@ class ContinuousBernoulli(Likelihood):
     """
 
     def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
-        return dist.ContinuousBernoulli(logits=outputs).to_event(event_dims)
+        return ContinuousBernoulliDistribution(outputs).to_event(event_dims)
 
     def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
         return out_shape
