@@ -71,6 +71,8 @@ class MixtureOfExperts(Guide):
         encoders: Modality name -> module from `x_m` to a distribution with `rsample`; families may differ.
         name: As in `Guide`.
         private: As in `Guide`.
+        auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called. The
+            guide only keeps them, as parameters of training that no prediction sees; `StratifiedELBO` uses them.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -86,8 +88,10 @@ class MixtureOfExperts(Guide):
         encoders: Mapping[str, nn.Module],
         name: str | None = None,
         private: Mapping[str, nn.Module] | None = None,
+        auxiliary: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__(latent_dim, encoders, name=name, private=private)
+        self.auxiliary = nn.ModuleDict(auxiliary)
 
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from multipyro.guides import StratifiedMixture, product_of_experts
 from multipyro.inference.combinators import Program
-from multipyro.inference.linear_mixture import expert_mixture
 from multipyro.inference.schedules import LinearWarmup
+from multipyro.inference.stratified import expert_mixture
 from multipyro.inference.terms import (
     Evaluation,
     MultimodalELBO,

@@ -9,7 +9,7 @@ from torch import Tensor
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.combinators import Program, restrict
 from multipyro.inference.schedules import LinearWarmup
-from multipyro.inference.stratified import WithoutDrawing
+from multipyro.inference.stratified import WithoutDrawing, expert_mixture
 from multipyro.inference.terms import (
     Evaluation,
     MultimodalELBO,
@@ -20,7 +20,7 @@ from multipyro.inference.terms import (
     weight_value,
 )
 
-__all__ = ["LinearMixtureELBO", "expert_mixture"]
+__all__ = ["LinearMixtureELBO"]
 
 
 class LinearMixtureELBO(MultimodalELBO):
@@ -119,21 +119,6 @@ class LinearMixtureELBO(MultimodalELBO):
         value = (value.mean(0) if value.dim() > 1 else value).sum()
         result.bound = result.bound + weight_value(self.sites.get(site, 1.0)) * value
         result.add(f"kl/{site}" if latent else f"reconstruction/{site}", -value.detach() if latent else value.detach())
-
-
-def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
-    """The mixture of one expert a modality at the site `z` of a guide.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    mixture = guide_sites["z"]["fn"] if "z" in guide_sites else None
-    if not isinstance(mixture, StratifiedMixture) or mixture.names is None:
-        raise ValueError(
-            f"this objective needs a mixture of one expert a modality at the site 'z', such as MixtureOfExperts, got "
-            f"{'no such site' if mixture is None else type(mixture).__name__}"
-        )
-    return mixture
 
 
 def _log_prob(site: dict) -> Tensor:

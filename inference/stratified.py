@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 
 from multipyro.guides import StratifiedMixture
 from multipyro.guides._distributions import detached
@@ -21,6 +21,7 @@ from multipyro.inference.terms import (
     sample_sites,
     weight_value,
 )
+from multipyro.ppl_models._batch import private_modality
 
 __all__ = ["StratifiedELBO"]
 
@@ -46,15 +47,30 @@ class StratifiedELBO(MultimodalELBO):
 
     The latents of the guide must be independent given `x`; at most one of them may be a mixture.
 
+    With `auxiliary` this is the estimator of MMVAE+: in the stratum of expert `m` the private latent of another
+    modality `n` is drawn from an auxiliary prior `r_n` instead of its posterior, and only that of `m` has a density
+    ratio, so that a private latent cannot carry what the others must learn from `z`:
+
+    .. math::
+        \log w(z, z_m) = \log p(x_m | z, z_m) + \sum_{n \ne m} \log p(x_n | z, \tilde z_n)
+            + \log \frac{p(z)\, p(z_m)}{q(z|x)\, q_m(z_m|x_m)}, \qquad \tilde z_n \sim r_n
+
+    It bounds `log p(x)` where each `r_n` is the model's prior of `z_n`; with learned ones it bounds the evidence of the
+    model in which `r_n` takes its place.
+
     References:
         Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), eq. 3
-        and 5; Doubly Reparameterized Gradient Estimators (Tucker et al., 2019), eq. 8.
+        and 5; Doubly Reparameterized Gradient Estimators (Tucker et al., 2019), eq. 8; MMVAE+: Enhancing the
+        Generative Quality of Multimodal VAEs without Compromises (Palumbo et al., 2023), for `auxiliary`.
 
     Args:
         num_particles: Number `K` of samples of each expert.
         gradient: `"reparam"`, `"stl"` or `"dreg"`.
         bound: `"stratified"` or `"tight"`.
         sites: Site name -> weight on both sides; a weighted objective is no bound on `log p(x)`.
+        auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called. The guide
+            must then be a mixture of one expert a modality, and `gradient` not `"dreg"`, whose squared weights would
+            be wrong for samples of `r_n`.
 
     Example:
         >>> elbo = StratifiedELBO(num_particles=10, gradient="dreg")
@@ -66,6 +82,7 @@ class StratifiedELBO(MultimodalELBO):
         gradient: str = "reparam",
         bound: str = "stratified",
         sites: SiteWeights | None = None,
+        auxiliary: Mapping[str, nn.Module] | None = None,
     ) -> None:
         sites = dict(sites or {})
         super().__init__(num_particles, [weight for weight in sites.values() if isinstance(weight, LinearWarmup)])
@@ -73,7 +90,9 @@ class StratifiedELBO(MultimodalELBO):
             raise ValueError(f"gradient must be 'reparam', 'stl' or 'dreg', got {gradient!r}")
         if bound not in ("stratified", "tight"):
             raise ValueError(f"bound must be 'stratified' or 'tight', got {bound!r}")
-        self.gradient, self.bound, self.sites = gradient, bound, sites
+        if auxiliary and gradient == "dreg":
+            raise ValueError("gradient must be 'reparam' or 'stl' with auxiliary priors, got 'dreg'")
+        self.gradient, self.bound, self.sites, self.auxiliary = gradient, bound, sites, auxiliary or {}
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -87,6 +106,11 @@ class StratifiedELBO(MultimodalELBO):
                 values[name] = site["fn"].rsample_strata((self.num_particles,))
             else:
                 values[name] = site["fn"].rsample((self.num_particles, strata))
+        own = self._own_strata(guide_sites)
+        for name, stratum in own.items():
+            auxiliary = self.auxiliary[private_modality(name)]()
+            drawn = auxiliary.expand(values[name].shape[:-1]).rsample()
+            values[name] = torch.where(stratum.unsqueeze(-1), values[name], drawn)
         # the model's sites broadcast over the two new dimensions on the left of the plate
         model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
         model_trace.compute_log_prob()
@@ -99,7 +123,8 @@ class StratifiedELBO(MultimodalELBO):
                 continue
             fn = guide_sites[name]["fn"]
             log_q = (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
-            log_ratios[name] = site["log_prob"] - log_q
+            log_ratio = site["log_prob"] - log_q
+            log_ratios[name] = torch.where(own[name], log_ratio, 0.0) if name in own else log_ratio
         parts = {**log_ratios, **reconstructions}
         for name, part in parts.items():
             rows = common_rows(name, model_sites, guide_sites, list(values))
@@ -113,6 +138,17 @@ class StratifiedELBO(MultimodalELBO):
             latent = name in log_ratios
             result.add(f"kl/{name}" if latent else f"reconstruction/{name}", -mean if latent else mean)
         return result
+
+    def _own_strata(self, guide_sites: Mapping[str, dict]) -> dict[str, Tensor]:
+        """Private site with an auxiliary prior -> which stratum is its modality's, bool `(strata, 1)`."""
+        found = [name for name in guide_sites if private_modality(name) in self.auxiliary]
+        if not found:
+            return {}
+        mixture = expert_mixture(guide_sites)
+        return {
+            name: torch.tensor([[m == private_modality(name)] for m in mixture.names], device=mixture.weights.device)
+            for name in found
+        }
 
     def _strata(self, guide_sites: Mapping[str, dict]) -> tuple[int, Tensor]:
         """Number of strata, and their weights `(strata, batch)`."""
@@ -145,6 +181,21 @@ class StratifiedELBO(MultimodalELBO):
                 value.register_hook(lambda gradient: gradient * normalised.unsqueeze(-1))
         surrogate = (outer * (normalised * log_weights)).sum()
         return total.detach() + surrogate - surrogate.detach()
+
+
+def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
+    """The mixture of one expert a modality at the site `z` of a guide.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    mixture = guide_sites["z"]["fn"] if "z" in guide_sites else None
+    if not isinstance(mixture, StratifiedMixture) or mixture.names is None:
+        raise ValueError(
+            f"this objective needs a mixture of one expert a modality at the site 'z', such as MixtureOfExperts, got "
+            f"{'no such site' if mixture is None else type(mixture).__name__}"
+        )
+    return mixture
 
 
 class WithoutDrawing(Messenger):
