@@ -1,6 +1,7 @@
 """Generative programs `p(z) prod_m p(x_m | z)`: priors, likelihoods and the networks they are made of."""
 
 from multipyro.ppl_models.conditional import ConditionalModel, IndependentPrior
+from multipyro.ppl_models.hierarchical import HierarchicalModel
 from multipyro.ppl_models.likelihoods import (
     Bernoulli,
     Categorical,
@@ -25,6 +26,7 @@ __all__ = [
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "HierarchicalModel",
     "IndependentPrior",
     "Laplace",
     "LaplacePrior",

@@ -1,5 +1,6 @@
-"""The observation site of one modality, as every generative program makes it."""
+"""The names and the observation site of a modality, as generative programs make it."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import pyro
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from multipyro.ppl_models._batch import filled
 
-__all__ = ["masked", "observe"]
+__all__ = ["check_names", "masked", "observe"]
 
 
 def observe(name: str, likelihood: nn.Module, latents: Tensor, values: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -42,3 +43,15 @@ def observe(name: str, likelihood: nn.Module, latents: Tensor, values: Tensor | 
 def masked(mask: Tensor | None) -> AbstractContextManager:
     """Leaves the rows that `mask` does not hold out of every density within; None leaves none out."""
     return nullcontext() if mask is None else poutine.mask(mask=mask)
+
+
+def check_names(modalities: Iterable[str]) -> None:
+    """Raises if there is no modality, or one has the name of a latent or of the plate."""
+    modalities = list(modalities)
+    if not modalities:
+        raise ValueError("likelihoods is empty: a model needs at least one modality")
+    reserved = [m for m in modalities if m in ("data", "z") or m.startswith("z_") or m[:1] == "z" and m[1:].isdigit()]
+    if reserved:
+        raise ValueError(
+            f"modality {reserved} has the name of a latent or of the plate; z, z1, z_... and data are taken"
+        )

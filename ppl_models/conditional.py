@@ -9,7 +9,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from multipyro.ppl_models._batch import batch_rows, check_batch, unique_name
-from multipyro.ppl_models._observe import observe
+from multipyro.ppl_models._observe import check_names, observe
 
 __all__ = ["ConditionalModel", "IndependentPrior", "check_conditions"]
 
@@ -43,8 +43,8 @@ class ConditionalModel(PyroModule):
         `z`, and each target of `x` under its own name, in the plate `data`.
 
     Raises:
-        ValueError: If there are no targets or no conditions, or one modality is both; when called, if a row lacks a
-            condition or a condition is to be generated.
+        ValueError: If there are no targets or no conditions, one modality is both, or has the name of a latent; when
+            called, if a row lacks a condition or a condition is to be generated.
 
     Example:
         >>> from multipyro.ppl_models import Normal, OneHotMLP, MLP
@@ -74,6 +74,7 @@ class ConditionalModel(PyroModule):
         unknown = [condition for condition in features or {} if condition not in conditions]
         if unknown:
             raise ValueError(f"features name {unknown}, which are no conditions: there are {list(conditions)}")
+        check_names([*likelihoods, *conditions])
         self.latent_dim = latent_dim
         self.conditions = conditions
         self.likelihoods = nn.ModuleDict(likelihoods)

@@ -1,0 +1,118 @@
+"""The guide of several layers of latents, read off one deterministic path."""
+
+from collections.abc import Mapping, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from multipyro.guides._base import Guide
+from multipyro.guides._once import encode_once
+from multipyro.guides.encoders import NormalEncoder
+from multipyro.ppl_models import MLP
+from multipyro.ppl_models._batch import filled
+
+__all__ = ["HierarchicalGuide"]
+
+
+class HierarchicalGuide(Guide):
+    r"""`L` layers of latents that are independent given all modalities.
+
+    .. math:: q(z_1, \dots, z_L \mid x) = \prod_l q(z_l \mid h_l), \qquad h_1 = f_1(x), \quad h_{l+1} = f_{l+1}(h_l)
+
+    The path from the modalities to the top is deterministic: `z_l` is read off `h_l`, and the layer above sees `h_l`,
+    not the sampled `z_l`. So each KL of the bound is exact given the sample of the layer above. Every `f` after the
+    first starts with a linear layer of the size of the latent below, as the paper's list of layers has it (its D64);
+    the paper does not say whether that layer is the mean of `z_l`, here it is a layer of its own.
+
+    It answers all modalities only; `IterativeSampling` completes missing ones, as the paper does, which trains no
+    other encoder. What predicts and embeds (`conditional`) is the top layer alone, in every case: the model draws
+    the layers below from `p(z_l | z_{l+1})`, as in JM eq. 6, and Figure 3 there shows the top layer.
+    A reconstruction from `z1` is that of `posterior`, in `Predictive(generative(model, targets), guide)(x)`.
+
+    References:
+        Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
+        al.), eq. 3 and section JMVAE-h.
+
+    Args:
+        latent_dims: Sizes of `z1, ..., zL`.
+        branches: Modality name -> feature network with an attribute `out_features`; `h_1` joins their outputs.
+        hidden_features: Widths of the hidden layers from each layer's path to the next.
+        scale: As in `NormalEncoder`.
+        name: As in `Guide`.
+
+    Sites:
+        `zL, ..., z1`, in the order of the model.
+
+    Raises:
+        ValueError: When called without a modality, or with rows that lack some of them.
+
+    Example:
+        >>> guide = HierarchicalGuide((3, 2), {"a": MLP(4, 8), "b": MLP(3, 8)}, (16,))
+        >>> sites = guide.posterior({"a": torch.zeros(5, 4), "b": torch.zeros(5, 3)})
+        >>> {name: tuple(site.event_shape) for name, site in sites.items()}
+        {'z2': (2,), 'z1': (3,)}
+    """
+
+    def __init__(
+        self,
+        latent_dims: Sequence[int],
+        branches: Mapping[str, nn.Module],
+        hidden_features: Sequence[int] = (512, 512),
+        scale: str = "softplus",
+        name: str | None = None,
+    ) -> None:
+        if not latent_dims or not hidden_features:
+            raise ValueError(
+                f"latent_dims and hidden_features must name at least one size, got {latent_dims} and {hidden_features}"
+            )
+        modalities = tuple(branches)
+        super().__init__(latent_dims[-1], None, modalities, [modalities], name=name)
+        self.latent_dims = tuple(latent_dims)
+        self.embedding = f"z{len(latent_dims)}"
+        *before, width = hidden_features
+        path, widths = [], [sum(branch.out_features for branch in branches.values())]
+        for size in latent_dims[:-1]:
+            path.append(nn.Sequential(nn.Linear(widths[-1], size), MLP(size, width, before, activate_output=True)))
+            widths.append(width)
+        self.branches = nn.ModuleDict(branches)
+        self.path = nn.ModuleList(path)
+        self.heads = nn.ModuleList(
+            NormalEncoder(_passed_on(features), size, scale) for features, size in zip(widths, latent_dims, strict=True)
+        )
+
+    def posterior(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, dist.Distribution]:
+        if observed:
+            masks = [observed[name] for name in self.modalities if name in observed]
+            held = torch.stack(masks)
+            part = held.any(0) & ~held.all(0) if len(masks) == len(self.modalities) else ~held.all(0)
+            if part.any():
+                raise ValueError(
+                    f"row {int(part.nonzero()[0])} lacks some of {list(self.modalities)}, all of which this guide "
+                    "needs: IterativeSampling completes them"
+                )
+            x = {name: filled(x[name], observed.get(name)) for name in self.modalities}
+        inputs = tuple(x[name] for name in self.modalities)
+        return encode_once(self.heads, inputs, lambda: self._layers(inputs))
+
+    def conditional(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, dist.Distribution]:
+        return {self.embedding: self.posterior(x, observed)[self.embedding]}
+
+    def _layers(self, inputs: tuple[Tensor, ...]) -> dict[str, dist.Distribution]:
+        branches, path, heads = self.branches, self.path, self.heads
+        features = torch.cat([branches[name](values) for name, values in zip(self.modalities, inputs, strict=True)], -1)
+        layers = {"z1": heads[0](features)}
+        for number, step in enumerate(path, start=1):
+            features = step(features)
+            layers[f"z{number + 1}"] = heads[number](features)
+        return dict(reversed(layers.items()))
+
+
+def _passed_on(features: int) -> nn.Module:
+    same = nn.Identity()
+    same.out_features = features
+    return same
