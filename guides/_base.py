@@ -105,6 +105,12 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         """The distribution used to predict from and embed `x`: the posterior, unless a family says otherwise."""
         return self.posterior(x, observed)
 
+    def proposal(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The distribution that importance sampling draws from: the posterior, unless a family says otherwise."""
+        return self.posterior(x, observed)
+
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Samples the latents from the posterior; returns site name -> value."""
         given = self.given(x, observed)
@@ -117,6 +123,14 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         """As `forward`, from `conditional` in place of the posterior."""
         given = self.given(x, observed)
         return self._sample(self.conditional(given, observed), given, observed)
+
+    @pyro_method
+    def sample_proposal(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """As `forward`, from `proposal` in place of the posterior."""
+        given = self.given(x, observed)
+        return self._sample(self.proposal(given, observed), given, observed)
 
     def experts(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Experts:
         """Runs the encoder of every modality in `x`, each once per step.

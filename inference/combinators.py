@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from multipyro.guides import Guide
 from multipyro.ppl_models._batch import rows_of_latent
 
-__all__ = ["Program", "conditional", "frozen", "generative", "modules_of", "program_key", "restrict"]
+__all__ = ["Program", "conditional", "frozen", "generative", "modules_of", "program_key", "proposal", "restrict"]
 
 Program = Callable[..., Any]
 
@@ -79,6 +79,11 @@ def conditional(guide: Program) -> Program:
     return _Conditional(guide) if isinstance(guide, Guide) else guide
 
 
+def proposal(guide: Program) -> Program:
+    """The program that samples from a guide's `proposal` distribution; a plain function is its own."""
+    return _Proposal(guide) if isinstance(guide, Guide) else guide
+
+
 def program_key(program: Program) -> tuple:
     """What makes two programs the same: the combinators around them and the identity of what is inside."""
     return program.key() if isinstance(program, _Combinator) else (id(program),)
@@ -135,6 +140,14 @@ class _Conditional(_Combinator):
 
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
         return self.program.sample_conditional(x, observed)
+
+
+class _Proposal(_Combinator):
+    def __init__(self, guide: Guide) -> None:
+        super().__init__(guide, ())
+
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
+        return self.program.sample_proposal(x, observed)
 
 
 class _Frozen(_Combinator):

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.inference.combinators import Program, conditional, restrict
+from multipyro.inference.combinators import Program, conditional, proposal, restrict
 from multipyro.inference.prediction import (
     check_known,
     check_values,
@@ -24,7 +24,7 @@ from multipyro.inference.prediction import (
     take_rows,
 )
 from multipyro.inference.terms import check_sites, sample_sites
-from multipyro.ppl_models._batch import batch_rows, filled, rows_with_evidence
+from multipyro.ppl_models._batch import batch_rows, filled, private_modality, rows_with_evidence
 
 __all__ = [
     "ConditionalBounds",
@@ -80,8 +80,9 @@ def log_likelihood(
     training objectives are left out. Memory is bounded whatever `K` is.
 
     A conditional model has only likelihoods given its conditions: `log p(x_S | w)` is one evidence under its prior
-    `p(z | w)`, with the guide's posterior as proposal. A guide that completes what is missing at random draws its
-    completions anew for each sample, independently of `z`; then the estimate stays unbiased.
+    `p(z | w)`, with the guide's posterior as proposal. A guide that completes what is missing (`IterativeSampling`)
+    proposes from the mixture over several completions, drawn before and independently of `z`: the estimate stays
+    unbiased, but the mixture is narrower than the posterior, and `delta` should not be 0.
 
     References:
         Bridged Variational Autoencoders (Yadav et al.), Table 1; Generalized Multimodal ELBO (Sutter et al., 2021),
@@ -168,12 +169,15 @@ def guide_conditional_log_likelihood(
     .. math:: \tfrac1N \sum_i \log p(x_T | z_i) \quad\text{and}\quad \log \tfrac1N \sum_i p(x_T | z_i), \qquad
         z_i \sim q(z | x_G)
 
+    A layer of latents that the guide's `conditional` leaves to the model, as that of a hierarchical guide does, is
+    drawn `N` times from :math:`p(z_1 | z_{2,i})` for each `i`, and all `N^2` terms count.
+
     These judge the guide: importance weights, which would remove exactly the collapse of `q(z | x_G)` that is to be
     seen, are left out. The model's own conditional is `log_likelihood(..., given=...)`.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
-        al.), eq. 5, with `N = 10`: the mean. Its log-mean-exp is tighter.
+        al.), eq. 5, and for JMVAE-h eq. 6, with `N = 10`: the mean. Its log-mean-exp is tighter.
 
     Args:
         model: The generative program.
@@ -209,12 +213,23 @@ def guide_conditional_log_likelihood(
             for number in chunks(num_samples, len(rows) * elements):
                 with pyro.plate("num_samples", number, dim=-2):
                     guide_trace = latents_given(guide, held, held_masks, scored, complete)
-                    trace = poutine.trace(poutine.replay(scored, trace=guide_trace)).get_trace(part, masks)
-                trace.compute_log_prob()
-                found.append(sum(trace.nodes[name]["log_prob"] for name in target))
+                    log_probs, left = _scores(scored, guide_trace, part, masks, target)
+                    # private latents are left to the model too, but eq. 6 is about layers
+                    inner = num_samples if any(private_modality(name) is None for name in left) else 1
+                    found.append(log_probs)
+                    found += [_scores(scored, guide_trace, part, masks, target)[0] for _ in range(inner - 1)]
             parts.append(torch.cat(found))
     terms = torch.cat(parts, 1)
-    return ConditionalBounds(terms.mean(0), terms.logsumexp(0) - math.log(num_samples))
+    return ConditionalBounds(terms.mean(0), terms.logsumexp(0) - math.log(len(terms)))
+
+
+def _scores(model, guide_trace: poutine.Trace, x, observed, target: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """`log p(x_T | z)` of every sample and row, and the latents that were not the guide's but the model's."""
+    trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, observed)
+    trace.compute_log_prob()
+    sites = sample_sites(trace)
+    left = [name for name, site in sites.items() if not site["is_observed"] and name not in guide_trace.nodes]
+    return sum(sites[name]["log_prob"] for name in target), left
 
 
 def _evidence(model, guide, x, observed, num_particles: int, defensive: float) -> tuple[Tensor, Tensor]:
@@ -223,7 +238,7 @@ def _evidence(model, guide, x, observed, num_particles: int, defensive: float) -
     log_k = math.log(num_particles)
     estimates, variances = [], []
     with evaluating(model, guide), poutine.block():
-        model, guide = restrict(model, tuple(x)), restrict(guide, tuple(x))
+        model, guide = restrict(model, tuple(x)), restrict(proposal(guide), tuple(x))
         head = first_row(x, observed)
         elements = max(elements_of_a_row(model, head), elements_of_a_row(guide, head))
         for rows in row_chunks(batch_rows(x), elements, num_particles):

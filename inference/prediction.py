@@ -164,10 +164,10 @@ def embed(
             (as MoPoE's does).
 
     Returns:
-        `(batch, latent_dim)`, the site `z`.
+        `(batch, latent_dim)`, the site `z`; the top layer of a hierarchical guide, its attribute `embedding`.
 
     Raises:
-        ValueError: If `subset` is empty or not in `x`, the guide does not answer it, or the guide has no site `z`.
+        ValueError: If `subset` is empty or not in `x`, the guide does not answer it, or the guide has no such site.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -180,17 +180,19 @@ def embed(
     if not x:
         raise ValueError("x holds no modality to embed")
     check_batch(x, observed, tuple(x))
-    program = conditional(guide)
+    program, name = conditional(guide), getattr(guide, "embedding", "z")
     codes = []
     with evaluating(guide), poutine.block():
         size = max(1, MAX_ELEMENTS // elements_of_a_row(program, first_row(x, observed)))
         for rows in torch.arange(batch_rows(x)).split(size):
             part, masks = take_rows(x, observed, rows)
             sites = sample_sites(poutine.trace(program).get_trace(part, masks))
-            if "z" not in sites:
-                raise ValueError(f"an embedding is the site 'z', which this guide does not have: it has {list(sites)}")
-            site = sites["z"]
-            code, evidence = site["value"] if sample else site["fn"].mean, rows_of_latent("z", part, masks)
+            if name not in sites:
+                raise ValueError(
+                    f"an embedding is the site {name!r}, which this guide does not have: it has {list(sites)}"
+                )
+            site = sites[name]
+            code, evidence = site["value"] if sample else site["fn"].mean, rows_of_latent(name, part, masks)
             if evidence is not None:
                 code = torch.where(evidence.unsqueeze(-1), code, _without_evidence(guide, code, sample))
             codes.append(code)

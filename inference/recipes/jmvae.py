@@ -1,29 +1,37 @@
-"""JMVAE and JMVAE-kl: a joint encoder, and encoders of the subsets that follow it."""
+"""JMVAE, which completes missing modalities by iteration, and JMVAE-kl, with encoders of the subsets."""
 
 from collections.abc import Mapping
 
-from multipyro.guides import JointGuide
+from multipyro.guides import IterativeSampling, JointGuide
 from multipyro.inference.combinators import Program, restrict
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.terms import Term, WeightedELBO
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["JMVAE", "JMVAE_KL"]
+__all__ = ["JMVAE", "JMVAE_KL", "joint_program"]
+
+
+def joint_program(guide: Program) -> Program:
+    """What of a guide trains: without the completions of `IterativeSampling`, so that rows must be complete."""
+    return guide.guide if isinstance(guide, IterativeSampling) else guide
 
 
 def _jmvae(
     networks: Networks,
     latent_dim: int,
     *,
+    rounds: int = 10,
+    start: str = "noise",
+    completion: str = "sample",
     beta: float = 1.0,
     warmup: int = 0,
     weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
     sites, schedules = site_weights(networks, beta, warmup, weights)
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = JointGuide(latent_dim, networks.branches())
-    elbo = WeightedELBO(lambda m, g, _: [Term(m, g, sites=sites)], schedules=schedules)
+    guide = IterativeSampling(model, JointGuide(latent_dim, networks.branches()), rounds, start, completion)
+    elbo = WeightedELBO(lambda m, g, _: [Term(m, joint_program(g), sites=sites)], schedules=schedules)
     return Recipe("jmvae", model, guide, (Stage(elbo),), latent_dim)
 
 
@@ -57,12 +65,11 @@ JMVAE = MethodInfo(
     paper="Suzuki et al., eq. 2",
     programs="ELBO(m || g)",
     stages=1,
-    subsets="all modalities",
+    subsets="every subset, by iterative sampling",
     needs_complete_rows=True,
     networks="1 joint encoder",
-    options={},
+    options={"rounds": 10, "start": "noise", "completion": "sample"},
     build=_jmvae,
-    takes="all; none from a part",
 )
 JMVAE_KL = MethodInfo(
     name="jmvae-kl",
