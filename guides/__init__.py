@@ -1,16 +1,20 @@
 """Variational programs `q(z | x_S)`: encoders, the algebra of experts, one guide a family."""
 
 from multipyro.guides._base import Guide
+from multipyro.guides.aggregate import AggregateGuide, RowwiseDistribution
 from multipyro.guides.attributes import AttributeExperts
 from multipyro.guides.bridged import BridgedGuide, bridged_parameters
 from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from multipyro.guides.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
+from multipyro.guides.hierarchical import HierarchicalGuide
+from multipyro.guides.iterative import IterativeSampling
 from multipyro.guides.joint import JointGuide
 from multipyro.guides.mixtures import StratifiedMixture
 from multipyro.guides.products import Experts, product_of_experts, subset_products
 
 __all__ = [
+    "AggregateGuide",
     "AttributeExperts",
     "BridgedGuide",
     "ConditionalFlow",
@@ -18,6 +22,8 @@ __all__ = [
     "FlowDistribution",
     "FlowPrior",
     "Guide",
+    "HierarchicalGuide",
+    "IterativeSampling",
     "JointEncoder",
     "JointGuide",
     "LaplaceEncoder",
@@ -26,6 +32,7 @@ __all__ = [
     "NormalEncoder",
     "ProductOfExperts",
     "RealNVP",
+    "RowwiseDistribution",
     "StratifiedMixture",
     "bridged_parameters",
     "product_of_experts",

@@ -17,6 +17,8 @@ __all__ = ["ConditionalFlow", "FlowDistribution", "FlowPrior", "RealNVP"]
 # one half coupling scales by e^-3 to e^3: twelve of them reach any scale a latent can have
 _MAX_LOG_SCALE = 3.0
 _MEAN_POINTS = 64
+# not zero, so that the hidden layers have a gradient from the first step on
+_FIRST_WEIGHTS = 1e-3
 
 
 class FlowDistribution(dist.TransformedDistribution):
@@ -53,8 +55,8 @@ class RealNVP(nn.Module):
     .. math:: z_1' = z_1 \odot \sigma_1(z_2, c) + \mu_1(z_2, c), \qquad
         z_2' = z_2 \odot \sigma_2(z_1', c) + \mu_2(z_1', c)
 
-    It starts at the identity exactly. Each scale lies between :math:`e^{-3}` and :math:`e^3`, a smooth bound that
-    keeps clear of the clamp in Pyro's coupling, whose gradient is wrong where it bites.
+    It starts close to the identity. Each scale lies between :math:`e^{-3}` and :math:`e^3`, a smooth bound that keeps
+    clear of the clamp in Pyro's coupling, whose gradient is wrong where it bites.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
@@ -93,13 +95,14 @@ class RealNVP(nn.Module):
             for seen, moved in self.sizes
         )
         for coupling in self.couplings:
-            for parameter in coupling.layers[-1].parameters():
-                nn.init.zeros_(parameter)
+            last = coupling.layers[-1]
+            nn.init.normal_(last.weight, std=_FIRST_WEIGHTS)
+            nn.init.zeros_(last.bias)
 
     @property
-    def is_identity(self) -> bool:
-        """Whether no half coupling does anything, as before training."""
-        return not any(bool(p.any()) for coupling in self.couplings for p in coupling.layers[-1].parameters())
+    def is_trained(self) -> bool:
+        """Whether the biases of the outputs have left the zero that they are at before the first step of training."""
+        return any(bool(coupling.layers[-1].bias.any()) for coupling in self.couplings)
 
     def forward(self, base: dist.Distribution, context: Tensor | None = None) -> FlowDistribution:
         """The base pushed through the flow.
@@ -161,8 +164,8 @@ class ConditionalFlow(nn.Module):
 
     @property
     def is_trained(self) -> bool:
-        """Whether the couplings have left the identity."""
-        return not self.couplings.is_identity
+        """As that of its `RealNVP`."""
+        return self.couplings.is_trained
 
     def forward(self, values: Tensor) -> FlowDistribution:
         base = self.standard() if self.base is None else self.base(values)
@@ -174,7 +177,7 @@ class FlowPrior(nn.Module):
 
     .. math:: p(z) = p_0(f^{-1}(z))\, \left| \det \frac{\partial f^{-1}(z)}{\partial z} \right|
 
-    While the flow is the identity, calling it gives the base itself, so that whatever trains before the flow has the
+    Before the flow has trained, calling it gives the base itself, so that whatever trains before the flow has the
     prior, the closed-form divergences and the random numbers of a model without it. `flow` gives the flow at all times
     and is what is trained.
 
@@ -213,7 +216,7 @@ class FlowPrior(nn.Module):
         return self.couplings(self.base())
 
     def forward(self) -> dist.Distribution:
-        return self.base() if self.couplings.is_identity else self.flow()
+        return self.flow() if self.couplings.is_trained else self.base()
 
 
 def _captured(network: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:

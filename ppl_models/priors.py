@@ -26,7 +26,7 @@ class StandardNormalPrior(nn.Module):
 
 
 class LaplacePrior(nn.Module):
-    r"""A Laplace prior centred at 0 whose learned scales sum to the latent size.
+    r"""A Laplace prior centred at 0 whose scales sum to the latent size, learned or all 1.
 
     .. math:: p(z) = \prod_d \mathrm{Laplace}(z_d; 0, s_d), \qquad s = D\,\mathrm{softmax}(\ell)
 
@@ -36,6 +36,7 @@ class LaplacePrior(nn.Module):
 
     Args:
         latent_dim: Size `D` of the latent.
+        learn: Whether the scales are learned; else they stay 1.
 
     Returns (when called):
         A distribution of batch shape `()` and event shape `(latent_dim,)`.
@@ -45,9 +46,12 @@ class LaplacePrior(nn.Module):
         4.0
     """
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int, learn: bool = True) -> None:
         super().__init__()
-        self.logits = nn.Parameter(torch.zeros(latent_dim))
+        if learn:
+            self.logits = nn.Parameter(torch.zeros(latent_dim))
+        else:
+            self.register_buffer("logits", torch.zeros(latent_dim), persistent=False)
 
     def forward(self) -> dist.Distribution:
         scale = self.logits.softmax(-1) * len(self.logits)

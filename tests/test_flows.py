@@ -81,12 +81,9 @@ def test_samples_fit_the_density():
     distribution = conditional(2)(torch.randn(1, 4, dtype=DTYPE))
     z, number = distribution.sample((20_000,))[:, 0], 20_000
     grid, mass = grid_of(distribution)
-    means = (mass.unsqueeze(-1) * grid).sum(0)
-    for area in (lambda z: z[:, 0] > means[0], lambda z: z[:, 0] - means[0] > z[:, 1] - means[1]):
-        wanted = mass[area(grid)].sum()
-        assert 0.2 < wanted < 0.8
-        # the cells that the border cuts make the sum a little wrong
-        assert (area(z).double().mean() - wanted).abs() < 4 * math.sqrt(0.25 / number) + 0.01
+    for function in (lambda z: (z[:, 0] - 1).tanh(), lambda z: (z[:, 0] - z[:, 1]).tanh()):
+        wanted, values = (mass * function(grid)).sum(), function(z)
+        assert (values.mean() - wanted).abs() < 4 * values.std() / math.sqrt(number)
 
 
 @pytest.mark.parametrize("lead", [(), (6,)])
@@ -100,10 +97,11 @@ def test_shapes_with_leading_dimensions(lead):
     assert distribution.mean.shape == (*lead, 5, 3)
 
 
-def test_it_starts_at_the_identity_and_its_condition_reaches_every_coupling():
+def test_it_starts_near_the_identity_and_its_condition_reaches_every_coupling():
     flow, x = ConditionalFlow(MLP(4, 6, (8,)), 3).double(), torch.randn(5, 4, dtype=DTYPE)
     z = torch.randn(5, 3, dtype=DTYPE)
-    assert not flow.is_trained and torch.equal(pushed(flow(x), z), z)
+    assert not flow.is_trained
+    torch.testing.assert_close(pushed(flow(x), z), z, rtol=0, atol=0.05)
     nn.init.constant_(flow.couplings.couplings[-1].layers[-1].bias, 0.1)
     assert flow.is_trained
     for coupling in shaken(flow).couplings.couplings:

@@ -48,6 +48,7 @@ class Recipe:
         options: The options it was built with.
         networks: What its parts were made by; None for parts of one's own.
         guide_class: Name of the guide class of one's own that it was built with.
+        teacher: The subset whose posteriors aggregates are of by default; None for all modalities of the model.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     networks: Networks | None = None
     guide_class: str | None = None
+    teacher: tuple[str, ...] | None = None
 
     def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
         """The program `program(x, observed=None)` that samples the latents and `targets` from `given`."""

@@ -7,28 +7,49 @@ from typing import Any
 from torch import nn
 
 from multipyro.inference.networks import Networks
+from multipyro.inference.recipes._aggregate import AGGREGATE_OPTIONS, with_aggregates
 from multipyro.inference.recipes._base import MethodInfo, Recipe
 from multipyro.inference.recipes.bridged import BRIDGED
 from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
+from multipyro.inference.recipes.jmvae_h import JMVAE_H
 from multipyro.inference.recipes.mmjsd import MMJSD
 from multipyro.inference.recipes.mmvae import MMVAE
+from multipyro.inference.recipes.mmvae_plus import MMVAE_PLUS
 from multipyro.inference.recipes.mopoe import MOPOE
 from multipyro.inference.recipes.mvae import MVAE
 from multipyro.inference.recipes.mvtcae import MVTCAE
 from multipyro.inference.recipes.telbo import TELBO
 from multipyro.inference.recipes.vae import VAE
+from multipyro.inference.recipes.vlvae import VLVAE
 
 __all__ = ["COMMON_OPTIONS", "METHODS", "build", "register"]
 
 METHODS: dict[str, MethodInfo] = {
-    info.name: info for info in (VAE, BRIDGED, JMVAE, JMVAE_KL, MVAE, MMVAE, MMJSD, MOPOE, MVTCAE, TELBO, CVAE, CMMA)
+    info.name: info
+    for info in (
+        VAE,
+        BRIDGED,
+        JMVAE,
+        JMVAE_KL,
+        JMVAE_H,
+        MVAE,
+        MMVAE,
+        MMVAE_PLUS,
+        MMJSD,
+        MOPOE,
+        MVTCAE,
+        TELBO,
+        CVAE,
+        CMMA,
+        VLVAE,
+    )
 }
 
 _OURS = frozenset(METHODS)
 
 #: Options that every method takes, with their defaults.
-COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None}
+COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None, **AGGREGATE_OPTIONS}
 
 
 def register(info: MethodInfo) -> MethodInfo:
@@ -85,9 +106,10 @@ def build(
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(f"{method} has no option {', '.join(unknown)}: it has {', '.join(known)}")
-    recipe = info.build(networks, latent_dim, **options)
+    own = {name: value for name, value in options.items() if name not in AGGREGATE_OPTIONS}
+    recipe = info.build(networks, latent_dim, **own)
     recipe = replace(recipe, options={**known, **options}, networks=networks)
-    if guide is None:
-        return recipe
-    encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
-    return replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
+    if guide is not None:
+        encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
+        recipe = replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
+    return with_aggregates(recipe, networks, recipe.options)

@@ -1,0 +1,181 @@
+"""A guide in which flows answer chosen subsets, and another guide, their teacher, the rest."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+
+from multipyro.guides._base import Guide
+from multipyro.ppl_models._batch import filled
+
+__all__ = ["AggregateGuide", "RowwiseDistribution"]
+
+
+class RowwiseDistribution(dist.TorchDistribution):
+    r"""Each row of a batch from one of several distributions.
+
+    Args:
+        distributions: Distributions of batch shape `(..., batch)` and one event shape.
+        index: Which of them each row is from, int64 `(batch,)`.
+
+    Example:
+        >>> low, high = (dist.Normal(torch.full((3, 2), m), 1.0).to_event(1) for m in (0.0, 9.0))
+        >>> RowwiseDistribution([low, high], torch.tensor([0, 1, 0])).mean[:, 0]
+        tensor([0., 9., 0.])
+    """
+
+    arg_constraints = {}
+
+    def __init__(
+        self, distributions: Sequence[dist.Distribution], index: Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.distributions, self.index = list(distributions), index
+        shapes = [distribution.batch_shape for distribution in distributions]
+        batch_shape = torch.broadcast_shapes(*shapes, index.shape)
+        super().__init__(batch_shape, distributions[0].event_shape, validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether every one of them has."""
+        return all(distribution.has_rsample for distribution in self.distributions)
+
+    @property
+    def support(self) -> dist.constraints.Constraint:
+        """That of the first."""
+        return self.distributions[0].support
+
+    @property
+    def mean(self) -> Tensor:
+        """Each row's own mean, `(..., batch, *event)`."""
+        return self._chosen([distribution.mean for distribution in self.distributions])
+
+    def expand(self, batch_shape, _instance=None):
+        expanded = [distribution.expand(batch_shape) for distribution in self.distributions]
+        return RowwiseDistribution(expanded, self.index, validate_args=self._validate_args)
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        return self._chosen([distribution.rsample(sample_shape) for distribution in self.distributions])
+
+    def sample(self, sample_shape=()) -> Tensor:
+        return self._chosen([distribution.sample(sample_shape) for distribution in self.distributions])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._chosen([distribution.log_prob(value) for distribution in self.distributions], event_dim=0)
+
+    def _chosen(self, values: Sequence[Tensor], event_dim: int | None = None) -> Tensor:
+        index = self.index.reshape(-1, *[1] * (len(self.event_shape) if event_dim is None else event_dim))
+        chosen = values[0]
+        for number, value in enumerate(values[1:], start=1):
+            chosen = torch.where(index == number, value, chosen)
+        return chosen
+
+
+class AggregateGuide(Guide):
+    r"""Flows conditioned on chosen subsets of the modalities, a teacher for every other subset.
+
+    .. math:: q_\phi(z \mid x_A) \approx q^A(z) = E_{p(x \mid x_A)}\, q_{\mathrm{teacher}}(z \mid x)
+
+    What a flow approximates is a matter of what it is trained on: `ELBO(flow || frozen teacher)` gives the aggregate
+    of the teacher's posteriors, `ELBO(frozen model|A || flow)` the model's own posterior. Until its flow has been
+    trained, a subset that the teacher answers too is answered by the teacher; whatever trains before the flows is
+    therefore as it would be without them.
+
+    References:
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
+        Kushman), eq. 3 and 5.
+
+    Args:
+        teacher: The guide that answers all other subsets.
+        flows: Subset -> `ConditionalFlow` (or another encoder with an attribute `is_trained`). Keys are a name or a
+            tuple of names; a single modality's flow is called with its values, that of a larger subset with a dict.
+        name: As in `Guide`.
+
+    Raises:
+        ValueError: If there are no flows; when called with a subset, or with rows, that neither a flow nor the teacher
+            answers.
+
+    Example:
+        >>> from multipyro.guides import ConditionalFlow, JointGuide
+        >>> from multipyro.ppl_models import MLP
+        >>> teacher = JointGuide(2, {"a": MLP(4, 8), "b": MLP(3, 8)})
+        >>> guide = AggregateGuide(teacher, {"b": ConditionalFlow(MLP(3, 8), 2)})
+        >>> guide.subsets, guide.posterior({"b": torch.zeros(5, 3)}).batch_shape
+        ((('a', 'b'), ('b',)), torch.Size([5]))
+    """
+
+    def __init__(
+        self, teacher: Guide, flows: Mapping[str | tuple[str, ...], nn.Module], name: str | None = None
+    ) -> None:
+        if not flows:
+            raise ValueError("flows is empty: an aggregate guide needs at least one")
+        super().__init__(teacher.latent_dim, None, teacher.modalities, prior=teacher.prior, name=name)
+        ordered = {self._ordered(subset): flow for subset, flow in flows.items()}
+        if teacher.subsets is not None:
+            self.subsets = (*teacher.subsets, *(subset for subset in ordered if subset not in teacher.subsets))
+        self.teacher = teacher
+        self.flows = nn.ModuleDict({"+".join(subset): flow for subset, flow in ordered.items()})
+        self.flow_subsets = tuple(ordered)
+
+    def posterior(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        return self._answer(self.teacher.posterior, x, observed)
+
+    def conditional(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        return self._answer(self.teacher.conditional, x, observed)
+
+    def aggregate(self, x: Mapping[str, Tensor]) -> dist.Distribution:
+        """The flow of exactly the modalities of `x`, trained or not, of batch shape `(batch,)`."""
+        subset = tuple(name for name in self.modalities if name in x)
+        flow = self.flows["+".join(subset)]
+        return flow(x[subset[0]] if len(subset) == 1 else {name: x[name] for name in subset})
+
+    @pyro_method
+    def sample_aggregate(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `forward`, from `aggregate` in place of the posterior."""
+        given = self.given(x)
+        return self._sample(self.teacher.with_private(self.aggregate(given), given), given, None)
+
+    def _answer(self, ask: Callable, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None):
+        given = tuple(x)
+        masks = {name: observed[name] for name in given if name in (observed or {})}
+        if not masks:
+            if not self._is_mine(given):
+                return ask(x)
+            return self.teacher.with_private(self.aggregate(x), x)
+        mine = [subset for subset in self.flow_subsets if set(subset) <= set(given) and self._is_mine(subset)]
+        if not mine:
+            return ask(x, observed)
+        held = torch.stack([masks.get(name, torch.ones_like(next(iter(masks.values())))) for name in given])
+        wanted = torch.tensor([[name in subset for name in given] for subset in mine], device=held.device)
+        rows = (held.unsqueeze(0) == wanted.unsqueeze(-1)).all(1)  # (flows, batch)
+        answers = [self.aggregate({name: filled(x[name], masks.get(name)) for name in subset}) for subset in mine]
+        index = rows.to(torch.uint8).argmax(0)
+        if self.teacher.subsets is None or given in self.teacher.subsets:
+            # to the teacher, the rows that a flow answers hold nothing
+            rest = ask(x, dict(zip(given, held & ~rows.any(0), strict=True)))
+            answers.append(rest["z"] if isinstance(rest, Mapping) else rest)
+            index = torch.where(rows.any(0), index, len(mine))
+        else:
+            self._check_rows(held, rows, given)
+        return self.teacher.with_private(RowwiseDistribution(answers, index), x, observed)
+
+    def _is_mine(self, subset: tuple[str, ...]) -> bool:
+        """Whether a subset is answered by its flow rather than by the teacher."""
+        if subset not in self.flow_subsets:
+            return False
+        return self.flows["+".join(subset)].is_trained or not (
+            self.teacher.subsets is None or subset in self.teacher.subsets
+        )
+
+    def _check_rows(self, held: Tensor, rows: Tensor, given: tuple[str, ...]) -> None:
+        lost = held.any(0) & ~rows.any(0)
+        if lost.any():
+            row = int(lost.nonzero()[0])
+            names = "+".join(name for name, there in zip(given, held[:, row].tolist(), strict=True) if there)
+            answered = ", ".join("+".join(subset) for subset in self.subsets)
+            raise ValueError(f"row {row} holds {names}, which this guide does not answer: it answers {answered}")

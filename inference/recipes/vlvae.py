@@ -1,0 +1,79 @@
+"""VLVAE: a guide that sees the image alone, a model of image and text, and a flow from the text."""
+
+from collections.abc import Mapping
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from multipyro.guides import Guide, JointGuide
+from multipyro.inference.combinators import Program, restrict
+from multipyro.inference.networks import Networks
+from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel
+
+__all__ = ["VLVAE"]
+
+
+class _FirstOnly(Guide):
+    """`q(z | x)` from the first modality alone, whatever else is given."""
+
+    def __init__(self, latent_dim: int, modalities: tuple[str, ...], encoders: Mapping[str, nn.Module]) -> None:
+        super().__init__(latent_dim, encoders, modalities, [modalities[:1], modalities])
+
+    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+        first, *others = self.modalities
+        lacking = None if first not in (observed or {}) else ~observed[first]
+        for name in [name for name in others if lacking is not None and name in x]:
+            if (lacking & observed[name] if name in observed else lacking).any():
+                raise ValueError(f"a row holds {name} without {first}, which this guide does not answer")
+        return self.experts({first: x[first]}, observed)[first]
+
+
+def _build(
+    networks: Networks,
+    latent_dim: int,
+    *,
+    inference: str = "marginal",
+    token_dropout: float = 0.0,
+    beta: float = 1.0,
+    warmup: int = 0,
+    weights: Mapping[str, float] | str | None = None,
+) -> Recipe:
+    if inference not in ("marginal", "joint"):
+        raise ValueError(f"inference must be 'marginal' or 'joint', got {inference!r}")
+    names = tuple(networks.modalities)
+    if len(names) < 2:
+        raise ValueError(f"vlvae takes two modalities, an image and a text, got {list(names)}")
+    pair = (names[0], names[-1])
+    networks, text = networks.select(pair), networks.modalities[names[-1]]
+    sites, schedules = site_weights(networks, beta, warmup, weights)
+    likelihoods = networks.likelihoods(latent_dim)
+    if text.kind == "text":
+        *widths, features = networks.hidden_features
+        network = MLP(latent_dim, features, widths, activate_output=True)
+        likelihoods[text.name] = AutoregressiveText(network, text.num_classes, *text.shape, token_dropout=token_dropout)
+    model, seen = MultimodalModel(latent_dim, likelihoods), pair if inference == "joint" else pair[:1]
+    encoders = networks.select(pair[:1]).encoders(latent_dim)
+    guide = JointGuide(latent_dim, networks.branches()) if seen == pair else _FirstOnly(latent_dim, pair, encoders)
+
+    def terms(m: Program, g: Program, _: tuple[str, ...]) -> list[Term]:
+        return [Term(m, restrict(g, seen), sites=sites)]
+
+    stages = (Stage(WeightedELBO(terms, schedules=schedules)),)
+    return Recipe("vlvae", model, guide, stages, latent_dim, teacher=seen)
+
+
+VLVAE = MethodInfo(
+    name="vlvae",
+    title="image-only guide, autoregressive text, flows for the text",
+    paper="Cremer and Kushman, eq. 1, 3, 5",
+    programs="ELBO(m || g|{image}), then ELBO(flow || frozen g) [q_agg] or ELBO(frozen m|{text} || flow) [q_true]",
+    stages=2,
+    subsets="the image, the text (by its flow), both (by the image)",
+    needs_complete_rows=False,
+    networks="1 encoder, 1 flow",
+    options={"inference": "marginal", "token_dropout": 0.0, "aggregate": True},
+    build=_build,
+    takes="the first and the last; either from the other",
+)

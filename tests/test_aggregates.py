@@ -1,0 +1,148 @@
+"""Aggregate posteriors and priors by flows, against the closed forms of the linear-Gaussian model."""
+
+import pytest
+import torch
+from linear_gaussian import FixedGuide, LinearEncoder, LinearGaussian
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from multipyro.guides import AggregateGuide, ConditionalFlow, FlowPrior
+from multipyro.inference import frozen
+from multipyro.inference.recipes._aggregate import posterior_elbo, prior_elbo, q_agg_elbo
+from multipyro.ppl_models import MLP
+
+DTYPE, DIM = torch.float64, 2
+NATS = 0.02
+PROBLEM = LinearGaussian(2, DIM)
+# a blurred image and a sharp label: then the image-only guide of a model of both is far narrower than p(z | image)
+PROBLEM.scales.update(image=0.9, label=0.6)
+
+
+class Exact:
+    """A Gaussian teacher `N(A x + a, S)` of some modalities, and its aggregates in closed form.
+
+    Args:
+        names: The modalities it looks at.
+        stretch: Factor of its scale.
+        shift: What is added to its mean.
+        scale_of: The subset whose posterior's scale it has; `names` by default.
+    """
+
+    def __init__(self, names, stretch=1.0, shift=0.0, scale_of=None):
+        self.names = names
+        loading = torch.cat([PROBLEM.loadings[m] for m in names])
+        self.offset = torch.cat([PROBLEM.offsets[m] for m in names])
+        noise = torch.cat([torch.full((len(PROBLEM.offsets[m]),), PROBLEM.scales[m] ** 2, dtype=DTYPE) for m in names])
+        self.matrix = self.covariance(names) @ loading.T / noise
+        self.shift = torch.full((DIM,), shift, dtype=DTYPE)
+        self.scale = self.covariance(scale_of or names).diagonal().sqrt() * stretch
+        self.loading, self.noise = loading, noise
+
+    @staticmethod
+    def covariance(names):
+        """Covariance of the model's posterior given a subset."""
+        return PROBLEM.posterior(PROBLEM.sample(1), names).covariance_matrix[0]
+
+    def guide(self):
+        encoder = LinearEncoder(self.matrix, self.shift - self.matrix @ self.offset, self.scale)
+
+        def posterior(x, observed=None):
+            return encoder(torch.cat([x[m] for m in self.names], -1))
+
+        guide = FixedGuide(PROBLEM, posterior)
+        guide.encoder = encoder
+        return guide.double()
+
+    def aggregate(self, x=None, given=()):
+        """The mean over `p(x_names | x_given)` of its posteriors, one a row of `x`; the aggregate prior without."""
+        rows = {"none": torch.zeros(1, 0)} if x is None else x
+        posterior = PROBLEM.posterior(rows, given)
+        mean = self.shift + posterior.mean @ (self.matrix @ self.loading).T
+        seen = [torch.full((len(PROBLEM.offsets[m]),), m in given) for m in self.names]
+        assert not torch.cat(seen).any(), "the closed form is for teachers that do not look at what is given"
+        inner = self.loading @ posterior.covariance_matrix @ self.loading.T + self.noise.diag()
+        return MultivariateNormal(mean, self.scale.square().diag() + self.matrix @ inner @ self.matrix.T)
+
+
+def flow_guide(teacher):
+    flow = ConditionalFlow(MLP(len(PROBLEM.offsets["label"]), 16, (16,), activate_output=True), DIM, 1, (16,))
+    return AggregateGuide(teacher, {"label": flow}).double()
+
+
+def train(elbo, guide, modules, steps=160, rows=300):
+    """Adam on batches drawn from the model, its rate going to zero."""
+    model = PROBLEM.model()
+    parameters = [p for module in modules for p in module.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=2e-2)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        optimizer.zero_grad()
+        elbo.loss_and_grads(frozen(model, modules), frozen(guide, modules), PROBLEM.sample(rows, seed=100 + step))
+        for parameter in parameters:
+            parameter.grad /= rows
+        optimizer.step()
+        decay.step()
+
+
+@torch.no_grad()
+def divergence(left, right, draws=200):
+    """`KL(left || right)`, the mean over rows, from draws of `left`; and its standard error."""
+    z = left.sample((draws,))
+    values = (left.log_prob(z) - right.log_prob(z)).flatten()
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+
+TEACHERS = {
+    # the best image-only guide of a model trained on both, and a guide that is wrong in both moments
+    "vlvae": Exact(("image",), scale_of=("image", "label")),
+    "halved and shifted": Exact(("image",), stretch=0.5, shift=0.4),
+}
+
+
+@pytest.fixture(scope="module")
+def q_true():
+    """A guide whose flow was drawn to the model's posterior."""
+    torch.manual_seed(0)
+    guide = flow_guide(TEACHERS["halved and shifted"].guide())
+    train(posterior_elbo(guide), guide, (guide.flows,))
+    return guide
+
+
+def test_q_true_reaches_the_exact_posterior_whatever_the_teacher(q_true):
+    x = PROBLEM.sample(400, seed=9)
+    posterior, given = PROBLEM.posterior(x, ("label",)), {"label": x["label"]}
+    untrained, error = divergence(flow_guide(q_true.teacher).aggregate(given), posterior)
+    assert untrained > NATS + 4 * error
+    found, error = divergence(q_true.posterior(given), posterior)
+    assert found < NATS and error < NATS / 4
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_q_agg_reaches_the_exact_aggregate_and_is_apart_from_q_true_by_the_computed_amount(teacher, q_true):
+    exact = TEACHERS[teacher]
+    guide, x = flow_guide(exact.guide()), PROBLEM.sample(400, seed=9)
+    aggregate, given = exact.aggregate(x, ("label",)), {"label": x["label"]}
+    untrained, error = divergence(aggregate, guide.aggregate(given))
+    assert untrained > NATS + 4 * error
+    before = guide.teacher.encoder.matrix.clone()
+    train(q_agg_elbo(guide, ("image",)), guide, (guide.flows,))
+    assert torch.equal(before, guide.teacher.encoder.matrix)
+    found, error = divergence(aggregate, guide.posterior(given))
+    assert found < NATS and error < NATS / 4
+    gap = kl_divergence(PROBLEM.posterior(x, ("label",)), aggregate).mean().item()
+    assert gap > 5 * NATS
+    apart, error = divergence(q_true.posterior(given), guide.posterior(given))
+    assert abs(apart - gap) < 2 * NATS + 4 * error
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_the_learned_prior_reaches_the_exact_aggregate(teacher):
+    exact, prior = TEACHERS[teacher], FlowPrior(DIM, 1, (16,)).double()
+    aggregate = exact.aggregate().expand((1,))
+    if teacher == "vlvae":
+        wanted = Exact.covariance(("image", "label")) + torch.eye(DIM, dtype=DTYPE) - Exact.covariance(("image",))
+        torch.testing.assert_close(aggregate.covariance_matrix[0], wanted)
+    untrained, error = divergence(aggregate, prior.flow(), 50_000)
+    assert untrained > NATS + 4 * error
+    train(prior_elbo(prior, ("image",)), exact.guide(), (prior.couplings,))
+    found, error = divergence(aggregate, prior(), 50_000)
+    assert found < NATS and error < NATS / 4
