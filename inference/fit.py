@@ -210,9 +210,9 @@ def fit_recipe(
 def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any]) -> FitResult:
     train, validation = parts_of(recipe.model, data, validation)
     _check_settings(settings, validation)
+    _check_complete(recipe, train)
     for part in (train, validation):
         check_data(recipe.model, part)
-    _check_complete(recipe, train)
     programs = programs_of(recipe.model, recipe.guide)
     epochs = [settings["epochs"] if stage.epochs is None else stage.epochs for stage in recipe.stages]
     run = None
