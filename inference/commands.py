@@ -1,20 +1,20 @@
 """What the commands of the command line do, one function each."""
 
 import argparse
-import ast
 import json
-import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomically
+from multipyro.inference._arguments import check_methods, missing_from, options_from, picture, weights_from
+from multipyro.inference._plan import check_complete
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.fit import fit_recipe
 from multipyro.inference.metrics import evaluate as evaluate_programs
@@ -101,14 +101,12 @@ def train(arguments: argparse.Namespace) -> None:
     method = method_name(arguments.method)
     out = arguments.out or Path("runs") / f"{method}-{arguments.data}-{arguments.seed}"
     guide = None if arguments.guide is None else guide_class(arguments.guide)
+    check_methods(arguments, [method])
     splits = _load(arguments.data, arguments.data_root, arguments.modalities)
-    recipe = _train(arguments, method, splits, arguments.seed, out, arguments.resume, guide)
-    info = DATASETS[arguments.data]
-    names = recipe.model.modalities
-    given = arguments.given or list(getattr(recipe.model, "conditions", ()))
-    given = given or [name for name in info.default_given if name in names] or list(names[:1])
-    target = arguments.target or [name for name in names if name not in given] or list(names)
-    if answers(recipe.guide, given):
+    work = _work(arguments, method, splits, arguments.seed, guide)
+    given, target = picture(arguments, work.recipe)
+    _fit(arguments, work, out, arguments.resume)
+    if answers(work.recipe.guide, given):
         torch.manual_seed(arguments.seed)
         _draw_cross(
             load(out, guide).recipe, splits, given, target, out / f"{'+'.join(given)}-to-{'+'.join(target)}.png"
@@ -148,13 +146,17 @@ def compare(arguments: argparse.Namespace) -> None:
     """Trains and evaluates several methods over several seeds."""
     if arguments.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
+    names = list(dict.fromkeys(map(method_name, arguments.method)))
+    check_methods(arguments, names)
     splits = _load(arguments.data, arguments.data_root, arguments.modalities)
+    for method in names:  # what cannot be built shows before hours of training
+        _work(arguments, method, splits, 0)
     reports: dict[str, list[dict[str, Any]]] = {}
-    for method in map(method_name, arguments.method):
+    for method in names:
         for seed in range(arguments.seeds):
             out = arguments.out / f"{method}-{arguments.data}-{seed}"
             _CONSOLE.print(f"{method}, seed {seed}")
-            _train(arguments, method, splits, seed, out, True, None)
+            _fit(arguments, _work(arguments, method, splits, seed), out, resume=True)
             loaded = load(out)
             samples = arguments.importance_samples
             metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_particles=samples, seed=seed)
@@ -187,73 +189,37 @@ def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     return summary
 
 
-def _train(
-    arguments: argparse.Namespace,
-    method: str,
-    splits: Splits,
-    seed: int,
-    out: Path,
-    resume: bool,
-    guide: type | None,
-) -> Recipe:
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
-    options = {"beta": arguments.beta, "warmup": arguments.warmup, "weights": _weights(arguments.weights)}
+class _Work(NamedTuple):
+    """What a command trains: a method, the rows, the seed, and plain values for whoever reads the run."""
+
+    recipe: Recipe
+    splits: Splits
+    seed: int
+    config: dict[str, Any] | None
+
+
+def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int, guide: type | None = None) -> _Work:
+    """Builds a method and its data, so that every mistake in the arguments shows before anything trains."""
+    options = {"beta": arguments.beta, "warmup": arguments.warmup, "weights": weights_from(arguments.weights)}
     if arguments.particles is not None and "particles" in METHODS[method].options:
         options["particles"] = arguments.particles
-    options.update(_options(arguments.option))
+    options.update(options_from(arguments.option))
     torch.manual_seed(seed)
     recipe = build(method, networks_for(splits.train.modalities), arguments.latent_dim, guide, **options)
-    settings = {"epochs": arguments.epochs, "batch_size": arguments.batch_size, "lr": arguments.lr, "seed": seed}
+    config = None
     if arguments.missing:
-        missing = _missing(arguments.missing, list(splits.train.modalities))
+        missing = missing_from(arguments.missing, list(splits.train.modalities))
         splits = _thinned(splits, missing, seed)
-        settings["config"] = {"missing": missing}
-    progress = _CONSOLE.is_terminal
-    fit_recipe(recipe, splits, out=out, resume=resume, device=arguments.device, progress=progress, **settings)
-    return recipe
+        config = {"missing": missing}
+    check_complete(recipe, splits.train)
+    return _Work(recipe, splits, seed, config)
 
 
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    found = {}
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise ValueError(f"--option must be KEY=VALUE, got {pair!r}")
-        try:
-            found[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[key] = text
-    return found
-
-
-def _weights(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
-    if not pairs:
-        return None
-    if list(pairs) == ["dimension"]:
-        return "dimension"
-    weights = {}
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        try:
-            weights[name] = float(text)
-        except ValueError:
-            raise ValueError(f"--weights must be NAME=NUMBER or the word dimension, got {pair!r}") from None
-        if not (math.isfinite(weights[name]) and weights[name] >= 0):
-            raise ValueError(f"a likelihood weight must be a number from 0 on, got {pair!r}")
-    return weights
-
-
-def _missing(pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Modality -> share of missing rows, from a single number or from NAME=SHARE."""
-    shares: dict[str, float] = {}
-    for pair in pairs:
-        name, separator, text = pair.rpartition("=")
-        try:
-            shares.update(dict.fromkeys([name] if separator else names, float(text)))
-        except ValueError:
-            raise ValueError(f"--missing must be a share or NAME=SHARE, got {pair!r}") from None
-    return shares
+def _fit(arguments: argparse.Namespace, work: _Work, out: Path, resume: bool) -> None:
+    names = ("epochs", "batch_size", "lr", "device")
+    settings = {name: getattr(arguments, name) for name in names}
+    settings |= {"seed": work.seed, "config": work.config, "progress": _CONSOLE.is_terminal}
+    fit_recipe(work.recipe, work.splits, out=out, resume=resume, **settings)
 
 
 def _thinned(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:

@@ -12,15 +12,16 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
-from pyro.optim import PyroLRScheduler, PyroOptim
-from torch import Tensor, nn
+from pyro.optim import PyroOptim
+from torch import nn
 
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._batches import batches_of, check_data, first_batch, parts_of
+from multipyro.inference._plan import check_complete, check_settings, optimizer_from
 from multipyro.inference._seeds import step_seed
 from multipyro.inference.checkpoints import load_programs, own_store, param_statements, programs_of, read_checkpoint
 from multipyro.inference.combinators import Program, frozen
-from multipyro.inference.recipes import METHODS, Recipe, Stage
+from multipyro.inference.recipes import Recipe, Stage
 from multipyro.inference.runs import Run, describe_data
 
 __all__ = ["FitResult", "NonFiniteLossError", "fit", "fit_recipe"]
@@ -209,8 +210,8 @@ def fit_recipe(
 
 def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any]) -> FitResult:
     train, validation = parts_of(recipe.model, data, validation)
-    _check_settings(settings, validation)
-    _check_complete(recipe, train)
+    check_settings(settings, validation)
+    check_complete(recipe, train)
     for part in (train, validation):
         check_data(recipe.model, part)
     programs = programs_of(recipe.model, recipe.guide)
@@ -290,7 +291,7 @@ def _run_stage(
             programs=programs,
             parameters=list(parameters.values()),
             statements=statements,
-            optimizer=_optimizer(settings["optimizer"], settings["lr"]),
+            optimizer=optimizer_from(settings["optimizer"], settings["lr"]),
             train=feed,
             validation=held_out,
             seed=settings["seed"],
@@ -317,48 +318,6 @@ def _run_stage(
             for parameter in module.trained:  # a plain loop afterwards would add to it
                 parameter.grad = None
     return module.history
-
-
-def _check_complete(recipe: Recipe, data: Any) -> None:
-    """Raises where a method cannot learn from rows that miss a modality, and there are some."""
-    info = METHODS.get(recipe.name)
-    masks = list((data.observed or {}).values()) if isinstance(data, MultimodalData) else []
-    rows = int((~torch.stack(masks).all(0)).sum()) if masks else 0
-    if rows and info is not None and info.needs_complete_rows:
-        raise ValueError(
-            f"{recipe.name} needs complete rows, {rows} of the {len(data)} training rows miss a modality: leave them "
-            "out or take a method that does not (`multipyro methods`)"
-        )
-
-
-def _check_settings(settings: dict[str, Any], validation: Any) -> None:
-    if settings["epochs"] < 1:
-        raise ValueError(f"epochs must be at least 1, got {settings['epochs']}")
-    if settings["logger"] not in (None, "csv", "tensorboard"):
-        raise ValueError(f"logger must be 'csv', 'tensorboard' or None, got {settings['logger']!r}")
-    if settings["early_stopping"] is not None and validation is None:
-        raise ValueError("early_stopping needs validation data, got none")
-    if settings["early_stopping"] is not None and settings["early_stopping"] < 1:
-        raise ValueError(f"early_stopping must be at least 1 epoch, got {settings['early_stopping']}")
-    if settings["resume"] and settings["out"] is None:
-        raise ValueError("resume needs the folder of the run: pass out")
-
-
-def _optimizer(optimizer: Any, lr: float) -> Callable[[list[Tensor]], torch.optim.Optimizer]:
-    if optimizer is None:
-        return lambda parameters: torch.optim.Adam(parameters, lr=lr)
-    if isinstance(optimizer, PyroOptim):
-        if isinstance(optimizer, PyroLRScheduler) or callable(optimizer.pt_optim_args) or optimizer.pt_clip_args:
-            raise TypeError(
-                "an optimiser of Pyro with a scheduler, clipping arguments or a function of arguments cannot be used: "
-                "pass a plain one, with gradient_clip, or a function from parameters to a torch optimiser"
-            )
-        return lambda parameters: optimizer.pt_optim_constructor(parameters, **optimizer.pt_optim_args)
-    if not callable(optimizer):
-        raise TypeError(
-            f"optimizer must be a function of the parameters or a PyroOptim, got {type(optimizer).__name__}"
-        )
-    return optimizer
 
 
 @contextlib.contextmanager

@@ -75,12 +75,12 @@ def test_evaluate_writes_metrics(run, capsys):
 
 def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", "jmvae", "--out", str(out), *SMALL]) == 0
+    assert main(["train", "cvae", "--out", str(out), *SMALL]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(out), "--particles", "5"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["coherence"]["conditional"]["image->label"] is None
-    assert metrics["log_likelihood"]["image+label+word"] is not None
+    assert metrics["coherence"]["conditional"]["label->image"] is not None
     assert re.search(r"coherence image->label\s*│\s*–", capsys.readouterr().out)
 
 
@@ -93,22 +93,16 @@ def test_generate_draws(run, tmp_path):
 
 def test_compare_prints_one_table(tmp_path, capsys):
     arguments = [
-        "compare",
-        "mvae",
-        "mopoe",
-        "--seeds",
-        "2",
-        "--importance-samples",
-        "5",
-        "--out",
-        str(tmp_path),
-        *SMALL,
+        *("compare", "mvae", "mmvae", "--seeds", "2", "--importance-samples", "5", "--out", str(tmp_path)),
+        *("--particles", "2", *SMALL),
     ]
     assert main(arguments) == 0
     assert "joint coherence" in capsys.readouterr().out
     found = json.loads((tmp_path / "compare.json").read_text())["methods"]
-    assert set(found) == {"mvae", "mopoe"} and found["mvae"]["joint coherence"]["se"] is not None
-    assert (tmp_path / "compare.md").read_text().startswith("| metric | mvae | mopoe |")
+    assert set(found) == {"mvae", "mmvae"} and found["mvae"]["joint coherence"]["se"] is not None
+    assert (tmp_path / "compare.md").read_text().startswith("| metric | mvae | mmvae |")
+    options = [json.loads((tmp_path / f"{name}-digits-1" / "run.json").read_text())["options"] for name in found]
+    assert [option.get("particles") for option in options] == [None, 2]
 
 
 def test_demo(tmp_path, capsys):
@@ -162,12 +156,23 @@ def test_own_guide_by_the_same_commands(tmp_path, capsys):
         (["train", "mvae", "--data", "mnist", "--data-root", "/no/such/folder"], "/no/such/folder"),
         (["evaluate", "nowhere"], "no run"),
         (["compare", "mvae", "--seeds", "0"], "--seeds"),
+        (["train", "mvae", "--given", "imge", *SMALL], "--given names imge: mvae has image, label, word"),
+        (["train", "mvae", "--target", "lable", *SMALL], "--target names lable"),
+        (["train", "vae", "--given", "label", *SMALL], "--given names label"),
+        (["train", "cvae", "--given", "image", *SMALL], "predicts nothing from it"),
+        (["train", "cvae", "--target", "label", *SMALL], "cannot generate it"),
+        (["train", "mvae", "--particles", "50", *SMALL], "--particles has no effect on mvae"),
+        (["compare", "mvae", "mopoe", "--particles", "50", *SMALL], "--particles has no effect on mvae, mopoe"),
+        (["compare", "mvae", "mmvea", *SMALL], "unknown method 'mmvea'"),
+        (["compare", "mvae", "mopoe", "--option", "alpha=1", *SMALL], "no option alpha"),
+        (["compare", "mvae", "telbo", "--missing", "0.3", *SMALL], "telbo needs complete rows"),
     ),
 )
-def test_errors_are_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_line_and_come_before_any_training(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert said in one_line(capsys)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_folder_that_is_damaged(run, tmp_path, capsys):

@@ -1,0 +1,85 @@
+"""What the arguments of the command line mean, checked before anything is trained."""
+
+import argparse
+import ast
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from multipyro.data import DATASETS
+from multipyro.inference.prediction import answers
+from multipyro.inference.recipes import METHODS, Recipe
+
+__all__ = ["check_methods", "missing_from", "options_from", "picture", "weights_from"]
+
+
+def check_methods(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raises for an unknown method, and where `--particles` would have no effect."""
+    for method in names:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
+    if arguments.particles is not None and not any("particles" in METHODS[name].options for name in names):
+        having = [name for name, info in METHODS.items() if "particles" in info.options]
+        raise ValueError(f"--particles has no effect on {', '.join(names)}: it is an option of {', '.join(having)}")
+
+
+def picture(arguments: argparse.Namespace, recipe: Recipe) -> tuple[list[str], list[str]]:
+    """What the picture at the end of a training is given, and what it shows."""
+    names, conditions = recipe.model.modalities, list(getattr(recipe.model, "conditions", ()))
+    for option in ("given", "target"):
+        unknown = [name for name in getattr(arguments, option) or () if name not in names]
+        if unknown:
+            raise ValueError(f"--{option} names {', '.join(unknown)}: {recipe.name} has {', '.join(names)}")
+    given = arguments.given or conditions
+    given = given or [name for name in DATASETS[arguments.data].default_given if name in names] or list(names[:1])
+    if arguments.given and not (answers(recipe.guide, given) and set(conditions) <= set(given)):
+        raise ValueError(f"--given {' '.join(given)}: {recipe.name} predicts nothing from it")
+    fixed = [name for name in arguments.target or () if name in conditions]
+    if fixed:
+        raise ValueError(f"--target {' '.join(fixed)}: {recipe.name} generates given it and cannot generate it")
+    generated = [name for name in names if name not in conditions]
+    return given, arguments.target or [name for name in generated if name not in given] or generated
+
+
+def options_from(pairs: Sequence[str]) -> dict[str, Any]:
+    """Options of a method from KEY=VALUE, values as Python writes them, else as text."""
+    found = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--option must be KEY=VALUE, got {pair!r}")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[key] = text
+    return found
+
+
+def weights_from(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
+    """Modality -> likelihood weight from NAME=NUMBER, or the word dimension."""
+    if not pairs:
+        return None
+    if list(pairs) == ["dimension"]:
+        return "dimension"
+    weights = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            weights[name] = float(text)
+        except ValueError:
+            raise ValueError(f"--weights must be NAME=NUMBER or the word dimension, got {pair!r}") from None
+        if not (math.isfinite(weights[name]) and weights[name] >= 0):
+            raise ValueError(f"a likelihood weight must be a number from 0 on, got {pair!r}")
+    return weights
+
+
+def missing_from(pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """Modality -> share of missing rows, from a single number or from NAME=SHARE."""
+    shares: dict[str, float] = {}
+    for pair in pairs:
+        name, separator, text = pair.rpartition("=")
+        try:
+            shares.update(dict.fromkeys([name] if separator else names, float(text)))
+        except ValueError:
+            raise ValueError(f"--missing must be a share or NAME=SHARE, got {pair!r}") from None
+    return shares
