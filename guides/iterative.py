@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multipyro.guides._base import Guide
 from multipyro.guides._distributions import map_parameters
-from multipyro.guides._once import encoders_run_once
+from multipyro.guides._once import encode_once, encoders_run_once
 from multipyro.guides.mixtures import StratifiedMixture
 from multipyro.ppl_models import point_estimate
 from multipyro.ppl_models._batch import batch_rows
@@ -37,8 +37,14 @@ class IterativeSampling(Guide):
     form. As an importance weight :math:`p(x_S, z) / q(z \mid x_S, x_{\bar S}^{(T-1)})` is unbiased for `p(x_S)`, since
     the completions do not depend on `z` (they are auxiliary variables), but of infinite variance where the joint
     posterior is much narrower than that of `x_S`. So `proposal` is the mixture over `chains` completions with its
-    full density, valid for the same reason and far better; over several sites, the product of one mixture each.
+    full density, valid for the same reason and far better; over several sites, the product of one mixture each. Its
+    completions are drawn once for all samples of a batch (within `encoders_run_once`): drawn anew for each part of the
+    samples, their variation would be in the estimate and not in its standard error (measured: errors of up to 36
+    standard errors with one chain and half of the samples from the prior, 3 with the completions kept).
     Means of the answer, as an embedding takes them, are means given one chain of completions.
+
+    The miss of mean completions, linear-Gaussian with a share `k` of the completion in the joint posterior's mean: the
+    rounds converge to a variance of :math:`1 / (1 + k)` times the exact one, sampled completions to the exact one.
 
     Departures: the paper starts from noise "such as x ~ p(x)", taken here literally as samples of the model; the
     released code starts from zeros (`start="zeros"`), which for class ids means class 0, since an id cannot say
@@ -60,7 +66,9 @@ class IterativeSampling(Guide):
         name: As in `Guide`.
 
     Raises:
-        ValueError: If `rounds` or `chains` is below 1, an option is unknown, or `guide` does not answer all its modalities.
+        TypeError: If `guide` is not a `Guide`.
+        ValueError: If `rounds` or `chains` is below 1, an option is unknown, or `guide` does not answer all its
+            modalities.
 
     Example:
         >>> from multipyro.guides import JointGuide
@@ -112,6 +120,11 @@ class IterativeSampling(Guide):
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         if not self._missing(x, observed)[1]:
             return self.guide.proposal(x, None)
+        inputs = (*x.values(), *(observed or {}).values())
+        return encode_once(self, inputs, lambda: self._mixture(x, observed))
+
+    def _mixture(self, x, observed) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The mixture over `chains` completions of each row."""
         stacks = _sites(self._answer(self.guide.posterior, x, observed, (self.chains,)))
         if any(isinstance(site, _Unflattened) for site in stacks.values()):
             # a family that is not rebuilt from its parameters: one chain after the other

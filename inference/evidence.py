@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from multipyro.guides._once import encoders_run_once
 from multipyro.inference.combinators import Program, conditional, proposal, restrict
 from multipyro.inference.prediction import (
     check_known,
@@ -81,7 +82,7 @@ def log_likelihood(
 
     A conditional model has only likelihoods given its conditions: `log p(x_S | w)` is one evidence under its prior
     `p(z | w)`, with the guide's posterior as proposal. A guide that completes what is missing (`IterativeSampling`)
-    proposes from the mixture over several completions, drawn before and independently of `z`: the estimate stays
+    proposes from one mixture over several completions a row, drawn before and independently of `z`: the estimate stays
     unbiased, but the mixture is narrower than the posterior, and `delta` should not be 0.
 
     References:
@@ -210,14 +211,15 @@ def guide_conditional_log_likelihood(
             held, held_masks = take_rows({name: x[name] for name in given}, observed, rows)
             complete = {name: filled(values, (masks or {}).get(name)) for name, values in part.items()}
             found = []
-            for number in chunks(num_samples, len(rows) * elements):
-                with pyro.plate("num_samples", number, dim=-2):
-                    guide_trace = latents_given(guide, held, held_masks, scored, complete)
-                    log_probs, left = _scores(scored, guide_trace, part, masks, target)
-                    # private latents are left to the model too, but eq. 6 is about layers
-                    inner = num_samples if any(private_modality(name) is None for name in left) else 1
-                    found.append(log_probs)
-                    found += [_scores(scored, guide_trace, part, masks, target)[0] for _ in range(inner - 1)]
+            with encoders_run_once():
+                for number in chunks(num_samples, len(rows) * elements):
+                    with pyro.plate("num_samples", number, dim=-2):
+                        guide_trace = latents_given(guide, held, held_masks, scored, complete)
+                        log_probs, left = _scores(scored, guide_trace, part, masks, target)
+                        # private latents are left to the model too, but eq. 6 is about layers
+                        inner = num_samples if any(private_modality(name) is None for name in left) else 1
+                        found.append(log_probs)
+                        found += [_scores(scored, guide_trace, part, masks, target)[0] for _ in range(inner - 1)]
             parts.append(torch.cat(found))
     terms = torch.cat(parts, 1)
     return ConditionalBounds(terms.mean(0), terms.logsumexp(0) - math.log(len(terms)))
@@ -247,10 +249,11 @@ def _evidence(model, guide, x, observed, num_particles: int, defensive: float) -
             sources += [(True, number) for number in chunks(from_prior, len(rows) * elements)] if from_prior else []
             # running sums of the weights and of their squares, in logs
             first = second = torch.tensor(-math.inf)
-            for prior_first, number in sources:
-                log_weights = _log_weights(model, guide, part, masks, number, prior_first, from_prior / num_particles)
-                first = torch.logaddexp(first, log_weights.logsumexp(0))
-                second = torch.logaddexp(second, (2 * log_weights).logsumexp(0))
+            with encoders_run_once():  # one proposal for all: the share of the prior is balanced against that of q
+                for prior_first, number in sources:
+                    logs = _log_weights(model, guide, part, masks, number, prior_first, from_prior / num_particles)
+                    first = torch.logaddexp(first, logs.logsumexp(0))
+                    second = torch.logaddexp(second, (2 * logs).logsumexp(0))
             estimates.append(first - log_k)
             # delta method: var(log mean w) = (E w^2 / (E w)^2 - 1) / K, for strata a little too large
             variances.append(((second - 2 * first + log_k).exp() - 1).clamp(min=0) / num_particles)

@@ -154,7 +154,7 @@ def test_every_sample_of_a_row_has_completions_of_its_own(given, way):
         assert abs(terms - expected) < 0.1
         return
     else:
-        number = draws if way == "parallel" else draws // 20  # without plates one call a sample
+        number = draws if way == "parallel" else draws // 40  # without plates one call a sample
         program = generative(model, ["image"])
         predictive = Predictive(program, guide=guide, num_samples=number, parallel=way == "parallel")
         found = predictive(given)["image"][:, 0]
