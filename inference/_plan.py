@@ -1,5 +1,6 @@
 """What a training run is asked to do: its settings, checked before anything is trained or written."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,8 +28,12 @@ def check_complete(recipe: Recipe, data: Any) -> None:
 
 def check_settings(settings: Mapping[str, Any], validation: Any) -> None:
     """Raises where a setting of `fit` makes no sense, before anything is trained or written."""
-    if settings["epochs"] < 1:
-        raise ValueError(f"epochs must be at least 1, got {settings['epochs']}")
+    for name in ("epochs", "batch_size"):
+        if settings[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+    if not (math.isfinite(settings["lr"]) and settings["lr"] >= 0):
+        raise ValueError(f"lr must be a number from 0 on, got {settings['lr']}")
+    _check_device(settings["device"])
     if settings["logger"] not in (None, "csv", "tensorboard"):
         raise ValueError(f"logger must be 'csv', 'tensorboard' or None, got {settings['logger']!r}")
     if settings["early_stopping"] is not None and validation is None:
@@ -37,6 +42,15 @@ def check_settings(settings: Mapping[str, Any], validation: Any) -> None:
         raise ValueError(f"early_stopping must be at least 1 epoch, got {settings['early_stopping']}")
     if settings["resume"] and settings["out"] is None:
         raise ValueError("resume needs the folder of the run: pass out")
+
+
+def _check_device(device: str) -> None:
+    """Raises if an accelerator is named that is not there; Lightning would say so after the run has its folder."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r} is not there: torch finds {torch.cuda.device_count()} CUDA devices")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not there: torch finds no Metal device")
 
 
 def optimizer_from(optimizer: Any, lr: float) -> Callable[[list[Tensor]], torch.optim.Optimizer]:

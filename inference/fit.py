@@ -221,6 +221,23 @@ def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any])
         plan = {name: settings[name] for name in ("batch_size", "lr", "seed", "early_stopping", "gradient_clip")}
         described, plan = describe_data(train), {**plan, "epochs": epochs}
         run = Run.open(settings["out"], recipe, described, plan, settings["resume"], settings["config"])
+    try:
+        return _run_stages(recipe, programs, train, validation, epochs, settings, run)
+    except BaseException:
+        if run is not None:
+            run.release()
+        raise
+
+
+def _run_stages(
+    recipe: Recipe,
+    programs: list[nn.Module],
+    train: Any,
+    validation: Any,
+    epochs: Sequence[int],
+    settings: dict[str, Any],
+    run: Run | None,
+) -> FitResult:
     history: list[dict[str, float]] = []
     best = last = None
     for number, stage in enumerate(recipe.stages):

@@ -1,5 +1,6 @@
 """Run folders: what a run was made from, how far it is, and how to load it again."""
 
+import contextlib
 import csv
 import io
 import json
@@ -91,6 +92,7 @@ class Run:
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder, self.config = folder, config
+        self._started_here = False
 
     @classmethod
     def open(
@@ -142,6 +144,7 @@ class Run:
                 raise ValueError(f"{folder} holds {', '.join(strays)} but no {_FILE}: choose another folder")
             run = cls(folder, wanted)
             run._write()
+            run._started_here = True
             return run
         # processes that Lightning starts for the same run find the folder of the first one
         if not resume and is_main_process():
@@ -178,6 +181,18 @@ class Run:
         """Notes that `number` stages are trained."""
         self.config["stages_done"] = number
         self._write()
+
+    def release(self) -> None:
+        """Gives the folder up if this process started the run and it failed before its first checkpoint.
+
+        A corrected call finds the folder free then, whatever was wrong with the first one.
+        """
+        if self._started_here and is_main_process() and not any(self.folder.glob("checkpoints/*/*.ckpt")):
+            for name in (_FILE, "log.csv"):
+                (self.folder / name).unlink(missing_ok=True)
+            for empty in (*self.stage_folders(), self.folder / "checkpoints"):
+                with contextlib.suppress(OSError):  # it is not there, or holds something of another's
+                    empty.rmdir()
 
     def finish(self) -> None:
         """Notes that the run is finished."""

@@ -5,7 +5,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from toy import toy_data, toy_programs
 
-from multipyro.inference import fit
+from multipyro.inference import Recipe, Stage, fit, fit_recipe
 
 QUICK = {"epochs": 1, "batch_size": 16, "progress": False}
 
@@ -46,3 +46,50 @@ def test_bad_values_in_rows_that_are_not_observed_are_no_matter():
 def test_bad_settings_are_refused(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         fit(*toy_programs(), Trace_ELBO(), toy_data(), **{**QUICK, "validation": toy_data(8), **setting})
+
+
+@pytest.mark.parametrize(
+    "setting", [{"lr": -1.0}, {"lr": float("nan")}, {"batch_size": 0}, {"device": "cuda:99"}], ids=str
+)
+def test_bad_settings_claim_no_folder(tmp_path, setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path / "run", **{**QUICK, **setting})
+    assert not (tmp_path / "run").exists()
+
+
+class Failing(Trace_ELBO):
+    """Fails at its second call, in the first step."""
+
+    calls = 0
+
+    def _get_trace(self, *args):
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("out of memory")
+        return super()._get_trace(*args)
+
+
+@pytest.mark.parametrize("error", ["optimizer", "strategy", "loss"])
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_folder_free(tmp_path, error):
+    settings = {
+        "optimizer": {"optimizer": lambda trained: torch.optim.SGD(trained, lr=-1.0)},
+        "strategy": {"strategy": "no such strategy"},
+        "loss": {},
+    }[error]
+    loss = Failing() if error == "loss" else Trace_ELBO()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises((ValueError, RuntimeError)):
+        fit(*toy_programs(), loss, toy_data(), out=tmp_path, **QUICK, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path, **QUICK).epochs == 1
+
+
+def test_a_run_with_a_checkpoint_keeps_its_folder(tmp_path):
+    losses = iter([Trace_ELBO(), Failing()])
+    model, guide = toy_programs()
+    stages = tuple(Stage(loss, name=f"{number}") for number, loss in enumerate(losses))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit_recipe(Recipe("own", model, guide, stages, 2), toy_data(), out=tmp_path, **QUICK)
+    assert (tmp_path / "run.json").is_file() and list(tmp_path.rglob("last.ckpt"))
+    with pytest.raises(ValueError, match="already holds a run"):
+        fit_recipe(Recipe("own", model, guide, stages, 2), toy_data(), out=tmp_path, **QUICK)
