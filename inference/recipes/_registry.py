@@ -9,6 +9,7 @@ from torch import nn
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._aggregate import AGGREGATE_OPTIONS, with_aggregates
 from multipyro.inference.recipes._base import MethodInfo, Recipe
+from multipyro.inference.recipes.bivcca import BIVCCA
 from multipyro.inference.recipes.bridged import BRIDGED
 from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
@@ -29,6 +30,7 @@ METHODS: dict[str, MethodInfo] = {
     info.name: info
     for info in (
         VAE,
+        BIVCCA,
         BRIDGED,
         JMVAE,
         JMVAE_KL,

@@ -1,0 +1,77 @@
+r"""BiVCCA: an encoder a modality, each of which must explain all modalities; no joint encoder.
+
+.. math:: \sum_m \mu_m \left( E_{q(z|x_m)} \sum_n \log p(x_n|z) - \mathrm{KL}(q(z|x_m) \| p(z)) \right), \qquad
+    \sum_m \mu_m = 1
+
+An encoder that explains what it does not see can at best be :math:`N(E[z|x_m], \mathrm{Var}[z|x])` in a linear-Gaussian
+model: the mean of its own posterior with the width of the joint one.
+
+Departures: the papers have two modalities. With more, `mu` is the first one's weight and the others share the rest; a
+dict names each. Given several modalities the guide answers with the equal mixture of their experts, since there is no
+joint posterior in the paper. A row that lacks a modality drops that encoder's ELBO, and the likelihood from the others.
+
+References:
+    Deep Variational Canonical Correlation Analysis (Wang et al., 2016); Bridged Variational Autoencoders (Yadav et
+    al.), eq. 6; the released code of Vedantam et al. (2018) uses `mu = 0.3` and `0.7`.
+"""
+
+from collections.abc import Mapping
+
+from multipyro.guides import MixtureOfExperts
+from multipyro.inference.combinators import Program, restrict
+from multipyro.inference.networks import Networks
+from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.ppl_models import MultimodalModel
+
+__all__ = ["BIVCCA"]
+
+
+def _build(
+    networks: Networks,
+    latent_dim: int,
+    *,
+    mu: float | Mapping[str, float] | None = None,
+    beta: float = 1.0,
+    warmup: int = 0,
+    weights: Mapping[str, float] | str | None = None,
+) -> Recipe:
+    sites, schedules = site_weights(networks, beta, warmup, weights)
+    shares = _shares(mu, tuple(networks.modalities))
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim))
+
+    def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
+        return [Term(m, restrict(g, [a]), shares[a], sites, name=a) for a in modalities]
+
+    # a mixture of one component: its KL is that of the component, exact
+    elbo = WeightedELBO(terms, kl="components", schedules=schedules)
+    return Recipe("bivcca", model, guide, (Stage(elbo),), latent_dim)
+
+
+def _shares(mu: float | Mapping[str, float] | None, modalities: tuple[str, ...]) -> dict[str, float]:
+    """The weight of each modality's ELBO, summing to 1."""
+    number = len(modalities)
+    if not isinstance(mu, Mapping):
+        first = 1 / number if mu is None else mu
+        mu = {m: first if m == modalities[0] else (1 - first) / (number - 1) for m in modalities}
+    if set(mu) != set(modalities) or min(mu.values()) < 0 or sum(mu.values()) <= 0:
+        raise ValueError(
+            f"mu must be a number in [0, 1], or a weight of at least 0 for each of {list(modalities)}, got {mu}"
+        )
+    total = sum(mu.values())
+    return {name: value / total for name, value in mu.items()}
+
+
+BIVCCA = MethodInfo(
+    name="bivcca",
+    title="an encoder a modality, each to explain all",
+    paper="Wang et al., 2016; Yadav et al., eq. 6",
+    programs="sum_a mu_a ELBO(m || g|{a})",
+    stages=1,
+    subsets="every subset, several by their mixture",
+    needs_complete_rows=False,
+    networks="M encoders",
+    options={"mu": None},
+    build=_build,
+)
