@@ -10,7 +10,7 @@ from multipyro.inference._seeds import step_seed
 from multipyro.inference.combinators import Program
 from multipyro.ppl_models.conditional import check_conditions
 
-__all__ = ["batches_of", "check_data", "first_batch", "parts_of"]
+__all__ = ["batches_of", "check_batch", "check_data", "first_batch", "parts_of"]
 
 # rows that are checked at a time
 _CHUNK = 8_192
@@ -50,12 +50,13 @@ def check_data(model: Program, data: Any) -> None:
     empty = True
     for batch in batches:
         empty = False
-        _check_batch(model, batch)
+        check_batch(model, batch)
     if empty:
         raise ValueError("data holds no batches")
 
 
-def _check_batch(model: Program, batch: Any) -> None:
+def check_batch(model: Program, batch: Any) -> None:
+    """Checks that a batch is a pair `(x, observed)` of values that the model's likelihoods can have."""
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
         raise TypeError(f"a batch must be a pair (x, observed) with x a dict of tensors, got {type(batch).__name__}")
     x, observed = batch

@@ -1,17 +1,26 @@
-"""What a training run is asked to do: its settings, checked before anything is trained or written."""
+"""What a training run is asked to do: its settings, checked before anything is written, and described for resuming."""
 
+import hashlib
+import inspect
 import math
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from pyro.optim import PyroLRScheduler, PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 
-from multipyro.data import MultimodalData
-from multipyro.inference.recipes import METHODS, Recipe
+from multipyro.data import Batch, MultimodalData
+from multipyro.inference._batches import batches_of, check_batch, first_batch
+from multipyro.inference.recipes import METHODS, Recipe, Stage
 
-__all__ = ["check_complete", "check_settings", "optimizer_from"]
+__all__ = ["check_complete", "check_settings", "optimizer_from", "plan_of", "trained_parameters"]
+
+# settings of `fit` that must not change within a run
+_SETTINGS = ("batch_size", "lr", "seed", "early_stopping", "gradient_clip", "devices")
+# Pyro replaces it by what it guesses at the first call
+_GUESSED = "max_plate_nesting"
 
 
 def check_complete(recipe: Recipe, data: Any) -> None:
@@ -69,3 +78,109 @@ def optimizer_from(optimizer: Any, lr: float) -> Callable[[list[Tensor]], torch.
             f"optimizer must be a function of the parameters or a PyroOptim, got {type(optimizer).__name__}"
         )
     return optimizer
+
+
+def trained_parameters(stage: Stage, programs: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The parameters of modules that a stage trains, each once."""
+    trained = programs if stage.train is None else stage.train
+    return list({id(p): p for part in trained for p in part.parameters() if p.requires_grad}.values())
+
+
+def plan_of(
+    recipe: Recipe, programs: Sequence[nn.Module], train: Any, validation: Any, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What decides how a run goes on, as plain values: settings, stages with loss and optimiser, and batches.
+
+    Args:
+        recipe: What is trained.
+        programs: The modules of its programs.
+        train: Rows or batches.
+        validation: Rows or batches; None for none.
+        settings: The arguments of `fit`.
+    """
+    stages = []
+    for stage in recipe.stages:
+        make = optimizer_from(stage.optimizer or settings["optimizer"], settings["lr"])
+        # `param` statements of plain functions are not there yet
+        optimizer = make(trained_parameters(stage, programs) or [torch.zeros(1, requires_grad=True)])
+        # a flag that is off says nothing, and a later torch may have more of them
+        groups = [
+            {name: _plain(value) for name, value in group.items() if name != "params" and value not in (None, False)}
+            for group in optimizer.param_groups
+        ]
+        stages.append({"loss": _plain(stage.loss), "optimizer": {"class": _name(optimizer), "groups": groups}})
+    sizes = {"batch_size": settings["batch_size"], "seed": settings["seed"]}
+    return {
+        **{name: settings[name] for name in _SETTINGS},
+        "epochs": [settings["epochs"] if stage.epochs is None else stage.epochs for stage in recipe.stages],
+        "stages": stages,
+        "train": _fingerprint(recipe.model, train, shuffle=True, **sizes),
+        "validation": None if validation is None else _fingerprint(recipe.model, validation, shuffle=False, **sizes),
+    }
+
+
+def _fingerprint(model: Any, data: Any, **settings: Any) -> dict[str, Any]:
+    """The number of the batches, and a digest of the first one; of a list of all of them."""
+    feed = batches_of(data, **settings)
+    with torch.random.fork_rng():
+        batches = list(data) if isinstance(data, list | tuple) else [first_batch(feed)]
+        for batch in batches:
+            check_batch(model, batch)
+        digest = _digest(batches)
+        # what draws from a generator that no seed reaches cannot be told from other data
+        repeats = isinstance(data, MultimodalData | list | tuple) or _digest([first_batch(feed)]) == digest
+        found = feed(0, 0, 1)
+    return {"batches": len(found) if hasattr(data, "__len__") else None, "digest": digest if repeats else "random"}
+
+
+def _digest(batches: Sequence[Batch]) -> str:
+    digest = hashlib.sha256()
+    for x, observed in batches:
+        tensors = {**x, **{f"observed/{name}": mask for name, mask in (observed or {}).items()}}
+        for name in sorted(tensors):
+            values = tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A setting as plain values: of an object its class and what its constructor was given, never its state."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return _plain(value.item())
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return _function(getattr(value, "__func__", value))
+    settings = {}
+    if not isinstance(value, nn.Module | Tensor | type):
+        kept = getattr(value, "__dict__", {})
+        names = [name for name in inspect.signature(type(value).__init__).parameters if name != _GUESSED]
+        stored = {name: f"_{name}" if f"_{name}" in kept else name for name in names}
+        settings = {name: _plain(kept[key]) for name, key in stored.items() if key in kept}
+    return {"class": _name(value), **settings}
+
+
+def _function(function: types.FunctionType) -> dict[str, Any]:
+    """A function by its name, the numbers in it, and the weights it closes over."""
+    numbers, codes = [], [function.__code__]
+    while codes:
+        for constant in codes.pop().co_consts:
+            if isinstance(constant, types.CodeType):
+                codes.append(constant)
+            elif isinstance(constant, int | float) and not isinstance(constant, bool):
+                numbers.append(_plain(constant))
+    values = [cell.cell_contents for cell in function.__closure__ or () if cell.cell_contents is not function]
+    # programs are held by their checkpoints, and a list may be a function's notes
+    weights = [_plain(value) for value in values if isinstance(value, int | float | str | Mapping)]
+    return {"function": function.__qualname__, "numbers": numbers, "weights": weights}
+
+
+def _name(value: Any) -> str:
+    return (value if isinstance(value, type) else type(value)).__qualname__

@@ -17,7 +17,7 @@ from torch import nn
 
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._batches import batches_of, check_data, first_batch, parts_of
-from multipyro.inference._plan import check_complete, check_settings, optimizer_from
+from multipyro.inference._plan import check_complete, check_settings, optimizer_from, plan_of, trained_parameters
 from multipyro.inference._seeds import step_seed
 from multipyro.inference.checkpoints import load_programs, own_store, param_statements, programs_of, read_checkpoint
 from multipyro.inference.combinators import Program, frozen
@@ -114,7 +114,9 @@ def fit(
         seed: Seed of the order of rows and of every step.
         out: Run folder: `run.json`, `log.csv`, `checkpoints/`. None keeps nothing on disk.
         resume: Continue the run in `out`; start one if there is none; return at once if it is finished. The result
-            is bit for bit that of a run never interrupted.
+            is bit for bit that of a run never interrupted. The settings must be those it was started with; of losses,
+            optimisers and batches of one's own the class, the numbers they were made with and the first batch are
+            compared.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
         devices: Number of devices (processes).
         strategy: Lightning's name of a strategy, such as `"ddp"`.
@@ -218,9 +220,8 @@ def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any])
     epochs = [settings["epochs"] if stage.epochs is None else stage.epochs for stage in recipe.stages]
     run = None
     if settings["out"] is not None:
-        plan = {name: settings[name] for name in ("batch_size", "lr", "seed", "early_stopping", "gradient_clip")}
-        described, plan = describe_data(train), {**plan, "epochs": epochs}
-        run = Run.open(settings["out"], recipe, described, plan, settings["resume"], settings["config"])
+        plan = plan_of(recipe, programs, train, validation, settings)
+        run = Run.open(settings["out"], recipe, describe_data(train), plan, settings["resume"], settings["config"])
     try:
         return _run_stages(recipe, programs, train, validation, epochs, settings, run)
     except BaseException:
@@ -270,10 +271,9 @@ def _run_stage(
 ) -> list[dict[str, float]]:
     """Trains one stage from wherever its folder says it is; returns the history of its epochs."""
     stage = recipe.stages[number]
-    model, guide, trained = recipe.model, recipe.guide, programs
+    model, guide = recipe.model, recipe.guide
     if stage.train is not None:
         model, guide = frozen(model, stage.train), frozen(guide, stage.train)
-        trained = list(stage.train)
     folder = None if run is None else run.stage_folder(number, stage.name)
     resumed = None if folder is None else folder / "last.ckpt"
     log = run is not None and settings["logger"] is not None
@@ -298,7 +298,7 @@ def _run_stage(
         first = first_batch(feed)
         torch.manual_seed(step_seed(settings["seed"], 0, 0))
         statements.update(param_statements(lambda: stage.loss.loss(model, guide, *first), programs, outer))
-        parameters = {id(p): p for part in trained for p in part.parameters() if p.requires_grad}
+        parameters = trained_parameters(stage, programs)
         if not parameters and not statements:
             raise ValueError(f"stage {stage.name!r} has nothing to train: no parameter requires a gradient")
         work = Work(
@@ -306,7 +306,7 @@ def _run_stage(
             guide=guide,
             loss=stage.loss,
             programs=programs,
-            parameters=list(parameters.values()),
+            parameters=parameters,
             statements=statements,
             optimizer=optimizer_from(settings["optimizer"], settings["lr"]),
             train=feed,

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -150,9 +150,9 @@ class Run:
         if not resume and is_main_process():
             raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder")
         found = read_run(folder)
-        changed = [name for name in _FIXED if found.get(name) != wanted[name]]
+        changed = [change for name in _FIXED for change in _changes(name, found.get(name), wanted[name])]
         if changed:
-            details = "; ".join(f"{n} was {_short(found.get(n))}, now {_short(wanted[n])}" for n in changed)
+            details = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, was, now in changed)
             raise ValueError(f"the run in {folder} was started with other settings: {details}")
         if is_main_process():
             for leftover in folder.rglob(".*.part"):  # of a write that was killed
@@ -277,6 +277,20 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
 
 def _described(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
     return {name: asdict(modality) for name, modality in modalities.items()}
+
+
+def _changes(name: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The places in which two plain values differ, with both values."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        # a run of an earlier version may say less about its plan and its data
+        keys = [key for key in now if key in was] if name in ("plan", "data") else dict.fromkeys([*was, *now])
+        for key in keys:
+            yield from _changes(f"{name}.{key}", was.get(key), now.get(key))
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for number, pair in enumerate(zip(was, now, strict=True)):
+            yield from _changes(f"{name}[{number}]", *pair)
+    elif was != now:
+        yield name, was, now
 
 
 def _short(value: Any) -> str:

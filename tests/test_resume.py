@@ -136,7 +136,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(ValueError, match="already holds a run: resume it .--resume. or choose another folder"):
         train(tmp_path)
-    with pytest.raises(ValueError, match="other settings: plan was .*"):
+    with pytest.raises(ValueError, match="other settings: plan.batch_size was 16, now 8"):
         train(tmp_path, resume=True, batch_size=8)
     (tmp_path / "run.json").rename(tmp_path / "away.json")
     with pytest.raises(ValueError, match="holds checkpoints, log.csv but no run.json"):
@@ -178,13 +178,97 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
     assert len(first.history) == 3
 
 
-def test_loaders_that_shuffle_repeat_their_order(tmp_path):
+def scaled(weight, peak=1.0):
+    """A loss whose terms are a function of one's own."""
+    beta = LinearWarmup(6, "step", peak)
+    return WeightedELBO(lambda m, g, modalities: [Term(m, g, weight, sites={"z": beta})], schedules=[beta])
+
+
+BATCHES = list(toy_data().batches(16))
+OTHER = [BATCHES[0], *toy_data(seed=1).batches(16)]
+ADAM = torch.optim.Adam
+# what a run is started with, what it is resumed with, and what the error names
+CHANGES = {
+    "Adam, SGD": ({}, {"optimizer": lambda p: torch.optim.SGD(p, lr=1.0)}, r"stages\[0\].optimizer.class was \"Adam\""),
+    "Adam, AdamW": ({}, {"optimizer": lambda p: torch.optim.AdamW(p, lr=1.0)}, "optimizer"),
+    "betas": ({}, {"optimizer": lambda p: ADAM(p, betas=(0.5, 0.9))}, r"optimizer.groups\[0\].betas\[0\] was 0.9, now"),
+    "Pyro's": ({}, {"optimizer": pyro.optim.Adam({"lr": 0.1})}, r"optimizer.groups\[0\].lr"),
+    "clipping": ({}, {"gradient_clip": 1.0}, "plan.gradient_clip was null, now 1.0"),
+    "loss": ({}, {"loss": scaled(1.0)}, "loss.class was"),
+    "particles": ({}, {"loss": Trace_ELBO(num_particles=3)}, "loss.num_particles was 1, now 3"),
+    "weight": ({"loss": scaled(1.0)}, {"loss": scaled(100.0)}, "loss.terms.weights"),
+    "warm-up": ({"loss": scaled(1.0)}, {"loss": scaled(1.0, peak=2.0)}, "loss.schedules.*peak was 1.0, now 2.0"),
+    "a number in a function": (
+        {"loss": WeightedELBO(lambda m, g, modalities: [Term(m, g, 1.0)])},
+        {"loss": WeightedELBO(lambda m, g, modalities: [Term(m, g, 100.0)])},
+        "loss.terms.numbers",
+    ),
+    "batches": ({"data": BATCHES}, {"data": list(toy_data(seed=1).batches(16))}, "plan.train.digest"),
+    "a later batch": ({"data": BATCHES}, {"data": [*BATCHES[:2], OTHER[3]]}, "plan.train.digest"),
+    "number of batches": ({"data": BATCHES}, {"data": BATCHES[:2]}, "plan.train.batches was 3, now 2"),
+    "rows": ({}, {"data": toy_data(seed=1)}, "data.content_hash"),
+    "validation": ({}, {"validation": toy_data(16, 2, "validation")}, "plan.validation.digest"),
+    "no validation": ({}, {"validation": None}, "plan.validation was"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_goes_on_with_the_settings_it_was_started_with_alone(tmp_path, name):
+    first, then, message = CHANGES[name]
+
+    def run(changed, **settings):
+        settings |= {"loss": Trace_ELBO(), "data": toy_data(), "validation": toy_data(16, 1, "validation"), **changed}
+        loss, data = settings.pop("loss"), settings.pop("data")
+        return fit(*toy_programs(), loss, data, out=tmp_path, **SETTINGS, **settings)
+
+    with pytest.raises(Killed):
+        run(first, callbacks=[interrupt_at(1)])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(ValueError, match=f"started with other settings: .*{message}"):
+        run(then, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    assert run(first, resume=True).epochs == 4
+
+
+def test_loaders_whose_batches_never_repeat_can_still_be_resumed(tmp_path):
+    class Noisy(torch.utils.data.Dataset):
+        """Augments by a generator that no seed of ours reaches."""
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):
+            if number >= 4:
+                raise IndexError
+            noise = torch.frombuffer(bytearray(os.urandom(32)), dtype=torch.uint8).float().view(8, 4) / 255
+            return {"label": torch.arange(8) % 3, "signal": noise}, None
+
+    def run(**settings):
+        loader = torch.utils.data.DataLoader(Noisy(), batch_size=None)
+        return fit(*toy_programs(), Trace_ELBO(), loader, out=tmp_path, **SETTINGS, **settings)
+
+    with pytest.raises(Killed):
+        run(callbacks=[interrupt_at(2)])
+    assert run(resume=True).epochs == 4
+
+
+@pytest.mark.parametrize("own", ["none"])
+def test_loaders_that_shuffle_repeat_their_order(tmp_path, own):
     rows = [({"label": torch.tensor([n % 3]), "signal": torch.randn(1, 4)}, None) for n in range(6)]
 
+    def loader():
+        data, generator = torch.utils.data, torch.Generator()
+        generator.seed()
+        sampler = data.RandomSampler(rows, generator=generator)
+        if own == "batch sampler":
+            batches = data.BatchSampler(sampler, 1, drop_last=False)
+            return data.DataLoader(rows, batch_sampler=batches, collate_fn=lambda batch: batch[0])
+        chosen = {"none": {"shuffle": True}, "loader": {"shuffle": True, "generator": generator}}
+        return data.DataLoader(rows, batch_size=None, **chosen.get(own, {"sampler": sampler}))
+
     def run(out, **settings):
-        loader = torch.utils.data.DataLoader(rows, batch_size=None, shuffle=True)
         model, guide = toy_programs()
-        fit(model, guide, Trace_ELBO(), loader, out=tmp_path / out, **SETTINGS, **settings)
+        fit(model, guide, Trace_ELBO(), loader(), out=tmp_path / out, **SETTINGS, **settings)
         return parameters(model, guide)
 
     with pytest.raises(Killed):
