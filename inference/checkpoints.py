@@ -16,7 +16,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from multipyro.data import write_atomically
-from multipyro.inference.combinators import Program, modules_of
+from multipyro.inference._modules import modules_of
+from multipyro.inference.combinators import Program
 
 __all__ = ["load_state", "programs_of", "read_checkpoint", "save_state", "write_checkpoint"]
 

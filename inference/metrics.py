@@ -13,8 +13,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from multipyro.data import MultimodalData, Splits
+from multipyro.inference._modules import modules_of
 from multipyro.inference.classifiers import Classifier, train_classifiers
-from multipyro.inference.combinators import Program, modules_of
+from multipyro.inference.combinators import Program
 from multipyro.inference.evidence import (
     LogLikelihood,
     guide_conditional_log_likelihood,
