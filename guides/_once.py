@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
+from torch import nn
+
 __all__ = ["encode_once", "encoders_run_once"]
 
 _RESULTS: ContextVar[dict | None] = ContextVar("multipyro_encoder_results", default=None)
@@ -25,11 +28,22 @@ def encoders_run_once() -> Iterator[None]:
 
 
 def encode_once(encoder: Any, inputs: tuple, encode: Callable[[], Any]) -> Any:
-    """The result of `encode()`, remembered within `encoders_run_once` by `encoder` and the tensors in `inputs`."""
+    """The result of `encode()`, remembered within `encoders_run_once` by `encoder` and the tensors in `inputs`.
+
+    A frozen encoder, one in another mode, or one whose gradients are wanted elsewhere, gives a result of its own.
+    """
     results = _RESULTS.get()
     if results is None:
         return encode()
-    key = (id(encoder), *map(id, inputs))
+    key = (id(encoder), *map(id, inputs), torch.is_grad_enabled(), *_state(encoder))
     if key not in results:
         results[key] = (encoder, inputs, encode())
     return results[key][-1]
+
+
+def _state(encoder: Any) -> Iterator[bool]:
+    """The modes of all parts, and which of their parameters gradients reach."""
+    for part in encoder.modules() if isinstance(encoder, nn.Module) else ():
+        yield part.training
+        for parameter in part._parameters.values():
+            yield parameter is not None and parameter.requires_grad

@@ -1,7 +1,5 @@
 """Combinators: programs made from programs."""
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -12,19 +10,33 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro.guides import Guide
+from multipyro.inference._modules import modules_of
 from multipyro.ppl_models._batch import rows_of_latent
 
-__all__ = ["Program", "conditional", "frozen", "generative", "modules_of", "program_key", "proposal", "restrict"]
+__all__ = [
+    "Program",
+    "conditional",
+    "core",
+    "frozen",
+    "generative",
+    "program_key",
+    "proposal",
+    "restrict",
+    "sees",
+]
 
 Program = Callable[..., Any]
 
 
-def restrict(program: Program, modalities: Sequence[str]) -> nn.Module:
+def restrict(program: Program, modalities: Sequence[str], proper: bool = False) -> nn.Module:
     """The same program, seeing and scoring only some modalities.
 
     Args:
         program: A model or a guide, called as `program(x, observed=None)`.
         modalities: The modalities it still sees; those that a batch does not hold are ignored.
+        proper: Only rows of which `modalities` are a proper part count: those that hold all of them and one more. An
+            objective that sums over parts then gives a row with a missing modality, masked, what it gives a batch
+            without that modality. Of a batch without masks every row counts.
 
     Example:
         >>> from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal
@@ -32,7 +44,8 @@ def restrict(program: Program, modalities: Sequence[str]) -> nn.Module:
         >>> sorted(restrict(model, ["label"])({"image": torch.zeros(5, 4), "label": torch.zeros(5).long()}))
         ['label', 'z']
     """
-    return _Restricted(program, (modalities,) if isinstance(modalities, str) else tuple(modalities))
+    detail = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    return (_ProperPart if proper else _Restricted)(program, detail)
 
 
 def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
@@ -76,41 +89,42 @@ def generative(model: Program, targets: Sequence[str]) -> nn.Module:
 
 def conditional(guide: Program) -> Program:
     """The program that samples from a guide's `conditional` distribution; a plain function is its own."""
-    return _Conditional(guide) if isinstance(guide, Guide) else guide
+    return _inside(guide, _Conditional)
 
 
 def proposal(guide: Program) -> Program:
     """The program that samples from a guide's `proposal` distribution; a plain function is its own."""
-    return _Proposal(guide) if isinstance(guide, Guide) else guide
+    return _inside(guide, _Proposal)
+
+
+def _inside(guide: Program, wrap: Callable[[Guide], nn.Module]) -> Program:
+    """Puts a combinator around the guide itself, within the ones that are around it."""
+    if isinstance(guide, Guide):
+        return wrap(guide)
+    if isinstance(guide, _Combinator):
+        return type(guide)(_inside(guide.program, wrap), guide.detail)
+    return guide
+
+
+def core(program: Program) -> Program:
+    """What is inside all the combinators around a program."""
+    while isinstance(program, _Combinator):
+        program = program.program
+    return program
+
+
+def sees(program: Program, modality: str) -> bool:
+    """Whether no combinator around a program hides a modality from it."""
+    while isinstance(program, _Combinator):
+        if isinstance(program, _Restricted) and modality not in program.detail:
+            return False
+        program = program.program
+    return True
 
 
 def program_key(program: Program) -> tuple:
     """What makes two programs the same: the combinators around them and the identity of what is inside."""
     return program.key() if isinstance(program, _Combinator) else (id(program),)
-
-
-def modules_of(program: Program) -> tuple[nn.Module, ...]:
-    """The modules a program is made of: itself, or those that a plain function's code refers to."""
-    if isinstance(program, nn.Module):
-        return (program,)
-    if isinstance(program, functools.partial):
-        inside = [program.func, *program.args, *program.keywords.values()]
-    elif inspect.ismethod(program):
-        inside = [program.__self__, program.__func__]
-    elif inspect.isfunction(program):
-        names = inspect.getclosurevars(program)
-        inside = [*names.nonlocals.values(), *names.globals.values()]
-    elif hasattr(program, "__wrapped__"):
-        inside = [program.__wrapped__]
-    else:
-        inside = []
-    found: dict[int, nn.Module] = {}
-    for thing in inside:
-        if isinstance(thing, nn.Module) or inspect.ismethod(thing) or isinstance(thing, functools.partial):
-            found.update({id(module): module for module in modules_of(thing)})
-        elif thing is getattr(program, "func", None) or thing is getattr(program, "__func__", None):
-            found.update({id(module): module for module in modules_of(thing)})
-    return tuple(found.values())
 
 
 class _Combinator(nn.Module):
@@ -132,6 +146,19 @@ class _Restricted(_Combinator):
         inside = {name: values for name, values in x.items() if name in self.detail}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
         return self.program(inside, masks, **kwargs)
+
+
+class _ProperPart(_Restricted):
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        masks = {name: mask for name, mask in (observed or {}).items() if name in x}
+        if not masks:
+            return super().forward(x, observed, **kwargs)
+        some = torch.ones_like(next(iter(masks.values())))
+        held = {name: masks.get(name, some) for name, values in x.items() if values is not None}
+        more = [mask for name, mask in held.items() if name not in self.detail]
+        rows = torch.stack([held[name] for name in self.detail]).all(0) & torch.stack([~some, *more]).any(0)
+        with poutine.mask(mask=rows):
+            return super().forward(x, observed, **kwargs)
 
 
 class _Conditional(_Combinator):

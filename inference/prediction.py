@@ -10,7 +10,8 @@ from torch import Tensor
 
 from multipyro.guides import Guide
 from multipyro.guides._once import encoders_run_once
-from multipyro.inference.combinators import Program, conditional, generative, modules_of
+from multipyro.inference._modules import modules_of
+from multipyro.inference.combinators import Program, conditional, core, generative, sees
 from multipyro.inference.terms import sample_sites
 from multipyro.ppl_models import point_estimate
 from multipyro.ppl_models._batch import batch_rows, check_batch, filled, rows_of_latent
@@ -167,7 +168,8 @@ def embed(
         `(batch, latent_dim)`, the site `z`; the top layer of a hierarchical guide, its attribute `embedding`.
 
     Raises:
-        ValueError: If `subset` is empty or not in `x`, the guide does not answer it, or the guide has no such site.
+        ValueError: If `subset` is empty or not in `x`, `x` holds NaN, the guide does not answer it, or the guide has no
+            such site.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -176,17 +178,23 @@ def embed(
         >>> embed(guide, {"image": torch.zeros(5, 16)}).shape
         torch.Size([5, 2])
     """
-    x = dict(x) if subset is None else {name: x[name] for name in chosen(subset, x)}
     if not x:
         raise ValueError("x holds no modality to embed")
-    check_batch(x, observed, tuple(x))
-    program, name = conditional(guide), getattr(guide, "embedding", "z")
+    check_batch(x, observed, getattr(core(guide), "modalities", tuple(x)))
+    x = dict(x) if subset is None else {name: x[name] for name in chosen(subset, x)}
+    if batch_rows(x) == 0:
+        raise ValueError("x holds no rows")
+    for name, values in x.items():
+        if values.is_floating_point() and filled(values, (observed or {}).get(name)).isnan().any():
+            raise ValueError(f"modality {name!r} holds NaN in observed rows: mask those rows in observed")
+    program, name = conditional(guide), getattr(core(guide), "embedding", "z")
     codes = []
     with evaluating(guide), poutine.block():
         size = max(1, MAX_ELEMENTS // elements_of_a_row(program, first_row(x, observed)))
         for rows in torch.arange(batch_rows(x)).split(size):
             part, masks = take_rows(x, observed, rows)
-            sites = sample_sites(poutine.trace(program).get_trace(part, masks))
+            with encoders_run_once():
+                sites = sample_sites(poutine.trace(program).get_trace(part, masks))
             if name not in sites:
                 raise ValueError(
                     f"an embedding is the site {name!r}, which this guide does not have: it has {list(sites)}"
@@ -220,14 +228,15 @@ def generated(
             # what the guide has seen is all that decides about the latents, so the decoder gets no masks
             given = {name: filled(value, (masks or {}).get(name)) for name, value in _without(part, targets).items()}
             found = []
-            for number in chunks(num_samples, len(rows) * elements):
-                with pyro.plate("num_samples", number, dim=-2):
-                    guide_trace = latents_given(guide, part, masks, decode, given, num_rows=len(rows))
-                    replayed = poutine.replay(decode, trace=guide_trace)
-                    trace = poutine.trace(replayed).get_trace(given, num_rows=len(rows))
-                sites = [name for name in sample_sites(guide_trace) if name in trace.nodes]
-                latents = {name: trace.nodes[name]["value"] for name in sites}
-                found.append((latents, {name: _output(trace.nodes[name], output) for name in targets}))
+            with encoders_run_once():
+                for number in chunks(num_samples, len(rows) * elements):
+                    with pyro.plate("num_samples", number, dim=-2):
+                        guide_trace = latents_given(guide, part, masks, decode, given, num_rows=len(rows))
+                        replayed = poutine.replay(decode, trace=guide_trace)
+                        trace = poutine.trace(replayed).get_trace(given, num_rows=len(rows))
+                    sites = [name for name in sample_sites(guide_trace) if name in trace.nodes]
+                    latents = {name: trace.nodes[name]["value"] for name in sites}
+                    found.append((latents, {name: _output(trace.nodes[name], output) for name in targets}))
             parts.append(tuple(_joined(group, 0) for group in zip(*found, strict=True)))
     latents, values = (_joined(group, 1) for group in zip(*parts, strict=True))
     return latents, values
@@ -257,12 +266,12 @@ def latents_given(
 
 def conditions_of(model: Program) -> tuple[str, ...]:
     """The modalities that a conditional model is given and does not score; none for every other model."""
-    return tuple(getattr(model, "conditions", ()))
+    return tuple(getattr(core(model), "conditions", ()))
 
 
 def check_known(model: Program, names: Sequence[str]) -> None:
     """Raises if the model is known not to have a modality."""
-    modalities = getattr(model, "modalities", None)
+    modalities = getattr(core(model), "modalities", None)
     unknown = [name for name in names if modalities is not None and name not in modalities]
     if unknown:
         raise ValueError(f"unknown modality {unknown}: this model has {list(modalities)}")
@@ -270,14 +279,11 @@ def check_known(model: Program, names: Sequence[str]) -> None:
 
 def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
     """Checks given values against the model's likelihoods, missing rows excepted, and that no condition is missing."""
-    for name, values in x.items():
-        if not isinstance(values, Tensor):
-            raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
-    check_batch(x, observed, getattr(model, "modalities", tuple(x)))
+    check_batch(x, observed, getattr(core(model), "modalities", tuple(x)))
     if batch_rows(x) == 0:
         raise ValueError("x holds no rows")
     check_conditions(conditions_of(model), x, observed)
-    likelihoods = getattr(model, "likelihoods", {})
+    likelihoods = getattr(core(model), "likelihoods", {})
     for name, values in x.items():
         if name in likelihoods and hasattr(likelihoods[name], "check"):
             likelihoods[name].check(filled(values, (observed or {}).get(name)), name)
@@ -340,10 +346,11 @@ def take_rows(
 
 def answers(guide: Program, subset: Sequence[str]) -> bool:
     """Whether a guide answers a subset; a plain function is taken to answer all."""
-    if not isinstance(guide, Guide):
+    inner = core(guide)
+    if not isinstance(inner, Guide):
         return True
-    ordered = tuple(name for name in guide.modalities if name in subset)
-    return len(ordered) == len(subset) and (guide.subsets is None or ordered in guide.subsets)
+    ordered = tuple(name for name in inner.modalities if name in subset and sees(guide, name))
+    return len(ordered) == len(subset) and (inner.subsets is None or ordered in inner.subsets)
 
 
 def _without(x: Mapping[str, Tensor], targets: Sequence[str]) -> dict[str, Tensor]:
@@ -351,9 +358,10 @@ def _without(x: Mapping[str, Tensor], targets: Sequence[str]) -> dict[str, Tenso
 
 
 def _without_evidence(guide: Program, code: Tensor, sample: bool) -> Tensor:
-    if not isinstance(guide, Guide):
+    inner = core(guide)
+    if not isinstance(inner, Guide):
         return torch.zeros_like(code)
-    prior = guide.prior()
+    prior = inner.prior()
     return prior.expand(code.shape[:1]).sample() if sample else prior.mean.expand_as(code)
 
 

@@ -1,6 +1,6 @@
 """The sub-sampled objective of MVAE: a sum of ELBOs over subsets of the modalities."""
 
-import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +20,8 @@ class SubsetELBO(TermsELBO):
 
     Each ELBO has its own sample and reconstructs only the modalities of its subset. The sum is no bound on
     `log p(x_1, ..., x_M)`; it is one on `sum_S log p(x_S)`. Random subsets have from 2 to `M - 1` members: a size is
-    drawn uniformly, then a subset of this size, without repetition.
+    drawn uniformly, then a subset of this size, without repetition. Of rows with missing modalities the subsets count
+    that are proper parts of what a row holds, beside the ELBO of all it holds.
 
     Departure: the released 19-modality code applies likelihood weights to the joint and the image term only; here
     they apply to all.
@@ -58,15 +59,19 @@ class SubsetELBO(TermsELBO):
         singles = [(name,) for name in modalities] if len(modalities) > 1 else []
         for subset in singles + self._random_subsets(modalities):
             name = "+".join(subset)
-            terms.append(Term(restrict(model, subset), restrict(guide, subset), sites=self.sites, name=name))
+            parts = restrict(model, subset, proper=True), restrict(guide, subset, proper=True)
+            terms.append(Term(*parts, sites=self.sites, name=name))
         return terms
 
     def _random_subsets(self, modalities: tuple[str, ...]) -> list[tuple[str, ...]]:
-        sizes = range(2, len(modalities))
-        left = {size: list(itertools.combinations(modalities, size)) for size in sizes}
-        drawn = []
+        left = {size: math.comb(len(modalities), size) for size in range(2, len(modalities))}
+        drawn: list[tuple[str, ...]] = []
         while len(drawn) < self.num_random_subsets and any(left.values()):
-            open_sizes = [size for size, subsets in left.items() if subsets]
-            size = open_sizes[torch.randint(len(open_sizes), ()).item()]
-            drawn.append(left[size].pop(torch.randint(len(left[size]), ()).item()))
+            sizes = [size for size, number in left.items() if number]
+            size = sizes[torch.randint(len(sizes), ()).item()]
+            members = torch.randperm(len(modalities))[:size].sort().values.tolist()
+            subset = tuple(modalities[member] for member in members)
+            if subset not in drawn:  # drawn anew rather than listed: 19 modalities have half a million subsets
+                drawn.append(subset)
+                left[size] -= 1
         return drawn

@@ -2,22 +2,28 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
     "batch_rows",
     "check_batch",
+    "check_module_names",
     "filled",
     "normalises_over_the_batch",
     "private_modality",
     "rows_of_latent",
     "rows_with_evidence",
+    "running_statistics",
+    "subsets_of",
     "unique_name",
 ]
 
+_NO_MODULES = nn.ModuleDict()
 _COUNTERS: defaultdict[str, itertools.count] = defaultdict(itertools.count)
 
 
@@ -39,14 +45,22 @@ def check_batch(
     unknown = [name for name in x if name not in modalities]
     if unknown:
         raise ValueError(f"unknown modality {unknown}: this program has {list(modalities)}")
+    for name, values in x.items():
+        if values is not None and not isinstance(values, Tensor):
+            raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
+    unknown = [name for name in observed or {} if name not in modalities]
+    if unknown:
+        raise ValueError(f"observed names unknown modality {unknown}: this program has {list(modalities)}")
+    rows = next(((name, len(values)) for name, values in x.items() if values is not None), None)
     for name, mask in (observed or {}).items():
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"observed[{name!r}] must be a bool tensor of shape (batch,), got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.dim() != 1:
             raise ValueError(
                 f"observed[{name!r}] must be a bool tensor of shape (batch,), got {mask.dtype} {tuple(mask.shape)}"
             )
-        values = x.get(name)
-        if values is not None and len(mask) != len(values):
-            raise ValueError(f"observed[{name!r}] has {len(mask)} rows but x[{name!r}] has {len(values)}")
+        if rows is not None and len(mask) != rows[1]:
+            raise ValueError(f"observed[{name!r}] has {len(mask)} rows but x[{rows[0]!r}] has {rows[1]}")
 
 
 def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> int:
@@ -102,6 +116,32 @@ def filled(values: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, fill)
 
 
+def subsets_of(modalities: Sequence[str], proper: bool = False) -> list[tuple[str, ...]]:
+    """Every non-empty subset, the smaller first; without the full one if `proper`."""
+    sizes = range(1, len(modalities) + (not proper))
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
+
+
+def check_module_names(modalities: Iterable[str]) -> None:
+    """Raises if a modality has a name that torch gives to no module, since its networks are kept by it."""
+    taken = [name for name in modalities if not name or "." in name or hasattr(_NO_MODULES, name)]
+    if taken:
+        raise ValueError(f"modality {taken} cannot name a module of torch, which has it as an attribute: rename it")
+
+
 def normalises_over_the_batch(module: nn.Module) -> bool:
     """Whether one row's output depends on the other rows when the module trains."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+@contextmanager
+def running_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms within take their running statistics and leave them as they are."""
+    parts = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True

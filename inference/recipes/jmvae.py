@@ -8,6 +8,7 @@ from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.terms import Term, WeightedELBO
 from multipyro.ppl_models import MultimodalModel
+from multipyro.ppl_models._batch import subsets_of
 
 __all__ = ["JMVAE", "JMVAE_KL", "joint_program"]
 
@@ -50,11 +51,8 @@ def _jmvae_kl(
 
     def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
         # the joint guide comes first in the divergence and keeps its gradient; only the prior's KL is warmed up
-        subsets = [subset for subset in guide.subsets if set(subset) < set(modalities)]
-        return [
-            Term(m, g, sites=sites),
-            *[Term(restrict(g, subset), g, alpha, name="+".join(subset)) for subset in subsets],
-        ]
+        parts = [(restrict(g, part, proper=True), "+".join(part)) for part in subsets_of(modalities, proper=True)]
+        return [Term(m, g, sites=sites), *[Term(part, g, alpha, name=name) for part, name in parts]]
 
     return Recipe("jmvae-kl", model, guide, (Stage(WeightedELBO(terms, schedules=schedules)),), latent_dim)
 

@@ -8,6 +8,7 @@ from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.terms import Term, WeightedELBO
 from multipyro.ppl_models import MultimodalModel
+from multipyro.ppl_models._batch import subsets_of
 
 __all__ = ["TELBO"]
 
@@ -34,8 +35,8 @@ def _build(
 
     def subsets(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
         # frozen a second time in the one-stage form: the decoders learn nothing from a part
-        proper = [subset for subset in guide.subsets if set(subset) < set(modalities)]
-        return [Term(restrict(frozen(m), a), restrict(g, a), sites=alone, name="+".join(a)) for a in proper]
+        parts = subsets_of(modalities, proper=True)
+        return [Term(restrict(frozen(m), a), restrict(g, a), sites=alone, name="+".join(a)) for a in parts]
 
     both = WeightedELBO(lambda m, g, names: joint(m, g, names) + subsets(m, g, names), schedules=schedules)
     two = (
