@@ -1,12 +1,11 @@
 """The base of all guides: one method that returns a distribution, and everything else from it."""
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
@@ -18,13 +17,15 @@ from multipyro.ppl_models import StandardNormalPrior
 from multipyro.ppl_models._batch import (
     batch_rows,
     check_batch,
+    check_module_names,
     filled,
     normalises_over_the_batch,
     rows_of_latent,
+    running_statistics,
     unique_name,
 )
 
-__all__ = ["Guide"]
+__all__ = ["Guide", "encode"]
 
 
 class _AbstractPyroModule(ABCMeta, type(PyroModule)):
@@ -76,6 +77,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
             raise ValueError("encoders is empty: a guide needs at least one modality")
         self.latent_dim = latent_dim
         self.modalities = tuple(encoders if modalities is None else modalities)
+        check_module_names(self.modalities)
         self.subsets = None if subsets is None else tuple(self._ordered(subset) for subset in subsets)
         self.encoders = nn.ModuleDict(encoders)
         unknown = [modality for modality in private or {} if modality not in self.modalities]
@@ -137,14 +139,8 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
 
         Missing rows are filled before they are encoded; an encoder with batch norm sees observed rows only.
         """
-        observed = observed or {}
-        encoders = self.encoders
-        found = {}
-        for name, values in x.items():
-            mask, encoder = observed.get(name), encoders[name]
-            expert = encode_once(encoder, (values, mask), lambda e=encoder, v=values, m=mask: _encode(e, v, m))
-            if expert is not None:
-                found[name] = expert
+        observed, encoders = observed or {}, self.encoders
+        found = {name: encode(encoders[name], values, observed.get(name)) for name, values in x.items()}
         return Experts(found, {name: mask for name, mask in observed.items() if name in found})
 
     def with_private(
@@ -164,17 +160,16 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         sites, private = {"z": shared}, self.private
         for name in self.modalities:
             if name in x and name in private:
-                encoder, values, mask = private[name], x[name], (observed or {}).get(name)
-                sites[f"z_{name}"] = encode_once(
-                    encoder, (values, mask), lambda e=encoder, v=values, m=mask: _encode(e, v, m) or _masked_out(e, v)
-                )
+                sites[f"z_{name}"] = encode(private[name], x[name], (observed or {}).get(name))
         return sites if len(sites) > 1 else shared
 
     def given(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What `x` really holds, checked.
 
         Raises:
-            ValueError: If it holds nothing, an unknown modality, or a subset that the guide does not answer.
+            TypeError: If a value or a mask is no tensor.
+        ValueError: If it holds nothing, no rows, an unknown modality, values of another floating type than the
+            guide's parameters, or a subset that the guide does not answer.
         """
         check_batch(x, observed, self.modalities)
         given = {name: x[name] for name in self.modalities if x.get(name) is not None}
@@ -182,7 +177,12 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
             raise ValueError(
                 f"x holds no modality, so there is nothing to condition on: give some of {self.modalities}"
             )
-        batch_rows(given)
+        if batch_rows(given) == 0:
+            raise ValueError("x holds no rows")
+        dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
+        for name, values in given.items():
+            if dtype is not None and values.is_floating_point() and values.dtype != dtype:
+                raise ValueError(f"modality {name!r} is {values.dtype}, this guide {dtype}: convert one of them")
         if self.subsets is not None and tuple(given) not in self.subsets:
             answered = ", ".join("+".join(subset) for subset in self.subsets)
             raise ValueError(f"this guide does not answer {'+'.join(given)}: it answers {answered}")
@@ -206,17 +206,39 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         return values
 
 
-def _encode(encoder: nn.Module, values: Tensor, mask: Tensor | None) -> dist.Distribution | None:
+def encode(
+    encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None = None, *key: object
+) -> dist.Distribution:
+    """What an encoder gives for the rows in `mask`, and something finite without gradient for all others.
+
+    Missing rows are filled before they are encoded. An encoder with batch norm sees the observed rows only; of fewer
+    than two there are no statistics, and it takes its running ones.
+
+    Args:
+        encoder: The module.
+        values: What it is called with: values `(batch, *event)`, or a dict of them.
+        mask: Rows to encode, bool `(batch,)`; None for all.
+        *key: What the result is remembered by within a step, beside the encoder: the tensors as the caller got them.
+    """
+    inputs = key or ((*values.values(), mask) if isinstance(values, dict) else (values, mask))
+    return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))
+
+
+def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution:
+    def each(function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
+        return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
+
     if mask is None or not (encoder.training and normalises_over_the_batch(encoder)):
-        return encoder(filled(values, mask))
+        return encoder(each(lambda v: filled(v, mask)))
     rows = mask.nonzero()[:, 0]
-    if len(rows) == 0:
-        return None
-    expert = encoder(values[rows])
+    if len(rows) < 2:
+        with running_statistics(encoder):
+            return encoder(each(lambda v: filled(v, mask)))
+    expert = encoder(each(lambda v: v[rows]))
 
     def scatter(parameter: Tensor) -> Tensor:
         # missing rows get a copy of the first observed one, without gradient: finite, and left out by every caller
-        return parameter[:1].detach().expand(len(values), *parameter.shape[1:]).index_copy(0, rows, parameter)
+        return parameter[:1].detach().expand(len(mask), *parameter.shape[1:]).index_copy(0, rows, parameter)
 
     scattered = map_parameters(scatter, expert)
     if scattered is None:
@@ -224,19 +246,3 @@ def _encode(encoder: nn.Module, values: Tensor, mask: Tensor | None) -> dist.Dis
             f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace"
         )
     return scattered
-
-
-def _masked_out(encoder: nn.Module, values: Tensor) -> dist.Distribution:
-    """A finite distribution without gradient for a batch in which every row is missing and masked out.
-
-    An encoder with batch norm cannot be called on no row at all, and must not learn statistics from fill values.
-    """
-    parts = [(part, part.training) for part in encoder.modules()]
-    for part, _ in parts:
-        part.training = False
-    try:
-        with torch.no_grad():
-            return encoder(torch.zeros_like(values))
-    finally:
-        for part, training in parts:
-            part.training = training

@@ -6,11 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.guides._base import Guide
+from multipyro.guides._base import Guide, encode
 from multipyro.guides._distributions import map_parameters
-from multipyro.guides._once import encode_once
 from multipyro.guides.encoders import JointEncoder
-from multipyro.ppl_models._batch import filled
 
 __all__ = ["JointGuide"]
 
@@ -59,8 +57,9 @@ class JointGuide(Guide):
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
         given = tuple(x)
+        observed = {name: mask for name, mask in (observed or {}).items() if name in x}
         if not observed:
-            return self._answer(given, x)
+            return self._answer(given, x, observed)
         subsets = [subset for subset in self.subsets if set(subset) <= set(given)]
         rows = torch.stack([self._rows(subset, x, observed) for subset in subsets])
         empty = ~torch.stack([observed.get(m, torch.ones_like(rows[0])) for m in given]).any(0)
@@ -71,7 +70,7 @@ class JointGuide(Guide):
             raise ValueError(
                 f"row {row} holds {'+'.join(held)}, which this guide does not answer: it answers {answered}"
             )
-        answers = [self._answer(subset, {m: filled(x[m], observed.get(m)) for m in subset}) for subset in subsets]
+        answers = [self._answer(subset, x, observed) for subset in subsets]
         chosen = rows.unsqueeze(-1)
 
         def select(*parameters: Tensor) -> Tensor:
@@ -82,12 +81,16 @@ class JointGuide(Guide):
 
         return map_parameters(select, *answers)
 
-    def _answer(self, subset: tuple[str, ...], x: Mapping[str, Tensor]) -> dist.Distribution:
+    def _answer(
+        self, subset: tuple[str, ...], x: Mapping[str, Tensor], observed: Mapping[str, Tensor]
+    ) -> dist.Distribution:
+        """What the network of `subset` gives in the rows that hold all of it."""
         network = self.joint if subset == self.modalities else self.networks["+".join(subset)]
-        inputs = tuple(x[name] for name in subset)
-        if len(subset) == 1 and network is not self.joint:
-            return encode_once(network, inputs, lambda: network(inputs[0]))
-        return encode_once(network, inputs, lambda: network({name: x[name] for name in subset}))
+        inputs, masks = tuple(x[name] for name in subset), tuple(observed.get(name) for name in subset)
+        held = [mask for mask in masks if mask is not None]
+        rows = torch.stack(held).all(0) if held else None
+        single = len(subset) == 1 and network is not self.joint
+        return encode(network, inputs[0] if single else dict(zip(subset, inputs, strict=True)), rows, *inputs, *masks)
 
     def _rows(self, subset, x, observed) -> Tensor:
         """Rows that hold exactly `subset` of the modalities in `x`."""

@@ -1,5 +1,8 @@
 """A missing modality, however it is missing and whatever fills its place, is as if the model did not have it."""
 
+import copy
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -8,6 +11,7 @@ from linear_gaussian import LinearGaussian, mean_and_se, repeated
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
+from multipyro.data import Modality
 from multipyro.guides import (
     JointEncoder,
     JointGuide,
@@ -18,7 +22,16 @@ from multipyro.guides import (
     ProductOfExperts,
     StratifiedMixture,
 )
-from multipyro.inference import StratifiedELBO, SubsetELBO, Term, WeightedELBO, cross_generate, restrict
+from multipyro.inference import (
+    Networks,
+    StratifiedELBO,
+    SubsetELBO,
+    Term,
+    WeightedELBO,
+    build,
+    cross_generate,
+    restrict,
+)
 from multipyro.ppl_models import MLP, Categorical, LaplacePrior, MultimodalModel, Normal, OneHotMLP
 
 ROWS, SIZE, CLASSES, LENGTH = 6, 4, 5, 3
@@ -249,9 +262,38 @@ def test_missing_rows_of_the_subset_elbo_are_the_evidences_of_what_each_term_see
     for row in range(6):
         one = {name: values[row : row + 1] for name, values in x.items()}
         given = [name for name in problem.modalities if observed[name][row]]
-        expected += sum(problem.log_evidence(one, subset).item() for subset in (given, *[(m,) for m in given]))
+        subsets = (given, *[(m,) for m in given]) if len(given) > 1 else (given,)
+        expected += sum(problem.log_evidence(one, subset).item() for subset in subsets)
     value = -SubsetELBO(kl="sampled").loss(problem.model(), problem.product_guide(), x, observed)
     assert value == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("absent", ("image", "label", "word"))
+@pytest.mark.parametrize("method", ("jmvae-kl", "mvae"))
+def test_objectives_over_parts_take_a_masked_modality_for_an_absent_one(method, absent):
+    """A part that a row does not hold must not count under another name, nor all that it holds a second time."""
+    x = batch()
+    modalities = {
+        "image": Modality("image", (SIZE,), "vector", "normal"),
+        "label": Modality("label", (), "label", "categorical", CLASSES),
+        "word": Modality("word", (LENGTH,), "text", "categorical", CLASSES),
+    }
+    torch.manual_seed(0)
+    recipe = build(method, Networks(modalities, (8,)), 2)
+    programs = recipe.model, recipe.guide
+    loss = WeightedELBO(lambda m, g, names: _without_draws(recipe.stages[0].loss.terms(m, g, names)))
+    rest = {name: values for name, values in x.items() if name != absent}
+    value, wanted = value_and_gradients(loss, programs, rest, None)
+    masked, found = value_and_gradients(loss, programs, x, {absent: torch.zeros(ROWS, dtype=torch.bool)})
+    assert masked == pytest.approx(value, rel=1e-5)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def _without_draws(terms):
+    """The divergences of terms alone, which are closed forms and need no draw: every likelihood has weight 0."""
+    silent = dict.fromkeys(("image", "label", "word"), 0.0)
+    return [Term(term.p, term.q, term.weight, {"z": 1.0, **silent}, term.name) for term in terms]
 
 
 def test_jmvae_kl_terms_leave_out_rows_that_a_subset_does_not_hold():
@@ -304,19 +346,56 @@ def test_batch_norm_lets_no_fill_value_into_a_loss(family):
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
 
 
-def test_batch_norm_with_no_row_observed_or_one():
-    x = batch()
-    for number in (0, 1):
-        rows = torch.arange(ROWS) < number
-        m, g = model(), guide("product", normalised=True)
-        try:
-            value, gradients = value_and_gradients(
-                LOSSES["elbo"](), (m, g), filled(x, "image", rows, float("nan")), {"image": rows}
-            )
-        except ValueError as error:  # torch cannot normalise over a single row
-            assert number == 1 and "more than 1 value" in str(error)
-            continue
-        assert torch.isfinite(torch.tensor(value)) and all(torch.isfinite(v).all() for v in gradients.values())
+@pytest.mark.parametrize("family", ("product", "mixture", "mixture of products", "joint"))
+@pytest.mark.parametrize("number", (0, 1))
+def test_batch_norm_with_no_row_observed_or_one(family, number):
+    """Of fewer than two rows there are no statistics: the running ones answer, and stay as they are."""
+    rows = torch.arange(ROWS) < number
+    m, g = model(), guide(family, normalised=True)
+    for _ in range(3):
+        g.posterior(batch())
+    norms = [part for part in g.modules() if isinstance(part, nn.BatchNorm1d)]
+    before = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    x = filled(batch(), "image", rows, float("nan"))
+    observed = {"image": rows, "label": rows, "word": rows}
+    posterior = g.posterior(x, observed)
+    assert all(part.training for part in g.modules())
+    for norm, state in zip(norms, before, strict=True):
+        assert all(torch.equal(norm.state_dict()[name], value) for name, value in state.items())
+    if number:
+        torch.testing.assert_close(posterior.mean[0], g.eval().posterior(batch()).mean[0])
+        g.train()
+    value, gradients = value_and_gradients(LOSSES["elbo"](), (m, g), x, observed)
+    assert math.isfinite(value) and all(torch.isfinite(v).all() for v in gradients.values())
+    assert number or all((gradient == 0).all() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_the_encoders_of_a_joint_guide_see_only_rows_that_hold_what_they_take(fill):
+    rows = torch.tensor([True, False, True, True, False, True])
+    g, twin = guide("joint", normalised=True), guide("joint", normalised=True)
+    x, kept = filled(batch(), "image", rows, fill), {name: values[rows] for name, values in batch().items()}
+    found, expected = g.posterior(x, {"image": rows}), twin.posterior(kept)
+    torch.testing.assert_close(found.mean[rows], expected.mean)
+    twin.posterior({name: values for name, values in batch().items() if name != "image"})
+    norms = [[part for part in made.modules() if isinstance(part, nn.BatchNorm1d)] for made in (g, twin)]
+    joint = [part for part in g.joint.modules() if isinstance(part, nn.BatchNorm1d)]
+    for norm, other in zip(*norms, strict=True):
+        if norm in joint:
+            torch.testing.assert_close(norm.running_mean, other.running_mean)
+        assert torch.isfinite(norm.running_mean).all()
+
+
+def test_an_encoder_of_a_joint_guide_runs_once_a_step_with_missing_rows_too():
+    m, g, x = model(), guide("joint"), batch()
+    calls = []
+    for name, network in g.networks.items():
+        network.register_forward_hook(lambda *_, name=name: calls.append(name))
+    g.joint.register_forward_hook(lambda *_: calls.append("joint"))
+    parts = [("image",), ("label",), ("word",), ("image", "label")]
+    loss = WeightedELBO(lambda m, g, _: [Term(m, g), *[Term(restrict(g, part), g) for part in parts]])
+    loss.loss_and_grads(m, g, x, {"image": torch.arange(ROWS) > 2})
+    assert len(calls) == len(set(calls)) and {"joint", "image", "label", "word", "image+label"} <= set(calls)
 
 
 def test_a_plain_function_as_guide_with_missing_rows():
