@@ -1,6 +1,5 @@
 """Guides made of one expert a modality: their product, their mixture, and the mixture of their products."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import pyro.distributions as dist
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from multipyro.guides._base import Guide
 from multipyro.guides.mixtures import StratifiedMixture
 from multipyro.guides.products import Experts, product_of_experts, subset_products
+from multipyro.ppl_models._batch import subsets_of
 
 __all__ = ["MixtureOfExperts", "MixtureOfProducts", "ProductOfExperts"]
 
@@ -125,6 +125,10 @@ class MixtureOfProducts(Guide):
         name: As in `Guide`.
         private: As in `Guide`.
 
+    Raises:
+        ValueError: If an argument is unknown or empty; when called with modalities, or with a row, within which none
+            of `mixture_subsets` lies.
+
     Example:
         >>> from multipyro.guides import NormalEncoder
         >>> from multipyro.ppl_models import MLP
@@ -146,9 +150,13 @@ class MixtureOfProducts(Guide):
         if prior_expert not in ("full", "all", "none"):
             raise ValueError(f"prior_expert must be 'full', 'all' or 'none', got {prior_expert!r}")
         if mixture_subsets is None:
-            sizes = range(1, len(self.modalities) + 1)
-            mixture_subsets = [s for size in sizes for s in itertools.combinations(self.modalities, size)]
+            mixture_subsets = subsets_of(self.modalities)
         self.mixture_subsets = tuple(self._ordered(subset) for subset in mixture_subsets)
+        if not self.mixture_subsets:
+            raise ValueError("mixture_subsets is empty: a mixture needs at least one subset")
+        if any((name,) not in self.mixture_subsets for name in self.modalities):
+            parts = [set(part) for part in self.mixture_subsets]
+            self.subsets = tuple(s for s in subsets_of(self.modalities) if any(part <= set(s) for part in parts))
         self.prior_expert = prior_expert
 
     def posterior(
@@ -156,9 +164,7 @@ class MixtureOfProducts(Guide):
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
         subsets = [subset for subset in self.mixture_subsets if set(subset) <= set(experts)]
-        if not subsets:
-            named = ["+".join(subset) for subset in self.mixture_subsets]
-            raise ValueError(f"none of the mixture's subsets {named} lies within {'+'.join(experts)}")
+        self._check_rows(subsets, experts)
         products = subset_products(experts, subsets, prior=[self._has_prior(subset) for subset in subsets])
         return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts)), x, observed)
 
@@ -176,6 +182,21 @@ class MixtureOfProducts(Guide):
         if rows is not None:
             with_prior.observed["prior"] = rows
         return product_of_experts(with_prior)
+
+    def _check_rows(self, subsets: Sequence[tuple[str, ...]], experts: Experts) -> None:
+        """Raises if a row holds something, but none of the mixture's subsets."""
+        if self.subsets is None or not experts.observed:
+            return
+        some = next(iter(experts.observed.values()))
+        rows = {name: experts.observed.get(name, torch.ones_like(some)) for name in experts}
+        held, answered = (
+            torch.stack([torch.stack([rows[name] for name in part]).all(0) for part in parts]).any(0)
+            for parts in ([(name,) for name in rows], subsets)
+        )
+        if not (answered | ~held).all():
+            row = int((held & ~answered).nonzero()[0])
+            holds, named = "+".join(m for m in rows if rows[m][row]), ", ".join(map("+".join, self.mixture_subsets))
+            raise ValueError(f"row {row} holds {holds}, and none of the mixture's subsets {named} lies within it")
 
     def _has_prior(self, subset: tuple[str, ...]) -> bool:
         return self.prior_expert == "all" or (self.prior_expert == "full" and subset == self.modalities)
@@ -197,5 +218,5 @@ def _equal_weights(subsets: Sequence[Sequence[str]], experts: Experts) -> Tensor
         return None
     some = next(rows for rows in held if rows is not None)
     counts = torch.stack([torch.ones_like(some) if rows is None else rows for rows in held], -1)
-    counts = torch.where(counts.any(-1, keepdim=True), counts, True).to(torch.get_default_dtype())
-    return counts / counts.sum(-1, keepdim=True)
+    counts = torch.where(counts.any(-1, keepdim=True), counts, True)
+    return counts / counts.sum(-1, keepdim=True, dtype=torch.float64)

@@ -66,9 +66,9 @@ class StratifiedMixture(dist.TorchDistribution):
             self._parts = () if stack is not None else components
         if len(event_shape) != 1:
             raise ValueError(f"components must have one event dimension, got event shape {tuple(event_shape)}")
-        if weights is None:
-            sample = stack.mean if stack is not None else components[0].mean
-            weights = torch.full((number,), 1 / number, dtype=sample.dtype, device=sample.device)
+        sample = stack.mean if stack is not None else components[0].mean
+        weights = torch.full((number,), 1 / number, dtype=torch.float64) if weights is None else weights.detach()
+        weights = weights.to(sample)
         if weights.shape[-1] != number:
             raise ValueError(f"weights must have {number} entries a row, one a component, got {tuple(weights.shape)}")
         if names is not None and len(names) != number:
@@ -77,7 +77,7 @@ class StratifiedMixture(dist.TorchDistribution):
         batch_shape = torch.broadcast_shapes(batch_shape, weights.shape[:-1])
         self._stack = None if stack is None else stack.expand((number, *batch_shape))
         self._parts = tuple(part.expand(batch_shape) for part in self._parts)
-        self.weights = weights.detach().expand(*batch_shape, number)
+        self.weights = weights.expand(*batch_shape, number)
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
     @property

@@ -54,7 +54,7 @@ def product_of_experts(
 
     Raises:
         TypeError: If an expert is not Gaussian.
-        ValueError: If there is no expert at all.
+        ValueError: If there is no expert at all, or a power is negative or of an unknown expert.
 
     Example:
         >>> narrow = dist.Normal(torch.ones(1, 2), 1.0).to_event(1)
@@ -132,12 +132,19 @@ def _terms(experts, observed, powers) -> tuple[list[str], list[tuple[Tensor, Ten
     if not isinstance(experts, Mapping):
         experts = {str(position): expert for position, expert in enumerate(experts)}
     observed = getattr(experts, "observed", {}) if observed is None else observed
+    unknown = [name for name in powers or {} if name not in experts]
+    if unknown:
+        raise ValueError(f"powers name unknown experts {unknown}: there are {list(experts)}")
     terms = []
     for name, expert in experts.items():
         log_precision, loc = _log_precision_and_loc(expert, name)
         if powers is not None and name in powers:
             power = torch.as_tensor(powers[name], dtype=loc.dtype, device=loc.device)
-            log_precision = log_precision + power.log().clamp(min=_MISSING)
+            if (power < 0).any():
+                raise ValueError(f"the power of {name!r} must not be negative, got {power.min().item()}")
+            # an expert of power 0 is a missing one; the logarithm's gradient there must not be taken
+            present = power > 0
+            log_precision = torch.where(present, log_precision + torch.where(present, power, 1.0).log(), _MISSING)
         if name in observed:
             mask = observed[name].unsqueeze(-1)
             log_precision = torch.where(mask, log_precision, _MISSING)

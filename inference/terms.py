@@ -168,7 +168,15 @@ class TermsELBO(MultimodalELBO):
         p_sites, q_sites = sample_sites(p_trace), sample_sites(q_trace)
         latents = [name for name, site in q_sites.items() if not site["is_observed"]]
         check_sites(p_sites, latents)
-        weight, weights = weight_value(term.weight), term.sites or {}
+        weights = term.sites or {}
+        for scheduled in (term.weight, *weights.values()):
+            moves = isinstance(scheduled, LinearWarmup) and scheduled.length > 1
+            if moves and not any(scheduled is known for known in self.schedules):
+                raise ValueError(
+                    f"a warm-up over {scheduled.length} {scheduled.unit}s weighs a term but is not among the schedules "
+                    f"of the {type(self).__name__}, so that nobody would move it: pass it in schedules="
+                )
+        weight = weight_value(term.weight)
         ordered = [name for name in p_sites if name in latents] == latents
         for name, site in p_sites.items():
             if name in latents:

@@ -1,5 +1,6 @@
 """The names and the observation site of a modality, as generative programs make it."""
 
+import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,9 +9,12 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import filled
+from multipyro.ppl_models._batch import check_module_names, filled
 
 __all__ = ["check_names", "masked", "observe"]
+
+# the rows of a batch, the samples of predictions, and the particles of Pyro's objectives
+_PLATES = ("data", "num_samples", "num_particles", "num_particles_vectorized")
 
 
 def observe(name: str, likelihood: nn.Module, latents: Tensor, values: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -46,12 +50,14 @@ def masked(mask: Tensor | None) -> AbstractContextManager:
 
 
 def check_names(modalities: Iterable[str]) -> None:
-    """Raises if there is no modality, or one has the name of a latent or of the plate."""
+    """Raises if there is no modality, or one has the name of a latent, of a plate or of an attribute of modules."""
     modalities = list(modalities)
     if not modalities:
         raise ValueError("likelihoods is empty: a model needs at least one modality")
-    reserved = [m for m in modalities if m in ("data", "z") or m.startswith("z_") or m[:1] == "z" and m[1:].isdigit()]
+    reserved = [m for m in modalities if m in _PLATES or re.fullmatch(r"z\d*|z_.*", m)]
     if reserved:
         raise ValueError(
-            f"modality {reserved} has the name of a latent or of the plate; z, z1, z_... and data are taken"
+            f"modality {reserved} has the name of a latent or of a plate: "
+            f"z, z1, z_... and {', '.join(_PLATES)} are taken"
         )
+    check_module_names(modalities)

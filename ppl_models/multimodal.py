@@ -11,6 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from multipyro.ppl_models._batch import batch_rows, check_batch, filled, rows_of_latent, unique_name
+from multipyro.ppl_models._observe import check_names
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["MultimodalModel"]
@@ -62,15 +63,7 @@ class MultimodalModel(PyroModule):
         private: Mapping[str, int | nn.Module] | None = None,
     ) -> None:
         super().__init__(unique_name("model") if name is None else name)
-        if not likelihoods:
-            raise ValueError("likelihoods is empty: a model needs at least one modality")
-        reserved = [
-            m for m in likelihoods if m == "data" or m == "z" or m.startswith("z_") or m[:1] == "z" and m[1:].isdigit()
-        ]
-        if reserved:
-            raise ValueError(
-                f"modality {reserved} has the name of a latent or of the plate; z, z1, z_... and data are taken"
-            )
+        check_names(likelihoods)
         self.latent_dim = latent_dim
         self.likelihoods = nn.ModuleDict(likelihoods)
         self.prior = StandardNormalPrior(latent_dim) if prior is None else prior

@@ -85,6 +85,9 @@ class OneHotMLP(nn.Module):
         self.mlp = MLP(shape, out_features, hidden_features, activate_output=activate_output)
 
     def forward(self, values: Tensor) -> Tensor:
+        if values.numel() and (values.min() < 0 or values.max() >= self.num_classes):
+            seen = f"{values.min().item()} to {values.max().item()}"
+            raise ValueError(f"values must be from 0 to {self.num_classes - 1}, got {seen}")
         dtype = self.mlp.layers[0].weight.dtype
         return self.mlp(nn.functional.one_hot(values, self.num_classes).to(dtype))
 

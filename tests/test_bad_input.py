@@ -1,9 +1,13 @@
 """Bad input: a clear error that names what was seen and what was expected, before anything is lost."""
 
+import re
+
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from toy import toy_networks
 
 from multipyro.guides import (
     JointEncoder,
@@ -12,6 +16,7 @@ from multipyro.guides import (
     MixtureOfProducts,
     NormalEncoder,
     ProductOfExperts,
+    product_of_experts,
 )
 from multipyro.inference import (
     LinearWarmup,
@@ -19,6 +24,7 @@ from multipyro.inference import (
     SubsetELBO,
     Term,
     WeightedELBO,
+    build,
     cross_generate,
     embed,
     log_likelihood,
@@ -225,7 +231,7 @@ def test_a_mixture_none_of_whose_subsets_is_given():
 
 def test_options_that_do_not_exist():
     _, guide = made()
-    for build, message in (
+    for make, message in (
         (lambda: StratifiedELBO(0), "num_particles.*0"),
         (lambda: StratifiedELBO(gradient="doubly"), "'reparam', 'stl' or 'dreg'.*'doubly'"),
         (lambda: StratifiedELBO(bound="loose"), "'stratified' or 'tight'.*'loose'"),
@@ -239,7 +245,7 @@ def test_options_that_do_not_exist():
         (lambda: cross_generate(*made(), batch(), ["image"], num_samples=0), "at least 1.*0"),
     ):
         with pytest.raises(ValueError, match=message):
-            build()
+            make()
     with pytest.raises(TypeError, match="out_features.*Linear|Identity"):
         NormalEncoder(torch.nn.Identity(), 2)
 
@@ -254,3 +260,105 @@ def test_programs_whose_latents_do_not_fit():
     for loss in (WeightedELBO(lambda m, g, _: [Term(m, g)]), StratifiedELBO(2)):
         with pytest.raises(ValueError, match=r"\['z'\].*\['y'\]"):
             loss.loss(model, other, batch())
+
+
+def test_masks_of_unknown_modalities_and_masks_that_are_none():
+    m, g = made()
+    rows = torch.ones(ROWS, dtype=torch.bool)
+    for program in (m, g):
+        with pytest.raises(ValueError, match="observed names unknown modality.*'imge'.*has .'image', 'label'"):
+            program(batch(), {"imge": rows})
+        with pytest.raises(TypeError, match="observed.'image'. must be a bool tensor.*got list"):
+            program(batch(), {"image": [True] * ROWS})
+        with pytest.raises(ValueError, match="observed.'label'. has 2 rows but x.'image'. has 4"):
+            program({"image": batch()["image"]}, {"label": rows[:2]})
+
+
+def test_values_that_are_no_tensors_and_of_another_floating_type():
+    m, g = made()
+    with pytest.raises(TypeError, match="modality 'real' must be a tensor, got list"):
+        g(batch(real=[1.0]))
+    with pytest.raises(ValueError, match="modality 'real' is torch.float64, this guide torch.float32"):
+        g(batch(real=torch.zeros(ROWS, 3, dtype=torch.float64)))
+
+
+def test_class_ids_that_an_encoder_does_not_have():
+    _, g = made()
+    for label, seen in ((5, "0 to 5"), (-1, "-1 to 0")):
+        with pytest.raises(ValueError, match=f"values must be from 0 to 4, got {seen}"):
+            g({"label": torch.tensor([0, label, 0, 0])})
+
+
+def test_an_embedding_of_nan_or_of_no_rows():
+    _, g = made()
+    x = {"real": torch.full((ROWS, 3), float("nan"))}
+    with pytest.raises(ValueError, match="modality 'real' holds NaN"):
+        embed(g, x)
+    assert embed(g, x, observed={"real": torch.zeros(ROWS, dtype=torch.bool)}).isfinite().all()
+    for call in (lambda: embed(g, {"real": torch.zeros(0, 3)}), lambda: g({"real": torch.zeros(0, 3)})):
+        with pytest.raises(ValueError, match="x holds no rows"):
+            call()
+
+
+@pytest.mark.parametrize("name", ("values", "type", "a.b", ""))
+def test_modalities_that_cannot_name_a_module(name):
+    with pytest.raises(ValueError, match="cannot name a module of torch"):
+        MultimodalModel(2, {name: Normal(MLP(2, 3))})
+    with pytest.raises(ValueError, match="cannot name a module of torch"):
+        ProductOfExperts(2, {name: NormalEncoder(MLP(3, 6), 2)})
+
+
+@pytest.mark.parametrize(
+    "name", ("num_samples", "num_particles", "num_particles_vectorized", "data", "z", "z2", "z_image")
+)
+def test_modalities_with_the_name_of_a_latent_or_a_plate(name):
+    with pytest.raises(ValueError, match="has the name of a latent or of a plate"):
+        MultimodalModel(2, {name: Normal(MLP(2, 3))})
+
+
+def test_a_schedule_that_nobody_would_move():
+    m, g = made()
+    beta = LinearWarmup(5)
+    for terms in (lambda m, g, _: [Term(m, g, sites={"z": beta})], lambda m, g, _: [Term(m, g, beta)]):
+        with pytest.raises(ValueError, match="warm-up over 5 epochs.*pass it in schedules="):
+            WeightedELBO(terms).loss(m, g, batch())
+        WeightedELBO(terms, schedules=[beta]).loss(m, g, batch())
+
+
+def test_powers_of_a_product():
+    expert = dist.Normal(torch.ones(2, 3), 1.0).to_event(1)
+    experts = {"a": expert, "b": expert}
+    with pytest.raises(ValueError, match="powers name unknown experts .'c'."):
+        product_of_experts(experts, powers={"c": 1.0})
+    with pytest.raises(ValueError, match="the power of 'a' must not be negative, got -1"):
+        product_of_experts(experts, powers={"a": -1.0})
+    power = torch.zeros(2, 3, requires_grad=True)
+    product = product_of_experts(
+        {"a": dist.Normal(torch.full((2, 3), 5.0), 1.0).to_event(1), "b": expert}, powers={"a": power}
+    )
+    assert torch.equal(product.mean, expert.mean)
+    product.mean.sum().backward()
+    assert power.grad.isfinite().all()
+
+
+def test_a_mixture_of_products_refuses_what_none_of_its_subsets_lies_within():
+    encoders = {name: NormalEncoder(MLP(3, 6), 2) for name in ("a", "b", "c")}
+    g = MixtureOfProducts(2, encoders, mixture_subsets=[("a",), ("b", "c")])
+    assert set(g.subsets) == {("a",), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c")}
+    x = {name: torch.zeros(ROWS, 3) for name in encoders}
+    with pytest.raises(ValueError, match="does not answer b"):
+        g({"b": x["b"]})
+    rows = torch.tensor([True, False, True, True])
+    with pytest.raises(ValueError, match="row 1 holds b, and none of the mixture's subsets a, b.c"):
+        g(x, {"a": rows, "c": rows})
+    g(x, {"a": rows, "b": rows, "c": rows})
+    assert MixtureOfProducts(2, encoders).subsets is None
+    with pytest.raises(ValueError, match="mixture_subsets is empty"):
+        MixtureOfProducts(2, encoders, mixture_subsets=[])
+
+
+@pytest.mark.parametrize("method", ("telbo", "bridged", "mmvae+"))
+def test_a_method_that_trains_parts_of_its_own_guide_takes_no_other(method):
+    with pytest.raises(ValueError, match=re.escape(f"{method} takes no guide but its own")):
+        build(method, toy_networks(), 2, guide=ProductOfExperts)
+    build("jmvae-kl", toy_networks(), 2, guide=ProductOfExperts)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from multipyro.inference._modules import modules_of
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._aggregate import AGGREGATE_OPTIONS, with_aggregates
 from multipyro.inference.recipes._base import MethodInfo, Recipe
@@ -92,7 +93,8 @@ def build(
         **options: Options of the method (`METHODS[method].options`) and those of all methods (`COMMON_OPTIONS`).
 
     Raises:
-        ValueError: If the method or an option is unknown; the message names what there is.
+        ValueError: If the method or an option is unknown; the message names what there is. If the method trains parts
+            that only its own guide has, and another is given.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -114,4 +116,17 @@ def build(
     if guide is not None:
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
         recipe = replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
+        _check_trained(recipe)
     return with_aggregates(recipe, networks, recipe.options)
+
+
+def _check_trained(recipe: Recipe) -> None:
+    """Raises if a stage trains modules, or its objective holds some, that are in neither program."""
+    parts = {id(part) for program in (recipe.model, recipe.guide) for part in program.modules()}
+    for stage in recipe.stages:
+        wanted = [*(stage.train or ()), *modules_of(tuple(vars(stage.loss).values()))]
+        if any(id(module) not in parts for module in wanted):
+            raise ValueError(
+                f"{recipe.name} takes no guide but its own, parts of which its stage {stage.name!r} trains: "
+                f"{recipe.guide_class} has none of them"
+            )
