@@ -89,7 +89,7 @@ def batches_of(data: Any, batch_size: int, seed: int, shuffle: bool) -> Callable
 
 
 class _Seeded:
-    """Batches of one's own; a loader that shuffles draws its order from the global generator."""
+    """Batches of one's own; a loader that shuffles draws its order from the global generator, or from one it holds."""
 
     def __init__(self, batches: Any, seed: int) -> None:
         self.batches, self.seed = batches, seed
@@ -99,6 +99,11 @@ class _Seeded:
 
     def __iter__(self) -> Iterator[Batch]:
         torch.manual_seed(self.seed)
+        batches = getattr(self.batches, "batch_sampler", None)
+        samplers = (getattr(self.batches, "sampler", None), batches, getattr(batches, "sampler", None))
+        for holder in (self.batches, *samplers):
+            if isinstance(getattr(holder, "generator", None), torch.Generator):
+                holder.generator.manual_seed(self.seed)
         yield from self.batches
 
 

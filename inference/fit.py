@@ -105,7 +105,8 @@ def fit(
             statements train, and the modules in its closure.
         loss: The objective, minimised; summed over the batch. Anything with the `loss` and `loss_and_grads` of an ELBO.
         data: Training rows (of `Splits`, validation too); or batches `(x, observed)` that can be iterated again. All
-            values are checked against the model's likelihoods first; of a loader only its first batch.
+            values are checked against the model's likelihoods first; of a loader only its first batch. The generators
+            of a loader and its samplers are seeded anew in each epoch.
         validation: Rows or batches for the validation bound, with every warm-up at its end.
         epochs: Number of passes over the data.
         batch_size: Rows of a batch.

@@ -252,7 +252,7 @@ def test_loaders_whose_batches_never_repeat_can_still_be_resumed(tmp_path):
     assert run(resume=True).epochs == 4
 
 
-@pytest.mark.parametrize("own", ["none"])
+@pytest.mark.parametrize("own", ["none", "loader", "sampler", "batch sampler"])
 def test_loaders_that_shuffle_repeat_their_order(tmp_path, own):
     rows = [({"label": torch.tensor([n % 3]), "signal": torch.randn(1, 4)}, None) for n in range(6)]
 
