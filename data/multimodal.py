@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class MultimodalData:
         transform: Called as `transform(x, generator)` on the modalities of a batch, with a generator that depends on
             the seed, the epoch and the batch alone: a draw that is new in every epoch and repeats in a resumed run.
             After `select` it sees the selected modalities only.
+        options: The options with which `load_dataset` loads it again, by name; None where it does not.
 
     Raises:
         TypeError: If something is no tensor or has the wrong dtype: int64 for a categorical modality and for labels,
@@ -56,6 +58,7 @@ class MultimodalData:
     labels: Tensor | None = None
     split: str = "train"
     transform: Transform | None = field(default=None, repr=False)
+    options: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if set(self.x) != set(self.modalities) or not self.x:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multipyro.data._root import VARIABLE
@@ -138,4 +138,6 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
             f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}"
         )
     where = {"data_root": data_root} if info.on_disk else {}
-    return info.load(seed=seed, **where, **options)
+    splits = info.load(seed=seed, **where, **options)
+    chosen = {"seed": seed, **info.options, **options}
+    return Splits(*(replace(getattr(splits, part), options=chosen) for part in Splits.NAMES))

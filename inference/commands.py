@@ -22,7 +22,7 @@ from multipyro.inference.networks import networks_for
 from multipyro.inference.own import guide_class, method_name
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
-from multipyro.inference.runs import load, read_run
+from multipyro.inference.runs import described, load, read_run
 from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
 
 __all__ = ["DEMO", "compare", "datasets", "demo", "evaluate", "generate", "methods", "train"]
@@ -125,8 +125,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         output=arguments.pixels,
         seed=arguments.seed,
     )
-    described = {name: config[name] for name in ("method", "options", "plan", "config")}
-    metrics = {**described, **metrics}
+    metrics = {**{name: config[name] for name in ("method", "options", "plan", "config")}, **metrics}
     _write_json(arguments.run / "metrics.json", metrics)
     _CONSOLE.print(metrics_table(metrics, f"{config['method']} on {config['data']['name']}"))
     _CONSOLE.print(f"written to {arguments.run / 'metrics.json'}")
@@ -208,7 +207,9 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
     recipe = build(method, networks_for(splits.train.modalities), arguments.latent_dim, guide, **options)
     config = None
     if arguments.missing:
-        missing = missing_from(arguments.missing, list(splits.train.modalities))
+        # every modality by name: what a row keeps that would lose all depends on those there were
+        missing = dict.fromkeys(splits.train.modalities, 0.0)
+        missing |= missing_from(arguments.missing, list(splits.train.modalities))
         splits = _thinned(splits, missing, seed)
         config = {"missing": missing}
     check_complete(recipe, splits.train)
@@ -240,11 +241,26 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     if arguments.method is not None:
         method_name(arguments.method)
     loaded = load(arguments.run, None if arguments.guide is None else guide_class(arguments.guide))
-    splits = _load(config["data"]["name"], arguments.data_root, list(config["data"]["modalities"]))
+    data = config["data"]
+    if data is None or data["name"] not in DATASETS:
+        what = "batches of one's own" if data is None else f"a data set {data['name']!r} of one's own"
+        raise ValueError(
+            f"{arguments.run} was trained on {what}: use multipyro.inference.load and evaluate on them in Python"
+        )
+    names = list(data["modalities"])
+    if data.get("options") is None:
+        splits = _load(data["name"], arguments.data_root, names)
+    else:
+        splits = load_dataset(data["name"], arguments.data_root, **data["options"])
     missing = (config["config"] or {}).get("missing", {})
-    trained = thinned(splits.train, missing, config["plan"]["seed"]) if missing else splits.train
-    if trained.content_hash != config["data"]["content_hash"]:
-        raise ValueError(f"{arguments.run} was trained on other rows of {config['data']['name']} than are found now")
+    before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
+    trained = (_thinned(before, missing, config["plan"]["seed"]) if missing else before).select(names)
+    splits = splits.select(names)
+    hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
+    other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
+    if other or json.loads(json.dumps(described(splits.train.modalities))) != data["modalities"]:
+        what = f"other rows ({', '.join(other)})" if other else "rows of another description"
+        raise ValueError(f"{arguments.run} was trained and chosen on {what} of {data['name']} than are found now")
     return loaded, splits, config
 
 

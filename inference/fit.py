@@ -222,7 +222,9 @@ def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any])
     run = None
     if settings["out"] is not None:
         plan = plan_of(recipe, programs, train, validation, settings)
-        run = Run.open(settings["out"], recipe, describe_data(train), plan, settings["resume"], settings["config"])
+        test = data.test.select(list(train.modalities)) if isinstance(data, Splits) else None
+        described = describe_data(train, validation, test)
+        run = Run.open(settings["out"], recipe, described, plan, settings["resume"], settings["config"])
     try:
         return _run_stages(recipe, programs, train, validation, epochs, settings, run)
     except BaseException:

@@ -47,15 +47,24 @@ def versions() -> dict[str, str]:
     return {"multipyro": multipyro.__version__, "python": platform.python_version(), **found}
 
 
-def describe_data(data: Any) -> dict[str, Any] | None:
-    """Name, rows, content hash and modalities of a data set; None for batches of one's own."""
-    if not isinstance(data, MultimodalData):
+def describe_data(train: Any, validation: Any = None, test: Any = None) -> dict[str, Any] | None:
+    """Name, options, rows, content hashes and modalities of a data set; None for batches of one's own.
+
+    Args:
+        train: The rows that are trained on.
+        validation: The rows to choose by; None for none.
+        test: The rows to judge by; None for none.
+    """
+    if not isinstance(train, MultimodalData):
         return None
+    others = {"validation_hash": validation, "test_hash": test}
     return {
-        "name": data.name,
-        "rows": len(data),
-        "content_hash": data.content_hash,
-        "modalities": _described(data.modalities),
+        "name": train.name,
+        "options": None if train.options is None else dict(train.options),
+        "rows": len(train),
+        "content_hash": train.content_hash,
+        **{name: part.content_hash for name, part in others.items() if isinstance(part, MultimodalData)},
+        "modalities": described(train.modalities),
     }
 
 
@@ -128,7 +137,7 @@ class Run:
             "options": recipe.options,
             "hidden_features": None if recipe.networks is None else list(recipe.networks.hidden_features),
             "guide_class": recipe.guide_class,
-            "modalities": None if recipe.networks is None else _described(recipe.networks.modalities),
+            "modalities": None if recipe.networks is None else described(recipe.networks.modalities),
             "data": data,
             "plan": plan,
             "config": config,
@@ -275,7 +284,8 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
     return LoadedRun(recipe.model, recipe.guide, recipe)
 
 
-def _described(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
+def described(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
+    """Descriptions of modalities as plain values."""
     return {name: asdict(modality) for name, modality in modalities.items()}
 
 

@@ -301,7 +301,7 @@ def test_thinned_rows_are_trained_on_and_whole_ones_judged(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "mvae", "--missing", "label=0.5", "--out", str(out), *SMALL]) == 0
     config = json.loads((out / "run.json").read_text())
-    assert config["config"] == {"missing": {"label": 0.5}}
+    assert config["config"] == {"missing": {"image": 0.0, "label": 0.5, "word": 0.0}}
     assert config["data"]["content_hash"] != load_dataset("digits").train.content_hash
     assert main(["evaluate", str(out), "--particles", "5"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())

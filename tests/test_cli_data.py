@@ -1,0 +1,99 @@
+"""The command line judges a run on the very data it was trained and chosen on, or not at all."""
+
+import json
+
+import fake_mnist
+import pytest
+import torch
+from toy import toy_data, toy_networks
+
+from multipyro.data import Splits, load_dataset, mnist
+from multipyro.inference import build, commands, fit_recipe, networks_for
+from multipyro.inference.cli import main, parser
+
+SETTINGS = {"epochs": 1, "batch_size": 64, "progress": False}
+
+
+def found(run, *arguments):
+    """The data that `multipyro evaluate` would judge a run on."""
+    return commands._loaded(parser().parse_args(["evaluate", str(run), *arguments]))[1]
+
+
+@pytest.fixture
+def grey(monkeypatch, tmp_path):
+    """The folder of a small MNIST, and a run on its grey levels."""
+    fake_mnist.no_data(monkeypatch, tmp_path)
+    files = fake_mnist.contents()
+    fake_mnist.expect(monkeypatch, files)
+    fake_mnist.write_mnist(tmp_path / "data", files, packed=False)
+    splits = load_dataset("mnist", tmp_path / "data", binarise="none", word=True)
+    recipe = build("mvae", networks_for(splits.train.modalities, (8,)), 2)
+    fit_recipe(recipe, splits, out=tmp_path / "run", **SETTINGS)
+    return tmp_path / "run", ("--data-root", str(tmp_path / "data")), splits
+
+
+def changed(run, **data):
+    config = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**config, "data": {**config["data"], **data}}))
+
+
+def test_data_comes_with_the_options_it_was_loaded_with(grey):
+    run, root, splits = grey
+    options = {"seed": 0, "binarise": "none", "word": True, "num_rows": None}
+    assert json.loads((run / "run.json").read_text())["data"]["options"] == options
+    again = found(run, *root)
+    assert again.test.modalities == splits.test.modalities
+    assert [getattr(again, name).content_hash for name in again.NAMES] == [
+        getattr(splits, name).content_hash for name in splits.NAMES
+    ]
+
+
+def test_other_pixels_are_refused_where_the_stored_values_are_the_same(grey, capsys):
+    run, root, splits = grey
+    drawn = mnist(root[1], word=True)
+    assert drawn.train.content_hash == splits.train.content_hash
+    changed(run, options={"binarise": "dynamic", "word": True})
+    assert main(["evaluate", str(run), *root]) == 2
+    assert "other rows (validation_hash, test_hash)" in capsys.readouterr().err
+    # a run of an earlier version keeps neither options nor further hashes
+    hashes = {f"{name}_hash": getattr(drawn, name).content_hash for name in ("validation", "test")}
+    changed(run, options=None, **hashes)
+    with pytest.raises(ValueError, match="rows of another description of mnist"):
+        found(run, *root)
+
+
+@pytest.mark.parametrize("name", ["content_hash", "validation_hash", "test_hash"])
+def test_every_part_must_be_the_same(grey, name):
+    run, root, _ = grey
+    changed(run, **{name: "0" * 64})
+    with pytest.raises(ValueError, match=f"other rows .{name}. of mnist"):
+        found(run, *root)
+
+
+@pytest.mark.parametrize("method", ["vae", "mvae"])
+def test_thinned_rows_are_found_again_whatever_the_method_takes(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ["--epochs", "1", "--latent-dim", "2", "--batch-size", "256"]
+    arguments = parser().parse_args(["train", method, "--missing", "image=0.6,label=0.7", *small])
+    splits = commands._load("digits", None, None)
+    commands._fit(arguments, commands._work(arguments, method, splits, 3), tmp_path / "run", False)
+    assert found(tmp_path / "run").train.observed is None
+    changed(tmp_path / "run", content_hash=splits.train.select(splits.train.modalities).content_hash)
+    with pytest.raises(ValueError, match="other rows"):
+        found(tmp_path / "run")
+
+
+def test_data_of_ones_own_is_named(tmp_path, capsys):
+    for name, data in (("rows", toy_data()), ("batches", list(toy_data().batches(16)))):
+        with torch.random.fork_rng():
+            recipe = build("mvae", toy_networks(), 2)
+        fit_recipe(recipe, data, out=tmp_path / name, **SETTINGS)
+        assert main(["evaluate", str(tmp_path / name)]) == 2
+        assert "of one's own: use multipyro.inference.load" in capsys.readouterr().err
+    assert toy_data().options is None
+
+
+def test_options_stay_with_the_rows():
+    splits = load_dataset("digits", seed=3)
+    assert dict(splits.test.options) == {"seed": 3}
+    assert isinstance(splits, Splits) and splits.head(5).select(["label"]).train.named("test").options == {"seed": 3}
