@@ -46,7 +46,8 @@ def product_of_experts(
         experts: Independent normals of batch shape `(batch,)` and event shape `(latent_dim,)`, by name or in a row.
         prior: The prior expert, or a module that returns it when called; None for a product without one.
         observed: Name -> rows that have this expert, bool `(batch,)`; by default the masks that `experts` carries.
-        powers: Name -> power of this expert, a number or `(batch, latent_dim)`; 1 by default.
+        powers: Name -> power of this expert, a number or `(batch, latent_dim)`; 1 by default. Names of experts that are
+            not there are ignored.
 
     Returns:
         An independent normal of batch shape `(batch,)`. A row without any expert, the prior's included, gets
@@ -54,7 +55,7 @@ def product_of_experts(
 
     Raises:
         TypeError: If an expert is not Gaussian.
-        ValueError: If there is no expert at all, or a power is negative or of an unknown expert.
+        ValueError: If there is no expert at all, or a power is negative.
 
     Example:
         >>> narrow = dist.Normal(torch.ones(1, 2), 1.0).to_event(1)
@@ -132,9 +133,6 @@ def _terms(experts, observed, powers) -> tuple[list[str], list[tuple[Tensor, Ten
     if not isinstance(experts, Mapping):
         experts = {str(position): expert for position, expert in enumerate(experts)}
     observed = getattr(experts, "observed", {}) if observed is None else observed
-    unknown = [name for name in powers or {} if name not in experts]
-    if unknown:
-        raise ValueError(f"powers name unknown experts {unknown}: there are {list(experts)}")
     terms = []
     for name, expert in experts.items():
         log_precision, loc = _log_precision_and_loc(expert, name)
