@@ -93,11 +93,13 @@ def conditional_coherence(
         `value`, and its binomial standard error `se`.
 
     Raises:
-        ValueError: If the data has no labels.
+        ValueError: If the data has no labels, or no row holds all of `given`.
     """
     _check_labels(data)
-    right = []
-    for rows in _held(data.observed, given, data.x).split(_AT_ONCE):
+    held, right = _held(data.observed, given, data.x), []
+    if not len(held):
+        raise ValueError(f"no row of {data.name!r} holds {list(given)}: there is nothing to generate from")
+    for rows in held.split(_AT_ONCE):
         x, _ = data.select(given).rows(rows)
         values = cross_generate(model, guide, x, [target], 1, output=output)[target][0]
         right.append(classifier(values).cpu() == data.labels[rows])
@@ -127,10 +129,13 @@ def latent_accuracy(
         `value`, and its binomial standard error `se`.
 
     Raises:
-        ValueError: If the data has no labels.
+        ValueError: If the data has no labels, no test row holds the subset, or the training rows that hold it are not
+            of two classes at least.
     """
     _check_labels(train)
     _check_labels(test)
+    if not _can_probe(train, test, subset, num_rows):
+        raise ValueError(f"a probe needs test rows and two classes of training rows that hold {list(subset)}")
     codes = []
     for data, most in ((train, num_rows), (test, len(test))):
         rows = _held(data.observed, subset, data.x)[:most]
@@ -159,9 +164,9 @@ def evaluate(
     `guide_conditional_log_likelihood["label->image"].{mean,logmeanexp}` (of the guide), `classifier_accuracy`,
     `parameters`, `data`, `settings`, `versions`, `seed`, `seconds`. Every estimate is a dict of `value` and its
     standard error `se` (likelihoods also `mc_se`, the Monte Carlo part alone); what does not exist for a method is
-    None: a modality without classes, a subset that the guide does not answer, a modality of the data that the model
-    does not have, and whatever is not given its conditions for a conditional model. With more than three modalities,
-    only single ones and the full set are looked at.
+    None: a modality without classes, a subset that the guide does not answer or that no row holds, a modality of the
+    data that the model does not have, and whatever is not given its conditions for a conditional model. With more than
+    three modalities, only single ones and the full set are looked at.
 
     Args:
         model: The generative program.
@@ -223,10 +228,14 @@ def evaluate(
         def coherence(given: Sequence[str], target: str) -> dict[str, float] | None:
             if target not in classifiers or not exists([target], given) or not answers(guide, given):
                 return None
+            if not len(_held(splits.test.observed, given, splits.test.x)):
+                return None
             return conditional_coherence(model, guide, splits.test, given, target, classifiers[target], output)
 
         def probe(subset: Sequence[str]) -> dict[str, float] | None:
             if splits.train.labels is None or not exists((), subset) or not answers(guide, subset):
+                return None
+            if not _can_probe(splits.train, splits.test, subset, _PROBE_ROWS):
                 return None
             return latent_accuracy(guide, splits.train, splits.test, subset)
 
@@ -272,6 +281,12 @@ def _held(observed: Mapping[str, Tensor] | None, names: Sequence[str], x: Mappin
     for name in names:
         held &= (observed or {}).get(name, held)
     return held.nonzero()[:, 0]
+
+
+def _can_probe(train: MultimodalData, test: MultimodalData, subset: Sequence[str], num_rows: int) -> bool:
+    """Whether some test rows, and training rows of two classes, hold a subset."""
+    rows = _held(train.observed, subset, train.x)[:num_rows]
+    return len(_held(test.observed, subset, test.x)) > 0 and len(train.labels[rows].unique()) > 1
 
 
 def _check_labels(data: MultimodalData) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
-from multipyro.guides import Guide
+from multipyro.guides import Guide, JointGuide
 from multipyro.inference import (
     Classifier,
     build,
@@ -198,9 +198,16 @@ def small(digits):
     return Splits(*(part.take(torch.arange(number)) for part, number in zip(parts, (300, 20, 60), strict=True)))
 
 
-def report(method, splits, seed=0, **options):
+class Joint(JointGuide):
+    """A guide that answers all modalities together and nothing else."""
+
+    def __init__(self, latent_dim, encoders):
+        super().__init__(latent_dim, {name: encoder.network for name, encoder in encoders.items()})
+
+
+def report(method, splits, seed=0, guide=None, **options):
     torch.manual_seed(0)
-    recipe = build(method, Networks(splits.train.modalities, (16, 16)), 4, **options)
+    recipe = build(method, Networks(splits.train.modalities, (16, 16)), 4, guide, **options)
     state = torch.get_rng_state()
     found = evaluate(recipe.model, recipe.guide, splits, num_particles=20, coherence_samples=400, seed=seed)
     assert torch.equal(torch.get_rng_state(), state)
@@ -247,7 +254,7 @@ def test_one_seed_gives_one_report_and_leaves_the_generator_alone(small):
 
 
 def test_what_a_method_does_not_answer_is_null(small):
-    _, found = report("jmvae", small)
+    _, found = report("jmvae", small, guide=Joint)
     assert found["coherence"]["joint"] is not None
     assert set(found["coherence"]["conditional"].values()) == {None}
     assert found["log_likelihood"]["image"] is None
@@ -274,6 +281,45 @@ def test_data_without_classes_has_likelihoods_only(small):
     json.dumps(found, allow_nan=False)
 
 
+def without(data, name, rows):
+    """The same data, of which some rows do not hold a modality."""
+    return replace(data, observed={name: ~rows.expand(len(data))})
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_modality_that_no_row_holds_is_null(small, part):
+    small = small.select(["image", "label"])
+    parts = {name: getattr(small, name) for name in Splits.NAMES}
+    parts[part] = without(parts[part], "image", torch.ones(1, dtype=torch.bool))
+    _, found = report("mvae", Splits(**parts))
+    assert found["latent_accuracy"]["image"] is None and found["latent_accuracy"]["label"] is not None
+    assert found["classifier_accuracy"].get("image") is None
+    if part == "test":
+        assert found["coherence"]["conditional"]["image->label"] is None
+        assert found["coherence"]["conditional"]["label->image"] is not None
+        assert found["log_likelihood"]["image"] is None and found["log_likelihood"]["label"] is not None
+    else:
+        assert found["coherence"]["conditional"]["label->image"] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_training_rows_of_one_class_make_no_judge(small):
+    small = small.select(["image", "label"])
+    train = without(small.train, "image", small.train.labels != 3)
+    _, found = report("mvae", Splits(train, small.validation, small.test))
+    assert "image" not in found["classifier_accuracy"] and found["latent_accuracy"]["image"] is None
+
+
+def test_single_metrics_say_that_no_row_is_held(small):
+    torch.manual_seed(0)
+    recipe = build("mvae", Networks(small.train.modalities, (8,)), 2)
+    test = without(small.test, "image", torch.ones(1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="no row of 'digits' holds .'image'."):
+        conditional_coherence(recipe.model, recipe.guide, test, ["image"], "label", Classifier(LABEL))
+    with pytest.raises(ValueError, match="two classes of training rows that hold .'image'."):
+        latent_accuracy(recipe.guide, small.train, test, ["image"])
+
+
 def test_likelihoods_count_the_rows_that_hold_the_subset(small):
     held = torch.arange(60) < 25
     image = torch.where(held.reshape(-1, 1, 1, 1), small.test.x["image"], torch.nan)
@@ -288,7 +334,7 @@ def test_likelihoods_count_the_rows_that_hold_the_subset(small):
 
 
 def test_tables_show_a_dash_for_what_does_not_exist(small):
-    _, found = report("jmvae", small)
+    _, found = report("jmvae", small, guide=Joint)
     flat = flat_metrics(found)
     assert flat["log p(image, label, word)"]["value"] == found["log_likelihood"]["image+label+word"]["value"]
     assert flat["log p(label | image)"] is None and flat["guide's image->label, mean"] is None
