@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from multipyro.inference.combinators import Program
@@ -30,7 +31,9 @@ def to_inference_data(
 
     Groups: `posterior` (the latents, from the guide's `conditional` distribution given `given`),
     `posterior_predictive` (every modality of `x`, generated from those latents), `prior_predictive` and
-    `observed_data`. Draws of modalities are `(chain, draw, row, *event)`.
+    `observed_data`. Draws of modalities are `(chain, draw, row, *event)`. What is not observed is NaN in
+    `observed_data`; a modality of whole numbers, which have no NaN, keeps its observed rows alone there, along a
+    dimension `<modality>_row` whose coordinate tells their numbers.
 
     `arviz.loo` on `p(x | z)` would be wrong here, since every row has latents of its own; compare models by
     `log_likelihood` of held-out rows.
@@ -44,6 +47,9 @@ def to_inference_data(
         observed: Rows that are observed. A row in which nothing of `given` is observed draws its latents from the
             model's prior.
         max_draws: Most rows times draws that are made.
+
+    Returns:
+        The four groups.
 
     Raises:
         ValueError: If rows times draws exceed `max_draws`, or a modality is unknown or its values are bad.
@@ -79,11 +85,21 @@ def to_inference_data(
     groups = {"posterior": latents, "posterior_predictive": predicted, "prior_predictive": prior}
     dims = {name: ["row", *(f"{name}_dim_{d}" for d in range(value.dim() - 1))] for name, value in x.items()}
     dims |= {name: ["row", *(f"{name}_dim_{d}" for d in range(value.dim() - 2))] for name, value in latents.items()}
-    return arviz.from_dict(
-        **{group: {name: _array(value)[None] for name, value in values.items()} for group, values in groups.items()},
-        observed_data={name: _array(value) for name, value in x.items()},
-        dims=dims,
-    )
+    draws = {group: {name: _array(value)[None] for name, value in values.items()} for group, values in groups.items()}
+    data = arviz.from_dict(**draws, dims=dims)
+    values, coordinates = {}, {}
+    for name, value in x.items():
+        mask = None if observed is None else observed.get(name)
+        if mask is None or bool(mask.all()):
+            values[name] = _array(value)
+        elif value.is_floating_point():
+            values[name] = _array(torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, torch.nan))
+        else:
+            values[name] = _array(value[mask])
+            coordinates[f"{name}_row"] = _array(mask.nonzero()[:, 0])
+            dims[name] = [f"{name}_row", *dims[name][1:]]
+    data.extend(arviz.from_dict(observed_data=values, dims=dims, coords=coordinates))
+    return data
 
 
 def _array(value: Tensor) -> "numpy.ndarray":

@@ -54,6 +54,20 @@ def test_predictions_are_decoded_from_the_latents_beside_them(limit, monkeypatch
     assert ((z[:, :5].mean(0) - exact.mean).abs() < 4.5 * error).all()
 
 
+def test_fill_values_are_no_observed_data():
+    model, guide, x = digits_like()
+    x["image"][0], x["label"][1] = 99.0, 0
+    observed = {"image": torch.arange(5) != 0, "label": torch.tensor([True, False, True, False, True])}
+    data = to_inference_data(model, guide, x, 7, observed=observed)
+    seen = data.observed_data
+    assert math.isnan(float(seen["image"][0].max())) and not seen["image"][1:].isnull().any()
+    assert seen["image"].dims[0] == "row" and seen["image"].shape == (5, 1, 3, 3)
+    assert seen["label"].dims == ("label_row",) and seen["label"].values.tolist() == [0, 2, 0]
+    assert seen["label_row"].values.tolist() == [0, 2, 4] and seen["label"].dtype == x["label"].numpy().dtype
+    assert data.posterior_predictive["label"].dims == ("chain", "draw", "row")
+    assert x["image"][0].max() == 99
+
+
 def test_rows_times_draws_are_capped():
     model, guide, x = digits_like()
     with pytest.raises(ValueError, match="5 rows times 7 draws are 35, more than max_draws=34: take fewer"):
