@@ -174,7 +174,8 @@ def fit_recipe(
     """Trains all stages of a recipe, one after the other.
 
     A stage's own number of epochs and optimiser go before `epochs`, `lr` and `optimizer`; the modules that it does not
-    name are frozen bit for bit. The run can be resumed in any stage, and `load` rebuilds it from its folder.
+    name are frozen bit for bit. The run can be resumed in any stage, and `load` rebuilds what `build` made from its
+    folder.
 
     Args:
         recipe: What `build` made, or a `Recipe` of one's own.

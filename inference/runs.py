@@ -26,6 +26,13 @@ _FIXED = (
     *("stages", "method", "latent_dim", "options", "hidden_features", "modalities", "guide_class", "data", "plan"),
     "config",
 )
+# what a run.json must hold, and of which kind
+_KINDS: dict[str, Any] = {
+    **{"state": str, "stages": list, "stages_done": int, "options": dict, "latent_dim": int},
+    **dict.fromkeys(("method", "guide_class"), str | None),
+    **dict.fromkeys(("modalities", "data", "plan", "config"), dict | None),
+    "hidden_features": list | None,
+}
 
 
 class LoadedRun(NamedTuple):
@@ -80,8 +87,12 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no run: there is no {_FILE} in it")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        config["state"], config["stages"], config["stages_done"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        wrong = [name for name, kinds in _KINDS.items() if not isinstance(config[name], kinds)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {_short(config[wrong[0]])}")
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged or not written by multipyro (it lacks {error})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise ValueError(f"{path} is damaged or not written by multipyro ({error})") from error
     return config
 
@@ -251,7 +262,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
         ('image', 'label', 'word')
     """
     config = read_run(run_folder)
-    if config["method"] is None:
+    if config["method"] is None or config["modalities"] is None:
         raise ValueError(
             f"{run_folder} was trained from programs of one's own: build them and call "
             "multipyro.inference.load_state(checkpoint, model, guide)"
@@ -266,10 +277,10 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
         asked = f"the guide class {name}" if name is not None else "no guide class"
         given = "none" if guide is None else guide.__name__
         raise ValueError(f"{run_folder} was made with {asked}, got {given}: pass it as guide= (--guide FILE.py:CLASS)")
-    modalities = {
-        key: Modality(**{k: tuple(v) if isinstance(v, list) else v for k, v in described.items()})
-        for key, described in config["modalities"].items()
-    }
+    try:
+        modalities = {name: Modality(**fields) for name, fields in config["modalities"].items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{Path(run_folder) / _FILE} is damaged: {error}") from error
     networks = Networks(modalities, config["hidden_features"])
     recipe = build(config["method"], networks, config["latent_dim"], guide, **config["options"])
     folders = reversed(Run(Path(run_folder), config).stage_folders())

@@ -1,6 +1,7 @@
 """Checkpoints and run folders: read back whole, refused when damaged or foreign, never written in part."""
 
 import errno
+import functools
 import json
 import os
 import pickle
@@ -14,7 +15,7 @@ from torch.distributions import constraints
 from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference import build, fit, fit_recipe, load, load_state, save_state
+from multipyro.inference import Recipe, Stage, build, fit, fit_recipe, load, load_state, save_state
 from multipyro.inference.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "progress": False}
@@ -227,6 +228,40 @@ def test_runs_that_cannot_be_loaded_say_why(run, tmp_path):
         (tmp_path / "recipe" / "run.json").write_bytes(content)
         with pytest.raises(ValueError, match=r"run\.json is damaged"):
             load(tmp_path / "recipe")
+
+
+def test_a_recipe_of_ones_own_is_not_rebuilt_and_says_so(tmp_path):
+    model, guide = toy_programs()
+    recipe = Recipe("mine", model, guide, (Stage(Trace_ELBO()),), 2)
+    fit_recipe(recipe, toy_data(), out=tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match="programs of one's own: build them and call .*load_state"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["method", "options", "modalities", "plan", "config", "guide_class", "data"])
+def test_a_run_file_that_lacks_something_is_damaged(tmp_path, key):
+    trained_recipe(tmp_path, epochs=1)
+    whole = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({name: value for name, value in whole.items() if name != key}))
+    with pytest.raises(ValueError, match=f"run.json is damaged .*lacks '{key}'"):
+        load(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({**whole, key: 1}))
+    with pytest.raises(ValueError, match=f"run.json is damaged .*{key} is 1"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("modality", [{"label": {"name": "label", "size": 3}}, {"label": 3}, {"label": {}}], ids=str)
+def test_modalities_that_are_damaged(tmp_path, modality):
+    trained_recipe(tmp_path, epochs=1)
+    whole = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**whole, "modalities": modality}))
+    with pytest.raises(ValueError, match="run.json is damaged"):
+        load(tmp_path)
+
+
+def test_a_guide_of_ones_own_must_be_a_class():
+    with pytest.raises(TypeError, match="guide must be a class, got functools.partial"):
+        build("mvae", toy_networks(), 2, functools.partial(ProductOfExperts, prior_expert=False))
 
 
 def test_config_must_be_plain(tmp_path):

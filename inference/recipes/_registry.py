@@ -1,10 +1,7 @@
 """The table of methods and the function that builds one by name."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-
-from torch import nn
 
 from multipyro.inference._modules import modules_of
 from multipyro.inference.networks import Networks
@@ -80,7 +77,7 @@ def build(
     method: str,
     networks: Networks,
     latent_dim: int = 64,
-    guide: Callable[[int, Mapping[str, nn.Module]], Any] | None = None,
+    guide: type | None = None,
     **options: Any,
 ) -> Recipe:
     """Builds a method by name.
@@ -95,6 +92,7 @@ def build(
     Raises:
         ValueError: If the method or an option is unknown; the message names what there is. If the method trains parts
             that only its own guide has, and another is given.
+        TypeError: If `guide` is no class.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -114,6 +112,8 @@ def build(
     recipe = info.build(networks, latent_dim, **own)
     recipe = replace(recipe, options={**known, **options}, networks=networks)
     if guide is not None:
+        if not isinstance(guide, type):  # its name is what tells `load` which one to ask for
+            raise TypeError(f"guide must be a class, got {guide!r}: write a subclass that passes what it needs")
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
         recipe = replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
         _check_trained(recipe)
