@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from multipyro.inference.recipes import METHODS, Recipe, build
 __all__ = ["LoadedRun", "Run", "describe_data", "load", "read_run", "versions"]
 
 _FILE = "run.json"
+# what `write_atomically` calls a file until it is whole
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 # what must not change between the parts of an interrupted run
 _FIXED = (
     *("stages", "method", "latent_dim", "options", "hidden_features", "modalities", "guide_class", "data", "plan"),
@@ -175,8 +178,10 @@ class Run:
             details = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, was, now in changed)
             raise ValueError(f"the run in {folder} was started with other settings: {details}")
         if is_main_process():
-            for leftover in folder.rglob(".*.part"):  # of a write that was killed
-                leftover.unlink(missing_ok=True)
+            for place in (folder, *folder.glob("checkpoints/*")):
+                for leftover in place.glob(".*.part"):  # of a write of ours that was killed
+                    if _LEFTOVER.fullmatch(leftover.name):
+                        leftover.unlink(missing_ok=True)
         return cls(folder, found)
 
     @property

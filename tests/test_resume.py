@@ -161,11 +161,16 @@ def test_a_run_can_be_moved_before_it_goes_on(tmp_path):
     train(tmp_path / "whole")
     with pytest.raises(Killed):
         train(tmp_path / "here", callbacks=[interrupt_at(2)])
-    (tmp_path / "here" / "checkpoints" / ".last.ckpt.abc.part").write_bytes(b"half")
+    ours = [f".run.json.{16 * 'a'}.part", f"checkpoints/stage-1-main/.last.ckpt.{16 * '0'}.part"]
+    foreign = [".download.part", f"mine/.film.{16 * 'a'}.part", "checkpoints/.backup.part"]
+    for name in (*ours, *foreign):
+        (tmp_path / "here" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "here" / name).write_bytes(b"half")
     (tmp_path / "here").rename(tmp_path / "there")
     train(tmp_path / "there", resume=True)
     assert_same_runs(tmp_path / "whole", tmp_path / "there")
-    assert not list(tmp_path.rglob("*.part"))
+    left = {str(path.relative_to(tmp_path / "there")) for path in tmp_path.rglob("*.part")}
+    assert left == set(foreign)
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path):
