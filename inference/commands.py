@@ -177,15 +177,25 @@ def compare(arguments: argparse.Namespace) -> None:
 
 
 def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float] | None]:
-    """Mean and standard deviation over seeds of every metric; None where a method does not have it."""
+    """Mean and standard deviation over seeds of every metric; None where a method does not have it.
+
+    Args:
+        reports: What `evaluate` returned, one a seed.
+
+    Returns:
+        Metric -> `value`, `std` (None for a single seed) and `seeds`, the number of seeds that have the metric.
+    """
     flat = [flat_metrics(report) for report in reports]
-    summary: dict[str, dict[str, float] | None] = {}
-    for name in flat[0]:
-        values = [report[name]["value"] for report in flat if report[name] is not None]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        summary[name] = None if not values else {"value": statistics.fmean(values), "se": spread}
-    summary["parameters"] = {"value": float(reports[0]["parameters"]), "se": None}
-    return summary
+    found = {name: [one[name]["value"] for one in flat if one.get(name) is not None] for one in flat for name in one}
+    found["parameters"] = [float(report["parameters"]) for report in reports]
+    return {name: _spread([value for value in values if value is not None]) for name, values in found.items()}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"value": statistics.fmean(values), "std": std, "seeds": len(values)}
 
 
 class _Work(NamedTuple):

@@ -27,11 +27,12 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | 
 
 
 def format_value(value: Mapping[str, float] | None) -> str:
-    """An estimate and its standard error, or a dash."""
+    """An estimate and its standard error, or a mean and its standard deviation over seeds, or a dash."""
     if value is None or value["value"] is None:
         return "–"
     digits = 3 if abs(value["value"]) < 10 else 2
-    error = "" if value.get("se") is None else f" ± {value['se']:.{digits}f}"
+    spread = value.get("se", value.get("std"))
+    error = "" if spread is None else f" ± {spread:.{digits}f}"
     return f"{value['value']:.{digits}f}{error}"
 
 

@@ -99,7 +99,8 @@ def test_compare_prints_one_table(tmp_path, capsys):
     assert main(arguments) == 0
     assert "joint coherence" in capsys.readouterr().out
     found = json.loads((tmp_path / "compare.json").read_text())["methods"]
-    assert set(found) == {"mvae", "mmvae"} and found["mvae"]["joint coherence"]["se"] is not None
+    assert set(found) == {"mvae", "mmvae"} and found["mvae"]["joint coherence"]["seeds"] == 2
+    assert set(found["mvae"]["joint coherence"]) == {"value", "std", "seeds"}
     assert (tmp_path / "compare.md").read_text().startswith("| metric | mvae | mmvae |")
     options = [json.loads((tmp_path / f"{name}-digits-1" / "run.json").read_text())["options"] for name in found]
     assert [option.get("particles") for option in options] == [None, 2]

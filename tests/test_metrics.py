@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from dataclasses import replace
 
 import pyro.distributions as dist
@@ -21,6 +22,7 @@ from multipyro.inference import (
     log_likelihood,
     train_classifiers,
 )
+from multipyro.inference.commands import summarise
 from multipyro.inference.networks import Networks
 from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
 from multipyro.ppl_models import Categorical, MultimodalModel, Normal
@@ -344,6 +346,21 @@ def test_tables_show_a_dash_for_what_does_not_exist(small):
     assert format_value({"value": 0.5, "se": 0.01}) == "0.500 ± 0.010"
     assert format_value({"value": -123.456, "se": None}) == "-123.46"
     assert markdown_table(["a", "b"], [["1", "–"]]) == "| a | b |\n| --- | --- |\n| 1 | – |\n"
+
+
+def test_a_comparison_counts_the_seeds_that_have_a_metric(small):
+    _, first = report("mvae", small.select(["image", "label"]))
+    second = {**first, "latent_accuracy": {**first["latent_accuracy"], "image": None}, "parameters": 0}
+    second["coherence"] = {**first["coherence"], "joint": {"value": 0.5, "se": 0.01}}
+    found = summarise([second, first])
+    joint = [0.5, first["coherence"]["joint"]["value"]]
+    expected = {"value": statistics.fmean(joint), "std": statistics.stdev(joint), "seeds": 2}
+    assert found["joint coherence"] == pytest.approx(expected)
+    alone = {"value": first["latent_accuracy"]["image"]["value"], "std": None, "seeds": 1}
+    assert found["latent accuracy image"] == alone
+    assert found["parameters"]["std"] > 0
+    assert format_value({"value": 0.5, "std": 0.25, "seeds": 2}) == "0.500 ± 0.250"
+    assert format_value(alone).count("±") == 0
 
 
 def test_larger_images_are_judged_by_a_network():
