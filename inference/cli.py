@@ -136,6 +136,12 @@ def parser() -> argparse.ArgumentParser:
 def _run(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", type=Path, help="run folder")
     command.add_argument("--guide", metavar="FILE.py:CLASS", help="the guide class the run was made with, if it was")
+    command.add_argument(
+        "--checkpoint",
+        choices=("best", "last"),
+        default="best",
+        help="parameters of the best validation bound or of the last epoch (default: %(default)s)",
+    )
     command.add_argument("--method", metavar="FILE.py:NAME", help="the method the run was made with, if it is your own")
     _data_root(command)
 

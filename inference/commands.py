@@ -22,7 +22,7 @@ from multipyro.inference.networks import networks_for
 from multipyro.inference.own import guide_class, method_name
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
-from multipyro.inference.runs import described, load, read_run
+from multipyro.inference.runs import checkpoint_of, described, load, read_run
 from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
 
 __all__ = ["DEMO", "compare", "datasets", "demo", "evaluate", "generate", "methods", "train"]
@@ -52,7 +52,7 @@ def demo(arguments: argparse.Namespace) -> None:
     loaded = load(arguments.out)
     _CONSOLE.print("evaluating on the 300 test rows")
     metrics = evaluate_programs(loaded.model, loaded.guide, splits, seed=arguments.seed)
-    _write_json(arguments.out / "metrics.json", metrics)
+    _write_metrics(arguments.out, metrics)
     _CONSOLE.print(metrics_table(metrics, "MoPoE on digits"))
     torch.manual_seed(arguments.seed)
     _draw_all(loaded.recipe, splits, arguments.out)
@@ -125,8 +125,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         output=arguments.pixels,
         seed=arguments.seed,
     )
-    metrics = {**{name: config[name] for name in ("method", "options", "plan", "config")}, **metrics}
-    _write_json(arguments.run / "metrics.json", metrics)
+    _write_metrics(arguments.run, metrics, arguments.checkpoint)
     _CONSOLE.print(metrics_table(metrics, f"{config['method']} on {config['data']['name']}"))
     _CONSOLE.print(f"written to {arguments.run / 'metrics.json'}")
 
@@ -159,7 +158,7 @@ def compare(arguments: argparse.Namespace) -> None:
             loaded = load(out)
             samples = arguments.importance_samples
             metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_particles=samples, seed=seed)
-            _write_json(out / "metrics.json", metrics)
+            _write_metrics(out, metrics)
             reports.setdefault(method, []).append(metrics)
     summary = {method: summarise(found) for method, found in reports.items()}
     names = list(dict.fromkeys(name for row in summary.values() for name in row))
@@ -250,7 +249,8 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     config = read_run(arguments.run)
     if arguments.method is not None:
         method_name(arguments.method)
-    loaded = load(arguments.run, None if arguments.guide is None else guide_class(arguments.guide))
+    guide = None if arguments.guide is None else guide_class(arguments.guide)
+    loaded = load(arguments.run, guide, arguments.checkpoint)
     data = config["data"]
     if data is None or data["name"] not in DATASETS:
         what = "batches of one's own" if data is None else f"a data set {data['name']!r} of one's own"
@@ -314,6 +314,13 @@ def _save(figure: Any, file: Path) -> None:
     if kind not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"{file} must end in .png, .pdf or .svg")
     write_atomically(file, lambda opened: figure.savefig(opened, format=kind, dpi=100))
+
+
+def _write_metrics(run: Path, metrics: Mapping[str, Any], which: str = "best") -> None:
+    """Writes `metrics.json`, with what the run is and which of its checkpoints was judged."""
+    config = read_run(run)
+    told = {name: config[name] for name in ("method", "options", "plan", "config")}
+    _write_json(run / "metrics.json", {**told, "checkpoint": checkpoint_of(run, which).stem, **metrics})
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

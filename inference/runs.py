@@ -19,7 +19,7 @@ from multipyro.inference.checkpoints import load_programs, programs_of, read_che
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes import METHODS, Recipe, build
 
-__all__ = ["LoadedRun", "Run", "describe_data", "load", "read_run", "versions"]
+__all__ = ["LoadedRun", "Run", "checkpoint_of", "describe_data", "described", "load", "read_run", "versions"]
 
 _FILE = "run.json"
 # what `write_atomically` calls a file until it is whole
@@ -237,8 +237,32 @@ class Run:
             write_atomically(self.folder / _FILE, json.dumps(self.config, indent=2) + "\n")
 
 
-def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
-    """Rebuilds a run of `fit_recipe` (or of the command line) with its best parameters, else its last.
+def checkpoint_of(run_folder: str | os.PathLike, which: str = "best") -> Path:
+    """The checkpoint of the last stage that has one.
+
+    Args:
+        run_folder: The folder of the run.
+        which: `"best"` for that of the best validation bound, the last where there was no validation; or `"last"`.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If there is no run, or it has no checkpoint yet.
+        ValueError: If `which` is neither.
+    """
+    if which not in ("best", "last"):
+        raise ValueError(f"which must be 'best' or 'last', got {which!r}")
+    folders = reversed(Run(Path(run_folder), read_run(run_folder)).stage_folders())
+    files = (folder / f"{name}.ckpt" for folder in folders for name in dict.fromkeys((which, "last")))
+    path = next((file for file in files if file.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{run_folder} has no checkpoint yet: let it train for an epoch, or resume it")
+    return path
+
+
+def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = "best") -> LoadedRun:
+    """Rebuilds a run of `fit_recipe` (or of the command line) with its best parameters, or its last.
 
     Nothing is imported because a file says so: a run made with a guide class of one's own stores its name, and
     loading it asks for the class.
@@ -246,6 +270,8 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
     Args:
         run_folder: The folder of the run.
         guide: The guide class, for a run that was made with one.
+        which: `"best"` for the parameters of the best validation bound, the last where there was no validation; or
+            `"last"`.
 
     Returns:
         A named tuple `(model, guide, recipe)`, the modules in evaluation mode.
@@ -288,11 +314,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None) -> LoadedRun:
         raise ValueError(f"{Path(run_folder) / _FILE} is damaged: {error}") from error
     networks = Networks(modalities, config["hidden_features"])
     recipe = build(config["method"], networks, config["latent_dim"], guide, **config["options"])
-    folders = reversed(Run(Path(run_folder), config).stage_folders())
-    files = (folder / name for folder in folders for name in ("best.ckpt", "last.ckpt"))
-    path = next((file for file in files if file.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"{run_folder} has no checkpoint yet: let it train for an epoch, or resume it")
+    path = checkpoint_of(run_folder, which)
     programs = programs_of(recipe.model, recipe.guide)
     load_programs(read_checkpoint(path), programs, path)
     for program in programs:

@@ -194,6 +194,22 @@ def test_a_run_is_rebuilt_from_its_folder(tmp_path):
     load(tmp_path)
 
 
+def test_the_last_parameters_are_loaded_on_demand(tmp_path):
+    recipe = trained_recipe(tmp_path, epochs=3)
+    assert_same(parameters(*load(tmp_path, which="last")[:2]), parameters(recipe.model, recipe.guide))
+    folder = tmp_path / "checkpoints" / "stage-1-main"
+    load_state(folder / "best.ckpt", recipe.model, recipe.guide)
+    with torch.no_grad():
+        next(iter(recipe.model.parameters())).add_(1.0)
+    save_state(folder / "best.ckpt", recipe.model, recipe.guide)
+    assert_same(parameters(*load(tmp_path)[:2]), parameters(recipe.model, recipe.guide))
+    with pytest.raises(ValueError, match="which must be 'best' or 'last', got 'first'"):
+        load(tmp_path, which="first")
+    (folder / "last.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match="no checkpoint yet"):
+        load(tmp_path, which="last")
+
+
 def test_a_run_with_batches_of_ones_own_is_rebuilt_too(tmp_path):
     recipe = build("mvae", toy_networks(), 2)
     fit_recipe(recipe, list(toy_data().batches(16)), out=tmp_path, **SETTINGS)

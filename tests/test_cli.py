@@ -70,7 +70,12 @@ def test_evaluate_writes_metrics(run, capsys):
     assert metrics["conditional_log_likelihood"]["label->image"]["value"]
     bounds = metrics["guide_conditional_log_likelihood"]["label->image"]
     assert bounds["mean"]["value"] <= bounds["logmeanexp"]["value"]
-    assert metrics["versions"]["torch"] and metrics["seconds"] > 0 and "seed" in metrics
+    assert (
+        metrics["checkpoint"] == "best"
+        and metrics["versions"]["torch"]
+        and metrics["seconds"] > 0
+        and "seed" in metrics
+    )
 
 
 def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
@@ -82,6 +87,19 @@ def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
     assert metrics["coherence"]["conditional"]["image->label"] is None
     assert metrics["coherence"]["conditional"]["label->image"] is not None
     assert re.search(r"coherence image->label\s*│\s*–", capsys.readouterr().out)
+
+
+def test_the_parameters_of_the_last_epoch_can_be_judged(run, tmp_path, capsys):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "checkpoints" / "stage-1-main" / "best.ckpt").write_bytes(b"")
+    assert main(["evaluate", str(other), "--particles", "2", "--checkpoint", "last"]) == 0
+    assert json.loads((other / "metrics.json").read_text())["checkpoint"] == "last"
+    grid = ["generate", str(other), "--given", "label", "--target", "word", "--rows", "1", "--num-samples", "1"]
+    assert main([*grid, "--out", str(tmp_path / "a.png"), "--checkpoint", "last"]) == 0
+    capsys.readouterr()
+    assert main([*grid, "--out", str(tmp_path / "b.png")]) == 2
+    assert "best.ckpt" in one_line(capsys)
 
 
 def test_generate_draws(run, tmp_path):
@@ -108,7 +126,9 @@ def test_compare_prints_one_table(tmp_path, capsys):
 
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
-    assert (tmp_path / "demo" / "metrics.json").is_file()
+    metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
+    assert metrics["method"] == "mopoe" and metrics["options"]["beta"] == commands.DEMO["options"]["beta"]
+    assert metrics["plan"]["epochs"] == [1] and metrics["checkpoint"] == "best"
     assert len(list((tmp_path / "demo").glob("*.png"))) == 5
 
 
