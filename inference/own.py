@@ -1,7 +1,9 @@
 """Guides and methods of the user's own, named as FILE.py:NAME on the command line."""
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from multipyro.guides import Guide
@@ -45,9 +47,26 @@ def _named(place: str, expected: str) -> Any:
         raise ValueError(f"{expected}, got {place!r}")
     if not path.is_file():
         raise FileNotFoundError(f"{place} names {path}, which is no file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = _imported(path.resolve())
     if not hasattr(module, name):
         raise ValueError(f"{path} has nothing called {name}")
     return getattr(module, name)
+
+
+def _imported(path: Path) -> ModuleType:
+    """The module of a file, imported as Python would import it from its own folder."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    # a dataclass looks its module up while the file runs; another module of that name, of ours or installed, goes on
+    before, sys.modules[path.stem] = sys.modules.get(path.stem), module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+        if before is not None:
+            sys.modules[path.stem] = before
+    return module
