@@ -120,8 +120,10 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
+        if values.shape[-3:] != self.in_shape:
+            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
         lead = values.shape[:-3]
-        return self.layers(values.reshape(-1, *values.shape[-3:])).reshape(*lead, self.out_features)
+        return self.layers(values.reshape(-1, *self.in_shape)).reshape(*lead, self.out_features)
 
 
 class ConvDecoder(nn.Module):

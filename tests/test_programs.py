@@ -201,6 +201,12 @@ def test_networks_accept_any_leading_dims(lead):
     assert ConvDecoder(2, (3, 28, 28), (8, 4, 4))(torch.randn(*lead, 2)).shape == (*lead, 3, 28, 28)
 
 
+@pytest.mark.parametrize("shape", [(2, 12, 9, 3), (1, 9, 12), (3, 10, 12), (12,)], ids=str)
+def test_a_convolution_refuses_other_images(shape):
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(3, 9, 12\)\), got"):
+        ConvEncoder((3, 9, 12), 6, (4, 8))(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("scale, function", (("softplus", nn.functional.softplus), ("exp", torch.exp)))
 def test_normal_encoders(scale, function):
     encoder = NormalEncoder(MLP(3, 6, (8,)), 2, scale)
