@@ -75,12 +75,14 @@ def check_batch(model: Program, batch: Any) -> None:
             likelihoods[name].check(rows, name)
 
 
-def batches_of(data: Any, batch_size: int, seed: int, shuffle: bool) -> Callable[[int, int, int], Any]:
+def batches_of(
+    data: Any, batch_size: int, seed: int, shuffle: bool, drop_last: bool = False
+) -> Callable[[int, int, int], Any]:
     """A function of epoch, rank and number of processes that gives the batches of one process."""
 
     def batches(epoch: int, rank: int, world_size: int) -> Any:
         if isinstance(data, MultimodalData):
-            return data.batches(batch_size, shuffle, seed, epoch, rank, world_size)
+            return data.batches(batch_size, shuffle, seed, epoch, rank, world_size, drop_last)
         if world_size > 1:
             raise ValueError("several devices need a MultimodalData, whose rows can be dealt out, got batches")
         return _Seeded(data, step_seed(seed, epoch, _ORDER))

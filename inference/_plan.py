@@ -18,7 +18,7 @@ from multipyro.inference.recipes import METHODS, Recipe, Stage
 __all__ = ["check_complete", "check_settings", "optimizer_from", "plan_of", "trained_parameters"]
 
 # settings of `fit` that must not change within a run
-_SETTINGS = ("batch_size", "lr", "seed", "early_stopping", "gradient_clip", "devices")
+_SETTINGS = ("batch_size", "drop_last", "lr", "seed", "early_stopping", "gradient_clip", "devices")
 # Pyro replaces it by what it guesses at the first call
 _GUESSED = "max_plate_nesting"
 
@@ -35,11 +35,13 @@ def check_complete(recipe: Recipe, data: Any) -> None:
         )
 
 
-def check_settings(settings: Mapping[str, Any], validation: Any) -> None:
+def check_settings(settings: Mapping[str, Any], train: Any, validation: Any) -> None:
     """Raises where a setting of `fit` makes no sense, before anything is trained or written."""
     for name in ("epochs", "batch_size"):
         if settings[name] < 1:
             raise ValueError(f"{name} must be at least 1, got {settings[name]}")
+    if settings["drop_last"] and isinstance(train, MultimodalData) and len(train) < settings["batch_size"]:
+        raise ValueError(f"drop_last leaves no batch: {len(train)} rows are fewer than {settings['batch_size']}")
     if not (math.isfinite(settings["lr"]) and settings["lr"] >= 0):
         raise ValueError(f"lr must be a number from 0 on, got {settings['lr']}")
     _check_device(settings["device"])

@@ -74,6 +74,7 @@ def fit(
     validation: MultimodalData | Sequence | None = None,
     epochs: int = 10,
     batch_size: int = 128,
+    drop_last: bool = False,
     lr: float = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim | None = None,
     seed: int = 0,
@@ -110,6 +111,7 @@ def fit(
         validation: Rows or batches for the validation bound, with every warm-up at its end.
         epochs: Number of passes over the data.
         batch_size: Rows of a batch.
+        drop_last: Whether a last, smaller training batch is left out in each epoch (of batches of one's own, no).
         lr: Learning rate of Adam.
         optimizer: Called with the parameters, returns a torch optimiser; or an optimiser of Pyro; None for Adam.
         seed: Seed of the order of rows and of every step.
@@ -156,6 +158,7 @@ def fit_recipe(
     validation: MultimodalData | Sequence | None = None,
     epochs: int = 10,
     batch_size: int = 128,
+    drop_last: bool = False,
     lr: float = 1e-3,
     optimizer: Callable[..., torch.optim.Optimizer] | PyroOptim | None = None,
     seed: int = 0,
@@ -183,6 +186,7 @@ def fit_recipe(
         validation: As in `fit`.
         epochs: As in `fit`, of each stage that does not say.
         batch_size: As in `fit`.
+        drop_last: As in `fit`.
         lr: As in `fit`.
         optimizer: As in `fit`, of each stage that does not say.
         seed: As in `fit`.
@@ -214,7 +218,7 @@ def fit_recipe(
 
 def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any]) -> FitResult:
     train, validation = parts_of(recipe.model, data, validation)
-    check_settings(settings, validation)
+    check_settings(settings, train, validation)
     check_complete(recipe, train)
     for part in (train, validation):
         check_data(recipe.model, part)
@@ -297,7 +301,7 @@ def _run_stage(
         from multipyro.inference._lightning import SVIModule, Work, run_trainer, trainer_for
 
         sizes = {"batch_size": settings["batch_size"], "seed": settings["seed"]}
-        feed = batches_of(train, shuffle=True, **sizes)
+        feed = batches_of(train, shuffle=True, drop_last=settings["drop_last"], **sizes)
         held_out = None if validation is None else batches_of(validation, shuffle=False, **sizes)
         first = first_batch(feed)
         torch.manual_seed(step_seed(settings["seed"], 0, 0))

@@ -151,6 +151,23 @@ def test_nothing_global_changes(tmp_path):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_last_smaller_batch_can_be_left_out():
+    sizes = []
+
+    class Counting(Trace_ELBO):
+        def loss_and_grads(self, model, guide, x, observed=None):
+            sizes.append(len(x["label"]))
+            return super().loss_and_grads(model, guide, x, observed)
+
+    held_out = toy_data(20, 1, "validation")
+    for drop_last, expected in ((False, [16, 16, 8]), (True, [16, 16])):
+        fit(*toy_programs(), Counting(), toy_data(), validation=held_out, drop_last=drop_last, **QUICK)
+        assert sizes == 3 * expected
+        sizes.clear()
+    with pytest.raises(ValueError, match="drop_last leaves no batch: 8 rows are fewer than 16"):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(8), drop_last=True, **QUICK)
+
+
 def test_history_and_log(tmp_path):
     model, guide = toy_programs()
     loss, held_out = Trace_ELBO(), toy_data(24, 1, "validation")

@@ -199,6 +199,7 @@ CHANGES = {
     "betas": ({}, {"optimizer": lambda p: ADAM(p, betas=(0.5, 0.9))}, r"optimizer.groups\[0\].betas\[0\] was 0.9, now"),
     "Pyro's": ({}, {"optimizer": pyro.optim.Adam({"lr": 0.1})}, r"optimizer.groups\[0\].lr"),
     "clipping": ({}, {"gradient_clip": 1.0}, "plan.gradient_clip was null, now 1.0"),
+    "the last batch": ({}, {"drop_last": True}, "plan.drop_last was false, now true"),
     "loss": ({}, {"loss": scaled(1.0)}, "loss.class was"),
     "particles": ({}, {"loss": Trace_ELBO(num_particles=3)}, "loss.num_particles was 1, now 3"),
     "weight": ({"loss": scaled(1.0)}, {"loss": scaled(100.0)}, "loss.terms.weights"),
