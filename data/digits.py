@@ -44,6 +44,9 @@ def digits(seed: int = 0) -> Splits:
     Args:
         seed: Not used; every data set takes one.
 
+    Returns:
+        The three parts.
+
     Example:
         >>> train = digits().train
         >>> tuple(train.x["image"].shape), train.modalities["word"].decode(train.x["word"][:1])

@@ -63,6 +63,9 @@ def mnist(
         num_rows: At most so many rows of each part, the first ones; None for all.
         download: Whether torchvision may download what is found nowhere.
 
+    Returns:
+        The three parts.
+
     Raises:
         FileNotFoundError: If the files are found nowhere and cannot be downloaded, or only some of them are found.
         ValueError: If an option is unknown, or a file is truncated, damaged or another one; the message names it.

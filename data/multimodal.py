@@ -181,6 +181,12 @@ class Batches:
 
     Rows are fetched by index from the tensors in memory. What a transform draws depends on the split, the seed, the
     epoch, the rank and the number of the batch alone, so going through the batches again repeats it.
+
+    Example:
+        >>> label = Modality("label", (), "label", "categorical", num_classes=3)
+        >>> data = MultimodalData("toy", {"label": label}, {"label": torch.tensor([0, 2, 1])})
+        >>> len(data.batches(2)), len(data.batches(2, drop_last=True))
+        (2, 1)
     """
 
     def __init__(

@@ -59,6 +59,9 @@ def polymnist(
             are built.
         download: Whether torchvision may download MNIST.
 
+    Returns:
+        The three parts.
+
     Raises:
         FileNotFoundError: If the backgrounds or MNIST are not found, or only some of them.
         ValueError: If an option is out of range, or a file is damaged or no image of sufficient size.

@@ -31,6 +31,10 @@ class DatasetInfo:
         load: Called as `load(seed=..., **options)`, with `data_root` if `on_disk`.
         on_disk: Whether it is read from files.
         missing: Called with a data root, says what is missing and what to do, or an empty string.
+
+    Example:
+        >>> DATASETS["digits"].rows
+        (1297, 200, 300)
     """
 
     name: str
@@ -119,6 +123,9 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
         seed: Seed of whatever the data set draws once: fixed binarisation, PolyMNIST's pairs and patches. Which rows
             train and which test never depends on it.
         **options: Options of the data set (`DATASETS[name].options`).
+
+    Returns:
+        The three parts, each with the options that load it again.
 
     Raises:
         ValueError: If the name or an option is unknown, or a file is damaged.

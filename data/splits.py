@@ -13,7 +13,14 @@ __all__ = ["Splits"]
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in three parts that share no row: one trains, one chooses, one judges."""
+    """A data set in three parts that share no row: one trains, one chooses, one judges.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> splits = load_dataset("digits").head(50).select(["label"])
+        >>> len(splits.train), len(splits.validation), list(splits.test.modalities)
+        (50, 50, ['label'])
+    """
 
     NAMES: ClassVar[tuple[str, str, str]] = ("train", "validation", "test")
 

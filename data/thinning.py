@@ -23,6 +23,9 @@ def thinned(data: MultimodalData, missing: float | Mapping[str, float], seed: in
         missing: Share of the rows that lose each modality, from 0 to below 1; or modality -> share, 0 for others.
         seed: Seed of the losses.
 
+    Returns:
+        The same values with masks, for modalities that some row has lost.
+
     Raises:
         ValueError: If a share is out of range or a modality unknown.
 

@@ -62,6 +62,10 @@ class LaplaceEncoder(nn.Module):
     Args:
         network: Module from `x_m` to features `(batch, out_features)`.
         latent_dim: Size `D` of the latent.
+
+    Example:
+        >>> LaplaceEncoder(MLP(16, 8), latent_dim=2)(torch.zeros(5, 16)).base_dist.scale.sum(-1).round()
+        tensor([2., 2., 2., 2., 2.], grad_fn=<RoundBackward0>)
     """
 
     def __init__(self, network: nn.Module, latent_dim: int) -> None:
@@ -82,6 +86,11 @@ class JointEncoder(nn.Module):
         latent_dim: Size of the latent.
         hidden_features: Widths of the hidden layers after the branches; none in the JMVAE paper.
         scale: As in `NormalEncoder`.
+
+    Example:
+        >>> encoder = JointEncoder({"a": MLP(4, 8), "b": MLP(3, 8)}, latent_dim=2)
+        >>> encoder({"a": torch.zeros(5, 4), "b": torch.zeros(5, 3)}).batch_shape
+        torch.Size([5])
     """
 
     def __init__(

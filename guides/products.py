@@ -19,6 +19,12 @@ class Experts(dict):
     Args:
         experts: Modality name -> distribution of batch shape `(batch,)` and event shape `(latent_dim,)`.
         observed: Modality name -> bool `(batch,)`; an absent key means that all rows are observed.
+
+    Example:
+        >>> one = dist.Normal(torch.ones(3, 2), 1.0).to_event(1)
+        >>> experts = Experts({"a": one, "b": one}, {"b": torch.tensor([True, True, False])})
+        >>> product_of_experts(experts).base_dist.scale[:, 0] ** 2
+        tensor([0.5000, 0.5000, 1.0000])
     """
 
     def __init__(self, experts: Mapping[str, dist.Distribution], observed: Mapping[str, Tensor] | None = None) -> None:
@@ -94,6 +100,11 @@ def subset_products(
 
     Returns:
         An independent normal of batch shape `(len(subsets), batch)` and event shape `(latent_dim,)`.
+
+    Example:
+        >>> one = dist.Normal(torch.ones(3, 2), 1.0).to_event(1)
+        >>> subset_products({"a": one, "b": one}, [("a",), ("b",), ("a", "b")]).batch_shape
+        torch.Size([3, 3])
     """
     names, terms = _terms(experts, observed, powers)
     if not subsets or any(not subset or set(subset) - set(names) for subset in subsets):

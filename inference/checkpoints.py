@@ -72,6 +72,9 @@ def save_state(path: str | os.PathLike, model: Program, guide: Program) -> Path:
     Where one of them is a plain function, the values in Pyro's parameter store that belong to no module are written
     too.
 
+    Returns:
+        The path.
+
     Example:
         >>> import tempfile
         >>> from multipyro.guides import JointGuide
@@ -99,7 +102,13 @@ def load_state(path: str | os.PathLike, model: Program, guide: Program) -> None:
         ValueError: If the checkpoint is damaged, or of other programs; nothing is changed then.
 
     Example:
-        See `save_state`.
+        >>> import tempfile
+        >>> from multipyro.guides import JointGuide
+        >>> from multipyro.ppl_models import MLP, Categorical, MultimodalModel, OneHotMLP
+        >>> model = MultimodalModel(2, {"label": Categorical(MLP(2, 3))})
+        >>> guide = JointGuide(2, {"label": OneHotMLP(3, 8)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_state(save_state(f"{folder}/mine.ckpt", model, guide), model, guide)
     """
     load_programs(read_checkpoint(path), programs_of(model, guide), path)
 

@@ -27,6 +27,10 @@ class Classifier:
         modality: The modality.
         estimator: A fitted classifier for images and vectors, its `predict` as in scikit-learn.
         accuracy: Share of real test rows that it classifies right; NaN where there are none.
+
+    Example:
+        >>> Classifier(Modality("label", (), "label", "categorical", 3))(torch.tensor([2, 0]))
+        tensor([2, 0])
     """
 
     modality: Modality
@@ -56,6 +60,16 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
     Images of up to 64 pixels, and vectors, get an RBF support-vector machine, larger images a small convolutional
     network, each trained on at most 20,000 training rows within about a minute. Measured accuracies: 0.99 on the 8x8
     digits, 0.98 on binarised MNIST, 0.97 on the first modality of PolyMNIST.
+
+    Returns:
+        Modality name -> classifier.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> splits = load_dataset("digits")
+        >>> judges = train_classifiers(splits.train, splits.test)
+        >>> sorted(judges), judges["image"].accuracy > 0.98
+        (['image', 'label', 'word'], True)
     """
     if train.labels is None or test.labels is None:
         return {}

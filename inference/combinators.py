@@ -38,6 +38,9 @@ def restrict(program: Program, modalities: Sequence[str], proper: bool = False) 
             objective that sums over parts then gives a row with a missing modality, masked, what it gives a batch
             without that modality. Of a batch without masks every row counts.
 
+    Returns:
+        The program, called as before.
+
     Example:
         >>> from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal
         >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 4)), "label": Categorical(MLP(2, 3))})
@@ -59,6 +62,9 @@ def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
         program: A model or a guide; of a plain function, the modules it refers to are frozen.
         train: Submodules of the program that keep training.
 
+    Returns:
+        The program, called as before.
+
     Example:
         >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
         >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 4))})
@@ -78,6 +84,9 @@ def generative(model: Program, targets: Sequence[str]) -> nn.Module:
         model: A model, called as `model(x, observed=None)`; it must sample a site whose value in `x` is None.
         targets: Modalities to sample.
 
+    Returns:
+        The program, called as before.
+
     Example:
         >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
         >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 4))})
@@ -88,7 +97,19 @@ def generative(model: Program, targets: Sequence[str]) -> nn.Module:
 
 
 def conditional(guide: Program) -> Program:
-    """The program that samples from a guide's `conditional` distribution; a plain function is its own."""
+    """The program that samples from a guide's `conditional` distribution; a plain function is its own.
+
+    Returns:
+        A program, called as `program(x, observed=None)`.
+
+    Example:
+        >>> from multipyro.guides import MixtureOfExperts, NormalEncoder
+        >>> from multipyro.ppl_models import MLP
+        >>> guide = MixtureOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
+        >>> with torch.no_grad():
+        ...     print(conditional(guide)({"image": torch.zeros(5, 4)})["z"].shape)
+        torch.Size([5, 2])
+    """
     return _inside(guide, _Conditional)
 
 

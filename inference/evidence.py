@@ -40,6 +40,11 @@ class LogLikelihood(NamedTuple):
 
     `rows` holds each row's estimate `(batch,)` and `rows_se` its Monte Carlo standard error; `mean` is the mean over
     rows, `se` its standard error over rows (Monte Carlo included), and `mc_se` the Monte Carlo part alone.
+
+    Example:
+        >>> one = LogLikelihood(-1.5, 0.5, 0.0, torch.tensor([-1.0, -2.0]), torch.zeros(2))
+        >>> one.mean == one.rows.mean().item()
+        True
     """
 
     mean: float
@@ -50,7 +55,12 @@ class LogLikelihood(NamedTuple):
 
 
 class ConditionalBounds(NamedTuple):
-    """The guide's conditional bounds of each row, `(batch,)`, in nats: the mean and the log-mean-exp over latents."""
+    """The guide's conditional bounds of each row, `(batch,)`, in nats: the mean and the log-mean-exp over latents.
+
+    Example:
+        >>> ConditionalBounds(torch.tensor([-2.0]), torch.tensor([-1.5])).logmeanexp
+        tensor([-1.5000])
+    """
 
     mean: Tensor
     logmeanexp: Tensor
@@ -195,6 +205,16 @@ def guide_conditional_log_likelihood(
 
     Raises:
         ValueError: If a modality is unknown or its values are bad, or the guide does not answer `given`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, Categorical, MultimodalModel, OneHotMLP
+        >>> model = MultimodalModel(2, {name: Categorical(MLP(2, 3)) for name in ("a", "b")})
+        >>> guide = ProductOfExperts(2, {"a": NormalEncoder(OneHotMLP(3, 8), 2)})
+        >>> x = {"a": torch.tensor([0, 2]), "b": torch.tensor([1, 1])}
+        >>> bounds = guide_conditional_log_likelihood(model, guide, x, ["a"], ["b"])
+        >>> (bounds.mean <= bounds.logmeanexp).all()
+        tensor(True)
     """
     given, target = chosen(given, x), chosen(target, x)
     check_known(model, [*given, *target])

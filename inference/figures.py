@@ -34,6 +34,20 @@ def cross_generation_figure(
         targets: The modalities that are generated, side by side in each column.
         num_samples: Number of columns.
         output: `"mean"` or `"sample"` of the likelihoods.
+
+    Returns:
+        The figure, on a canvas of its own.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, networks_for
+        >>> splits = load_dataset("digits").head(100)
+        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> import torch
+        >>> x, _ = splits.test.select(["label"]).rows(torch.arange(2))
+        >>> modalities = splits.test.modalities
+        >>> len(cross_generation_figure(recipe.model, recipe.guide, modalities, x, ["image"], num_samples=3).axes)
+        8
     """
     targets = (targets,) if isinstance(targets, str) else tuple(targets)
     values = cross_generate(model, guide, x, targets, num_samples, output=output)
@@ -48,7 +62,19 @@ def cross_generation_figure(
 def joint_samples_figure(
     model: Program, modalities: Mapping[str, Modality], num_samples: int = 10, output: str = "mean"
 ) -> Figure:
-    """One column a sample of the prior, one row a modality."""
+    """One column a sample of the prior, one row a modality.
+
+    Returns:
+        The figure, on a canvas of its own.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, networks_for
+        >>> splits = load_dataset("digits").head(100)
+        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> len(joint_samples_figure(recipe.model, splits.test.modalities, num_samples=4).axes)
+        12
+    """
     values = joint_samples(model, num_samples, list(modalities), output)
     figure, axes = _axes(len(modalities), num_samples, ())
     for row, (name, modality) in enumerate(modalities.items()):
@@ -61,7 +87,21 @@ def joint_samples_figure(
 def reconstructions_figure(
     model: Program, guide: Program, modalities: Mapping[str, Modality], x: Mapping[str, Tensor]
 ) -> Figure:
-    """Each row one instance: every modality, and beside it its reconstruction from all of them."""
+    """Each row one instance: every modality, and beside it its reconstruction from all of them.
+
+    Returns:
+        The figure, on a canvas of its own.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, networks_for
+        >>> splits = load_dataset("digits").head(100)
+        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> import torch
+        >>> x, _ = splits.test.rows(torch.arange(2))
+        >>> len(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x).axes)
+        12
+    """
     values = reconstruct(model, guide, x)
     columns, headers = [], []
     for name in x:

@@ -130,6 +130,9 @@ def fit(
         callbacks: Further callbacks of Lightning.
         config: Plain values to keep in `run.json`, for whoever reads it.
 
+    Returns:
+        The history of all epochs, and where the checkpoints are.
+
     Raises:
         ValueError: If data does not fit the model, if `out` holds a run and `resume` is False or the run was started
             with other settings, or if a checkpoint is damaged or of other programs.
@@ -201,6 +204,9 @@ def fit_recipe(
         progress: As in `fit`.
         callbacks: As in `fit`.
         config: As in `fit`.
+
+    Returns:
+        As `fit`, over all stages.
 
     Raises:
         ValueError: As in `fit`.

@@ -103,7 +103,16 @@ class Networks:
 
 
 def networks_for(modalities: Mapping[str, Modality], hidden_features: Sequence[int] | None = None) -> Networks:
-    """The networks for a data set's modalities: 512-512 by default, 256-256 when everything is small (8x8 digits)."""
+    """The networks for a data set's modalities: 512-512 by default, 256-256 when everything is small (8x8 digits).
+
+    Returns:
+        The networks, made anew at each call of their methods.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> networks_for(load_dataset("digits").train.modalities).hidden_features
+        (256, 256)
+    """
     if hidden_features is None:
         small = all(math.prod(modality.shape) <= 64 for modality in modalities.values())
         hidden_features = (256, 256) if small else (512, 512)

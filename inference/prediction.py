@@ -113,6 +113,12 @@ def joint_samples(
     Raises:
         ValueError: If a target is unknown, none is named and the model does not tell its modalities, or it is a
             conditional model, which has no joint distribution.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal
+        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 16)), "label": Categorical(MLP(2, 10))})
+        >>> joint_samples(model, 5)["image"].shape
+        torch.Size([5, 16])
     """
     if conditions_of(model):
         raise ValueError(
@@ -142,7 +148,19 @@ def reconstruct(
     observed: Mapping[str, Tensor] | None = None,
     output: str = "mean",
 ) -> dict[str, Tensor]:
-    """Every given modality generated from all given ones; arguments and shapes as in `cross_generate`."""
+    """Every given modality generated from all given ones; arguments and shapes as in `cross_generate`.
+
+    Returns:
+        Modality name -> values `(num_samples, batch, *event)`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
+        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 16))})
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
+        >>> reconstruct(model, guide, {"image": torch.zeros(5, 16)})["image"].shape
+        torch.Size([1, 5, 16])
+    """
     return cross_generate(model, guide, x, tuple(x), num_samples, observed, output)
 
 

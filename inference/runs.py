@@ -42,7 +42,11 @@ class LoadedRun(NamedTuple):
     """A run read back: the programs with their trained parameters, and the recipe they belong to.
 
     Example:
-        See `load`.
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import networks_for
+        >>> recipe = build("mvae", networks_for(load_dataset("digits").train.modalities, (8,)), latent_dim=2)
+        >>> LoadedRun(recipe.model, recipe.guide, recipe).recipe.name
+        'mvae'
     """
 
     model: Any

@@ -73,6 +73,11 @@ class MultimodalELBO(ELBO):
     Args:
         num_particles: Number of samples of the latents a row, drawn in one vectorised call.
         schedules: The schedules among the weights, moved by whoever trains.
+
+    Example:
+        >>> from multipyro.inference import SubsetELBO
+        >>> issubclass(WeightedELBO, MultimodalELBO) and issubclass(SubsetELBO, MultimodalELBO)
+        True
     """
 
     def __init__(self, num_particles: int = 1, schedules: Sequence[LinearWarmup] = ()) -> None:

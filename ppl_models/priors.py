@@ -15,6 +15,10 @@ class StandardNormalPrior(nn.Module):
 
     Returns (when called):
         A distribution of batch shape `()` and event shape `(latent_dim,)`.
+
+    Example:
+        >>> StandardNormalPrior(2)().mean
+        tensor([0., 0.])
     """
 
     def __init__(self, latent_dim: int) -> None:

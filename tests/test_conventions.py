@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ API = {
     "inference": "StratifiedELBO SubsetELBO Term cross_generate embed fit frozen generative load log_likelihood "
     "restrict to_inference_data",
 }
+# they read files that are not there everywhere
+NO_EXAMPLE = {"mnist", "polymnist"}
 SOURCES = sorted(path for folder in (*MAY_IMPORT, "multipyro") for path in (ROOT / folder).rglob("*.py"))
 EVERYTHING = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
 
@@ -174,6 +177,31 @@ def test_exports_exist(path):
 def test_examples_in_docstrings(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert doctest.testmod(importlib.import_module(name_of(path))).failed == 0
+
+
+def returns_something(function):
+    """Whether a function itself, not one within it, returns a value."""
+    parts, found = list(ast.parse(textwrap.dedent(inspect.getsource(function))).body[0].body), []
+    while parts:
+        part = parts.pop()
+        if not isinstance(part, ast.FunctionDef | ast.ClassDef | ast.Lambda):
+            found.append(part)
+            parts += ast.iter_child_nodes(part)
+    return any(isinstance(part, ast.Return) and part.value is not None for part in found)
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_what_a_package_exports_has_an_example_and_says_what_it_returns(folder):
+    package = importlib.import_module(f"multipyro.{folder}")
+    exports = {name: getattr(package, name) for name in package.__all__ if callable(getattr(package, name))}
+    things = {name: thing for name, thing in exports.items() if inspect.isclass(thing) or inspect.isfunction(thing)}
+    functions = {name: thing for name, thing in things.items() if inspect.isfunction(thing)}
+    silent = [name for name, function in functions.items() if returns_something(function)]
+    assert [name for name in silent if "\n    Returns:\n" not in functions[name].__doc__] == []
+    parser = doctest.DocTestParser()
+    without = [name for name, thing in things.items() if not parser.get_examples(thing.__doc__)]
+    assert sorted({*without} - NO_EXAMPLE) == []
+    assert exports.keys() & NO_EXAMPLE <= {*without}
 
 
 def test_no_module_is_over_400_lines():

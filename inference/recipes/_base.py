@@ -26,6 +26,11 @@ class Stage:
         train: The modules that train, everything else frozen; None for all of model and guide.
         optimizer: Called with the parameters, returns a torch optimiser; None for Adam.
         name: Name of the stage in checkpoints and logs.
+
+    Example:
+        >>> from pyro.infer import Trace_ELBO
+        >>> Stage(Trace_ELBO(), epochs=5, name="joint").epochs
+        5
     """
 
     loss: ELBO
@@ -49,6 +54,15 @@ class Recipe:
         networks: What its parts were made by; None for parts of one's own.
         guide_class: Name of the guide class of one's own that it was built with.
         teacher: The subset whose posteriors aggregates are of by default; None for all modalities of the model.
+
+    Example:
+        >>> from pyro.infer import Trace_ELBO
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
+        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 16))})
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
+        >>> Recipe("mine", model, guide, (Stage(Trace_ELBO()),), latent_dim=2).stages[0].name
+        'main'
     """
 
     name: str
@@ -82,6 +96,11 @@ class MethodInfo:
         options: Option name -> default, besides the ones of all methods.
         build: Called as `build(networks, latent_dim, **options)`.
         takes: The modalities it takes by default of those there are, and what it predicts from what.
+
+    Example:
+        >>> from multipyro.inference import METHODS
+        >>> METHODS["mvae"].stages, METHODS["telbo"].needs_complete_rows
+        (1, True)
     """
 
     name: str
@@ -108,6 +127,17 @@ def site_weights(
         warmup: Number of epochs over which that weight grows from 0.
         weights: Modality -> weight of its likelihood; `"dimension"` weighs each by the largest modality's number of
             elements over its own, as MMVAE and MoPoE do; None for 1.
+
+    Returns:
+        Site name -> weight, and the schedules that move some of them.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import networks_for
+        >>> networks = networks_for(load_dataset("digits").train.modalities)
+        >>> sites, schedules = site_weights(networks, beta=0.5, warmup=0, weights={"label": 10.0})
+        >>> sites["label"], sites["z"].value
+        (10.0, tensor(0.5000))
     """
     if weights == "dimension":
         sizes = {name: modality.dim for name, modality in networks.modalities.items()}

@@ -58,6 +58,9 @@ def register(info: MethodInfo) -> MethodInfo:
     Args:
         info: The method; registering another one of the same name replaces it.
 
+    Returns:
+        The method itself.
+
     Raises:
         ValueError: If the name is that of a method of the library.
 
@@ -88,6 +91,9 @@ def build(
         latent_dim: Size of the shared latent.
         guide: A guide class of one's own, called as `guide(latent_dim, encoders)`, in place of the method's.
         **options: Options of the method (`METHODS[method].options`) and those of all methods (`COMMON_OPTIONS`).
+
+    Returns:
+        The recipe, with programs of fresh parameters.
 
     Raises:
         ValueError: If the method or an option is unknown; the message names what there is. If the method trains parts
