@@ -128,6 +128,11 @@ class AggregateGuide(Guide):
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         return self._answer(self.teacher.conditional, x, observed)
 
+    def proposal(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        return self._answer(self.teacher.proposal, x, observed)
+
     def aggregate(self, x: Mapping[str, Tensor]) -> dist.Distribution:
         """The flow of exactly the modalities of `x`, trained or not, of batch shape `(batch,)`."""
         subset = tuple(name for name in self.modalities if name in x)

@@ -1,0 +1,129 @@
+"""The options that give any method aggregate posteriors and an aggregate prior: stages, freezing, rows, saving."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from test_recipes import batch_of, data, programs_in, recipe_of, seeded, state
+
+from multipyro.guides import AggregateGuide, FlowPrior, StratifiedMixture
+from multipyro.guides.flows import FlowDistribution
+from multipyro.inference import cross_generate, fit_recipe, joint_samples, load, log_likelihood
+
+CASES = {
+    "mopoe": {"aggregate": ["label", "signal+word"], "aggregate_prior": True},
+    "jmvae": {"aggregate": "label", "aggregate_prior": True},
+    "mvae": {"aggregate": True, "teacher": "signal+label", "aggregate_objective": "q_true", "aggregate_prior": True},
+    "telbo": {"aggregate": "word", "teacher": "signal"},
+    "mmvae+": {"aggregate_prior": True},
+    "vlvae": {"aggregate_prior": True},
+}
+EVERY = pytest.mark.parametrize("method", CASES)
+
+
+def trained(method, seed=0, **settings):
+    recipe = recipe_of(method, **CASES[method])
+    fit_recipe(recipe, data(), epochs=1, batch_size=24, seed=seed, progress=False, **settings)
+    return recipe
+
+
+@EVERY
+def test_stages_before_train_as_without_and_each_later_one_its_flows_alone(method):
+    plain = recipe_of(method, **({"aggregate": None} if method == "vlvae" else {}))
+    recipe = recipe_of(method, **CASES[method])
+    number = len(plain.stages)
+    names = [stage.name for stage in recipe.stages[number:]]
+    flows = bool(CASES[method].get("aggregate", method == "vlvae"))
+    assert names == ["aggregate"] * flows + ["prior"] * CASES[method].get("aggregate_prior", False)
+    fit_recipe(plain, data(), epochs=1, batch_size=24, progress=False)
+    fit_recipe(replace(recipe, stages=recipe.stages[:number]), data(), epochs=1, batch_size=24, progress=False)
+    found = state(recipe)
+    assert all(torch.equal(value, found[n.replace("1.", "1.teacher.", 1) if flows and n[0] == "1" else n])
+               for n, value in state(plain).items())  # fmt: skip
+    for stage in recipe.stages[number:]:
+        before = state(recipe)
+        fit_recipe(replace(recipe, stages=(stage,)), data(), epochs=1, batch_size=24, progress=False)
+        moved = [name for name, value in state(recipe).items() if not torch.equal(value, before[name])]
+        (module,) = stage.train
+        trains = "1.flows." if stage.name == "aggregate" else "0.prior.couplings."
+        assert sorted(moved) == sorted(trains + name for name, _ in module.named_parameters())
+
+
+@EVERY
+def test_a_run_with_flows_is_loaded_as_it_was_saved_and_answers(method, tmp_path):
+    recipe = trained(method, out=tmp_path / "run")
+    loaded = load(tmp_path / "run")
+    expected, found = state(recipe), state(loaded.recipe)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    x = batch_of(recipe)
+    if isinstance(recipe.guide, AggregateGuide):
+        for subset in recipe.guide.flow_subsets:
+            assert recipe.guide.flows["+".join(subset)].is_trained
+            given = {name: x[name] for name in subset}
+            values = [seeded(cross_generate, r.model, r.guide, given, ["signal"]) for r in (recipe, loaded)]
+            assert torch.equal(values[0]["signal"], values[1]["signal"])
+    if CASES[method].get("aggregate_prior"):
+        assert isinstance(loaded.model.prior, FlowPrior) and loaded.model.prior.couplings.is_trained
+        drawn = [seeded(joint_samples, r.model, 5)["signal"] for r in (recipe, loaded)]
+        assert torch.equal(*drawn)
+    assert torch.isfinite(seeded(log_likelihood, loaded.model, loaded.guide, x, num_particles=5).rows).all()
+
+
+@pytest.mark.parametrize("method", ["mopoe", "vlvae"])
+def test_one_seed_repeats_and_two_differ(method):
+    states = [state(trained(method, seed)) for seed in (0, 0, 1)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    later = [name for name in states[0] if "couplings" in name]
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in later)
+
+
+@pytest.mark.parametrize("method", ["mopoe", "mvae", "telbo", "vlvae"])
+def test_each_row_is_answered_by_what_it_holds_whatever_fills_the_rest(method):
+    recipe = trained(method)
+    x, rows = batch_of(recipe), torch.arange(24)
+    lacking = next(iter(x))  # the signal, in every third row
+    last = recipe.model.modalities[-1]
+    given = {name: x[name] for name in (lacking, last)}
+    held = {lacking: rows % 3 > 0}
+    given[lacking] = torch.where(held[lacking][:, None], given[lacking], math.nan)
+    if method == "telbo":
+        held[last] = rows % 3 != 1
+    mixed = recipe.guide.conditional(given, held)
+    z = torch.randn(24, 2)
+    found = mixed.log_prob(z)
+    for subset in ((lacking,), (last,), (lacking, last)):
+        here = torch.stack([held.get(n, rows > -1) == (n in subset) for n in (lacking, last)]).all(0)
+        if here.any():
+            part = recipe.guide.conditional({name: given[name][here] for name in subset})
+            torch.testing.assert_close(found[here], part.log_prob(z[here]))
+    losses = []
+    for fill in (0.0, math.nan):
+        filled = {**x, lacking: torch.where(held[lacking][:, None], x[lacking], fill)}
+        stages = recipe.stages[-2:]
+        losses.append([seeded(s.loss.loss, *programs_in(recipe, s)[:2], filled, held) for s in stages])
+    assert losses[0] == losses[1] and torch.isfinite(torch.tensor(losses[0])).all()
+
+
+def test_importance_sampling_proposes_what_the_teacher_does_where_no_flow_answers():
+    recipe = trained("jmvae")
+    x = batch_of(recipe)
+    for name, kind in (("label", FlowDistribution), ("signal", StratifiedMixture)):
+        assert isinstance(recipe.guide.proposal({name: x[name]}), kind)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("mopoe", {"aggregate": "image"}, r"\['signal', 'label', 'word'\].*got \['image'\]"),
+        ("mopoe", {"aggregate": "signal+label+word"}, "cannot be aggregated into itself"),
+        ("mopoe", {"aggregate": "label", "aggregate_objective": "kl"}, "aggregate_objective must be one of.*'kl'"),
+        ("mopoe", {"aggregate": 3}, "a subset, a list of subsets, True or None, got 3"),
+        ("vlvae", {"teacher": "word"}, "vlvae does not answer the teacher word: it answers signal"),
+        ("cvae", {"aggregate_prior": True}, "cvae has no prior p"),
+        ("jmvae-h", {"aggregate": "label"}, "jmvae-h has no prior p"),
+    ],
+)
+def test_what_cannot_be_is_refused(method, options, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_of(method, **options)
