@@ -161,8 +161,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, types.FunctionType | types.MethodType):
         return _function(getattr(value, "__func__", value))
     settings = {}
-    if not isinstance(value, nn.Module | Tensor | type):
-        kept = getattr(value, "__dict__", {})
+    kept = getattr(value, "__dict__", None)
+    if kept and not isinstance(value, nn.Module | Tensor | type):
         names = [name for name in inspect.signature(type(value).__init__).parameters if name != _GUESSED]
         stored = {name: f"_{name}" if f"_{name}" in kept else name for name in names}
         settings = {name: _plain(kept[key]) for name, key in stored.items() if key in kept}

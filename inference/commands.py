@@ -14,6 +14,7 @@ from rich.table import Table
 
 from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomically
 from multipyro.inference._arguments import check_methods, missing_from, options_from, picture, weights_from
+from multipyro.inference._batches import parts_of
 from multipyro.inference._plan import check_complete
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.fit import fit_recipe
@@ -221,7 +222,7 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
         missing |= missing_from(arguments.missing, list(splits.train.modalities))
         splits = _thinned(splits, missing, seed)
         config = {"missing": missing}
-    check_complete(recipe, splits.train)
+    check_complete(recipe, parts_of(recipe.model, splits, None)[0])
     return _Work(recipe, splits, seed, config)
 
 

@@ -83,6 +83,15 @@ def test_thinned_rows_are_found_again_whatever_the_method_takes(method, tmp_path
         found(tmp_path / "run")
 
 
+def test_complete_rows_are_those_of_the_modalities_that_a_method_takes():
+    splits = commands._load("digits", None, None)
+    arguments = parser().parse_args(["train", "cvae", "--missing", "word=0.5"])
+    assert commands._work(arguments, "cvae", splits, 0).recipe.name == "cvae"
+    arguments = parser().parse_args(["train", "cvae", "--missing", "label=0.5"])
+    with pytest.raises(ValueError, match="cvae needs complete rows"):
+        commands._work(arguments, "cvae", splits, 0)
+
+
 def test_data_of_ones_own_is_named(tmp_path, capsys):
     for name, data in (("rows", toy_data()), ("batches", list(toy_data().batches(16)))):
         with torch.random.fork_rng():
