@@ -6,7 +6,9 @@ from multipyro.guides.attributes import AttributeExperts
 from multipyro.guides.bridged import BridgedGuide, bridged_parameters
 from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
+from multipyro.guides.flow_experts import FlowExperts
 from multipyro.guides.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
+from multipyro.guides.hamiltonian import ProductOfDensities, hamiltonian_draws
 from multipyro.guides.hierarchical import HierarchicalGuide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.guides.joint import JointGuide
@@ -20,6 +22,7 @@ __all__ = [
     "ConditionalFlow",
     "Experts",
     "FlowDistribution",
+    "FlowExperts",
     "FlowPrior",
     "Guide",
     "HierarchicalGuide",
@@ -30,11 +33,13 @@ __all__ = [
     "MixtureOfExperts",
     "MixtureOfProducts",
     "NormalEncoder",
+    "ProductOfDensities",
     "ProductOfExperts",
     "RealNVP",
     "RowwiseDistribution",
     "StratifiedMixture",
     "bridged_parameters",
+    "hamiltonian_draws",
     "product_of_experts",
     "subset_products",
 ]

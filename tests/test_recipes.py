@@ -23,7 +23,7 @@ MODALITIES = {
 COUNTS = {2: ("signal", "word"), 3: ("signal", "label", "word"), 5: tuple(MODALITIES)}
 ROWS = 24
 # method -> options that make it small, where the default would be slow
-SMALL = {"mmvae": {"particles": 2}}
+SMALL = {"mmvae": {"particles": 2}, "jnf": {"flow_steps": 1, "sampler_steps": 2, "leapfrogs": 1}}
 # parameters that cannot get a gradient: biases that a normalisation right after them takes away
 WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 ALL = pytest.mark.parametrize("method", METHODS)

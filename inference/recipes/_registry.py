@@ -12,6 +12,7 @@ from multipyro.inference.recipes.bridged import BRIDGED
 from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
 from multipyro.inference.recipes.jmvae_h import JMVAE_H
+from multipyro.inference.recipes.jnf import JNF
 from multipyro.inference.recipes.mmjsd import MMJSD
 from multipyro.inference.recipes.mmvae import MMVAE
 from multipyro.inference.recipes.mmvae_plus import MMVAE_PLUS
@@ -33,6 +34,7 @@ METHODS: dict[str, MethodInfo] = {
         JMVAE,
         JMVAE_KL,
         JMVAE_H,
+        JNF,
         MVAE,
         MMVAE,
         MMVAE_PLUS,

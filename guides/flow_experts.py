@@ -1,0 +1,110 @@
+"""The guide of JNF: a joint encoder, a flow for each single modality, products of the flows for what lies between."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from multipyro.guides._base import Guide
+from multipyro.guides._once import encode_once
+from multipyro.guides.aggregate import RowwiseDistribution
+from multipyro.guides.encoders import JointEncoder
+from multipyro.guides.hamiltonian import ProductOfDensities
+from multipyro.guides.products import Experts
+from multipyro.ppl_models._batch import filled
+
+__all__ = ["FlowExperts"]
+
+
+class FlowExperts(Guide):
+    r"""A joint encoder for all modalities, a flow for each single one, and their product for several.
+
+    .. math:: q(z \mid x_S) \propto \prod_{m \in S} q_m(z \mid x_m) \,/\, p(z)^{|S| - 1}, \qquad 1 < |S| < M
+
+    The product has no normalised density; it is drawn from by Hamiltonian Monte Carlo (`ProductOfDensities`), so
+    neither an ELBO nor a KL can be taken of it. Importance sampling (`proposal`) draws from the equal mixture of the
+    flows in its place.
+
+    References:
+        Improving Multimodal Joint Variational Autoencoders through Normalizing Flows and Correlation Analysis
+        (Senellart et al., 2023).
+
+    Args:
+        latent_dim: Size of the latent, at least 2 for a flow.
+        branches: Modality name -> feature network of the joint encoder, with an attribute `out_features`.
+        flows: Modality name -> `ConditionalFlow`, or another encoder whose distributions have a density.
+        hidden_features: Widths of hidden layers between the joined branches and the heads.
+        steps: Steps of each chain, as in `hamiltonian_draws`.
+        leapfrogs: Leapfrogs a step.
+        step_size: Their size, or None to adapt it.
+        once: As in `ProductOfDensities`.
+        name: As in `Guide`.
+
+    Example:
+        >>> from multipyro.guides import ConditionalFlow
+        >>> from multipyro.ppl_models import MLP
+        >>> branches, flows = ({name: MLP(4, 8) for name in "abc"} for _ in range(2))
+        >>> guide = FlowExperts(2, branches, {name: ConditionalFlow(net, 2) for name, net in flows.items()}, steps=4)
+        >>> guide({"a": torch.zeros(5, 4), "c": torch.zeros(5, 4)})["z"].shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        branches: Mapping[str, nn.Module],
+        flows: Mapping[str, nn.Module],
+        hidden_features: Sequence[int] = (),
+        steps: int = 30,
+        leapfrogs: int = 5,
+        step_size: float | None = None,
+        once: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(latent_dim, {m: flows[m] for m in branches}, name=name)
+        if steps < 2 or leapfrogs < 1:
+            raise ValueError(f"steps must be at least 2 and leapfrogs at least 1, got {steps} and {leapfrogs}")
+        if step_size is not None and not step_size > 0:
+            raise ValueError(f"step_size must be above 0, or None to adapt it, got {step_size}")
+        self.joint = JointEncoder(branches, latent_dim, hidden_features)
+        self.chain = {"steps": steps, "leapfrogs": leapfrogs, "step_size": step_size, "once": once}
+
+    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+        return self._answer(x, observed, lambda product: product)
+
+    def proposal(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+        return self._answer(x, observed, ProductOfDensities.mixture)
+
+    def _answer(
+        self,
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None,
+        several: Callable[[ProductOfDensities], dist.Distribution],
+    ) -> dist.Distribution:
+        masks = {name: mask for name, mask in (observed or {}).items() if name in x and not mask.all()}
+        whole = len(x) == len(self.modalities)
+        if whole and not masks:
+            return self._joint(x)
+        experts = self.experts(x, masks)
+        if len(experts) == 1:
+            parts = next(iter(experts.values()))
+        else:
+            parts = several(ProductOfDensities(list(experts.values()), self.prior(), _held(experts), **self.chain))
+        if not whole:
+            return parts
+        lacking = ~torch.stack(list(masks.values())).all(0)
+        everything = self._joint({name: filled(values, masks.get(name)) for name, values in x.items()})
+        return RowwiseDistribution([everything, parts], lacking.long())
+
+    def _joint(self, x: Mapping[str, Tensor]) -> dist.Distribution:
+        inputs = {name: x[name] for name in self.modalities}
+        return encode_once(self.joint, tuple(inputs.values()), lambda: self.joint(inputs))
+
+
+def _held(experts: Experts) -> Tensor | None:
+    """Which rows have which expert, `(len(experts), batch)`; None where all have all."""
+    if not experts.observed:
+        return None
+    some = next(iter(experts.observed.values()))
+    return torch.stack([experts.observed.get(name, torch.ones_like(some)) for name in experts])

@@ -1,0 +1,215 @@
+"""JNF: its flows against exact aggregates, and the sampler of their products against exact products."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from linear_gaussian import DTYPE, LinearEncoder, LinearGaussian, repeated
+from test_joint_guides import LinearJoint
+from torch import nn
+from torch.distributions import MultivariateNormal
+from toy import toy_networks
+
+from multipyro.data import Modality
+from multipyro.guides import ConditionalFlow, FlowExperts, ProductOfDensities, hamiltonian_draws
+from multipyro.inference import Networks, build, cross_generate, embed, frozen, log_likelihood
+from multipyro.ppl_models import MLP
+
+DRAWS = 4000
+
+
+def agrees(draws, mean, covariance):
+    """Whether draws `(number, dim)` have these moments, within 4.5 standard errors in every whitened direction."""
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (draws - mean).T, upper=False).T
+    number, moments = len(draws), white.T @ white / len(draws)
+    errors = torch.full_like(moments, 1 / math.sqrt(number)).fill_diagonal_(math.sqrt(2 / number))
+    close = (moments - torch.eye(len(mean), dtype=DTYPE)).abs() < 4.5 * errors
+    return bool(close.all() and (white.mean(0).abs() < 4.5 / math.sqrt(number)).all())
+
+
+def standard(size):
+    return dist.Normal(torch.zeros(size, dtype=DTYPE), 1.0).to_event(1)
+
+
+def posteriors(problem, x, names):
+    exact = [problem.posterior(x, [name]) for name in names]
+    return [dist.MultivariateNormal(q.mean, q.covariance_matrix) for q in exact]
+
+
+@pytest.mark.parametrize("count", (2, 3))
+def test_the_product_of_exact_posteriors_is_the_exact_posterior_of_all(count):
+    problem = LinearGaussian(3, orthogonal=False)
+    names = problem.modalities[:count]
+    x = {m: v[:1] for m, v in problem.sample(1).items()}
+    exact, experts = problem.posterior(x, names), posteriors(problem, x, names)
+    product = ProductOfDensities(experts, standard(3))
+    moments = exact.mean[0], exact.covariance_matrix[0]
+    assert agrees(product.sample((DRAWS,))[:, 0], *moments)
+    # up to a constant its density is that posterior's
+    z = torch.randn(6, 1, 3, dtype=DTYPE)
+    apart = product.unnormalised_log_prob(z) - exact.log_prob(z)
+    torch.testing.assert_close(apart, apart[:1].expand_as(apart))
+    # neither where the chains start, nor the prior divided by once for three
+    assert not agrees(product.mixture().sample((DRAWS,))[:, 0], *moments)
+    assert agrees(ProductOfDensities(experts, standard(3), once=True).sample((DRAWS,))[:, 0], *moments) == (count == 2)
+
+
+@pytest.mark.parametrize("step_size", (None, 0.2, 0.5))
+def test_chains_reach_a_density_that_is_not_normal(step_size):
+    """`exp(-z^4)` a dimension, of variance `Gamma(3/4) / Gamma(1/4)`; a large step is refused more often, not wrong."""
+    start = torch.full((DRAWS, 2), 0.7, dtype=DTYPE)
+    last, mean = hamiltonian_draws(lambda z: -z.pow(4).sum(-1), start, 60, 5, step_size)
+    second, fourth = math.gamma(0.75) / math.gamma(0.25), 0.25  # E z^2 and E z^4
+    assert (last.square().mean(0) - second).abs().max() < 4.5 * math.sqrt((fourth - second**2) / DRAWS)
+    assert last.mean(0).abs().max() < 4.5 * math.sqrt(second / DRAWS)
+    assert (mean.std(0) < last.std(0)).all() and start.eq(0.7).all()
+
+
+def test_the_product_of_flows_agrees_with_quadrature():
+    flows = [ConditionalFlow(MLP(3, 6), 2, 1, (8,)).double() for _ in range(2)]
+    for flow in flows:
+        for coupling in flow.couplings.couplings:
+            nn.init.normal_(coupling.layers[-1].weight, std=0.7)
+            nn.init.normal_(coupling.layers[-1].bias, std=0.5)
+            nn.init.constant_(coupling.layers[-1].bias[-1:], -0.5)  # narrower than the prior, or there is no product
+    x = torch.randn(1, 3, dtype=DTYPE)
+    product = ProductOfDensities([flow(x) for flow in flows], standard(2))
+    axis = torch.linspace(-6, 6, 301, dtype=DTYPE)
+    grid = torch.cartesian_prod(axis, axis)
+    mass = product.unnormalised_log_prob(grid.unsqueeze(1))[:, 0].detach().softmax(0)
+    z = product.sample((DRAWS,))[:, 0]
+    for function in (lambda z: z[:, 0].tanh(), lambda z: z[:, 1].tanh(), lambda z: (z[:, 0] * z[:, 1]).tanh()):
+        values = function(z)
+        assert abs(values.mean() - (mass * function(grid)).sum()) < 4.5 * values.std() / math.sqrt(DRAWS)
+
+
+def exact_guide(problem):
+    """Exact experts in place of flows, and an exact joint encoder (orthogonal loadings)."""
+    branches = {m: MLP(len(problem.offsets[m]), 2) for m in problem.modalities}
+    guide = FlowExperts(problem.latent_dim, branches, {m: problem.posterior_encoder(m) for m in branches})
+    whole = problem.posterior(problem.sample(1))
+    loading = torch.cat([problem.loadings[m] / problem.scales[m] ** 2 for m in branches])
+    matrix = whole.covariance_matrix[0] @ loading.T
+    offset = torch.cat([problem.offsets[m] for m in branches])
+    guide.joint = LinearJoint(LinearEncoder(matrix, -matrix @ offset, whole.variance[0].sqrt()))
+    return guide.double()
+
+
+def test_each_row_is_answered_by_what_it_holds():
+    problem, rows = LinearGaussian(3), 8000
+    whole, kinds = problem.sample(1), torch.arange(rows) % 4
+    # all; two; the last alone; the first alone
+    held = {"image": kinds != 2, "label": kinds < 2, "word": (kinds == 0) | (kinds == 2)}
+    x = {m: torch.where(held[m][:, None], v, math.nan) for m, v in repeated(whole, rows).items()}
+    guide = exact_guide(problem)
+    for given in (x, {m: x[m] for m in ("image", "label")}):
+        z = guide(given, {m: held[m] for m in given})["z"]
+        for kind in range(4):
+            names = [m for m in given if held[m][kind]]
+            exact = problem.posterior(whole, names)
+            if names:
+                assert agrees(z[kinds == kind], exact.mean[0], exact.covariance_matrix[0])
+    assert torch.isfinite(z).all()
+    one = {"label": whole["label"]}
+    assert torch.equal(guide.posterior(one).mean, guide.encoders["label"](whole["label"]).mean)
+
+
+def test_its_mean_is_that_of_the_product():
+    problem = LinearGaussian(3)
+    x = {m: v.repeat(400, 1) for m, v in problem.sample(2).items() if m != "word"}
+    exact = problem.posterior(x)
+    found = embed(exact_guide(problem), x) - exact.mean
+    # each is the mean of the second half of a chain
+    assert (found.mean(0).abs() < 4.5 * found.std(0) / math.sqrt(800)).all()
+    assert (found.std(0) < 0.7 * exact.variance[0].sqrt()).all()
+
+
+def test_importance_sampling_draws_from_the_mixture_of_the_flows():
+    problem = LinearGaussian(3)
+    x, observed = problem.sample(6), {"word": torch.tensor([True, False] * 3)}
+    guide = exact_guide(problem)
+    for names in (["image", "word"], ["image", "label", "word"]):
+        found = log_likelihood(problem.model(), guide, x, names, None, 4000, observed)
+        for row in range(6):
+            held = [m for m in names if row % 2 == 0 or m != "word"]
+            exact = problem.log_evidence({m: v[row : row + 1] for m, v in x.items()}, held)
+            assert abs(found.rows[row] - exact) < 4.5 * found.rows_se[row] + 2e-3
+    with pytest.raises(NotImplementedError, match="product of 2 densities is known up to a constant only"):
+        guide.posterior({m: x[m] for m in ("image", "word")}).log_prob(torch.zeros(6, 3, dtype=DTYPE))
+
+
+def aggregate(problem, encoder, x, name):
+    """`E[q(z | x) | x_m]` of a linear joint encoder, exact: a normal with a full covariance."""
+    loading = torch.cat([problem.loadings[m] for m in problem.modalities])
+    known = torch.cat([torch.full((len(problem.offsets[m]),), m == name) for m in problem.modalities])
+    noise = torch.cat([torch.full((len(problem.offsets[m]),), problem.scales[m] ** 2) for m in problem.modalities])
+    posterior = problem.posterior(x, [name])
+    offset = torch.cat([problem.offsets[m] for m in problem.modalities])
+    values = torch.cat([x[m] for m in problem.modalities], -1)
+    mean = torch.where(known, values, posterior.mean @ loading.T + offset)
+    hidden = torch.where(known[:, None], 0.0, loading)
+    spread = hidden @ posterior.covariance_matrix[0] @ hidden.T + torch.where(known, 0.0, noise).diag()
+    covariance = encoder.log_scale.exp().square().diag() + encoder.matrix @ spread.to(DTYPE) @ encoder.matrix.T
+    return MultivariateNormal(mean @ encoder.matrix.T + encoder.bias, covariance)
+
+
+def test_the_flows_reach_the_aggregates_of_the_frozen_joint_encoder():
+    problem = LinearGaussian(2, 2, orthogonal=False)
+    modalities = {m: Modality(m, (len(problem.offsets[m]),), "vector", "normal") for m in problem.modalities}
+    torch.manual_seed(0)
+    recipe = build("jnf", Networks(modalities, (16,)), 2, flow_steps=1)
+    exact, guide = exact_guide(LinearGaussian(2, 2)).joint.encoder, recipe.guide
+    with torch.no_grad():  # no posterior of this problem: a teacher of wrong moments
+        exact.bias.add_(0.4), exact.log_scale.sub_(math.log(2))
+    guide.joint = LinearJoint(exact)
+    guide.double()
+    x = problem.sample(300, seed=9)
+
+    @torch.no_grad()
+    def misses():
+        found = {}
+        for m in problem.modalities:
+            wanted, flow = aggregate(problem, exact, x, m), guide.posterior({m: x[m]})
+            z = wanted.sample((100,))
+            found[m] = (wanted.log_prob(z) - flow.log_prob(z)).mean()
+        return found
+
+    assert min(misses().values()) > 0.2
+    before = [p.clone() for p in guide.joint.parameters()]
+    (_, stage), steps = recipe.stages, 200
+    optimizer = torch.optim.Adam(guide.encoders.parameters(), lr=2e-2)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
+        optimizer.zero_grad()
+        torch.manual_seed(step)
+        stage.loss.loss_and_grads(frozen(recipe.model), guide, problem.sample(256, seed=1000 + step))
+        optimizer.step()
+        decay.step()
+    assert max(misses().values()) < 0.02
+    assert all(torch.equal(left, right) for left, right in zip(before, guide.joint.parameters(), strict=True))
+    assert all(p.grad is None for p in guide.joint.parameters())
+
+
+def test_the_recipe_hands_its_options_to_the_sampler():
+    torch.manual_seed(0)
+    recipe = build(
+        "jnf", toy_networks(), 2, sampler_steps=4, leapfrogs=3, step_size=0.1, divide_once=True, flow_steps=3
+    )
+    assert recipe.guide.chain == {"steps": 4, "leapfrogs": 3, "step_size": 0.1, "once": True}
+    assert len(recipe.guide.encoders["label"].couplings.couplings) == 6
+    x = {"signal": torch.zeros(5, 4)}
+    assert cross_generate(recipe.model, recipe.guide, x, ["label"], 3)["label"].shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler_steps": 1}, "steps must be at least 2 and leapfrogs at least 1, got 1 and 5"),
+        ({"leapfrogs": 0}, "got 30 and 0"),
+        ({"step_size": 0.0}, "step_size must be above 0, or None to adapt it, got 0.0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build("jnf", toy_networks(), 2, **options)
