@@ -254,23 +254,27 @@ def test_a_recipe_of_ones_own_is_not_rebuilt_and_says_so(tmp_path):
         load(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What the run.json of a run holds."""
+    folder = tmp_path_factory.mktemp("runs")
+    trained_recipe(folder, epochs=1)
+    return json.loads((folder / "run.json").read_text())
+
+
 @pytest.mark.parametrize("key", ["method", "options", "modalities", "plan", "config", "guide_class", "data"])
-def test_a_run_file_that_lacks_something_is_damaged(tmp_path, key):
-    trained_recipe(tmp_path, epochs=1)
-    whole = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({name: value for name, value in whole.items() if name != key}))
+def test_a_run_file_that_lacks_something_is_damaged(told, tmp_path, key):
+    (tmp_path / "run.json").write_text(json.dumps({name: value for name, value in told.items() if name != key}))
     with pytest.raises(ValueError, match=f"run.json is damaged .*lacks '{key}'"):
         load(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({**whole, key: 1}))
+    (tmp_path / "run.json").write_text(json.dumps({**told, key: 1}))
     with pytest.raises(ValueError, match=f"run.json is damaged .*{key} is 1"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("modality", [{"label": {"name": "label", "size": 3}}, {"label": 3}, {"label": {}}], ids=str)
-def test_modalities_that_are_damaged(tmp_path, modality):
-    trained_recipe(tmp_path, epochs=1)
-    whole = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({**whole, "modalities": modality}))
+def test_modalities_that_are_damaged(told, tmp_path, modality):
+    (tmp_path / "run.json").write_text(json.dumps({**told, "modalities": modality}))
     with pytest.raises(ValueError, match="run.json is damaged"):
         load(tmp_path)
 
