@@ -145,6 +145,19 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    expected, first = train(tmp_path)
+    told = json.loads((tmp_path / "run.json").read_text())
+    told["plan"] = {name: told["plan"][name] for name in ("batch_size", "lr", "seed", "epochs")}
+    del told["data"]["options"]
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    found, second = train(tmp_path, resume=True)
+    assert_same(found, expected)
+    assert second == first
+    with pytest.raises(ValueError, match="plan.lr was 0.001, now 0.5"):
+        train(tmp_path, resume=True, lr=0.5)
+
+
 def interrupt_at(epoch):
     """A callback that ends the run in the middle of an epoch."""
     from lightning.pytorch import Callback
