@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from torch import nn
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference import METHODS, Networks, build, cross_generate, embed, fit_recipe, frozen, load
@@ -24,9 +25,32 @@ COUNTS = {2: ("signal", "word"), 3: ("signal", "label", "word"), 5: tuple(MODALI
 ROWS = 24
 # method -> options that make it small, where the default would be slow
 SMALL = {"mmvae": {"particles": 2}, "jnf": {"flow_steps": 1, "sampler_steps": 2, "leapfrogs": 1}}
-# parameters that cannot get a gradient: biases that a normalisation right after them takes away
-WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
+# the parameters that cannot get a gradient: biases that the normalisation right after them takes away
+WITHOUT_GRADIENT = "before_norm.bias"
 ALL = pytest.mark.parametrize("method", METHODS)
+
+
+class Normalised(nn.Module):
+    """A feature network whose last layer is normalised over the batch."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.out_features = network, network.out_features
+        self.before_norm = nn.Linear(self.out_features, self.out_features)
+        self.norm = nn.BatchNorm1d(self.out_features)
+
+    def forward(self, values):
+        return nn.functional.silu(self.norm(self.before_norm(self.network(values))))
+
+
+class NormalisedNetworks(Networks):
+    """Encoders with batch norm, which have statistics that a frozen stage could move."""
+
+    def branches(self):
+        return {name: Normalised(network) for name, network in super().branches().items()}
+
+    def select(self, modalities):
+        return NormalisedNetworks({name: self.modalities[name] for name in modalities}, self.hidden_features)
 
 
 def data(names=COUNTS[3], rows=ROWS, seed=0):
@@ -45,10 +69,10 @@ def data(names=COUNTS[3], rows=ROWS, seed=0):
     return MultimodalData("toy", chosen, {name: values[name] for name in names}, None, label, "train")
 
 
-def recipe_of(method, names=COUNTS[3], seed=0, **options):
+def recipe_of(method, names=COUNTS[3], seed=0, made_by=Networks, **options):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        networks = Networks({name: MODALITIES[name] for name in names}, (8,))
+        networks = made_by({name: MODALITIES[name] for name in names}, (8,))
         return build(method, networks, 2, **{**SMALL.get(method, {}), **options})
 
 
@@ -93,71 +117,87 @@ def test_every_stage_is_finite_at_any_number_of_modalities(method, count):
 
 
 @ALL
-def test_the_model_has_every_site_of_the_guide(method):
+def test_the_sites_of_the_model_are_those_of_the_guide(method):
     recipe = recipe_of(method)
     x = batch_of(recipe)
     for subset in subsets(recipe):
         if not answers(recipe.guide, subset):
             continue
         given = {name: x[name] for name in subset}
-        guide_trace = poutine.trace(conditional(recipe.guide)).get_trace(given)
-        model_trace = poutine.trace(poutine.replay(recipe.model, trace=guide_trace)).get_trace(given)
-        latents = [name for name in sample_sites(guide_trace) if name not in given]
-        assert latents and all(name == "z" or name.startswith("z") for name in latents)
-        assert set(latents) <= set(sample_sites(model_trace))
-        plates = [name for name, site in guide_trace.nodes.items() if poutine.util.site_is_subsample(site)]
-        assert plates == ["data"]
+        for program in (recipe.guide, conditional(recipe.guide)):
+            guide_trace = poutine.trace(program).get_trace(given)
+            model_trace = poutine.trace(poutine.replay(recipe.model, trace=guide_trace)).get_trace(given)
+            guide_sites, model_sites = sample_sites(guide_trace), sample_sites(model_trace)
+            latents = {name for name, site in model_sites.items() if not site["is_observed"]}
+            # what predicts may leave the lower layers of a hierarchy to the model, a posterior nothing
+            assert set(guide_sites) == latents if program is recipe.guide else set(guide_sites) <= latents
+            assert guide_sites and all(name == "z" or name.startswith("z") for name in guide_sites)
+            for name, site in guide_sites.items():
+                assert site["fn"].event_shape == model_sites[name]["fn"].event_shape
+                assert site["value"].shape == (ROWS, *site["fn"].event_shape)
+            plates = [name for name, site in guide_trace.nodes.items() if poutine.util.site_is_subsample(site)]
+            assert plates == ["data"]
 
 
 @ALL
-def test_what_trains_gets_a_gradient_and_what_is_frozen_none(method):
-    recipe = recipe_of(method)
+@pytest.mark.parametrize("count", COUNTS)
+def test_what_trains_gets_a_gradient_and_what_is_frozen_none(method, count):
+    recipe = recipe_of(method, COUNTS[count], made_by=NormalisedNetworks)
+    programs = {"model": recipe.model, "guide": recipe.guide}
+    everything = {f"{key}.{n}": p for key, program in programs.items() for n, p in program.named_parameters()}
+    kept = {f"{key}.{n}": b for key, program in programs.items() for n, b in program.named_buffers()}
     for stage in recipe.stages:
         model, guide, trained = programs_in(recipe, stage)
-        everything = {f"model.{n}": p for n, p in recipe.model.named_parameters()}
-        everything.update({f"guide.{n}": p for n, p in recipe.guide.named_parameters()})
-        wanted = {id(p) for module in trained for p in module.parameters()}
-        before, seen = state(recipe), set()
+        wanted = {id(t) for module in trained for t in (*module.parameters(), *module.buffers())}
+        before = {name: tensor.detach().clone() for name, tensor in {**everything, **kept}.items()}
+        missing, largest = {name for name, p in everything.items() if id(p) in wanted}, {}
         for number in range(10):
             for parameter in everything.values():
                 parameter.grad = None
             torch.manual_seed(number)
-            stage.loss.loss_and_grads(model, guide, batch_of(recipe, seed=number))
+            stage.loss.loss_and_grads(model, guide, batch_of(recipe, COUNTS[count], seed=number))
             for name, parameter in everything.items():
                 if parameter.grad is not None:
                     assert id(parameter) in wanted, f"{name} is frozen in stage {stage.name} and got a gradient"
                     assert torch.isfinite(parameter.grad).all(), name
-                    if parameter.grad.abs().max() > 0:
-                        seen.add(name)
-        missing = [name for name, p in everything.items() if id(p) in wanted and name not in seen]
-        assert [name for name in missing if not name.endswith(WITHOUT_GRADIENT.get(method, ("no such",)))] == []
-        after = state(recipe)
-        trained_names = {
-            name.replace("model", "0").replace("guide", "1") for name in everything if id(everything[name]) in wanted
-        }
-        assert all(torch.equal(after[name], before[name]) for name in before if name not in trained_names)
+                    largest[name] = max(largest.get(name, 0.0), parameter.grad.abs().max().item())
+            missing = {name for name in missing if largest.get(name, 0.0) < 1e-9 or name.endswith(WITHOUT_GRADIENT)}
+            if number and all(name.endswith(WITHOUT_GRADIENT) for name in missing):
+                break
+        assert [name for name in missing if not name.endswith(WITHOUT_GRADIENT)] == []
+        for name in missing:  # nothing but rounding
+            assert largest.get(name, 0.0) < 1e-4 * max(largest.values()), name
+        for name, tensor in {**everything, **kept}.items():
+            if id(tensor) not in wanted or name in everything:
+                assert torch.equal(tensor, before[name]), f"{name} moved in stage {stage.name}"
+            elif name.endswith("running_mean"):
+                assert not torch.equal(tensor, before[name]), f"{name} stood still in stage {stage.name}"
 
 
 @ALL
 def test_training_moves_what_trains_and_thaws_the_rest(method, tmp_path):
-    recipe = recipe_of(method)
-    before = state(recipe)
+    recipe = recipe_of(method, made_by=NormalisedNetworks)
+    before, modes = state(recipe), [part.training for p in (recipe.model, recipe.guide) for part in p.modules()]
     fit_recipe(recipe, data(), epochs=1, batch_size=12, progress=False)
     after = state(recipe)
     names = {f"{i}.{n}" for i, p in enumerate((recipe.model, recipe.guide)) for n, _ in p.named_parameters()}
     still = [name for name in names if torch.equal(before[name], after[name])]
-    assert [name for name in still if not name.endswith(WITHOUT_GRADIENT.get(method, ("no such",)))] == []
+    assert [name for name in still if not name.endswith(WITHOUT_GRADIENT)] == []
+    assert modes == [part.training for p in (recipe.model, recipe.guide) for part in p.modules()]
     parameters = [*recipe.model.parameters(), *recipe.guide.parameters()]
     assert all(p.requires_grad and p.is_leaf and p.grad is None for p in parameters)
 
 
 @ALL
-def test_every_claimed_subset_answers_and_others_are_refused_by_name(method):
-    recipe = recipe_of(method)
-    x = batch_of(recipe)
-    claimed = [subset for subset in subsets(recipe) if answers(recipe.guide, subset)]
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_claimed_subset_answers_and_others_are_refused_by_name(method, count):
+    recipe = recipe_of(method, COUNTS[count])
+    x = batch_of(recipe, COUNTS[count])
+    # of five modalities not every one of the 31 subsets, for time
+    asked = [subset for subset in subsets(recipe) if count < 5 or len(subset) in (1, 4, 5) or subset[0] == "touch"]
+    claimed = [subset for subset in asked if answers(recipe.guide, subset)]
     assert claimed
-    for subset in subsets(recipe):
+    for subset in asked:
         given = {name: x[name] for name in subset}
         if subset in claimed:
             targets = [name for name in recipe.model.modalities if name not in getattr(recipe.model, "conditions", ())]
