@@ -18,7 +18,7 @@ _GAIN = 0.5
 def hamiltonian_draws(
     log_density: Callable[[Tensor], Tensor],
     start: Tensor,
-    steps: int = 30,
+    steps: int = 20,
     leapfrogs: int = 5,
     step_size: float | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -134,7 +134,7 @@ class ProductOfDensities(dist.TorchDistribution):
         experts: Sequence[dist.Distribution],
         prior: dist.Distribution,
         held: Tensor | None = None,
-        steps: int = 30,
+        steps: int = 20,
         leapfrogs: int = 5,
         step_size: float | None = None,
         once: bool = False,

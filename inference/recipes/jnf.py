@@ -32,7 +32,7 @@ def _build(
     latent_dim: int,
     *,
     flow_steps: int = 2,
-    sampler_steps: int = 30,
+    sampler_steps: int = 20,
     leapfrogs: int = 5,
     step_size: float | None = None,
     divide_once: bool = False,
@@ -70,6 +70,6 @@ JNF = MethodInfo(
     subsets="every subset, several by Hamiltonian Monte Carlo",
     needs_complete_rows=True,
     networks="1 joint encoder, M encoders with a flow",
-    options={"flow_steps": 2, "sampler_steps": 30, "leapfrogs": 5, "step_size": None, "divide_once": False},
+    options={"flow_steps": 2, "sampler_steps": 20, "leapfrogs": 5, "step_size": None, "divide_once": False},
     build=_build,
 )
