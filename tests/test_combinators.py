@@ -11,57 +11,20 @@ from linear_gaussian import LinearGaussian, mean_and_se
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.optim import Adam
+from small_programs import ROWS, batch, elbo, programs, seeded, state_of, unchanged
 from torch import nn
 
-from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, ProductOfExperts, StratifiedMixture
-from multipyro.guides._once import encoders_run_once
+from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import (
     StratifiedELBO,
     SubsetELBO,
     Term,
     WeightedELBO,
-    cross_generate,
-    embed,
     frozen,
     generative,
     restrict,
 )
-from multipyro.inference._modules import modules_of
-from multipyro.inference.combinators import conditional
-from multipyro.inference.prediction import answers
-from multipyro.ppl_models import MLP, Categorical, LaplacePrior, MultimodalModel, Normal, OneHotMLP
-
-ROWS = 5
-
-
-def batch():
-    return {"image": torch.randn(ROWS, 4), "label": torch.randint(3, (ROWS,))}
-
-
-def programs(normalised=False):
-    network = MLP(4, 6, (8,))
-    if normalised:
-        network = nn.Sequential(network, nn.BatchNorm1d(6))
-        network.out_features = 6
-    model = MultimodalModel(
-        2, {"image": Normal(MLP(2, 4, (8,)), learn_scale=True), "label": Categorical(MLP(2, 3, (8,)))}
-    )
-    guide = ProductOfExperts(2, {"image": NormalEncoder(network, 2), "label": NormalEncoder(OneHotMLP(3, 6, (8,)), 2)})
-    return model, guide
-
-
-def state_of(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def unchanged(module, before):
-    after = module.state_dict()
-    return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-
-
-def elbo(*terms):
-    return WeightedELBO(lambda m, g, _: [Term(m, g)] if not terms else terms)
-
+from multipyro.ppl_models import MLP, Categorical, LaplacePrior, MultimodalModel, Normal
 
 # restrict
 
@@ -133,18 +96,13 @@ def test_frozen_is_bit_for_bit_the_same_afterwards(loss):
 def test_the_gradient_passes_through_a_frozen_model_to_the_guide():
     problem = LinearGaussian(2)
     x, model, guide = problem.sample(4), problem.model(), problem.product_guide(0.3)
-    wanted = torch.autograd.grad(_seeded(elbo(), model, guide, x), list(guide.parameters()))
-    loss = _seeded(elbo(), frozen(model), guide, x)
+    wanted = torch.autograd.grad(seeded(elbo(), model, guide, x), list(guide.parameters()))
+    loss = seeded(elbo(), frozen(model), guide, x)
     found = torch.autograd.grad(loss, list(guide.parameters()), retain_graph=True)
     for left, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(left, right)
     missing = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     assert all(gradient is None for gradient in missing)
-
-
-def _seeded(loss, *args):
-    torch.manual_seed(0)
-    return loss.differentiable_loss(*args)
 
 
 def test_the_gradient_passes_through_a_frozen_guide_on_the_models_side():
@@ -196,12 +154,12 @@ def test_a_model_frozen_and_free_in_one_objective():
     """TELBO's second part: the decoders learn from the joint term alone."""
     model, guide = programs()
     x = batch()
-    alone = _seeded(elbo(), model, guide, x)
+    alone = seeded(elbo(), model, guide, x)
     wanted = torch.autograd.grad(alone, list(model.parameters()))
     terms = WeightedELBO(
         lambda m, g, _: [Term(m, g), *[Term(restrict(frozen(m), (s,)), restrict(g, (s,))) for s in ("image", "label")]]
     )
-    found = torch.autograd.grad(_seeded(terms, model, guide, x), list(model.parameters()))
+    found = torch.autograd.grad(seeded(terms, model, guide, x), list(model.parameters()))
     for left, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(left, right)
 
@@ -362,163 +320,3 @@ def test_generative_ignores_whatever_x_holds_of_its_targets():
     everything = generative(model, ["image", "label"])({}, num_rows=9)
     assert everything["image"].shape == (9, 4) and everything["label"].shape == (9,)
     assert everything["z"].shape == (9, 2)
-
-
-# one step
-
-
-def test_every_encoder_runs_once_a_step():
-    problem = LinearGaussian(3)
-    x, model = problem.sample(6), problem.model()
-    observed = {"label": torch.tensor([True, False] * 3)}
-    subsets = problem.subsets()
-    losses = {
-        "plain": elbo(),
-        "particles": WeightedELBO(lambda m, g, _: [Term(m, g)], num_particles=4),
-        "subsets": SubsetELBO(1),
-        "jmvae-kl": WeightedELBO(lambda m, g, _: [Term(m, g), *[Term(restrict(g, s), g) for s in subsets[:-1]]]),
-        "all subsets": WeightedELBO(lambda m, g, _: [Term(m, restrict(g, s)) for s in subsets]),
-        "telbo": WeightedELBO(
-            lambda m, g, _: [Term(m, g), *[Term(restrict(frozen(m), s), restrict(g, s)) for s in subsets]]
-        ),
-        "stratified": StratifiedELBO(5, "dreg"),
-    }
-    for make in (problem.product_guide, problem.mixture_guide):
-        guide = make()
-        for name, loss in losses.items():
-            if name == "jmvae-kl" and make is problem.mixture_guide:
-                continue
-            for mask in (None, observed):
-                for encoder in guide.encoders.values():
-                    encoder.calls = 0
-                loss.loss_and_grads(model, guide, x, mask)
-                calls = {m: guide.encoders[m].calls for m in problem.modalities}
-                assert set(calls.values()) == {1}, (name, calls)
-
-
-def test_every_guide_is_traced_once_a_step():
-    problem = LinearGaussian(2)
-    x, model, guide = problem.sample(6), problem.model(), problem.product_guide(0.2)
-    runs = []
-    guide.register_forward_hook(lambda *_: runs.append(1))
-    parts = WeightedELBO(
-        lambda m, g, _: [Term(restrict(m, ["image"]), g), Term(restrict(m, ["label"]), g, sites={"z": 0.0})]
-    )
-    whole = _seeded(elbo(), model, guide, x).item()
-    assert _seeded(parts, model, guide, x).item() == pytest.approx(whole, rel=1e-10) and runs == [1, 1]
-
-
-@pytest.mark.parametrize("frozen_first", (True, False))
-def test_a_frozen_guide_and_the_same_guide_in_training_share_no_encoder_result(frozen_first):
-    """Whoever comes first: the training one keeps its gradient, the frozen one gives it none."""
-    model, guide = programs()
-    x = batch()
-    terms = [Term(model, guide), Term(restrict(model, ["image"]), frozen(restrict(guide, ["image"])))]
-    torch.manual_seed(0)
-    elbo(*terms[:1]).loss_and_grads(model, guide, x)
-    expected = {name: p.grad.clone() for name, p in guide.named_parameters()}
-    guide.zero_grad()
-    torch.manual_seed(0)
-    both = [Term(model, guide), Term(model, frozen(guide), 0.0)]
-    elbo(*(both[::-1] if frozen_first else both)).loss_and_grads(model, guide, x)
-    for name, parameter in guide.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-        if not frozen_first:  # with the same draw
-            torch.testing.assert_close(parameter.grad, expected[name])
-    guide.zero_grad()
-    elbo(Term(frozen(guide), frozen(guide)), Term(model, guide, 0.0)).loss_and_grads(model, guide, x)
-    assert all(p.grad is None or (p.grad == 0).all() for p in guide.parameters())
-
-
-def test_an_encoder_in_another_mode_gives_a_result_of_its_own():
-    _, guide = programs(normalised=True)
-    x = batch()
-    with encoders_run_once():
-        training, evaluating = guide.posterior(x), frozen(guide)(x)
-        assert guide.posterior(x).mean.equal(training.mean)
-        with torch.no_grad():
-            assert not guide.posterior(x).mean.requires_grad
-    assert not evaluating["z"].requires_grad
-
-
-class Holder:
-    """An object of a user's that is called as a program."""
-
-    def __init__(self, net):
-        self.parts = {"encoder": [net]}
-
-    def __call__(self, x, observed=None):
-        return self.parts["encoder"][0](x)
-
-
-LISTED, HELPED, BOUND, CALLED, NESTED = (nn.Linear(2, 2) for _ in range(5))
-NETS = {"a": [LISTED]}
-
-
-def helper(x):
-    return HELPED(x)
-
-
-def listed(x, observed=None):
-    return NETS["a"][0](x)
-
-
-def helped(x, observed=None):
-    return helper(x)
-
-
-def nested(x, observed=None):
-    return [(lambda v: NESTED(v))(value) for value in (x,)]
-
-
-def with_default(x, observed=None, net=BOUND):
-    return net(x)
-
-
-@pytest.mark.parametrize(
-    "program, module",
-    [
-        (listed, LISTED),
-        (helped, HELPED),
-        (nested, NESTED),
-        (with_default, BOUND),
-        (Holder(CALLED), CALLED),
-        (functools.partial(listed, observed=None), LISTED),
-        (functools.partial(lambda net, x: net(x), CALLED), CALLED),
-    ],
-)
-def test_a_frozen_plain_function_trains_none_of_its_modules_wherever_it_keeps_them(program, module):
-    assert modules_of(program) == (module,)
-    assert not torch.as_tensor(frozen(program)(torch.ones(1, 2))[0]).requires_grad
-    assert all(p.requires_grad for p in module.parameters())
-
-
-def test_what_is_around_a_guide_hides_neither_its_conditional_nor_its_subsets():
-    model, _ = programs()
-    experts = {"image": NormalEncoder(MLP(4, 6, (8,)), 2), "label": NormalEncoder(OneHotMLP(3, 6, (8,)), 2)}
-    guide, x = MixtureOfProducts(2, experts), batch()
-    for wrapped in (frozen(guide), restrict(guide, ["image", "label"]), frozen(restrict(guide, ["image", "label"]))):
-        assert torch.equal(embed(wrapped, x), embed(guide, x))
-        assert not isinstance(poutine.trace(conditional(wrapped)).get_trace(x).nodes["z"]["fn"], StratifiedMixture)
-        torch.manual_seed(0)
-        found = cross_generate(frozen(model), wrapped, {"image": x["image"]}, ["label"])
-        torch.manual_seed(0)
-        assert torch.equal(found["label"], cross_generate(model, guide, {"image": x["image"]}, ["label"])["label"])
-    assert answers(guide, ["label"]) and not answers(restrict(guide, ["image"]), ["label"])
-    joint = JointGuide(2, {"image": MLP(4, 6), "label": OneHotMLP(3, 6)})
-    assert answers(frozen(joint), ["image", "label"]) and not answers(frozen(joint), ["image"])
-    with pytest.raises(ValueError, match="cannot generate them|unknown modality"):
-        cross_generate(frozen(model), guide, {"image": x["image"]}, ["sound"])
-
-
-def test_proper_parts_count_in_rows_that_hold_all_of_them_and_more():
-    model, _ = programs()
-    x = batch()
-    image, label = torch.tensor([1, 1, 0, 0, 1]).bool(), torch.tensor([1, 0, 1, 0, 1]).bool()
-    trace = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x, {"image": image, "label": label})
-    trace.compute_log_prob()
-    counted = [bool(value) for value in trace.nodes["image"]["log_prob"] != 0]
-    assert counted == [True, False, False, False, True]
-    alone = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x)
-    alone.compute_log_prob()
-    assert (alone.nodes["image"]["log_prob"] != 0).all()

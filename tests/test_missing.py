@@ -1,27 +1,31 @@
 """A missing modality, however it is missing and whatever fills its place, is as if the model did not have it."""
 
-import copy
-import math
-
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LinearGaussian, mean_and_se, repeated
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from missing_rows import (
+    CASES,
+    CLASSES,
+    FAMILIES,
+    FILLS,
+    LENGTH,
+    LOSSES,
+    MIXTURES,
+    ROWS,
+    SIZE,
+    batch,
+    filled,
+    guide,
+    held,
+    model,
+    value_and_gradients,
+)
+from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.guides import (
-    JointEncoder,
-    JointGuide,
-    LaplaceEncoder,
-    MixtureOfExperts,
-    MixtureOfProducts,
-    NormalEncoder,
-    ProductOfExperts,
-    StratifiedMixture,
-)
 from multipyro.inference import (
     Networks,
     StratifiedELBO,
@@ -32,126 +36,7 @@ from multipyro.inference import (
     cross_generate,
     restrict,
 )
-from multipyro.ppl_models import MLP, Categorical, LaplacePrior, MultimodalModel, Normal, OneHotMLP
-
-ROWS, SIZE, CLASSES, LENGTH = 6, 4, 5, 3
-FILLS = (0.0, 1e30, float("nan"), -float("inf"))
-
-
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "image": torch.randn(ROWS, SIZE, generator=generator),
-        "label": torch.randint(CLASSES, (ROWS,), generator=generator),
-        "word": torch.randint(CLASSES, (ROWS, LENGTH), generator=generator),
-    }
-
-
-def model(prior=None, likelihoods=("image", "label", "word")):
-    torch.manual_seed(1)
-    made = {
-        "image": Normal(MLP(2, SIZE, (8,))),
-        "label": Categorical(MLP(2, CLASSES, (8,))),
-        "word": Categorical(MLP(2, (LENGTH, CLASSES), (8,))),
-    }
-    return MultimodalModel(2, {name: made[name] for name in likelihoods}, prior)
-
-
-class Normalised(nn.Module):
-    """A feature network with batch norm."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.norm = network, nn.BatchNorm1d(network.out_features)
-        self.out_features = network.out_features
-
-    def forward(self, values):
-        return self.norm(self.network(values))
-
-
-def networks(normalised=False):
-    made = {
-        "image": MLP(SIZE, 6, (8,)),
-        "label": OneHotMLP(CLASSES, 6, (8,)),
-        "word": OneHotMLP(CLASSES, 6, (8,), LENGTH),
-    }
-    return {name: Normalised(network) if normalised else network for name, network in made.items()}
-
-
-def guide(family, normalised=False):
-    torch.manual_seed(2)
-    encoders = {name: NormalEncoder(net, 2) for name, net in networks(normalised).items()}
-    if family == "product":
-        return ProductOfExperts(2, encoders)
-    if family == "product without prior":
-        return ProductOfExperts(2, encoders, prior_expert=False)
-    if family == "mixture":
-        return MixtureOfExperts(2, encoders)
-    if family == "laplace mixture":
-        return MixtureOfExperts(2, {name: LaplaceEncoder(net, 2) for name, net in networks(normalised).items()})
-    if family == "mixture of products":
-        return MixtureOfProducts(2, encoders)
-    subsets = [("image", "label"), ("image", "word"), ("label", "word")]
-    joint = {pair: JointEncoder({m: networks()[m] for m in pair}, 2) for pair in subsets}
-    return JointGuide(2, networks(), encoders={**{(m,): encoder for m, encoder in encoders.items()}, **joint})
-
-
-FAMILIES = ("product", "product without prior", "mixture", "laplace mixture", "mixture of products", "joint")
-MIXTURES = ("mixture", "laplace mixture", "mixture of products")
-
-LOSSES = {
-    "elbo": lambda: WeightedELBO(lambda m, g, _: [Term(m, g)]),
-    "sampled": lambda: WeightedELBO(lambda m, g, _: [Term(m, g)], num_particles=3, kl="sampled"),
-    "components": lambda: WeightedELBO(lambda m, g, _: [Term(m, g, sites={"z": 0.5})], kl="components"),
-    "subsets": lambda: SubsetELBO(),
-    "stratified": lambda: StratifiedELBO(3),
-    "tight": lambda: StratifiedELBO(3, bound="tight"),
-    "dreg": lambda: StratifiedELBO(3, "dreg"),
-    "tight stl": lambda: StratifiedELBO(3, "stl", "tight"),
-    "pyro": Trace_ELBO,
-    "pyro mean field": TraceMeanField_ELBO,
-    "pyro renyi": lambda: RenyiELBO(num_particles=2),
-}
-
-# Pyro's own RenyiELBO is not for mixtures (design, section 5)
-CASES = [(f, loss) for f in FAMILIES for loss in LOSSES if loss != "pyro renyi" or f not in MIXTURES]
-
-
-def filled(x, name, rows, value):
-    """`x` with `value` in the missing rows of a modality; class ids out of range for integers."""
-    values = x[name].clone()
-    if values.dtype == torch.int64:
-        value = {0.0: 0, 1e30: 10**9}.get(value, -7)
-    values[~rows] = value
-    return {**x, name: values}
-
-
-def value_and_gradients(loss, programs, x, observed):
-    m, g = programs
-    for program in programs:
-        program.zero_grad()
-    torch.manual_seed(0)
-    value = loss.loss_and_grads(m, g, x, observed)
-    named = [*m.named_parameters(prefix="model"), *g.named_parameters(prefix="guide")]
-    return value, {name: p.grad.clone() for name, p in named if p.grad is not None}
-
-
-def parameters_of(posterior):
-    """The tensors that make a distribution, in one order."""
-    if isinstance(posterior, StratifiedMixture):
-        return [posterior.weights, *[p for part in posterior.components for p in parameters_of(part)]]
-    return [posterior.mean, posterior.variance]
-
-
-def held(distribution, row):
-    """Weights and parameters of the components a row really has."""
-    if not isinstance(distribution, StratifiedMixture):
-        return [(None, distribution.mean[row], distribution.variance[row])]
-    return [
-        (distribution.weights[row, j], part.mean[row], part.variance[row])
-        for j, part in enumerate(distribution.components)
-        if distribution.weights[row, j] > 0
-    ]
+from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -307,95 +192,6 @@ def test_jmvae_kl_terms_leave_out_rows_that_a_subset_does_not_hold():
     assert value == pytest.approx(expected, rel=1e-5)
     for name, gradient in wanted.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", ("product", "mixture", "laplace mixture", "mixture of products"))
-@pytest.mark.parametrize("fill", (0.0, float("nan"), 1e30))
-def test_batch_norm_sees_observed_rows_only(family, fill):
-    rows = torch.tensor([True, False, True, True, False, True])
-    x = filled(batch(), "image", rows, fill)
-    g, twin = guide(family, normalised=True), guide(family, normalised=True)
-    g.train(), twin.train()
-    found = g.experts(x, {"image": rows})["image"]
-    expected = twin.encoders["image"](batch()["image"][rows])
-    torch.testing.assert_close(found.mean[rows], expected.mean)
-    torch.testing.assert_close(found.variance[rows], expected.variance)
-    assert torch.isfinite(found.mean).all() and torch.isfinite(found.variance).all()
-    norms = [
-        next(part for part in made.encoders["image"].modules() if isinstance(part, nn.BatchNorm1d))
-        for made in (g, twin)
-    ]
-    torch.testing.assert_close(norms[0].running_mean, norms[1].running_mean)
-    torch.testing.assert_close(norms[0].running_var, norms[1].running_var)
-
-
-@pytest.mark.parametrize("family", ("product", "mixture", "mixture of products"))
-def test_batch_norm_lets_no_fill_value_into_a_loss(family):
-    observed = {
-        "image": torch.tensor([True, False, True, True, False, True]),
-        "word": torch.tensor([False, True, True, True, False, True]),
-    }
-    results = []
-    for fill in FILLS:
-        x = batch()
-        for name, rows in observed.items():
-            x = filled(x, name, rows, fill)
-        results.append(value_and_gradients(LOSSES["elbo"](), (model(), guide(family, normalised=True)), x, observed))
-    for value, gradients in results[1:]:
-        assert value == results[0][0]
-        assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
-
-
-@pytest.mark.parametrize("family", ("product", "mixture", "mixture of products", "joint"))
-@pytest.mark.parametrize("number", (0, 1))
-def test_batch_norm_with_no_row_observed_or_one(family, number):
-    """Of fewer than two rows there are no statistics: the running ones answer, and stay as they are."""
-    rows = torch.arange(ROWS) < number
-    m, g = model(), guide(family, normalised=True)
-    for _ in range(3):
-        g.posterior(batch())
-    norms = [part for part in g.modules() if isinstance(part, nn.BatchNorm1d)]
-    before = [copy.deepcopy(norm.state_dict()) for norm in norms]
-    x = filled(batch(), "image", rows, float("nan"))
-    observed = {"image": rows, "label": rows, "word": rows}
-    posterior = g.posterior(x, observed)
-    assert all(part.training for part in g.modules())
-    for norm, state in zip(norms, before, strict=True):
-        assert all(torch.equal(norm.state_dict()[name], value) for name, value in state.items())
-    if number:
-        torch.testing.assert_close(posterior.mean[0], g.eval().posterior(batch()).mean[0])
-        g.train()
-    value, gradients = value_and_gradients(LOSSES["elbo"](), (m, g), x, observed)
-    assert math.isfinite(value) and all(torch.isfinite(v).all() for v in gradients.values())
-    assert number or all((gradient == 0).all() for gradient in gradients.values())
-
-
-@pytest.mark.parametrize("fill", FILLS)
-def test_the_encoders_of_a_joint_guide_see_only_rows_that_hold_what_they_take(fill):
-    rows = torch.tensor([True, False, True, True, False, True])
-    g, twin = guide("joint", normalised=True), guide("joint", normalised=True)
-    x, kept = filled(batch(), "image", rows, fill), {name: values[rows] for name, values in batch().items()}
-    found, expected = g.posterior(x, {"image": rows}), twin.posterior(kept)
-    torch.testing.assert_close(found.mean[rows], expected.mean)
-    twin.posterior({name: values for name, values in batch().items() if name != "image"})
-    norms = [[part for part in made.modules() if isinstance(part, nn.BatchNorm1d)] for made in (g, twin)]
-    joint = [part for part in g.joint.modules() if isinstance(part, nn.BatchNorm1d)]
-    for norm, other in zip(*norms, strict=True):
-        if norm in joint:
-            torch.testing.assert_close(norm.running_mean, other.running_mean)
-        assert torch.isfinite(norm.running_mean).all()
-
-
-def test_an_encoder_of_a_joint_guide_runs_once_a_step_with_missing_rows_too():
-    m, g, x = model(), guide("joint"), batch()
-    calls = []
-    for name, network in g.networks.items():
-        network.register_forward_hook(lambda *_, name=name: calls.append(name))
-    g.joint.register_forward_hook(lambda *_: calls.append("joint"))
-    parts = [("image",), ("label",), ("word",), ("image", "label")]
-    loss = WeightedELBO(lambda m, g, _: [Term(m, g), *[Term(restrict(g, part), g) for part in parts]])
-    loss.loss_and_grads(m, g, x, {"image": torch.arange(ROWS) > 2})
-    assert len(calls) == len(set(calls)) and {"joint", "image", "label", "word", "image+label"} <= set(calls)
 
 
 def test_a_plain_function_as_guide_with_missing_rows():

@@ -1,0 +1,104 @@
+"""What combinators find inside a program: its modules, its conditional, its subsets, the rows that count."""
+
+import functools
+
+import pytest
+import torch
+from pyro import poutine
+from small_programs import batch, programs
+from torch import nn
+
+from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, StratifiedMixture
+from multipyro.inference import (
+    cross_generate,
+    embed,
+    frozen,
+    restrict,
+)
+from multipyro.inference._modules import modules_of
+from multipyro.inference.combinators import conditional
+from multipyro.inference.prediction import answers
+from multipyro.ppl_models import MLP, OneHotMLP
+
+
+class Holder:
+    """An object of a user's that is called as a program."""
+
+    def __init__(self, net):
+        self.parts = {"encoder": [net]}
+
+    def __call__(self, x, observed=None):
+        return self.parts["encoder"][0](x)
+
+
+LISTED, HELPED, BOUND, CALLED, NESTED = (nn.Linear(2, 2) for _ in range(5))
+NETS = {"a": [LISTED]}
+
+
+def helper(x):
+    return HELPED(x)
+
+
+def listed(x, observed=None):
+    return NETS["a"][0](x)
+
+
+def helped(x, observed=None):
+    return helper(x)
+
+
+def nested(x, observed=None):
+    return [(lambda v: NESTED(v))(value) for value in (x,)]
+
+
+def with_default(x, observed=None, net=BOUND):
+    return net(x)
+
+
+@pytest.mark.parametrize(
+    "program, module",
+    [
+        (listed, LISTED),
+        (helped, HELPED),
+        (nested, NESTED),
+        (with_default, BOUND),
+        (Holder(CALLED), CALLED),
+        (functools.partial(listed, observed=None), LISTED),
+        (functools.partial(lambda net, x: net(x), CALLED), CALLED),
+    ],
+)
+def test_a_frozen_plain_function_trains_none_of_its_modules_wherever_it_keeps_them(program, module):
+    assert modules_of(program) == (module,)
+    assert not torch.as_tensor(frozen(program)(torch.ones(1, 2))[0]).requires_grad
+    assert all(p.requires_grad for p in module.parameters())
+
+
+def test_what_is_around_a_guide_hides_neither_its_conditional_nor_its_subsets():
+    model, _ = programs()
+    experts = {"image": NormalEncoder(MLP(4, 6, (8,)), 2), "label": NormalEncoder(OneHotMLP(3, 6, (8,)), 2)}
+    guide, x = MixtureOfProducts(2, experts), batch()
+    for wrapped in (frozen(guide), restrict(guide, ["image", "label"]), frozen(restrict(guide, ["image", "label"]))):
+        assert torch.equal(embed(wrapped, x), embed(guide, x))
+        assert not isinstance(poutine.trace(conditional(wrapped)).get_trace(x).nodes["z"]["fn"], StratifiedMixture)
+        torch.manual_seed(0)
+        found = cross_generate(frozen(model), wrapped, {"image": x["image"]}, ["label"])
+        torch.manual_seed(0)
+        assert torch.equal(found["label"], cross_generate(model, guide, {"image": x["image"]}, ["label"])["label"])
+    assert answers(guide, ["label"]) and not answers(restrict(guide, ["image"]), ["label"])
+    joint = JointGuide(2, {"image": MLP(4, 6), "label": OneHotMLP(3, 6)})
+    assert answers(frozen(joint), ["image", "label"]) and not answers(frozen(joint), ["image"])
+    with pytest.raises(ValueError, match="cannot generate them|unknown modality"):
+        cross_generate(frozen(model), guide, {"image": x["image"]}, ["sound"])
+
+
+def test_proper_parts_count_in_rows_that_hold_all_of_them_and_more():
+    model, _ = programs()
+    x = batch()
+    image, label = torch.tensor([1, 1, 0, 0, 1]).bool(), torch.tensor([1, 0, 1, 0, 1]).bool()
+    trace = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x, {"image": image, "label": label})
+    trace.compute_log_prob()
+    counted = [bool(value) for value in trace.nodes["image"]["log_prob"] != 0]
+    assert counted == [True, False, False, False, True]
+    alone = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x)
+    alone.compute_log_prob()
+    assert (alone.nodes["image"]["log_prob"] != 0).all()
