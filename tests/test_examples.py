@@ -10,20 +10,27 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from linear_gaussian import LinearGaussian
 from nbclient import NotebookClient
 
+import multipyro.inference
 from multipyro.guides import Guide
-from multipyro.inference.commands import guide_class
+from multipyro.inference import METHODS, WeightedELBO
+from multipyro.inference.own import guide_class
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # script -> what its report must hold
 SCRIPTS = {
+    "aggregates.py": r"jmvae-kl after +[01]\.\d+ ",
     "benchmarks/fit_against_svi.py": r"ratio \d+\.\d+",
     "benchmarks/gradient_bias.py": r"stratified +2 +4 +encoders +\d+\.\d+",
     "benchmarks/one_trace_a_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
     "benchmarks/subset_products.py": r"31 subsets of 5 experts(.|\n)*ratio \d+\.\d+",
+    "geometric_mean.py": r"coherence image -> label: [01]\.\d+",
     "own_guide.py": r"powers: \{'image': 0\.\d+.*\n(.|\n)*coherence image -> label: [01]\.\d+",
     "plain_svi.py": r"held out after RenyiELBO: .*\nimage -> label: [01]\.\d+ of 300 test rows\n.*\(5, 10, 1, 8, 8\)",
+    "word_order.py": r"marginal, q\(z\|x\) +\d\.\d+ ",
 }
 NOTEBOOK = "posterior_predictive_check.ipynb"
 MACHINE = re.compile(r"/(home|root|tmp|opt|usr|work|Users)/|site-packages")
@@ -97,3 +104,40 @@ def test_notebook_runs(notebook, tmp_path):
         cell.outputs = []
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     assert len(pictures(notebook)) == 3
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def without_docstrings(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            del node.body[0]
+    return {node.name: ast.dump(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_what_the_readme_trains_and_generates(capsys):
+    first, guide = python_blocks(EXAMPLES.parent / "README.md")
+    assert "epochs=30" in first
+    with torch.random.fork_rng():
+        exec(first.replace("epochs=30", "epochs=1"), {})
+        exec(guide, {})
+    assert re.search(r"image -> label: [01]\.\d+\nlog p\(image \| label\): -?\d+", capsys.readouterr().out)
+
+
+def test_the_readme_has_a_row_for_each_method():
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([a-z+-]+)` \|", readme, re.MULTILINE)) == sorted(METHODS)
+
+
+def test_the_page_on_adding_a_method_quotes_its_file_and_is_right():
+    file = without_docstrings(ast.parse((EXAMPLES / "geometric_mean.py").read_text(encoding="utf-8")))
+    guide, objective, recipe, check = python_blocks(EXAMPLES / "adding_a_method.md")
+    for block in (guide, recipe):
+        for name, code in without_docstrings(ast.parse(block)).items():
+            assert file[name] == code
+    names = runpy.run_path(str(EXAMPLES / "geometric_mean.py"), run_name="example")
+    names |= vars(multipyro.inference) | {"LinearGaussian": LinearGaussian}
+    assert isinstance(eval(objective, names), WeightedELBO)
+    exec(check, names)
