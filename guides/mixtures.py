@@ -66,7 +66,7 @@ class StratifiedMixture(dist.TorchDistribution):
             self._parts = () if stack is not None else components
         if len(event_shape) != 1:
             raise ValueError(f"components must have one event dimension, got event shape {tuple(event_shape)}")
-        sample = stack.mean if stack is not None else components[0].mean
+        sample = _innermost(components[0] if stack is None else stack).mean  # that of a flow itself is dear
         weights = torch.full((number,), 1 / number, dtype=torch.float64) if weights is None else weights.detach()
         weights = weights.to(sample)
         if weights.shape[-1] != number:
@@ -194,3 +194,10 @@ class StratifiedMixture(dist.TorchDistribution):
         cumulated = self.weights.cumsum(-1)
         # dividing by the last entry makes everything after the last present component exactly 1
         return (uniform >= (cumulated / cumulated[..., -1:])[..., :-1]).sum(-1)
+
+
+def _innermost(distribution: dist.Distribution) -> dist.Distribution:
+    """The distribution at the bottom of transforms and independent dimensions: of the same type and device."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
