@@ -53,6 +53,18 @@ def test_the_inverse_undoes_the_flow_and_every_coordinate_moves(latent_dim):
     assert ((moved - z).abs() > 1e-4).all()
 
 
+@pytest.mark.parametrize("latent_dim", [2, 3, 6, 64])
+def test_six_steps_move_every_two_coordinates_apart_and_put_them_back(latent_dim):
+    now, moved = torch.arange(latent_dim), []
+    flow = RealNVP(latent_dim)
+    for order, (seen, _) in zip(flow.orders, flow.sizes, strict=False):
+        now = now[order]
+        moved.append(torch.zeros(latent_dim, dtype=torch.bool).index_fill(0, now[seen:], True))
+    assert torch.equal(now[flow.orders[-1]], torch.arange(latent_dim))
+    apart = torch.stack([one[:, None] != one for one in moved]).any(0)
+    assert torch.equal(apart, ~torch.eye(latent_dim, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("latent_dim", [2, 3])
 def test_log_prob_is_the_base_minus_the_log_determinant_of_autograd_at_values_never_sampled(latent_dim):
     flow, x = conditional(latent_dim), torch.randn(1, 4, dtype=DTYPE)
