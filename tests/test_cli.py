@@ -128,7 +128,7 @@ def test_demo(tmp_path, capsys):
     assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert metrics["method"] == "mopoe" and metrics["options"]["beta"] == commands.DEMO["options"]["beta"]
-    assert metrics["plan"]["epochs"] == [1] and metrics["checkpoint"] == "best"
+    assert metrics["plan"]["epochs"] == [1, 1] and metrics["checkpoint"] == "best"
     assert len(list((tmp_path / "demo").glob("*.png"))) == 5
 
 
