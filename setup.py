@@ -62,6 +62,7 @@ setup(
             "nbclient>=0.11.0,<0.12",
             "nbformat>=5.11.1,<5.12",
             "pytest>=9.2.0,<9.3",
+            "pytest-xdist>=3.8.0,<3.9",
             "ruff>=0.17.5,<0.18",
             "setuptools>=84.2.1",
             "tensorboard>=2.21.0,<2.22",

@@ -1,11 +1,15 @@
-"""What holds in every test: a seed, an empty parameter store, validation on, no window for pictures."""
+"""What holds in every test: a seed, an empty parameter store, validation on, one thread, no window for pictures."""
 
 import os
 
 import pyro
 import pytest
+import torch
 
 os.environ["MPLBACKEND"] = "Agg"
+# two processes test at once, and threads that wait for one another's cores are slower than none
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
