@@ -33,12 +33,12 @@ __all__ = ["DEMO", "compare", "datasets", "demo", "evaluate", "generate", "metho
 #: What `multipyro demo` trains with: measured to reach its figures in about a minute on two cores.
 DEMO: dict[str, Any] = {
     "latent_dim": 6,
-    "hidden_features": (512, 512),
-    "epochs": 80,
+    "hidden_features": (256, 256),
+    "epochs": 60,
     "batch_size": 64,
     "lr": 3e-3,
     "lr_decay": 0.03,  # of the whole run, in equal factors a step
-    "options": {"beta": 3.0, "weights": {"label": 20.0, "word": 10.0}, "aggregate_prior": True, "aggregate_epochs": 15},
+    "options": {"beta": 3.0, "weights": {"label": 20.0, "word": 10.0}, "aggregate_prior": True, "aggregate_epochs": 10},
 }
 
 # a table in a file or a pipe needs no line breaks for a narrow terminal
