@@ -27,9 +27,16 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | 
 
 
 def format_value(value: Mapping[str, float] | None) -> str:
-    """An estimate and its standard error, or a mean and its standard deviation over seeds, or a dash."""
+    """An estimate and its standard error, or a mean and its standard deviation over seeds, or a dash.
+
+    Example:
+        >>> format_value({"value": 0.97123, "se": 0.01}), format_value({"value": 493770.0})
+        ('0.971 ± 0.010', '493,770')
+    """
     if value is None or value["value"] is None:
         return "–"
+    if abs(value["value"]) >= 1_000 and float(value["value"]).is_integer():
+        return f"{int(value['value']):,}"  # a count
     digits = 3 if abs(value["value"]) < 10 else 2
     spread = value.get("se", value.get("std"))
     error = "" if spread is None else f" ± {spread:.{digits}f}"
