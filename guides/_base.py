@@ -168,8 +168,8 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
 
         Raises:
             TypeError: If a value or a mask is no tensor.
-        ValueError: If it holds nothing, no rows, an unknown modality, values of another floating type than the
-            guide's parameters, or a subset that the guide does not answer.
+            ValueError: If it holds nothing, no rows, an unknown modality, values of another floating type than the
+                guide's parameters, or a subset that the guide does not answer.
         """
         check_batch(x, observed, self.modalities)
         given = {name: x[name] for name in self.modalities if x.get(name) is not None}

@@ -171,7 +171,9 @@ class MixtureOfProducts(Guide):
     def conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self.with_private(self._product(self.experts(x, observed)), x, observed)
+        experts = self.experts(x, observed)
+        self._check_rows([subset for subset in self.mixture_subsets if set(subset) <= set(experts)], experts)
+        return self.with_private(self._product(experts), x, observed)
 
     def _product(self, experts: Experts) -> dist.Distribution:
         if self.prior_expert != "full" or set(experts) != set(self.modalities):

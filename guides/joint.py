@@ -30,7 +30,9 @@ class JointGuide(Guide):
         name: As in `Guide`.
 
     Raises:
-        ValueError: When called with a subset, or with rows, that none of the networks answers.
+        ValueError: If `encoders` has one of all modalities; when called with a subset, or with rows, that none of the
+            networks answers.
+        TypeError: When called with rows that hold different modalities, whose networks give different families.
 
     Example:
         >>> from multipyro.ppl_models import MLP
@@ -51,11 +53,14 @@ class JointGuide(Guide):
         modalities = tuple(branches)
         keys = {(key,) if isinstance(key, str) else tuple(key): net for key, net in (encoders or {}).items()}
         ordered = {tuple(m for m in modalities if m in key): net for key, net in keys.items()}
+        if modalities in ordered:
+            raise ValueError(f"encoders must be of proper subsets of {modalities}: branches make the one of all")
         super().__init__(latent_dim, None, modalities, [*ordered, modalities], name=name)
         self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})
         self.joint = JointEncoder(branches, latent_dim, hidden_features, scale)
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+        x = self.given(x, observed)
         given = tuple(x)
         observed = {name: mask for name, mask in (observed or {}).items() if name in x}
         if not observed:
@@ -79,7 +84,10 @@ class JointGuide(Guide):
                 value = torch.where(mask, parameter, value)
             return value
 
-        return map_parameters(select, *answers)
+        found = map_parameters(select, *answers)
+        if found is None:
+            raise TypeError("rows with different modalities need networks of one family, all Normal or all Laplace")
+        return found
 
     def _answer(
         self, subset: tuple[str, ...], x: Mapping[str, Tensor], observed: Mapping[str, Tensor]

@@ -61,7 +61,7 @@ def product_of_experts(
 
     Raises:
         TypeError: If an expert is not Gaussian.
-        ValueError: If there is no expert at all, or a power is negative.
+        ValueError: If there is no expert at all, or a power is negative, not finite, or of one dimension.
 
     Example:
         >>> narrow = dist.Normal(torch.ones(1, 2), 1.0).to_event(1)
@@ -149,8 +149,11 @@ def _terms(experts, observed, powers) -> tuple[list[str], list[tuple[Tensor, Ten
         log_precision, loc = _log_precision_and_loc(expert, name)
         if powers is not None and name in powers:
             power = torch.as_tensor(powers[name], dtype=loc.dtype, device=loc.device)
-            if (power < 0).any():
-                raise ValueError(f"the power of {name!r} must not be negative, got {power.min().item()}")
+            if not ((power >= 0) & power.isfinite()).all() or power.dim() == 1:
+                raise ValueError(
+                    f"the power of {name!r} must be finite and not negative, a number or (batch, latent_dim), got "
+                    f"{power.detach().min().item()} to {power.detach().max().item()} of shape {tuple(power.shape)}"
+                )
             # an expert of power 0 is a missing one; the logarithm's gradient there must not be taken
             present = power > 0
             log_precision = torch.where(present, log_precision + torch.where(present, power, 1.0).log(), _MISSING)
@@ -159,7 +162,7 @@ def _terms(experts, observed, powers) -> tuple[list[str], list[tuple[Tensor, Ten
             log_precision = torch.where(mask, log_precision, _MISSING)
             loc = torch.where(mask, loc, 0.0)
         terms.append((log_precision, loc))
-    shapes = torch.broadcast_shapes(*[loc.shape for _, loc in terms]) if terms else ()
+    shapes = torch.broadcast_shapes(*[part.shape for term in terms for part in term]) if terms else ()
     return list(experts), [_contiguous(term, shapes) for term in terms]
 
 

@@ -48,9 +48,17 @@ def _inside(thing: Any) -> Iterator[Any]:
         yield from (thing.__self__, thing.__func__)
     elif inspect.isfunction(thing):
         yield from _of_function(thing)
-    elif callable(thing) and not isinstance(thing, type) and hasattr(thing, "__dict__"):
-        yield from vars(thing).values()
-        yield type(thing).__call__
+    elif not isinstance(thing, type | types.ModuleType) and _top(type(thing)) not in _LIBRARIES - {"multipyro"}:
+        yield from getattr(thing, "__dict__", {}).values()
+        for base in type(thing).__mro__:
+            if _top(base) not in _LIBRARIES:
+                yield from (getattr(thing, name, None) for name in getattr(base, "__slots__", ()))
+                yield from vars(base).values()
+
+
+def _top(thing: Any) -> str:
+    """The package that a class or a function was defined in."""
+    return (thing.__module__ or "").partition(".")[0]
 
 
 def _of_function(function: types.FunctionType) -> Iterator[Any]:
@@ -61,7 +69,7 @@ def _of_function(function: types.FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
         except ValueError:  # a name that is not bound yet
             continue
-    if function.__module__.partition(".")[0] in _LIBRARIES:
+    if _top(function) in _LIBRARIES:
         return
     names = set(_names(function.__code__))
     for name in sorted(names):

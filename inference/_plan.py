@@ -1,10 +1,12 @@
 """What a training run is asked to do: its settings, checked before anything is written, and described for resuming."""
 
+import functools
 import hashlib
 import inspect
 import math
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -158,6 +160,8 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, Tensor) and value.numel() == 1:
         return _plain(value.item())
+    if isinstance(value, functools.partial):
+        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
     if isinstance(value, types.FunctionType | types.MethodType):
         return _function(getattr(value, "__func__", value))
     settings = {}
@@ -178,10 +182,20 @@ def _function(function: types.FunctionType) -> dict[str, Any]:
                 codes.append(constant)
             elif isinstance(constant, int | float) and not isinstance(constant, bool):
                 numbers.append(_plain(constant))
-    values = [cell.cell_contents for cell in function.__closure__ or () if cell.cell_contents is not function]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # of a name that is not bound yet
+            values.append(cell.cell_contents)
     # programs are held by their checkpoints, and a list may be a function's notes
-    weights = [_plain(value) for value in values if isinstance(value, int | float | str | Mapping)]
+    weights = [_plain(value) for value in values if isinstance(value, int | float | str | Mapping) or _numbers(value)]
     return {"function": function.__qualname__, "numbers": numbers, "weights": weights}
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a value is a tuple of numbers or a tensor of one."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, tuple) and all(isinstance(inner, int | float) for inner in value)
 
 
 def _name(value: Any) -> str:

@@ -122,7 +122,7 @@ def _inside(guide: Program, wrap: Callable[[Guide], nn.Module]) -> Program:
     """Puts a combinator around the guide itself, within the ones that are around it."""
     if isinstance(guide, Guide):
         return wrap(guide)
-    if isinstance(guide, _Combinator):
+    if isinstance(guide, _Combinator) and not isinstance(guide, _Conditional | _Proposal):
         return type(guide)(_inside(guide.program, wrap), guide.detail)
     return guide
 
@@ -177,7 +177,8 @@ class _ProperPart(_Restricted):
         some = torch.ones_like(next(iter(masks.values())))
         held = {name: masks.get(name, some) for name, values in x.items() if values is not None}
         more = [mask for name, mask in held.items() if name not in self.detail]
-        rows = torch.stack([held[name] for name in self.detail]).all(0) & torch.stack([~some, *more]).any(0)
+        inside = [held[name] for name in self.detail if name in held]
+        rows = torch.stack([some, *inside]).all(0) & torch.stack([~some, *more]).any(0)
         with poutine.mask(mask=rows):
             return super().forward(x, observed, **kwargs)
 

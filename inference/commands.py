@@ -37,7 +37,7 @@ DEMO: dict[str, Any] = {
     "epochs": 60,
     "batch_size": 64,
     "lr": 3e-3,
-    "lr_decay": 0.03,  # of the whole run, in equal factors a step
+    "lr_decay": 0.03,  # over MoPoE's epochs, in equal factors a step; the flow's few begin again
     "options": {"beta": 3.0, "weights": {"label": 20.0, "word": 10.0}, "aggregate_prior": True, "aggregate_epochs": 10},
 }
 
@@ -56,7 +56,8 @@ def demo(arguments: argparse.Namespace) -> None:
     steps = epochs * math.ceil(len(splits.train) / DEMO["batch_size"])
     # Adam with a falling rate; gradients are those of sums over the batch, and not meant to be clipped
     optimizer = ClippedAdam({"lr": DEMO["lr"], "lrd": DEMO["lr_decay"] ** (1 / steps), "clip_norm": 1e9})
-    settings = {"epochs": epochs, "batch_size": DEMO["batch_size"], "seed": arguments.seed, "optimizer": optimizer}
+    settings = {name: DEMO[name] for name in ("batch_size", "lr")}
+    settings |= {"epochs": epochs, "seed": arguments.seed, "optimizer": optimizer}
     stages = f"{epochs} epochs, then {options['aggregate_epochs']} of its aggregate prior"
     _CONSOLE.print(f"training mopoe on digits for {stages}")
     fit_recipe(recipe, splits, out=arguments.out, resume=arguments.resume, progress=_CONSOLE.is_terminal, **settings)

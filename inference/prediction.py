@@ -214,11 +214,9 @@ def embed(
             with encoders_run_once():
                 sites = sample_sites(poutine.trace(program).get_trace(part, masks))
             if name not in sites:
-                raise ValueError(
-                    f"an embedding is the site {name!r}, which this guide does not have: it has {list(sites)}"
-                )
+                raise ValueError(f"an embedding is the site {name!r}, and this guide only has {list(sites)}")
             site = sites[name]
-            code, evidence = site["value"] if sample else site["fn"].mean, rows_of_latent(name, part, masks)
+            code, evidence = site["value"] if sample else site["fn"].mean, _rows_told(guide, name, part, masks)
             if evidence is not None:
                 code = torch.where(evidence.unsqueeze(-1), code, _without_evidence(guide, code, sample))
             codes.append(code)
@@ -271,7 +269,7 @@ def latents_given(
     """A trace of the guide's `conditional` given `x`; rows with nothing observed hold what `model(*args)` draws."""
     guide_trace = poutine.trace(conditional(guide)).get_trace(x, observed)
     sites = sample_sites(guide_trace)
-    told = {name: rows_of_latent(name, x, observed) for name in sites}
+    told = {name: _rows_told(guide, name, x, observed) for name in sites}
     lacking = [name for name, rows in told.items() if rows is not None and not rows.all()]
     if lacking:
         prior = sample_sites(poutine.trace(model).get_trace(*args, **kwargs))
@@ -369,6 +367,11 @@ def answers(guide: Program, subset: Sequence[str]) -> bool:
         return True
     ordered = tuple(name for name in inner.modalities if name in subset and sees(guide, name))
     return len(ordered) == len(subset) and (inner.subsets is None or ordered in inner.subsets)
+
+
+def _rows_told(guide: Program, site: str, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None):
+    """The rows that tell the guide of a latent, as `rows_of_latent`."""
+    return rows_of_latent(site, {name: values for name, values in x.items() if sees(guide, name)}, observed)
 
 
 def _without(x: Mapping[str, Tensor], targets: Sequence[str]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from toy import toy_networks
 from multipyro.guides import (
     JointEncoder,
     JointGuide,
+    LaplaceEncoder,
     MixtureOfExperts,
     MixtureOfProducts,
     NormalEncoder,
@@ -328,8 +329,9 @@ def test_a_schedule_that_nobody_would_move():
 def test_powers_of_a_product():
     expert = dist.Normal(torch.ones(2, 3), 1.0).to_event(1)
     experts = {"a": expert, "b": expert}
-    with pytest.raises(ValueError, match="the power of 'a' must not be negative, got -1"):
-        product_of_experts(experts, powers={"a": -1.0})
+    for power in (-1.0, float("nan"), float("inf"), torch.ones(3)):
+        with pytest.raises(ValueError, match="the power of 'a' must be finite and not negative, a number or"):
+            product_of_experts(experts, powers={"a": power})
     power = torch.zeros(2, 3, requires_grad=True)
     product = product_of_experts(
         {"a": dist.Normal(torch.full((2, 3), 5.0), 1.0).to_event(1), "b": expert}, powers={"a": power}
@@ -349,14 +351,29 @@ def test_a_mixture_of_products_refuses_what_none_of_its_subsets_lies_within():
     rows = torch.tensor([True, False, True, True])
     with pytest.raises(ValueError, match="row 1 holds b, and none of the mixture's subsets a, b.c"):
         g(x, {"a": rows, "c": rows})
+    with pytest.raises(ValueError, match="row 1 holds b, and none"):
+        embed(g, x, observed={"a": rows, "c": rows})
     g(x, {"a": rows, "b": rows, "c": rows})
     assert MixtureOfProducts(2, encoders).subsets is None
     with pytest.raises(ValueError, match="mixture_subsets is empty"):
         MixtureOfProducts(2, encoders, mixture_subsets=[])
 
 
-@pytest.mark.parametrize("method", ("telbo", "bridged", "mmvae+"))
+@pytest.mark.parametrize("method", ("telbo", "bridged", "mmvae+", "cvae", "cmma"))
 def test_a_method_that_trains_parts_of_its_own_guide_takes_no_other(method):
     with pytest.raises(ValueError, match=re.escape(f"{method} takes no guide but its own")):
         build(method, toy_networks(), 2, guide=ProductOfExperts)
     build("jmvae-kl", toy_networks(), 2, guide=ProductOfExperts)
+
+
+def test_what_a_joint_guide_does_not_answer():
+    branches = {"a": MLP(4, 8), "b": MLP(3, 8)}
+    x = {"b": torch.zeros(ROWS, 3), "a": torch.zeros(ROWS, 4)}
+    g = JointGuide(2, branches, encoders={"a": LaplaceEncoder(MLP(4, 8), 2)})
+    assert g.posterior(x).batch_shape == (ROWS,)
+    with pytest.raises(ValueError, match="does not answer b"):
+        g.posterior({"b": x["b"]})
+    with pytest.raises(TypeError, match="networks of one family"):
+        g(x, {"b": torch.tensor([True, False, True, True])})
+    with pytest.raises(ValueError, match="encoders must be of proper subsets"):
+        JointGuide(2, branches, encoders={("b", "a"): JointEncoder(branches, 2)})

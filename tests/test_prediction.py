@@ -228,7 +228,7 @@ def test_a_guide_of_several_sites():
     both = FixedGuide(problem, lambda x, observed: {"z": normal(x), "z_image": normal(x)})
     assert torch.equal(embed(both, x), torch.ones(4, 2, dtype=DTYPE))
     other = FixedGuide(problem, lambda x, observed: {"z_image": normal(x)})
-    with pytest.raises(ValueError, match=r"does not have: it has \['z_image'\]"):
+    with pytest.raises(ValueError, match=r"this guide only has \['z_image'\]"):
         embed(other, x)
 
 

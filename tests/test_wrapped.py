@@ -1,14 +1,15 @@
 """What combinators find inside a program: its modules, its conditional, its subsets, the rows that count."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pyro import poutine
-from small_programs import batch, programs
+from small_programs import ROWS, batch, programs
 from torch import nn
 
-from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, StratifiedMixture
+from multipyro.guides import JointGuide, MixtureOfExperts, MixtureOfProducts, NormalEncoder, StratifiedMixture
 from multipyro.inference import (
     cross_generate,
     embed,
@@ -102,3 +103,47 @@ def test_proper_parts_count_in_rows_that_hold_all_of_them_and_more():
     alone = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x)
     alone.compute_log_prob()
     assert (alone.nodes["image"]["log_prob"] != 0).all()
+
+
+class Keeper:
+    """A user's object whose method is the program."""
+
+    shared = nn.Linear(2, 2)
+
+    def __init__(self):
+        self.own = nn.Linear(2, 2)
+
+    def program(self, x, observed=None):
+        return self.inner(x)
+
+    def inner(self, x):
+        return HELPED(self.own(self.shared(x)))
+
+
+def test_a_bound_method_freezes_what_its_object_and_class_hold():
+    keeper = Keeper()
+    assert set(modules_of(keeper.program)) == {keeper.own, Keeper.shared, HELPED}
+    assert not frozen(keeper.program)(torch.ones(1, 2)).requires_grad
+    held = SimpleNamespace(parts=SimpleNamespace(net=CALLED))
+    assert modules_of(lambda x: held.parts.net(x)) == (CALLED,)
+
+
+def test_a_restricted_guide_is_told_nothing_by_what_it_does_not_see():
+    experts = {"image": NormalEncoder(MLP(4, 6, (8,)), 2), "label": NormalEncoder(OneHotMLP(3, 6, (8,)), 2)}
+    guide, x = MixtureOfExperts(2, experts), batch()
+    observed = {"image": torch.tensor([1, 0, 1, 0, 1]).bool(), "label": torch.ones(ROWS, dtype=torch.bool)}
+    found = embed(restrict(guide, ["image"]), x, observed=observed)
+    assert torch.equal(found, embed(guide, x, ["image"], observed))
+    assert (found[[1, 3]] == 0).all() and (found[[0, 2, 4]] != 0).all()
+
+
+def test_a_program_made_conditional_can_be_made_so_again():
+    _, guide = programs()
+    x = batch()
+    assert torch.equal(embed(conditional(conditional(guide)), x), embed(guide, x))
+
+
+def test_proper_parts_ignore_modalities_that_a_batch_does_not_hold():
+    model, _ = programs()
+    x, observed = {"label": batch()["label"]}, {"label": torch.tensor([1, 0, 1, 0, 1]).bool()}
+    assert set(restrict(model, ["image", "label"], proper=True)(x, observed)) == {"z", "label"}

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from multipyro.inference._modules import modules_of
+from multipyro.inference.combinators import Program
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._aggregate import AGGREGATE_OPTIONS, with_aggregates
 from multipyro.inference.recipes._base import MethodInfo, Recipe
@@ -123,17 +124,22 @@ def build(
         if not isinstance(guide, type):  # its name is what tells `load` which one to ask for
             raise TypeError(f"guide must be a class, got {guide!r}: write a subclass that passes what it needs")
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
-        recipe = replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
-        _check_trained(recipe)
+        own, recipe = recipe.guide, replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
+        _check_trained(recipe, own)
     return with_aggregates(recipe, networks, recipe.options)
 
 
-def _check_trained(recipe: Recipe) -> None:
-    """Raises if a stage trains modules, or its objective holds some, that are in neither program."""
+def _check_trained(recipe: Recipe, own: Program) -> None:
+    """Raises if a stage trains, or its objective holds, parts of the method's own guide that another one took."""
+    if getattr(recipe.model, "conditions", ()):
+        raise ValueError(
+            f"{recipe.name} takes no guide but its own, which answers the conditions with the prior that predicts"
+        )
     parts = {id(part) for program in (recipe.model, recipe.guide) for part in program.modules()}
+    lost = {id(part) for part in own.modules()} - parts
     for stage in recipe.stages:
         wanted = [*(stage.train or ()), *modules_of(tuple(vars(stage.loss).values()))]
-        if any(id(module) not in parts for module in wanted):
+        if any(id(module) in lost for module in wanted):
             raise ValueError(
                 f"{recipe.name} takes no guide but its own, parts of which its stage {stage.name!r} trains: "
                 f"{recipe.guide_class} has none of them"
