@@ -1,17 +1,14 @@
 """The generative program of every method with one shared latent."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import batch_rows, check_batch, filled, rows_of_latent, unique_name
-from multipyro.ppl_models._observe import check_names
+from multipyro.ppl_models._batch import batch_rows, check_batch, rows_of_latent, unique_name
+from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["MultimodalModel"]
@@ -97,27 +94,13 @@ class MultimodalModel(PyroModule):
             priors = {"z": self.prior}
             priors.update({f"z_{name}": prior for name, prior in self.private.items() if name in x})
             for site, prior in priors.items():
-                with _masked(rows_of_latent(site, x, observed)):
+                with masked(rows_of_latent(site, x, observed)):
                     sites[site] = pyro.sample(site, prior())
             shared = self.trunk(sites["z"])
             likelihoods = self.likelihoods
             for name, values in x.items():
                 latents = _joined(shared, sites[f"z_{name}"]) if f"z_{name}" in sites else shared
-                likelihood = likelihoods[name](latents)
-                if values is None:
-                    sites[name] = pyro.sample(name, likelihood)
-                    continue
-                mask = (observed or {}).get(name)
-                values = filled(values, mask)
-                if tuple(values.shape[1:]) != tuple(likelihood.event_shape):
-                    raise ValueError(
-                        f"modality {name!r} must have shape (batch, *{tuple(likelihood.event_shape)}), "
-                        f"got {tuple(values.shape)}"
-                    )
-                if is_validation_enabled() and hasattr(likelihoods[name], "check"):
-                    likelihoods[name].check(values, name)
-                with _masked(mask):
-                    sites[name] = pyro.sample(name, likelihood, obs=values)
+                sites[name] = observe(name, likelihoods[name], latents, values, (observed or {}).get(name))
         return sites
 
 
@@ -136,7 +119,3 @@ def _private_priors(private: Mapping[str, int | nn.Module], likelihoods: Mapping
 def _joined(shared: Tensor, own: Tensor) -> Tensor:
     lead = torch.broadcast_shapes(shared.shape[:-1], own.shape[:-1])
     return torch.cat([shared.expand(*lead, -1), own.expand(*lead, -1)], -1)
-
-
-def _masked(mask: Tensor | None):
-    return nullcontext() if mask is None else poutine.mask(mask=mask)
