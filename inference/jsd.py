@@ -8,7 +8,6 @@ from torch import Tensor
 
 from multipyro.guides import StratifiedMixture, product_of_experts
 from multipyro.inference.combinators import Program
-from multipyro.inference.schedules import LinearWarmup
 from multipyro.inference.stratified import expert_mixture
 from multipyro.inference.terms import (
     Evaluation,
@@ -18,6 +17,7 @@ from multipyro.inference.terms import (
     closed_form,
     common_rows,
     sample_sites,
+    schedules_in,
     weight_value,
 )
 
@@ -101,7 +101,7 @@ class JensenShannonELBO(MultimodalELBO):
         num_particles: int = 1,
     ) -> None:
         sites = dict(sites or {})
-        super().__init__(num_particles, [weight for weight in sites.values() if isinstance(weight, LinearWarmup)])
+        super().__init__(num_particles, schedules_in(sites))
         self.weights, self.prior_samples, self.sites = weights, prior_samples, sites
 
     def evaluate(

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.combinators import Program, restrict
-from multipyro.inference.schedules import LinearWarmup
 from multipyro.inference.stratified import WithoutDrawing, expert_mixture
 from multipyro.inference.terms import (
     Evaluation,
@@ -17,6 +16,7 @@ from multipyro.inference.terms import (
     closed_form,
     common_rows,
     sample_sites,
+    schedules_in,
     weight_value,
 )
 
@@ -63,7 +63,7 @@ class LinearMixtureELBO(MultimodalELBO):
 
     def __init__(self, num_particles: int = 1, gradient: str = "unbiased", sites: SiteWeights | None = None) -> None:
         sites = dict(sites or {})
-        super().__init__(num_particles, [weight for weight in sites.values() if isinstance(weight, LinearWarmup)])
+        super().__init__(num_particles, schedules_in(sites))
         if gradient not in ("unbiased", "released"):
             raise ValueError(f"gradient must be 'unbiased' or 'released', got {gradient!r}")
         self.gradient, self.sites = gradient, sites

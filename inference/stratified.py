@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from multipyro.guides import StratifiedMixture
 from multipyro.guides._distributions import detached
 from multipyro.inference.combinators import Program
-from multipyro.inference.schedules import LinearWarmup
 from multipyro.inference.terms import (
     Evaluation,
     MultimodalELBO,
@@ -19,6 +18,7 @@ from multipyro.inference.terms import (
     check_sites,
     common_rows,
     sample_sites,
+    schedules_in,
     weight_value,
 )
 from multipyro.ppl_models._batch import private_modality
@@ -85,7 +85,7 @@ class StratifiedELBO(MultimodalELBO):
         auxiliary: Mapping[str, nn.Module] | None = None,
     ) -> None:
         sites = dict(sites or {})
-        super().__init__(num_particles, [weight for weight in sites.values() if isinstance(weight, LinearWarmup)])
+        super().__init__(num_particles, schedules_in(sites))
         if gradient not in ("reparam", "stl", "dreg"):
             raise ValueError(f"gradient must be 'reparam', 'stl' or 'dreg', got {gradient!r}")
         if bound not in ("stratified", "tight"):

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from multipyro.inference.combinators import Program, restrict
-from multipyro.inference.schedules import LinearWarmup
-from multipyro.inference.terms import SiteWeights, Term, TermsELBO
+from multipyro.inference.terms import SiteWeights, Term, TermsELBO, schedules_in
 
 __all__ = ["SubsetELBO"]
 
@@ -48,8 +47,7 @@ class SubsetELBO(TermsELBO):
         kl: str = "analytic",
     ) -> None:
         sites = dict(sites or {})
-        schedules = [weight for weight in sites.values() if isinstance(weight, LinearWarmup)]
-        super().__init__(num_particles, kl, schedules)
+        super().__init__(num_particles, kl, schedules_in(sites))
         if num_random_subsets < 0:
             raise ValueError(f"num_random_subsets must not be negative, got {num_random_subsets}")
         self.num_random_subsets, self.sites = num_random_subsets, sites

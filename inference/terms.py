@@ -28,6 +28,11 @@ def weight_value(weight: Weight) -> float | Tensor:
     return weight.value if isinstance(weight, LinearWarmup) else weight
 
 
+def schedules_in(sites: SiteWeights) -> list[LinearWarmup]:
+    """The schedules among the weights of sites."""
+    return [weight for weight in sites.values() if isinstance(weight, LinearWarmup)]
+
+
 @dataclass(frozen=True)
 class Term:
     r"""One weighted ELBO between two programs.
