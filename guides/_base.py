@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from multipyro.ppl_models._batch import (
     unique_name,
 )
 
-__all__ = ["Guide", "encode"]
+__all__ = ["Guide", "encode", "encode_joint"]
 
 
 class _AbstractPyroModule(ABCMeta, type(PyroModule)):
@@ -195,6 +196,21 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
             raise ValueError(f"subsets must be non-empty and made of {self.modalities}, got {subset}")
         return tuple(name for name in self.modalities if name in subset)
 
+    def _check_answered(self, held: Tensor, answered: Tensor, given: Sequence[str]) -> None:
+        """Raises if a row holds something, but is not answered.
+
+        Args:
+            held: Which row holds which modality of `given`, `(len(given), batch)`.
+            answered: Which rows are answered, `(batch,)`.
+            given: Names of the modalities.
+        """
+        lost = held.any(0) & ~answered
+        if lost.any():
+            row = int(lost.nonzero()[0])
+            names = "+".join(name for name, there in zip(given, held[:, row].tolist(), strict=True) if there)
+            subsets = ", ".join("+".join(subset) for subset in self.subsets)
+            raise ValueError(f"row {row} holds {names}, which this guide does not answer: it answers {subsets}")
+
     def _sample(self, posterior, given, observed) -> dict[str, Tensor]:
         sites = posterior if isinstance(posterior, Mapping) else {"z": posterior}
         values = {}
@@ -208,14 +224,14 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
 
 def encode(
     encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None = None, *key: object
-) -> dist.Distribution:
+) -> dist.Distribution | Tensor:
     """What an encoder gives for the rows in `mask`, and something finite without gradient for all others.
 
     Missing rows are filled before they are encoded. An encoder with batch norm sees the observed rows only; of fewer
     than two there are no statistics, and it takes its running ones.
 
     Args:
-        encoder: The module.
+        encoder: The module; it gives a distribution, or features.
         values: What it is called with: values `(batch, *event)`, or a dict of them.
         mask: Rows to encode, bool `(batch,)`; None for all.
         *key: What the result is remembered by within a step, beside the encoder: the tensors as the caller got them.
@@ -224,7 +240,16 @@ def encode(
     return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))
 
 
-def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution:
+def encode_joint(
+    encoder: nn.Module, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+) -> dist.Distribution:
+    """As `encode`, of an encoder that is called with a dict, for the rows that hold all of `x`."""
+    masks = tuple((observed or {}).get(name) for name in x)
+    held = [mask for mask in masks if mask is not None]
+    return encode(encoder, dict(x), torch.stack(held).all(0) if held else None, *x.values(), *masks)
+
+
+def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution | Tensor:
     def each(function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
         return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
 
@@ -240,7 +265,7 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
         # missing rows get a copy of the first observed one, without gradient: finite, and left out by every caller
         return parameter[:1].detach().expand(len(mask), *parameter.shape[1:]).index_copy(0, rows, parameter)
 
-    scattered = map_parameters(scatter, expert)
+    scattered = scatter(expert) if isinstance(expert, Tensor) else map_parameters(scatter, expert)
     if scattered is None:
         raise TypeError(
             f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace"

@@ -166,7 +166,7 @@ class AggregateGuide(Guide):
             answers.append(rest["z"] if isinstance(rest, Mapping) else rest)
             index = torch.where(rows.any(0), index, len(mine))
         else:
-            self._check_rows(held, rows, given)
+            self._check_answered(held, rows.any(0), given)
         return self.teacher.with_private(RowwiseDistribution(answers, index), x, observed)
 
     def _is_mine(self, subset: tuple[str, ...]) -> bool:
@@ -176,11 +176,3 @@ class AggregateGuide(Guide):
         return self.flows["+".join(subset)].is_trained or not (
             self.teacher.subsets is None or subset in self.teacher.subsets
         )
-
-    def _check_rows(self, held: Tensor, rows: Tensor, given: tuple[str, ...]) -> None:
-        lost = held.any(0) & ~rows.any(0)
-        if lost.any():
-            row = int(lost.nonzero()[0])
-            names = "+".join(name for name, there in zip(given, held[:, row].tolist(), strict=True) if there)
-            answered = ", ".join("+".join(subset) for subset in self.subsets)
-            raise ValueError(f"row {row} holds {names}, which this guide does not answer: it answers {answered}")

@@ -7,11 +7,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.guides._base import Guide
-from multipyro.guides._once import encode_once
-from multipyro.guides.encoders import NormalEncoder
+from multipyro.guides._base import Guide, encode
+from multipyro.guides.encoders import NormalEncoder, trunk
 from multipyro.ppl_models import MLP
-from multipyro.ppl_models._batch import filled, normalises_over_the_batch
 
 __all__ = ["BridgedGuide", "bridged_parameters"]
 
@@ -62,11 +60,7 @@ class BridgedGuide(Guide):
         self.branches = nn.ModuleDict(branches)
         self._sizes = {m: branch.out_features for m, branch in branches.items()}
         joined = sum(self._sizes.values())
-        trunk: nn.Module = nn.Identity()
-        if hidden_features:
-            trunk = MLP(joined, hidden_features[-1], hidden_features[:-1], activate_output=True)
-        trunk.out_features = hidden_features[-1] if hidden_features else joined
-        self.fusion = NormalEncoder(trunk, latent_dim, scale)
+        self.fusion = NormalEncoder(trunk(joined, hidden_features), latent_dim, scale)
         self.bridges = nn.ModuleDict(
             {
                 f"{a}->{b}": MLP(self._sizes[a], self._sizes[b], bridge_features)
@@ -75,24 +69,10 @@ class BridgedGuide(Guide):
         )
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
-        observed = observed or {}
-        branches = self.branches
-        features = {}
-        for name, values in x.items():
-            branch, mask = branches[name], observed.get(name)
-            features[name] = encode_once(
-                branch, (values, mask), lambda b=branch, v=values, m=mask, n=name: self._features(n, b, v, m)
-            )
+        observed, branches = observed or {}, self.branches
+        features = {name: encode(branches[name], values, observed.get(name)) for name, values in x.items()}
         joined = [self._complete(name, features, observed) for name in self.modalities]
         return self.fusion(torch.cat(joined, -1))
-
-    def _features(self, name: str, branch: nn.Module, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Features of one modality; missing rows hold anything finite, and batch norm sees observed rows only."""
-        if mask is None or not (branch.training and normalises_over_the_batch(branch)):
-            return branch(filled(values, mask))
-        rows = mask.nonzero()[:, 0]
-        empty = next(branch.parameters()).new_zeros(len(values), self._sizes[name])
-        return empty.index_copy(0, rows, branch(values[rows])) if len(rows) else empty
 
     def _complete(self, name: str, features: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
         """The features of one modality, predicted by the bridges in the rows that lack it."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from multipyro.ppl_models import MLP
 
-__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder"]
+__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "trunk"]
 
 # scales below 1e-6 make log-densities overflow in float32 long before they say anything about data
 _MIN_SCALE = 1e-6
@@ -19,6 +19,15 @@ def _features(network: nn.Module) -> int:
     if features is None:
         raise TypeError(f"an encoder's network needs an attribute out_features, {type(network).__name__} has none")
     return features
+
+
+def trunk(features: int, hidden_features: Sequence[int] = ()) -> nn.Module:
+    """What stands between joined features and the heads: an MLP, or nothing, with its attribute `out_features`."""
+    if hidden_features:
+        return MLP(features, hidden_features[-1], hidden_features[:-1], activate_output=True)
+    same = nn.Identity()
+    same.out_features = features
+    return same
 
 
 class NormalEncoder(nn.Module):
@@ -103,11 +112,7 @@ class JointEncoder(nn.Module):
         super().__init__()
         self.branches = nn.ModuleDict(branches)
         joined = sum(_features(branch) for branch in branches.values())
-        trunk: nn.Module = nn.Identity()
-        if hidden_features:
-            trunk = MLP(joined, hidden_features[-1], hidden_features[:-1], activate_output=True)
-        trunk.out_features = hidden_features[-1] if hidden_features else joined
-        self.encoder = NormalEncoder(trunk, latent_dim, scale)
+        self.encoder = NormalEncoder(trunk(joined, hidden_features), latent_dim, scale)
 
     def forward(self, x: Mapping[str, Tensor]) -> dist.Distribution:
         return self.encoder(torch.cat([branch(x[name]) for name, branch in self.branches.items()], -1))

@@ -6,13 +6,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.guides._base import Guide
-from multipyro.guides._once import encode_once
+from multipyro.guides._base import Guide, encode_joint
 from multipyro.guides.aggregate import RowwiseDistribution
 from multipyro.guides.encoders import JointEncoder
 from multipyro.guides.hamiltonian import ProductOfDensities
 from multipyro.guides.products import Experts
-from multipyro.ppl_models._batch import filled
 
 __all__ = ["FlowExperts"]
 
@@ -86,7 +84,7 @@ class FlowExperts(Guide):
         masks = {name: mask for name, mask in (observed or {}).items() if name in x and not mask.all()}
         whole = len(x) == len(self.modalities)
         if whole and not masks:
-            return self._joint(x)
+            return encode_joint(self.joint, x)
         experts = self.experts(x, masks)
         if len(experts) == 1:
             parts = next(iter(experts.values()))
@@ -95,12 +93,8 @@ class FlowExperts(Guide):
         if not whole:
             return parts
         lacking = ~torch.stack(list(masks.values())).all(0)
-        everything = self._joint({name: filled(values, masks.get(name)) for name, values in x.items()})
+        everything = encode_joint(self.joint, x, masks)
         return RowwiseDistribution([everything, parts], lacking.long())
-
-    def _joint(self, x: Mapping[str, Tensor]) -> dist.Distribution:
-        inputs = {name: x[name] for name in self.modalities}
-        return encode_once(self.joint, tuple(inputs.values()), lambda: self.joint(inputs))
 
 
 def _held(experts: Experts) -> Tensor | None:

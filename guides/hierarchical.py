@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from multipyro.guides._base import Guide
 from multipyro.guides._once import encode_once
-from multipyro.guides.encoders import NormalEncoder
+from multipyro.guides.encoders import NormalEncoder, trunk
 from multipyro.ppl_models import MLP
 from multipyro.ppl_models._batch import filled
 
@@ -78,7 +78,7 @@ class HierarchicalGuide(Guide):
         self.branches = nn.ModuleDict(branches)
         self.path = nn.ModuleList(path)
         self.heads = nn.ModuleList(
-            NormalEncoder(_passed_on(features), size, scale) for features, size in zip(widths, latent_dims, strict=True)
+            NormalEncoder(trunk(features), size, scale) for features, size in zip(widths, latent_dims, strict=True)
         )
 
     def posterior(
@@ -110,9 +110,3 @@ class HierarchicalGuide(Guide):
             features = step(features)
             layers[f"z{number + 1}"] = heads[number](features)
         return dict(reversed(layers.items()))
-
-
-def _passed_on(features: int) -> nn.Module:
-    same = nn.Identity()
-    same.out_features = features
-    return same

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.guides._base import Guide, encode
+from multipyro.guides._base import Guide, encode, encode_joint
 from multipyro.guides._distributions import map_parameters
 from multipyro.guides.encoders import JointEncoder
 
@@ -65,16 +65,12 @@ class JointGuide(Guide):
         observed = {name: mask for name, mask in (observed or {}).items() if name in x}
         if not observed:
             return self._answer(given, x, observed)
+        some = torch.ones_like(next(iter(observed.values())))
+        held = torch.stack([observed.get(name, some) for name in given])
         subsets = [subset for subset in self.subsets if set(subset) <= set(given)]
-        rows = torch.stack([self._rows(subset, x, observed) for subset in subsets])
-        empty = ~torch.stack([observed.get(m, torch.ones_like(rows[0])) for m in given]).any(0)
-        if not (rows.any(0) | empty).all():
-            row = int((~(rows.any(0) | empty)).nonzero()[0])
-            held = [m for m in given if m not in observed or observed[m][row]]
-            answered = ", ".join("+".join(subset) for subset in self.subsets)
-            raise ValueError(
-                f"row {row} holds {'+'.join(held)}, which this guide does not answer: it answers {answered}"
-            )
+        wanted = torch.tensor([[name in subset for name in given] for subset in subsets], device=held.device)
+        rows = (held == wanted.unsqueeze(-1)).all(1)  # (subsets, batch)
+        self._check_answered(held, rows.any(0), given)
         answers = [self._answer(subset, x, observed) for subset in subsets]
         chosen = rows.unsqueeze(-1)
 
@@ -93,15 +89,9 @@ class JointGuide(Guide):
         self, subset: tuple[str, ...], x: Mapping[str, Tensor], observed: Mapping[str, Tensor]
     ) -> dist.Distribution:
         """What the network of `subset` gives in the rows that hold all of it."""
-        network = self.joint if subset == self.modalities else self.networks["+".join(subset)]
-        inputs, masks = tuple(x[name] for name in subset), tuple(observed.get(name) for name in subset)
-        held = [mask for mask in masks if mask is not None]
-        rows = torch.stack(held).all(0) if held else None
-        single = len(subset) == 1 and network is not self.joint
-        return encode(network, inputs[0] if single else dict(zip(subset, inputs, strict=True)), rows, *inputs, *masks)
-
-    def _rows(self, subset, x, observed) -> Tensor:
-        """Rows that hold exactly `subset` of the modalities in `x`."""
-        some = next(iter(observed.values()))
-        held = [observed.get(m, torch.ones_like(some)) for m in x]
-        return torch.stack([h if m in subset else ~h for m, h in zip(x, held, strict=True)]).all(0)
+        if subset == self.modalities:
+            return encode_joint(self.joint, {name: x[name] for name in subset}, observed)
+        network = self.networks["+".join(subset)]
+        if len(subset) == 1:
+            return encode(network, x[subset[0]], observed.get(subset[0]))
+        return encode_joint(network, {name: x[name] for name in subset}, observed)

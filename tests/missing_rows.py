@@ -5,6 +5,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 from multipyro.guides import (
+    BridgedGuide,
     JointEncoder,
     JointGuide,
     LaplaceEncoder,
@@ -79,6 +80,8 @@ def guide(family, normalised=False):
         return MixtureOfExperts(2, {name: LaplaceEncoder(net, 2) for name, net in networks(normalised).items()})
     if family == "mixture of products":
         return MixtureOfProducts(2, encoders)
+    if family == "bridged":
+        return BridgedGuide(2, networks(normalised), (8,))
     subsets = [("image", "label"), ("image", "word"), ("label", "word")]
     joint = {pair: JointEncoder({m: networks()[m] for m in pair}, 2) for pair in subsets}
     return JointGuide(2, networks(), encoders={**{(m,): encoder for m, encoder in encoders.items()}, **joint})

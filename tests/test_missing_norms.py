@@ -61,7 +61,7 @@ def test_batch_norm_lets_no_fill_value_into_a_loss(family):
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
 
 
-@pytest.mark.parametrize("family", ("product", "mixture", "mixture of products", "joint"))
+@pytest.mark.parametrize("family", ("product", "mixture", "mixture of products", "joint", "bridged"))
 @pytest.mark.parametrize("number", (0, 1))
 def test_batch_norm_with_no_row_observed_or_one(family, number):
     """Of fewer than two rows there are no statistics: the running ones answer, and stay as they are."""
