@@ -10,6 +10,8 @@ __all__ = ["KINDS", "LIKELIHOODS", "Modality"]
 
 KINDS = ("image", "label", "text", "vector")
 LIKELIHOODS = ("bernoulli", "categorical", "continuous_bernoulli", "laplace", "normal")
+# pads texts of words, as the paper on aggregate posteriors prints it
+_BLANK = "-"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Modality:
         num_classes: Number of classes of a categorical, a position.
         class_words: What the classes of the data set are called, for labels and texts that spell them.
         alphabet: The characters of a text by class id; the first one pads.
+        vocabulary: In place of an alphabet, the words of a text by class id; they stand between single spaces. If the
+            first one is `"-"`, it is the blank, which pads; otherwise a text has a word at every position.
 
     Raises:
         ValueError: If the kind or the likelihood is unknown, or the description contradicts itself.
@@ -33,6 +37,9 @@ class Modality:
         >>> word = Modality("word", (3,), "text", "categorical", 4, ("ab", "ca"), " abc")
         >>> word.decode(word.encode(["ab", "ca"]))
         ['ab', 'ca']
+        >>> text = Modality("text", (3,), "text", "categorical", 3, vocabulary=("-", "red", "cube"))
+        >>> text.encode(["red cube"]).tolist(), text.decode(torch.tensor([[2, 0, 0]]))
+        ([[1, 2, 0]], ['cube'])
     """
 
     name: str
@@ -42,6 +49,7 @@ class Modality:
     num_classes: int | None = None
     class_words: tuple[str, ...] | None = None
     alphabet: str | None = None
+    vocabulary: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -55,14 +63,28 @@ class Modality:
             raise ValueError(f"modality {self.name!r} is categorical and needs num_classes, got {self.num_classes}")
         if self.class_words is not None:
             object.__setattr__(self, "class_words", tuple(self.class_words))
+        if self.vocabulary is not None:
+            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+            self._check_vocabulary()
         if self.alphabet is not None:
             if len(set(self.alphabet)) != len(self.alphabet) or len(self.alphabet) != self.num_classes:
                 raise ValueError(
                     f"alphabet of modality {self.name!r} must have num_classes = {self.num_classes} different "
                     f"characters, got {self.alphabet!r}"
                 )
-            if len(self.shape) != 1:
-                raise ValueError(f"text {self.name!r} must have the shape (positions,), got {self.shape}")
+        if (self.alphabet is not None or self.vocabulary is not None) and len(self.shape) != 1:
+            raise ValueError(f"text {self.name!r} must have the shape (positions,), got {self.shape}")
+
+    def _check_vocabulary(self) -> None:
+        words = self.vocabulary
+        if self.alphabet is not None:
+            raise ValueError(f"text {self.name!r} has an alphabet or a vocabulary, got both")
+        # what str.split gives back is a word: nothing empty and no space inside
+        if len(set(words)) != len(words) or len(words) != self.num_classes or any(w.split() != [w] for w in words):
+            raise ValueError(
+                f"vocabulary of modality {self.name!r} must have num_classes = {self.num_classes} different words "
+                f"without spaces, got {words!r}"
+            )
 
     @property
     def dim(self) -> int:
@@ -70,37 +92,51 @@ class Modality:
         return math.prod(self.shape)
 
     def encode(self, texts: list[str]) -> Tensor:
-        """Class ids `(len(texts), positions)` of texts, padded with the alphabet's first character on the right.
+        """Class ids `(len(texts), positions)` of texts, padded on the right.
 
         Raises:
-            ValueError: If a text is too long or has a character outside the alphabet.
+            ValueError: If a text has too many characters or words, one that is unknown, or too few where nothing pads.
         """
-        alphabet = self._characters()
-        length = self.shape[0]
+        symbols, length = self._symbols(), self.shape[0]
+        ids = {symbol: number for number, symbol in enumerate(symbols)}
         rows = []
         for text in texts:
-            if set(text) - set(alphabet) or len(text) > length:
-                raise ValueError(f"{text!r} does not fit {length} characters of {alphabet!r}")
-            rows.append([alphabet.index(character) for character in text.ljust(length, alphabet[0])])
+            parts = list(text) if self.vocabulary is None else text.split()
+            if self._pads():
+                parts += [symbols[0]] * (length - len(parts))
+            if len(parts) != length or not ids.keys() >= set(parts):
+                unit = "characters" if self.vocabulary is None else "words"
+                raise ValueError(f"{text!r} does not fit {length} {unit} of {symbols!r}")
+            rows.append([ids[part] for part in parts])
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), length)
 
     def decode(self, values: Tensor) -> list[str]:
         """The texts of class ids `(rows, positions)`, without the padding on the right; the inverse of `encode`.
 
         Raises:
-            ValueError: If the shape is another one or an id is outside the alphabet.
+            ValueError: If the shape is another one or an id is outside the alphabet or vocabulary.
         """
-        alphabet = self._characters()
+        symbols = self._symbols()
         if values.dim() != 2 or values.shape[1] != self.shape[0]:
             raise ValueError(f"texts {self.name!r} must have shape (rows, {self.shape[0]}), got {tuple(values.shape)}")
-        if len(values) and not 0 <= values.min() <= values.max() < len(alphabet):
+        if len(values) and not 0 <= values.min() <= values.max() < len(symbols):
             raise ValueError(
-                f"class ids of {self.name!r} must lie in 0 to {len(alphabet) - 1}, got {values.min().item()} to "
+                f"class ids of {self.name!r} must lie in 0 to {len(symbols) - 1}, got {values.min().item()} to "
                 f"{values.max().item()}"
             )
-        return ["".join(alphabet[i] for i in row).rstrip(alphabet[0]) for row in values.tolist()]
+        rows = values.tolist()
+        if self._pads():
+            for row in rows:
+                while row and row[-1] == 0:
+                    row.pop()
+        separator = "" if self.vocabulary is None else " "
+        return [separator.join(symbols[i] for i in row) for row in rows]
 
-    def _characters(self) -> str:
-        if self.alphabet is None:
-            raise ValueError(f"modality {self.name!r} has no alphabet")
-        return self.alphabet
+    def _symbols(self) -> str | tuple[str, ...]:
+        symbols = self.alphabet if self.vocabulary is None else self.vocabulary
+        if symbols is None:
+            raise ValueError(f"modality {self.name!r} has no alphabet and no vocabulary")
+        return symbols
+
+    def _pads(self) -> bool:
+        return self.vocabulary is None or self.vocabulary[0] == _BLANK

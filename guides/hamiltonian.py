@@ -143,14 +143,20 @@ class ProductOfDensities(dist.TorchDistribution):
         self.experts, self.prior, self.held = tuple(experts), prior, held
         self.chain = {"steps": steps, "leapfrogs": leapfrogs, "step_size": step_size}
         self.once = once
+        self._mean: Tensor | None = None
         batch = self.experts[0].batch_shape
         super().__init__(batch, self.experts[0].event_shape, validate_args=validate_args)
 
     @property
     @torch.no_grad()
     def mean(self) -> Tensor:
-        """The mean of the second half of one chain a row, `(*batch, latent_dim)`: two calls differ."""
-        _, mean = hamiltonian_draws(self.unnormalised_log_prob, self.mixture().rsample(), **self.chain)
+        """The mean of the second half of one chain a row, `(*batch, latent_dim)`.
+
+        The chains are those that drew the last single sample; new ones if there is none.
+        """
+        if self._mean is None:
+            self.sample()
+        mean = self._mean
         for expert, rows in zip(self.experts, self._alone(), strict=True):
             if rows.any():
                 mean = torch.where(rows.unsqueeze(-1), expert.mean, mean)
@@ -185,8 +191,11 @@ class ProductOfDensities(dist.TorchDistribution):
     def sample(self, sample_shape=()) -> Tensor:
         start, alone = self.mixture().rsample(torch.Size(sample_shape)), self._alone().any(0)
         if alone.all():
-            return start
-        last, _ = hamiltonian_draws(self.unnormalised_log_prob, start, **self.chain)
+            last = mean = start
+        else:
+            last, mean = hamiltonian_draws(self.unnormalised_log_prob, start, **self.chain)
+        if not sample_shape:
+            self._mean = mean
         return torch.where(alone.unsqueeze(-1), start, last)
 
     def _rows(self) -> Tensor:

@@ -51,9 +51,9 @@ def test_ids_of_another_shape():
 
 def test_a_modality_without_alphabet_spells_nothing():
     label = Modality("label", (), "label", "categorical", 10)
-    with pytest.raises(ValueError, match="'label' has no alphabet"):
+    with pytest.raises(ValueError, match="'label' has no alphabet and no vocabulary"):
         label.encode(["one"])
-    with pytest.raises(ValueError, match="'label' has no alphabet"):
+    with pytest.raises(ValueError, match="'label' has no alphabet and no vocabulary"):
         label.decode(torch.zeros(1, 1, dtype=torch.int64))
 
 
@@ -71,6 +71,47 @@ def test_a_modality_without_alphabet_spells_nothing():
 def test_a_description_that_contradicts_itself(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(WORD, **changes)
+
+
+SCENE = Modality("text", (3,), "text", "categorical", 3, vocabulary=("red", "big", "cube"))
+WORDS = Modality("words", (3,), "text", "categorical", 3, vocabulary=["-", "Bald", "Wavy_Hair"])
+
+
+@pytest.mark.parametrize("text", ["", "Bald", "Wavy_Hair Bald", "Bald Bald Wavy_Hair"])
+def test_words_are_padded_with_the_blank(text):
+    ids = WORDS.encode([text])
+    assert ids.shape == (1, 3)
+    assert WORDS.decode(ids) == [text]
+    assert ids[0].tolist() == [WORDS.vocabulary.index(w) for w in [*text.split(), "-", "-", "-"][:3]]
+
+
+def test_words_without_a_blank_fill_every_position():
+    assert SCENE.encode(["big red cube", "red red red"]).tolist() == [[1, 0, 2], [0, 0, 0]]
+    assert SCENE.decode(torch.tensor([[1, 0, 2], [2, 0, 0]])) == ["big red cube", "cube red red"]
+    for text in ("big red", "", "big red cube cube", "big red ball", "big red -"):
+        with pytest.raises(ValueError, match=rf"'{text}' does not fit 3 words of \('red', 'big', 'cube'\)"):
+            SCENE.encode([text])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    {
+        "size": ({"num_classes": 4}, "num_classes = 4 different words"),
+        "twice": ({"vocabulary": ("red", "big", "red")}, "num_classes = 3 different words"),
+        "space": ({"vocabulary": ("red", "very big", "cube")}, "different words without spaces"),
+        "empty": ({"vocabulary": ("red", "", "cube")}, "different words without spaces"),
+        "both": ({"alphabet": "abc"}, "has an alphabet or a vocabulary, got both"),
+        "shape": ({"shape": ()}, r"'text' must have the shape \(positions,\), got \(\)"),
+    }.values(),
+)
+def test_a_vocabulary_that_contradicts_itself(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SCENE, **changes)
+
+
+@pytest.mark.parametrize("modality", [SCENE, WORDS])
+def test_a_vocabulary_survives_json(modality):
+    assert Modality(**json.loads(json.dumps(dataclasses.asdict(modality)))) == modality
 
 
 def test_number_of_elements():

@@ -125,6 +125,14 @@ def test_its_mean_is_that_of_the_product():
     assert (found.std(0) < 0.7 * exact.variance[0].sqrt()).all()
 
 
+def test_the_mean_after_a_draw_costs_no_further_chain():
+    expert = dist.Normal(torch.ones(3, 2), 0.5).to_event(1)
+    product = ProductOfDensities([expert, expert], dist.Normal(torch.zeros(2), 1.0).to_event(1), steps=4)
+    product.sample()
+    before = torch.get_rng_state()
+    assert torch.equal(product.mean, product.mean) and torch.equal(torch.get_rng_state(), before)
+
+
 def test_importance_sampling_draws_from_the_mixture_of_the_flows():
     problem = LinearGaussian(3)
     x, observed = problem.sample(6), {"word": torch.tensor([True, False] * 3)}
