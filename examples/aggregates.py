@@ -43,12 +43,15 @@ def judged(recipe, splits, classifiers, args):
     """Joint coherence, coherence of label -> image, and the log-likelihood a row of the first test rows."""
     torch.manual_seed(args.seed)
     x, _ = splits.test.rows(torch.arange(min(args.likelihood_rows, len(splits.test))))
-    given, target = (["label"], "image")
+
+    def drawn(output):
+        programs = (recipe.model, recipe.guide)
+        return conditional_coherence(*programs, splits.test, ["label"], "image", classifiers["image"], output)["value"]
+
     return {
         "joint": joint_coherence(recipe.model, classifiers, args.samples)["value"],
-        "label->image": conditional_coherence(
-            recipe.model, recipe.guide, splits.test, given, target, classifiers[target]
-        )["value"],
+        "label->image": drawn("mean"),
+        "label->image, sampled pixels": drawn("sample"),
         "log_likelihood": log_likelihood(recipe.model, recipe.guide, x, num_particles=args.particles).mean,
     }
 
@@ -61,17 +64,24 @@ def run(method, seed, splits, classifiers, args):
         networks_for(splits.train.modalities),
         args.latent_dim,
         beta=args.beta,
+        warmup=args.warmup,
         weights=dict(map(_pair, args.weights)),
         aggregate="label" if method == "jmvae-kl" else None,
         aggregate_prior=True,
         aggregate_epochs=args.flow_epochs,
+        **({"particles": 1} if method == "mmvae" else {}),
     )
     own = [stage.name not in ("aggregate", "prior") for stage in recipe.stages].count(True)
     settings = {"epochs": args.epochs, "batch_size": args.batch_size, "lr": args.lr, "seed": seed, "progress": False}
-    fit_recipe(replace(recipe, stages=recipe.stages[:own]), splits, **settings)
+
+    def trained(stages, name):
+        kept = {} if args.runs is None else {"out": args.runs / f"{method}-{seed}-{name}", "resume": True}
+        fit_recipe(replace(recipe, stages=stages), splits, **settings, **kept)
+
+    trained(recipe.stages[:own], "method")
     before = judged(recipe, splits, classifiers, args)
     exact = exact_aggregate(recipe, splits.test, classifiers)
-    fit_recipe(replace(recipe, stages=recipe.stages[own:]), splits, **settings)
+    trained(recipe.stages[own:], "flows")
     return {"before": before, "after": judged(recipe, splits, classifiers, args), "exact aggregate": {"joint": exact}}
 
 
@@ -96,20 +106,21 @@ def main(args):
     torch.manual_seed(args.seed)
     classifiers = train_classifiers(splits.train, splits.test)
     found = {}
-    print(f"{'':24}{'joint coherence':>18}{'label -> image':>18}{'log p(x), nats':>20}")
+    print(f"{'':24}{'joint coherence':>18}{'label -> image':>18}{'sampled pixels':>18}{'log p(x), nats':>20}")
     for method in args.methods:
         found[method] = []
         for seed in range(args.seed, args.seed + args.seeds):
             found[method].append(run(method, seed, splits, classifiers, args))
             if args.out is not None:
-                settings = {name: value for name, value in vars(args).items() if name not in ("out", "data_root")}
+                hidden = ("out", "runs", "data_root")
+                settings = {name: value for name, value in vars(args).items() if name not in hidden}
                 report = {"settings": settings, "versions": versions(), "methods": found}
                 args.out.write_text(json.dumps(report, indent=1) + "\n")
         for state in ("before", "after", "exact aggregate"):
-            keys = ("joint", "label->image", "log_likelihood")
+            keys = ("joint", "label->image", "label->image, sampled pixels", "log_likelihood")
             columns = [[one[state][key] for one in found[method] if key in one[state]] for key in keys]
-            joint, label, likelihood = (_spread(values) if values else "" for values in columns)
-            print(f"{method + ' ' + state:24}{joint:>18}{label:>18}{likelihood:>20}", flush=True)
+            joint, label, pixels, likelihood = (_spread(values) if values else "" for values in columns)
+            print(f"{method + ' ' + state:24}{joint:>18}{label:>18}{pixels:>18}{likelihood:>20}", flush=True)
 
 
 if __name__ == "__main__":
@@ -124,12 +135,14 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--latent-dim", type=int, default=6)
     parser.add_argument("--beta", type=float, default=3.0)
+    parser.add_argument("--warmup", type=int, default=0, help="epochs in which beta grows from 0")
     parser.add_argument("--weights", nargs="*", default=["label=10", "word=5"])
     parser.add_argument("--samples", type=int, default=10_000, help="of the prior, for the joint coherence")
     parser.add_argument("--particles", type=int, default=100, help="importance samples a row")
     parser.add_argument("--likelihood-rows", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--runs", type=Path, help="folder of the runs: called again, the script resumes them")
     parser.add_argument("--out", type=Path, help="json file to write")
     parser.add_argument("--smoke", action="store_true", help="only show that it runs")
     main(parser.parse_args())
