@@ -189,6 +189,14 @@ def test_training_moves_what_trains_and_thaws_the_rest(method, tmp_path):
 
 
 @ALL
+def test_weights_may_name_every_modality_of_the_data(method):
+    weights = dict.fromkeys(COUNTS[3], 2.0)
+    assert recipe_of(method, weights=weights).options["weights"] == weights
+    with pytest.raises(ValueError, match="weights name unknown modalities .*taste"):
+        recipe_of(method, weights={"taste": 2.0})
+
+
+@ALL
 @pytest.mark.parametrize("count", COUNTS)
 def test_every_claimed_subset_answers_and_others_are_refused_by_name(method, count):
     recipe = recipe_of(method, COUNTS[count])

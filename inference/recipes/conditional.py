@@ -36,8 +36,9 @@ def _conditional(name: str, decoder_sees_condition: bool):
             raise ValueError(f"{name} needs a condition and a target, got the modalities {names}")
         target = _names(target, [m for m in names if m not in _names(given, names[1:2])][:1])
         given = _names(given, [m for m in names if m not in target][:1])
-        networks, conditions = networks.select(target + given), networks.select(given)
+        # weights may name modalities of the data that it does not take, as in a comparison of methods
         sites, schedules = site_weights(networks, beta, warmup, weights)
+        networks, conditions = networks.select(target + given), networks.select(given)
         prior = None
         if prior_network:
             branches = conditions.branches()

@@ -20,8 +20,9 @@ def _build(
     warmup: int = 0,
     weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
-    networks = networks.select([modality if modality is not None else next(iter(networks.modalities))])
+    # weights may name modalities of the data that it does not take, as in a comparison of methods
     sites, schedules = site_weights(networks, beta, warmup, weights)
+    networks = networks.select([modality if modality is not None else next(iter(networks.modalities))])
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
     elbo = WeightedELBO(lambda m, g, _: [Term(m, g, sites=sites)], schedules=schedules)

@@ -46,8 +46,9 @@ def _build(
     if len(names) < 2:
         raise ValueError(f"vlvae takes two modalities, an image and a text, got {list(names)}")
     pair = (names[0], names[-1])
-    networks, text = networks.select(pair), networks.modalities[names[-1]]
+    # weights may name modalities of the data that it does not take, as in a comparison of methods
     sites, schedules = site_weights(networks, beta, warmup, weights)
+    networks, text = networks.select(pair), networks.modalities[names[-1]]
     likelihoods = networks.likelihoods(latent_dim)
     if text.kind == "text":
         *widths, features = networks.hidden_features
