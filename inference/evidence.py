@@ -75,6 +75,7 @@ def log_likelihood(
     num_particles: int = 1000,
     observed: Mapping[str, Tensor] | None = None,
     defensive: float = 0.1,
+    seen: Sequence[str] | None = None,
 ) -> LogLikelihood:
     r"""`log p(x_S)`, or `log p(x_S | x_G)`, of the model, by importance sampling with the guide as proposal.
 
@@ -97,7 +98,8 @@ def log_likelihood(
 
     References:
         Bridged Variational Autoencoders (Yadav et al.), Table 1; Generalized Multimodal ELBO (Sutter et al., 2021),
-        Table 4, whose released code averages over different images by mistake.
+        Table 4, whose released code averages over different images by mistake. Both compare what the same likelihood is
+        estimated at when the proposal has seen other modalities: `seen`, with few samples and `defensive=0`.
 
     Args:
         model: The generative program.
@@ -108,13 +110,14 @@ def log_likelihood(
         num_particles: Number `K` of samples a row.
         observed: Rows that are observed; a row's likelihood is that of what it holds, 0 for nothing.
         defensive: The share `delta`; 0 proposes from the guide alone, as the papers' tables do.
+        seen: The modalities that the proposal has seen, more or fewer than `S`; what the evidence is of by default.
 
     Returns:
         A `LogLikelihood` in nats, likelihoods unweighted.
 
     Raises:
         ValueError: If a modality is unknown or its values are bad, `subset` and `given` overlap, or the guide does not
-            answer what it must propose for.
+            answer what it must propose for. If `seen` comes with `given`, or a row lacks all that it names.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -134,19 +137,33 @@ def log_likelihood(
         raise ValueError(f"subset must not be empty nor overlap given, got {list(subset)} and {list(given)}")
     check_known(model, [*subset, *given])
     check_scored(model, subset, given)
-    x = {name: values for name, values in x.items() if name in subset or name in given}
+    scored = (*subset, *given)
+    seen = scored if seen is None else _told(seen, given, x, observed)
+    x = {name: values for name, values in x.items() if name in scored or name in seen}
     check_values(model, x, observed)
-    rows, variance = _evidence(model, guide, x, observed, num_particles, defensive)
+    rows, variance = _evidence(model, guide, x, observed, num_particles, defensive, scored, seen)
     if set(given) - set(conditions_of(model)):  # conditions have no likelihood that could be taken away
-        below, below_variance = _evidence(
-            model, guide, {name: x[name] for name in given}, observed, num_particles, defensive
-        )
+        part = {name: x[name] for name in given}
+        below, below_variance = _evidence(model, guide, part, observed, num_particles, defensive, given, given)
         rows, variance = rows - below, variance + below_variance
         held = rows_with_evidence({name: x[name] for name in subset}, observed)
         if held is not None:
             # both estimates are of the same evidence where nothing of the subset is observed
             rows, variance = torch.where(held, rows, 0.0), torch.where(held, variance, 0.0)
     return mean_of_rows(rows, variance)
+
+
+def _told(
+    seen: Sequence[str], given: Sequence[str], x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
+) -> tuple[str, ...]:
+    """The modalities that a proposal has seen; raises where it would have seen nothing."""
+    seen = chosen(seen, x)
+    if given:
+        raise ValueError(f"seen goes with the evidence of a subset, got given = {list(given)} besides")
+    held = rows_with_evidence({name: x[name] for name in seen}, observed)
+    if held is not None and not held.all():
+        raise ValueError(f"{int((~held).sum())} of the {len(held)} rows hold none of {list(seen)} to propose from")
+    return seen
 
 
 def check_scored(model: Program, targets: Sequence[str], given: Sequence[str]) -> None:
@@ -254,17 +271,20 @@ def _scores(model, guide_trace: poutine.Trace, x, observed, target: Sequence[str
     return sum(sites[name]["log_prob"] for name in target), left
 
 
-def _evidence(model, guide, x, observed, num_particles: int, defensive: float) -> tuple[Tensor, Tensor]:
-    """Estimates of `log p(x)` of each row and their Monte Carlo variances, `(batch,)` each."""
+def _evidence(
+    model, guide, x, observed, num_particles: int, defensive: float, scored: Sequence[str], seen: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Estimates of `log p(x_scored)` of each row and their Monte Carlo variances, `(batch,)` each."""
     from_prior = min(round(defensive * num_particles), num_particles - 1)
     log_k = math.log(num_particles)
     estimates, variances = [], []
     with evaluating(model, guide), poutine.block():
-        model, guide = restrict(model, tuple(x)), restrict(proposal(guide), tuple(x))
+        model, guide = restrict(model, scored), restrict(proposal(guide), seen)
         head = first_row(x, observed)
         elements = max(elements_of_a_row(model, head), elements_of_a_row(guide, head))
         for rows in row_chunks(batch_rows(x), elements, num_particles):
             part, masks = take_rows(x, observed, rows)
+            evidence = rows_with_evidence({name: part[name] for name in scored}, masks)
             sources = [(False, number) for number in chunks(num_particles - from_prior, len(rows) * elements)]
             sources += [(True, number) for number in chunks(from_prior, len(rows) * elements)] if from_prior else []
             # running sums of the weights and of their squares, in logs
@@ -272,6 +292,7 @@ def _evidence(model, guide, x, observed, num_particles: int, defensive: float) -
             with encoders_run_once():  # one proposal for all: the share of the prior is balanced against that of q
                 for prior_first, number in sources:
                     logs = _log_weights(model, guide, part, masks, number, prior_first, from_prior / num_particles)
+                    logs = logs if evidence is None else torch.where(evidence, logs, 0.0)
                     first = torch.logaddexp(first, logs.logsumexp(0))
                     second = torch.logaddexp(second, (2 * logs).logsumexp(0))
             estimates.append(first - log_k)
@@ -296,6 +317,4 @@ def _log_weights(model, guide, x, observed, number: int, prior_first: bool, shar
     log_x = sum(site["log_prob"] for name, site in model_sites.items() if name not in guide_sites)
     if share:
         log_q = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_prior)
-    log_weights = log_prior + log_x - log_q
-    evidence = rows_with_evidence(x, observed)
-    return log_weights if evidence is None else torch.where(evidence, log_weights, 0.0)
+    return log_prior + log_x - log_q

@@ -86,6 +86,39 @@ def test_standard_errors_are_those_of_repeated_estimates(kind):
     assert found.mc_se == pytest.approx(found.rows_se.square().sum().sqrt().item() / 400)
 
 
+@pytest.mark.parametrize("kind", ["product", "mixture"])
+def test_the_proposal_may_have_seen_other_modalities(kind):
+    problem = LinearGaussian(3)
+    model, guide, x = problem.model(), guides(problem)[kind], problem.sample(10)
+    for subset in problem.subsets():
+        for seen in problem.subsets():
+            found = log_likelihood(model, guide, x, subset, num_particles=4000, seen=seen)
+            assert_estimates(found, problem.log_evidence(x, subset))
+
+
+def test_one_sample_of_another_proposal_is_its_own_bound():
+    problem = LinearGaussian(2)
+    x = repeated(problem.sample(1), 20_000)
+    for subset, seen in ((("image",), ("image", "label")), (("image", "label"), ("label",))):
+        found = log_likelihood(
+            problem.model(), problem.product_guide(), x, subset, num_particles=1, defensive=0.0, seen=seen
+        ).rows
+        drawn, exact = (problem.posterior({name: v[:1] for name, v in x.items()}, part) for part in (seen, subset))
+        gap = torch.distributions.kl_divergence(drawn, exact)
+        bound = problem.log_evidence(x, subset)[0] - gap[0]
+        assert gap > 0.05 and abs(found.mean() - bound) < 4 * found.std() / math.sqrt(20_000)
+
+
+def test_a_proposal_that_has_seen_nothing_of_a_row_is_refused():
+    problem = LinearGaussian(2)
+    model, guide, x = problem.model(), problem.product_guide(), problem.sample(4)
+    masks = {"label": torch.tensor([True, False, True, True])}
+    with pytest.raises(ValueError, match=r"1 of the 4 rows hold none of \['label'\]"):
+        log_likelihood(model, guide, x, ["image"], observed=masks, seen=["label"])
+    with pytest.raises(ValueError, match="seen goes with the evidence"):
+        log_likelihood(model, guide, x, ["image"], ["label"], seen=["label"])
+
+
 def test_defensive_samples_save_a_guide_that_is_too_narrow():
     problem = LinearGaussian(2)
     x = repeated(problem.sample(1), 300)
