@@ -1,6 +1,7 @@
 """Objectives, training, prediction and evaluation."""
 
 from multipyro.inference._seeds import step_seed
+from multipyro.inference.adversarial import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.checkpoints import load_state, save_state
 from multipyro.inference.classifiers import Classifier, train_classifiers
 from multipyro.inference.combinators import conditional, frozen, generative, restrict
@@ -18,12 +19,14 @@ from multipyro.inference.linear_mixture import LinearMixtureELBO
 from multipyro.inference.metrics import conditional_coherence, evaluate, joint_coherence, latent_accuracy
 from multipyro.inference.networks import Networks, networks_for
 from multipyro.inference.prediction import cross_generate, embed, joint_samples, reconstruct
+from multipyro.inference.predictive import guide_predictive_log_likelihood
 from multipyro.inference.recipes import (
     COMMON_OPTIONS,
     METHODS,
     MethodInfo,
     Recipe,
     Stage,
+    Update,
     build,
     register,
     site_weights,
@@ -39,7 +42,9 @@ __all__ = [
     "METHODS",
     "Classifier",
     "ConditionalBounds",
+    "DiscriminatorLoss",
     "FitResult",
+    "GeneratorLoss",
     "JensenShannonELBO",
     "LinearMixtureELBO",
     "LinearWarmup",
@@ -54,6 +59,7 @@ __all__ = [
     "StratifiedELBO",
     "SubsetELBO",
     "Term",
+    "Update",
     "WeightedELBO",
     "build",
     "conditional",
@@ -67,6 +73,7 @@ __all__ = [
     "frozen",
     "generative",
     "guide_conditional_log_likelihood",
+    "guide_predictive_log_likelihood",
     "joint_coherence",
     "joint_samples",
     "joint_samples_figure",

@@ -31,6 +31,7 @@ __all__ = [
     "ConditionalBounds",
     "LogLikelihood",
     "guide_conditional_log_likelihood",
+    "importance_sampled",
     "log_likelihood",
 ]
 
@@ -127,10 +128,6 @@ def log_likelihood(
         >>> log_likelihood(model, guide, {"image": torch.zeros(5, 16)}, num_particles=10).rows.shape
         torch.Size([5])
     """
-    if num_particles < 1:
-        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
-    if not 0 <= defensive < 1:
-        raise ValueError(f"defensive must lie in [0, 1), got {defensive}")
     given = () if given is None else chosen(given, x)
     subset = tuple(name for name in x if name not in given) if subset is None else chosen(subset, x)
     if set(subset) & set(given) or not subset:
@@ -141,10 +138,10 @@ def log_likelihood(
     seen = scored if seen is None else _told(seen, given, x, observed)
     x = {name: values for name, values in x.items() if name in scored or name in seen}
     check_values(model, x, observed)
-    rows, variance = _evidence(model, guide, x, observed, num_particles, defensive, scored, seen)
+    rows, variance = importance_sampled(model, guide, x, observed, num_particles, defensive, scored, seen)
     if set(given) - set(conditions_of(model)):  # conditions have no likelihood that could be taken away
         part = {name: x[name] for name in given}
-        below, below_variance = _evidence(model, guide, part, observed, num_particles, defensive, given, given)
+        below, below_variance = importance_sampled(model, guide, part, observed, num_particles, defensive, given, given)
         rows, variance = rows - below, variance + below_variance
         held = rows_with_evidence({name: x[name] for name in subset}, observed)
         if held is not None:
@@ -271,10 +268,14 @@ def _scores(model, guide_trace: poutine.Trace, x, observed, target: Sequence[str
     return sum(sites[name]["log_prob"] for name in target), left
 
 
-def _evidence(
+def importance_sampled(
     model, guide, x, observed, num_particles: int, defensive: float, scored: Sequence[str], seen: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Estimates of `log p(x_scored)` of each row and their Monte Carlo variances, `(batch,)` each."""
+    if num_particles < 1:
+        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    if not 0 <= defensive < 1:
+        raise ValueError(f"defensive must lie in [0, 1), got {defensive}")
     from_prior = min(round(defensive * num_particles), num_particles - 1)
     log_k = math.log(num_particles)
     estimates, variances = [], []
