@@ -3,9 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,20 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pyro import poutine
-from pyro.infer import ELBO, TraceEnum_ELBO
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from multipyro.data import Batch
 from multipyro.guides._once import encoders_run_once
 from multipyro.inference._seeds import step_seed
+from multipyro.inference._work import Step, Work
 from multipyro.inference.checkpoints import read_checkpoint, store_state, write_checkpoint
-from multipyro.inference.combinators import Program
+from multipyro.inference.combinators import frozen_modules
 from multipyro.inference.fit import NonFiniteLossError
 from multipyro.inference.terms import MultimodalELBO, Term, WeightedELBO, sample_sites
 from multipyro.ppl_models._batch import batch_rows
 
-__all__ = ["AtomicCheckpointIO", "SVIModule", "Work", "run_trainer", "trainer_for"]
+__all__ = ["AtomicCheckpointIO", "SVIModule", "run_trainer", "trainer_for"]
 
 # validation draws from seeds of its own, outside the batches that training counts
 _VALIDATION = -1
@@ -51,49 +51,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a stage of training is made of.
-
-    Args:
-        model: The generative program.
-        guide: The variational program.
-        loss: The objective.
-        programs: The modules whose state a checkpoint holds.
-        parameters: What trains.
-        statements: Unconstrained values of `param` statements, by name; they train and are kept too.
-        optimizer: Called with all that trains, returns the optimiser.
-        train: Called with epoch, rank and world size, returns the batches.
-        validation: As `train`; None for no validation.
-        seed: Seed of the run.
-        gradient_clip: Largest norm of the gradient; None for no limit.
-        patience: Number of epochs without a better validation bound after which training stops; None for never.
-        show: Whether there is a progress bar to show each step's loss in.
-        folder: Where the checkpoints go; None for nowhere.
-        stage: Number of the stage, for the history.
-        on_epoch: Called with the history after each epoch, by one process.
-    """
-
-    model: Program
-    guide: Program
-    loss: ELBO
-    programs: Sequence[nn.Module]
-    parameters: Sequence[Tensor]
-    statements: dict[str, Tensor]
-    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer]
-    train: Callable[[int, int, int], Any]
-    validation: Callable[[int, int, int], Any] | None
-    seed: int
-    gradient_clip: float | None
-    patience: int | None
-    show: bool
-    folder: Path | None
-    stage: int
-    on_epoch: Callable[[list[dict[str, float]]], None]
-
-
 class SVIModule(L.LightningModule):
-    """SVI of one objective as a Lightning module.
+    """SVI of one objective, or of several in turn, as a Lightning module.
 
     It optimises by hand with `loss_and_grads`, as `pyro.infer.SVI` does, so that every ELBO of Pyro fits, and sums
     gradients over processes itself, because losses are sums over rows.
@@ -107,19 +66,20 @@ class SVIModule(L.LightningModule):
         self.automatic_optimization = False
         self.programs = nn.ModuleList(work.programs)
         self._work = (work,)  # in a tuple, lest its modules be registered twice
-        self.trained = [*work.parameters, *work.statements.values()]
-        self._schedules = tuple(getattr(work.loss, "schedules", ()))
+        self.trained = list({id(p): p for step in work.steps for p in step.parameters}.values())
+        losses = (work.loss, *(step.loss for step in work.steps))
+        self._schedules = tuple({id(s): s for loss in losses for s in getattr(loss, "schedules", ())}.values())
         self.history: list[dict[str, float]] = []
         self._best, self._waited = -math.inf, 0
-        self._bound, self._rows = 0.0, 0
+        self._losses, self._rows = [], 0
 
     @property
     def work(self) -> Work:
         """What is trained."""
         return self._work[0]
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.work.optimizer(self.trained)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [step.optimizer(step.parameters) for step in self.work.steps]
 
     def train_dataloader(self) -> Any:
         return self.work.train(self.current_epoch, self.global_rank, self.trainer.world_size)
@@ -129,39 +89,51 @@ class SVIModule(L.LightningModule):
         return [] if validation is None else validation(0, self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
-        self._bound, self._rows, self._seconds = 0.0, 0, 0.0
+        self._losses, self._rows, self._seconds = [0.0] * len(self.work.steps), 0, 0.0
         self._started = time.perf_counter()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        x, observed = batch
-        work, optimizer = self.work, self.optimizers()
+        x, _ = batch
+        work = self.work
         for schedule in self._schedules:
-            schedule.set(epoch=self.current_epoch, step=self.global_step)
+            # Lightning counts the steps of all optimisers
+            schedule.set(epoch=self.current_epoch, step=self.global_step // len(work.steps))
         self._seed(self.current_epoch, batch_idx)
-        optimizer.zero_grad()
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        losses = []
+        for step, optimizer in zip(work.steps, optimizers, strict=True):
+            optimizer.zero_grad()
+            with frozen_modules(work.others, step.train):
+                losses.append(self._update(step, batch, batch_idx))
+            optimizer.step()
+        self._losses = [total + loss for total, loss in zip(self._losses, losses, strict=True)]
+        if batch_idx == 0:
+            self._first = batch
+        self._rows += batch_rows(x) * self.trainer.world_size
+        self._seconds = time.perf_counter() - self._started
+        if work.show:
+            rows = batch_rows(x) * self.trainer.world_size
+            self.log("loss", losses[0] / rows, prog_bar=True, logger=False, batch_size=rows)
+            self.log("rows/s", self._rows / self._seconds, prog_bar=True, logger=False, batch_size=rows)
+
+    def _update(self, step: Step, batch: Batch, batch_idx: int) -> float:
+        """The loss of one update, after leaving its gradients in its parameters."""
+        x, observed = batch
         try:
-            loss = work.loss.loss_and_grads(work.model, work.guide, x, observed)
+            loss = step.loss.loss_and_grads(step.model, step.guide, x, observed)
         except ValueError as error:  # Pyro's validation stumbles over NaN parameters before there is a loss
             places = self._not_finite(x, observed)
             if not places:
                 raise
             raise NonFiniteLossError(self._message("no loss can be computed", batch_idx, places)) from error
-        loss = self._sum_over_processes(loss)
+        loss = self._sum_over_processes(loss, step.parameters)
         if not math.isfinite(loss):
             places = self._not_finite(x, observed)
             raise NonFiniteLossError(self._message(f"the loss is {loss}", batch_idx, places))
-        if work.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.trained, work.gradient_clip)
-        optimizer.step()
-        if batch_idx == 0:
-            self._first = batch
-        self._bound -= loss
-        self._rows += batch_rows(x) * self.trainer.world_size
-        self._seconds = time.perf_counter() - self._started
-        if work.show:
-            rows = batch_rows(x) * self.trainer.world_size
-            self.log("loss", loss / rows, prog_bar=True, logger=False, batch_size=rows)
-            self.log("rows/s", self._rows / self._seconds, prog_bar=True, logger=False, batch_size=rows)
+        if self.work.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(step.parameters, self.work.gradient_clip)
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         self._validated: dict[str, Tensor] = {}
@@ -178,9 +150,12 @@ class SVIModule(L.LightningModule):
         row = {
             "stage": self.work.stage,
             "epoch": self.current_epoch,
-            "train/bound": self._bound / self._rows,
+            "train/bound": -self._losses[0] / self._rows,
             "rows_per_second": self._rows / self._seconds,
         }
+        if len(self.work.steps) > 1:
+            names = [f"train/loss/{step.name}" for step in self.work.steps]
+            row.update({name: loss / self._rows for name, loss in zip(names, self._losses, strict=True)})
         if self.work.validation is None:
             self._seed(_VALIDATION, 0)
             sums, rows, prefix = self._measure(self._first), batch_rows(self._first[0]), "train"
@@ -228,17 +203,17 @@ class SVIModule(L.LightningModule):
         if self.work.patience is not None and self._waited >= self.work.patience:
             self.trainer.should_stop = True
 
-    def _sum_over_processes(self, loss: float) -> float:
+    def _sum_over_processes(self, loss: float, trained: Sequence[Tensor]) -> float:
         """The loss of all processes together; their gradients are summed too."""
         if self.trainer.world_size == 1:
             return loss
         device = self.device
-        parts = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in self.trained]
-        present = torch.tensor([float(p.grad is not None) for p in self.trained], device=device)
+        parts = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained]
+        present = torch.tensor([float(p.grad is not None) for p in trained], device=device)
         everything = torch.cat([*parts, present, torch.tensor([loss], device=device)])
         torch.distributed.all_reduce(everything)
         *sums, present, total = everything.split([*(len(part) for part in parts), len(parts), 1])
-        for parameter, gradient, count in zip(self.trained, sums, present.tolist(), strict=True):
+        for parameter, gradient, count in zip(trained, sums, present.tolist(), strict=True):
             parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if count else None
         return total.item()
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from multipyro.data import Batch, MultimodalData
 from multipyro.inference._batches import batches_of, check_batch, first_batch
-from multipyro.inference.recipes import METHODS, Recipe, Stage
+from multipyro.inference.recipes import METHODS, Recipe, Stage, Update
 
-__all__ = ["check_complete", "check_settings", "optimizer_from", "plan_of", "trained_parameters"]
+__all__ = ["check_complete", "check_settings", "optimizer_from", "plan_of", "trained_parameters", "updates_of"]
 
 # settings of `fit` that must not change within a run
 _SETTINGS = ("batch_size", "drop_last", "lr", "seed", "early_stopping", "gradient_clip", "devices")
@@ -84,10 +84,15 @@ def optimizer_from(optimizer: Any, lr: float) -> Callable[[list[Tensor]], torch.
     return optimizer
 
 
-def trained_parameters(stage: Stage, programs: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """The parameters of modules that a stage trains, each once."""
-    trained = programs if stage.train is None else stage.train
-    return list({id(p): p for part in trained for p in part.parameters() if p.requires_grad}.values())
+def updates_of(stage: Stage, programs: Sequence[nn.Module]) -> tuple[Update, ...]:
+    """What each batch of a stage does, one update or several."""
+    trained = tuple(programs) if stage.train is None else stage.train
+    return stage.updates or (Update(stage.loss, trained, stage.optimizer, stage.name),)
+
+
+def trained_parameters(update: Update) -> list[nn.Parameter]:
+    """The parameters of modules that an update trains, each once."""
+    return list({id(p): p for part in update.train for p in part.parameters() if p.requires_grad}.values())
 
 
 def plan_of(
@@ -104,15 +109,22 @@ def plan_of(
     """
     stages = []
     for stage in recipe.stages:
-        make = optimizer_from(stage.optimizer or settings["optimizer"], settings["lr"])
-        # `param` statements of plain functions are not there yet
-        optimizer = make(trained_parameters(stage, programs) or [torch.zeros(1, requires_grad=True)])
-        # a flag that is off says nothing, and a later torch may have more of them
-        groups = [
-            {name: _plain(value) for name, value in group.items() if name != "params" and value not in (None, False)}
-            for group in optimizer.param_groups
-        ]
-        stages.append({"loss": _plain(stage.loss), "optimizer": {"class": _name(optimizer), "groups": groups}})
+        found = []
+        for update in updates_of(stage, programs):
+            make = optimizer_from(update.optimizer or settings["optimizer"], settings["lr"])
+            # `param` statements of plain functions are not there yet
+            optimizer = make(trained_parameters(update) or [torch.zeros(1, requires_grad=True)])
+            # a flag that is off says nothing, and a later torch may have more of them
+            groups = [
+                {
+                    name: _plain(value)
+                    for name, value in group.items()
+                    if name != "params" and value not in (None, False)
+                }
+                for group in optimizer.param_groups
+            ]
+            found.append({"loss": _plain(update.loss), "optimizer": {"class": _name(optimizer), "groups": groups}})
+        stages.append({"loss": _plain(stage.loss), "updates": found} if stage.updates else found[0])
     sizes = {"batch_size": settings["batch_size"], "seed": settings["seed"]}
     return {
         **{name: settings[name] for name in _SETTINGS},

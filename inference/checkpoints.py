@@ -66,11 +66,17 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return checkpoint
 
 
-def save_state(path: str | os.PathLike, model: Program, guide: Program) -> Path:
+def save_state(path: str | os.PathLike, model: Program, guide: Program, others: Sequence[nn.Module] = ()) -> Path:
     """Writes the parameters of a model and a guide of one's own; `load_state` reads them.
 
     Where one of them is a plain function, the values in Pyro's parameter store that belong to no module are written
     too.
+
+    Args:
+        path: The file.
+        model: The generative program.
+        guide: The variational program.
+        others: Further modules, such as the `others` of a recipe.
 
     Returns:
         The path.
@@ -85,17 +91,23 @@ def save_state(path: str | os.PathLike, model: Program, guide: Program) -> Path:
         ...     path = save_state(f"{folder}/mine.ckpt", model, guide)
         ...     load_state(path, model, guide)
     """
-    modules, names = programs_of(model, guide), []
+    modules, names = programs_of(model, guide, *others), []
     if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
         known = {id(parameter) for module in modules for parameter in module.parameters()}
         names = [name for name, value in pyro.get_param_store().named_parameters() if id(value) not in known]
     return write_checkpoint({"state_dict": _state(modules), "param_store": store_state(names)}, path)
 
 
-def load_state(path: str | os.PathLike, model: Program, guide: Program) -> None:
+def load_state(path: str | os.PathLike, model: Program, guide: Program, others: Sequence[nn.Module] = ()) -> None:
     """Loads the parameters of a model and a guide from a checkpoint of `fit` or `save_state`.
 
     Values of `pyro.param` statements of plain functions go into Pyro's parameter store.
+
+    Args:
+        path: The file.
+        model: The generative program.
+        guide: The variational program.
+        others: The further modules that the checkpoint holds.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -110,7 +122,7 @@ def load_state(path: str | os.PathLike, model: Program, guide: Program) -> None:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     load_state(save_state(f"{folder}/mine.ckpt", model, guide), model, guide)
     """
-    load_programs(read_checkpoint(path), programs_of(model, guide), path)
+    load_programs(read_checkpoint(path), programs_of(model, guide, *others), path)
 
 
 def load_programs(checkpoint: dict[str, Any], programs: Sequence[nn.Module], path: str | os.PathLike) -> None:

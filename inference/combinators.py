@@ -18,6 +18,7 @@ __all__ = [
     "conditional",
     "core",
     "frozen",
+    "frozen_modules",
     "generative",
     "program_key",
     "proposal",
@@ -201,16 +202,23 @@ class _Proposal(_Combinator):
 
 class _Frozen(_Combinator):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        kept = {id(part) for module in self.detail for part in module.modules()}
-        with ExitStack() as stack:
-            for module in modules_of(self.program):
-                stack.enter_context(_frozen_modules(module, kept))
-            stack.enter_context(_DetachParams({id(p) for module in self.detail for p in module.parameters()}))
-            return self.program(*args, **kwargs)
+        with frozen_modules(modules_of(self.program), self.detail):
+            with _DetachParams({id(p) for module in self.detail for p in module.parameters()}):
+                return self.program(*args, **kwargs)
 
 
 @contextmanager
-def _frozen_modules(root: nn.Module, kept: set[int]) -> Iterator[None]:
+def frozen_modules(modules: Iterable[nn.Module], train: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """In this context nothing in `modules` trains or moves, except the ones named in `train`, as in `frozen`."""
+    kept = {id(part) for module in train for part in module.modules()}
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_frozen_parts(module, kept))
+        yield
+
+
+@contextmanager
+def _frozen_parts(root: nn.Module, kept: set[int]) -> Iterator[None]:
     """Evaluation mode and detached parameters for every part of `root` that is not in `kept`, then as before."""
     parts = [part for part in root.modules() if id(part) not in kept]
     training = [part.training for part in parts]

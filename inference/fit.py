@@ -17,8 +17,9 @@ from torch import nn
 
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._batches import batches_of, check_data, first_batch, parts_of
-from multipyro.inference._plan import check_complete, check_settings, optimizer_from, plan_of, trained_parameters
+from multipyro.inference._plan import check_complete, check_settings, plan_of, updates_of
 from multipyro.inference._seeds import step_seed
+from multipyro.inference._work import Work, steps_of
 from multipyro.inference.checkpoints import load_programs, own_store, param_statements, programs_of, read_checkpoint
 from multipyro.inference.combinators import Program, frozen
 from multipyro.inference.recipes import Recipe, Stage
@@ -228,11 +229,11 @@ def _train(recipe: Recipe, data: Any, validation: Any, settings: dict[str, Any])
     check_complete(recipe, train)
     for part in (train, validation):
         check_data(recipe.model, part)
-    programs = programs_of(recipe.model, recipe.guide)
+    programs = programs_of(recipe.model, recipe.guide, *recipe.others)
     epochs = [settings["epochs"] if stage.epochs is None else stage.epochs for stage in recipe.stages]
     run = None
     if settings["out"] is not None:
-        plan = plan_of(recipe, programs, train, validation, settings)
+        plan = plan_of(recipe, programs_of(recipe.model, recipe.guide), train, validation, settings)
         test = data.test.select(list(train.modalities)) if isinstance(data, Splits) else None
         described = describe_data(train, validation, test)
         run = Run.open(settings["out"], recipe, described, plan, settings["resume"], settings["config"])
@@ -264,7 +265,7 @@ def _run_stages(
             load_programs(checkpoint, programs, last)
             history += checkpoint["history"]
             continue
-        stage_settings = {**settings, "epochs": epochs[number], "optimizer": stage.optimizer or settings["optimizer"]}
+        stage_settings = {**settings, "epochs": epochs[number]}
         history += _run_stage(recipe, number, programs, train, validation, stage_settings, run, list(history))
         if run is not None:
             run.stage_done(number + 1)
@@ -304,25 +305,24 @@ def _run_stage(
         resumed = None
     outer = pyro.get_param_store().get_state()
     with _quiet(), own_store() as statements, torch.random.fork_rng():
-        from multipyro.inference._lightning import SVIModule, Work, run_trainer, trainer_for
+        from multipyro.inference._lightning import SVIModule, run_trainer, trainer_for
 
         sizes = {"batch_size": settings["batch_size"], "seed": settings["seed"]}
         feed = batches_of(train, shuffle=True, drop_last=settings["drop_last"], **sizes)
         held_out = None if validation is None else batches_of(validation, shuffle=False, **sizes)
         first = first_batch(feed)
         torch.manual_seed(step_seed(settings["seed"], 0, 0))
-        statements.update(param_statements(lambda: stage.loss.loss(model, guide, *first), programs, outer))
-        parameters = trained_parameters(stage, programs)
-        if not parameters and not statements:
-            raise ValueError(f"stage {stage.name!r} has nothing to train: no parameter requires a gradient")
+        if not stage.updates:  # they train modules alone
+            statements.update(param_statements(lambda: stage.loss.loss(model, guide, *first), programs, outer))
+        updates = updates_of(stage, programs_of(recipe.model, recipe.guide))
         work = Work(
             model=model,
             guide=guide,
             loss=stage.loss,
             programs=programs,
-            parameters=parameters,
+            others=recipe.others,
+            steps=steps_of(recipe, stage, updates, statements, settings["optimizer"], settings["lr"]),
             statements=statements,
-            optimizer=optimizer_from(settings["optimizer"], settings["lr"]),
             train=feed,
             validation=held_out,
             seed=settings["seed"],

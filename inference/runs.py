@@ -278,7 +278,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
             `"last"`.
 
     Returns:
-        A named tuple `(model, guide, recipe)`, the modules in evaluation mode.
+        A named tuple `(model, guide, recipe)`, the modules in evaluation mode, those in `recipe.others` too.
 
     Raises:
         FileNotFoundError: If there is no run, or it has no checkpoint yet.
@@ -319,7 +319,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
     networks = Networks(modalities, config["hidden_features"])
     recipe = build(config["method"], networks, config["latent_dim"], guide, **config["options"])
     path = checkpoint_of(run_folder, which)
-    programs = programs_of(recipe.model, recipe.guide)
+    programs = programs_of(recipe.model, recipe.guide, *recipe.others)
     load_programs(read_checkpoint(path), programs, path)
     for program in programs:
         program.eval()

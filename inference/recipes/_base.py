@@ -13,19 +13,45 @@ from multipyro.inference.networks import Networks
 from multipyro.inference.schedules import LinearWarmup
 from multipyro.inference.terms import SiteWeights
 
-__all__ = ["MethodInfo", "Recipe", "Stage", "site_weights"]
+__all__ = ["MethodInfo", "Recipe", "Stage", "Update", "site_weights"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """One of several updates of each batch, with an objective, modules and an optimiser of its own.
+
+    Args:
+        loss: The objective. Everything that is not in `train` is frozen while it is computed, batch-norm statistics
+            included; gradients pass through it.
+        train: The modules that train, of the model, the guide and the recipe's others.
+        optimizer: Called with their parameters, returns a torch optimiser; None for that of the training call.
+        name: Its name in logs.
+
+    Example:
+        >>> from pyro.infer import Trace_ELBO
+        >>> from torch import nn
+        >>> Update(Trace_ELBO(), (nn.Linear(2, 3),), name="decoder").name
+        'decoder'
+    """
+
+    loss: ELBO
+    train: tuple[nn.Module, ...]
+    optimizer: Callable[..., Any] | None = None
+    name: str = "update"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of SVI within a recipe.
+    """One run of SVI within a recipe, or of several updates of each batch in turn, as adversarial training needs.
 
     Args:
-        loss: The objective.
+        loss: The objective; of a stage with updates it is not minimised as such, but gives the validation bound.
         epochs: Number of epochs; None for what the training call says.
         train: The modules that train, everything else frozen; None for all of model and guide.
         optimizer: Called with the parameters, returns a torch optimiser; None for Adam.
         name: Name of the stage in checkpoints and logs.
+        updates: What each batch does in this order, in place of one step on `loss`; they say themselves what trains
+            and by which optimiser. The training bound is minus the loss of the first.
 
     Example:
         >>> from pyro.infer import Trace_ELBO
@@ -38,6 +64,7 @@ class Stage:
     train: tuple[nn.Module, ...] | None = None
     optimizer: Callable[..., Any] | None = None
     name: str = "main"
+    updates: tuple[Update, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +81,8 @@ class Recipe:
         networks: What its parts were made by; None for parts of one's own.
         guide_class: Name of the guide class of one's own that it was built with.
         teacher: The subset whose posteriors aggregates are of by default; None for all modalities of the model.
+        others: Modules beside model and guide that train and are kept with them, such as a discriminator. A stage
+            without updates trains those that it names.
 
     Example:
         >>> from pyro.infer import Trace_ELBO
@@ -74,6 +103,7 @@ class Recipe:
     networks: Networks | None = None
     guide_class: str | None = None
     teacher: tuple[str, ...] | None = None
+    others: tuple[nn.Module, ...] = ()
 
     def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
         """The program `program(x, observed=None)` that samples the latents and `targets` from `given`."""
