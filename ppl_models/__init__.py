@@ -14,6 +14,7 @@ from multipyro.ppl_models.likelihoods import (
 from multipyro.ppl_models.multimodal import MultimodalModel
 from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
 from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
+from multipyro.ppl_models.strided import Discriminator, NormalisedMLP, StridedDecoder, StridedEncoder
 from multipyro.ppl_models.text import AutoregressiveCategorical, AutoregressiveText
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "Discriminator",
     "HierarchicalModel",
     "IndependentPrior",
     "Laplace",
@@ -33,7 +35,10 @@ __all__ = [
     "Likelihood",
     "MultimodalModel",
     "Normal",
+    "NormalisedMLP",
     "OneHotMLP",
     "StandardNormalPrior",
+    "StridedDecoder",
+    "StridedEncoder",
     "point_estimate",
 ]

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
     "batch_rows",
+    "batch_statistics",
     "check_batch",
     "check_module_names",
     "filled",
@@ -145,3 +146,17 @@ def running_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.training = True
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms within take the statistics of their batch and leave the running ones as they are."""
+    parts = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    modes = [(part.training, part.track_running_stats) for part in parts]
+    for part in parts:
+        part.training, part.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for part, (training, tracking) in zip(parts, modes, strict=True):
+            part.training, part.track_running_stats = training, tracking

@@ -88,6 +88,16 @@ def programs_in(recipe, stage):
     return frozen(recipe.model, stage.train), frozen(recipe.guide, stage.train), stage.train
 
 
+def updates_in(recipe, stage):
+    """Loss, model, guide and the modules that train, of each update of a stage."""
+    if not stage.updates:
+        return [(stage.loss, *programs_in(recipe, stage))]
+    return [
+        (update.loss, frozen(recipe.model, update.train), frozen(recipe.guide, update.train), update.train)
+        for update in stage.updates
+    ]
+
+
 def subsets(recipe):
     names = recipe.model.modalities
     return [s for size in range(1, len(names) + 1) for s in itertools.combinations(names, size)]
@@ -100,7 +110,7 @@ def seeded(function, *args, seed=0, **kwargs):
 
 
 def state(recipe):
-    programs = (recipe.model, recipe.guide)
+    programs = (recipe.model, recipe.guide, *recipe.others)
     return {f"{i}.{n}": v.clone() for i, p in enumerate(programs) for n, v in p.state_dict().items()}
 
 
@@ -111,9 +121,10 @@ def test_every_stage_is_finite_at_any_number_of_modalities(method, count):
     x = batch_of(recipe, COUNTS[count])
     assert len(recipe.stages) == METHODS[method].stages and recipe.name == method
     for stage in recipe.stages:
-        model, guide, _ = programs_in(recipe, stage)
-        assert seeded(stage.loss.loss, model, guide, x) == pytest.approx(seeded(stage.loss.loss, model, guide, x))
-        assert torch.isfinite(torch.tensor(seeded(stage.loss.loss, model, guide, x)))
+        whole = (stage.loss, *programs_in(recipe, stage))
+        for loss, model, guide, _ in [whole, *updates_in(recipe, stage)]:
+            assert seeded(loss.loss, model, guide, x) == pytest.approx(seeded(loss.loss, model, guide, x))
+            assert torch.isfinite(torch.tensor(seeded(loss.loss, model, guide, x)))
 
 
 @ALL
@@ -143,11 +154,11 @@ def test_the_sites_of_the_model_are_those_of_the_guide(method):
 @pytest.mark.parametrize("count", COUNTS)
 def test_what_trains_gets_a_gradient_and_what_is_frozen_none(method, count):
     recipe = recipe_of(method, COUNTS[count], made_by=NormalisedNetworks)
-    programs = {"model": recipe.model, "guide": recipe.guide}
+    programs = {"model": recipe.model, "guide": recipe.guide, **dict(enumerate(recipe.others))}
     everything = {f"{key}.{n}": p for key, program in programs.items() for n, p in program.named_parameters()}
     kept = {f"{key}.{n}": b for key, program in programs.items() for n, b in program.named_buffers()}
-    for stage in recipe.stages:
-        model, guide, trained = programs_in(recipe, stage)
+    updates = [(stage.name, *update) for stage in recipe.stages for update in updates_in(recipe, stage)]
+    for stage, loss, model, guide, trained in updates:
         wanted = {id(t) for module in trained for t in (*module.parameters(), *module.buffers())}
         before = {name: tensor.detach().clone() for name, tensor in {**everything, **kept}.items()}
         missing, largest = {name for name, p in everything.items() if id(p) in wanted}, {}
@@ -155,10 +166,10 @@ def test_what_trains_gets_a_gradient_and_what_is_frozen_none(method, count):
             for parameter in everything.values():
                 parameter.grad = None
             torch.manual_seed(number)
-            stage.loss.loss_and_grads(model, guide, batch_of(recipe, COUNTS[count], seed=number))
+            loss.loss_and_grads(model, guide, batch_of(recipe, COUNTS[count], seed=number))
             for name, parameter in everything.items():
                 if parameter.grad is not None:
-                    assert id(parameter) in wanted, f"{name} is frozen in stage {stage.name} and got a gradient"
+                    assert id(parameter) in wanted, f"{name} is frozen in stage {stage} and got a gradient"
                     assert torch.isfinite(parameter.grad).all(), name
                     largest[name] = max(largest.get(name, 0.0), parameter.grad.abs().max().item())
             missing = {name for name in missing if largest.get(name, 0.0) < 1e-9 or name.endswith(WITHOUT_GRADIENT)}
@@ -169,9 +180,9 @@ def test_what_trains_gets_a_gradient_and_what_is_frozen_none(method, count):
             assert largest.get(name, 0.0) < 1e-4 * max(largest.values()), name
         for name, tensor in {**everything, **kept}.items():
             if id(tensor) not in wanted or name in everything:
-                assert torch.equal(tensor, before[name]), f"{name} moved in stage {stage.name}"
+                assert torch.equal(tensor, before[name]), f"{name} moved in stage {stage}"
             elif name.endswith("running_mean"):
-                assert not torch.equal(tensor, before[name]), f"{name} stood still in stage {stage.name}"
+                assert not torch.equal(tensor, before[name]), f"{name} stood still in stage {stage}"
 
 
 @ALL
@@ -180,11 +191,12 @@ def test_training_moves_what_trains_and_thaws_the_rest(method, tmp_path):
     before, modes = state(recipe), [part.training for p in (recipe.model, recipe.guide) for part in p.modules()]
     fit_recipe(recipe, data(), epochs=1, batch_size=12, progress=False)
     after = state(recipe)
-    names = {f"{i}.{n}" for i, p in enumerate((recipe.model, recipe.guide)) for n, _ in p.named_parameters()}
+    programs = (recipe.model, recipe.guide, *recipe.others)
+    names = {f"{i}.{n}" for i, p in enumerate(programs) for n, _ in p.named_parameters()}
     still = [name for name in names if torch.equal(before[name], after[name])]
     assert [name for name in still if not name.endswith(WITHOUT_GRADIENT)] == []
     assert modes == [part.training for p in (recipe.model, recipe.guide) for part in p.modules()]
-    parameters = [*recipe.model.parameters(), *recipe.guide.parameters()]
+    parameters = [parameter for program in programs for parameter in program.parameters()]
     assert all(p.requires_grad and p.is_leaf and p.grad is None for p in parameters)
 
 
@@ -238,7 +250,8 @@ def test_a_missing_row_is_a_row_without_the_modality(method):
         filled[name] = torch.where(
             rows.reshape(-1, *[1] * (x[name].dim() - 1)), x[name], torch.full_like(x[name], fill)
         )
-        losses.append([seeded(s.loss.loss, *programs_in(recipe, s)[:2], filled, {name: rows}) for s in recipe.stages])
+        updates = [update for stage in recipe.stages for update in updates_in(recipe, stage)]
+        losses.append([seeded(loss.loss, m, g, filled, {name: rows}) for loss, m, g, _ in updates])
     assert losses[0] == losses[1] and torch.isfinite(torch.tensor(losses[0])).all()
 
 

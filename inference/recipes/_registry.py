@@ -12,6 +12,7 @@ from multipyro.inference.recipes.bivcca import BIVCCA
 from multipyro.inference.recipes.bridged import BRIDGED
 from multipyro.inference.recipes.conditional import CMMA, CVAE
 from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
+from multipyro.inference.recipes.jmvae_gan import JMVAE_GAN
 from multipyro.inference.recipes.jmvae_h import JMVAE_H
 from multipyro.inference.recipes.jnf import JNF
 from multipyro.inference.recipes.mmjsd import MMJSD
@@ -34,6 +35,7 @@ METHODS: dict[str, MethodInfo] = {
         BRIDGED,
         JMVAE,
         JMVAE_KL,
+        JMVAE_GAN,
         JMVAE_H,
         JNF,
         MVAE,
@@ -138,7 +140,9 @@ def _check_trained(recipe: Recipe, own: Program) -> None:
     parts = {id(part) for program in (recipe.model, recipe.guide) for part in program.modules()}
     lost = {id(part) for part in own.modules()} - parts
     for stage in recipe.stages:
-        wanted = [*(stage.train or ()), *modules_of(tuple(vars(stage.loss).values()))]
+        losses = [stage.loss, *(update.loss for update in stage.updates)]
+        wanted = [*(stage.train or ()), *(part for update in stage.updates for part in update.train)]
+        wanted += modules_of([tuple(vars(loss).values()) for loss in losses])
         if any(id(module) in lost for module in wanted):
             raise ValueError(
                 f"{recipe.name} takes no guide but its own, parts of which its stage {stage.name!r} trains: "

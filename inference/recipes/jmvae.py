@@ -31,7 +31,8 @@ def _jmvae(
 ) -> Recipe:
     sites, schedules = site_weights(networks, beta, warmup, weights)
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = IterativeSampling(model, JointGuide(latent_dim, networks.branches()), rounds, start, completion)
+    joint = JointGuide(latent_dim, networks.branches(), networks.joint_features)
+    guide = IterativeSampling(model, joint, rounds, start, completion)
     elbo = WeightedELBO(lambda m, g, _: [Term(m, joint_program(g), sites=sites)], schedules=schedules)
     return Recipe("jmvae", model, guide, (Stage(elbo),), latent_dim)
 
@@ -47,7 +48,8 @@ def _jmvae_kl(
 ) -> Recipe:
     sites, schedules = site_weights(networks, beta, warmup, weights)
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = JointGuide(latent_dim, networks.branches(), encoders=networks.subset_encoders(latent_dim))
+    encoders = networks.subset_encoders(latent_dim)
+    guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
 
     def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
         # the joint guide comes first in the divergence and keeps its gradient; only the prior's KL is warmed up
