@@ -6,6 +6,7 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +20,13 @@ from multipyro.inference._arguments import check_methods, missing_from, options_
 from multipyro.inference._batches import parts_of
 from multipyro.inference._plan import check_complete
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.fit import fit_recipe
+from multipyro.inference.fit import FitResult, fit_recipe
 from multipyro.inference.metrics import evaluate as evaluate_programs
 from multipyro.inference.networks import networks_for
 from multipyro.inference.own import guide_class, method_name
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
-from multipyro.inference.runs import checkpoint_of, described, load, read_run
+from multipyro.inference.runs import checkpoint_of, described, load, read_run, versions
 from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
 
 __all__ = ["DEMO", "compare", "datasets", "demo", "evaluate", "generate", "methods", "train"]
@@ -166,12 +167,11 @@ def compare(arguments: argparse.Namespace) -> None:
         for seed in range(arguments.seeds):
             out = arguments.out / f"{method}-{arguments.data}-{seed}"
             _CONSOLE.print(f"{method}, seed {seed}")
-            _fit(arguments, _work(arguments, method, splits, seed), out, resume=True)
-            loaded = load(out)
-            samples = arguments.importance_samples
-            metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_particles=samples, seed=seed)
-            _write_metrics(out, metrics)
-            reports.setdefault(method, []).append(metrics)
+            work = _work(arguments, method, splits, seed)
+            history = _fit(arguments, work, out, resume=True).history
+            seconds = sum(len(work.splits.train) / epoch["rows_per_second"] for epoch in history)
+            metrics = _judged(out, splits, arguments.importance_samples, seed)
+            reports.setdefault(method, []).append({**metrics, "training_seconds": seconds})
     summary = {method: summarise(found) for method, found in reports.items()}
     names = list(dict.fromkeys(name for row in summary.values() for name in row))
     table = Table(title=f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds")
@@ -182,7 +182,10 @@ def compare(arguments: argparse.Namespace) -> None:
     for row in rows:
         table.add_row(*row)
     _CONSOLE.print(table)
-    _write_json(arguments.out / "compare.json", {"seeds": arguments.seeds, "data": arguments.data, "methods": summary})
+    plain = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str | list)}
+    told = {"seeds": arguments.seeds, "data": arguments.data, "settings": plain, "versions": versions()}
+    data = reports[next(iter(reports))][0]["data"]
+    _write_json(arguments.out / "compare.json", {**told, "rows": data, "methods": summary})
     write_atomically(arguments.out / "compare.md", markdown_table(["metric", *summary], rows))
     _CONSOLE.print(f"written to {arguments.out / 'compare.json'} and compare.md")
 
@@ -199,6 +202,7 @@ def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     flat = [flat_metrics(report) for report in reports]
     found = {name: [one[name]["value"] for one in flat if one.get(name) is not None] for one in flat for name in one}
     found["parameters"] = [float(report["parameters"]) for report in reports]
+    found["training, seconds"] = [report["training_seconds"] for report in reports if "training_seconds" in report]
     return {name: _spread([value for value in values if value is not None]) for name, values in found.items()}
 
 
@@ -237,11 +241,32 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
     return _Work(recipe, splits, seed, config)
 
 
-def _fit(arguments: argparse.Namespace, work: _Work, out: Path, resume: bool) -> None:
+def _fit(arguments: argparse.Namespace, work: _Work, out: Path, resume: bool) -> FitResult:
     names = ("epochs", "batch_size", "lr", "device")
     settings = {name: getattr(arguments, name) for name in names}
     settings |= {"seed": work.seed, "config": work.config, "progress": _CONSOLE.is_terminal}
-    fit_recipe(work.recipe, work.splits, out=out, resume=resume, **settings)
+    return fit_recipe(work.recipe, work.splits, out=out, resume=resume, **settings)
+
+
+def _judged(run: Path, splits: Splits, samples: int, seed: int) -> dict[str, Any]:
+    """The metrics of a finished run; those in its folder if they are of the same programs, data and settings."""
+    wanted = {
+        "plan": read_run(run)["plan"],
+        "checkpoint": checkpoint_of(run, "best").stem,
+        "versions": versions(),
+        "seed": seed,
+        "content_hash": {part: getattr(splits, part).content_hash for part in Splits.NAMES},
+        "num_particles": samples,
+        "coherence_of": "mean",
+    }
+    with suppress(FileNotFoundError):
+        found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        if {**found, **found.get("data", {}), **found.get("settings", {})}.items() >= wanted.items():
+            return found
+    loaded = load(run)
+    metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_particles=samples, seed=seed)
+    _write_metrics(run, metrics)
+    return metrics
 
 
 def _thinned(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:

@@ -109,7 +109,7 @@ def test_generate_draws(run, tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
-def test_compare_prints_one_table(tmp_path, capsys):
+def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     arguments = [
         *("compare", "mvae", "mmvae", "--seeds", "2", "--importance-samples", "5", "--out", str(tmp_path)),
         *("--particles", "2", *SMALL),
@@ -122,6 +122,17 @@ def test_compare_prints_one_table(tmp_path, capsys):
     assert (tmp_path / "compare.md").read_text().startswith("| metric | mvae | mmvae |")
     options = [json.loads((tmp_path / f"{name}-digits-1" / "run.json").read_text())["options"] for name in found]
     assert [option.get("particles") for option in options] == [None, 2]
+    assert found["mvae"]["training, seconds"]["value"] > 0
+
+    # called again it judges nothing anew, but for a new setting
+    whole = json.loads((tmp_path / "compare.json").read_text())
+    judged = []
+    monkeypatch.setattr(commands, "evaluate_programs", lambda *args, **kwargs: judged.append(kwargs) or kept)
+    kept = json.loads((tmp_path / "mvae-digits-0" / "metrics.json").read_text())
+    assert main(arguments) == 0 and judged == []
+    assert json.loads((tmp_path / "compare.json").read_text()) == whole
+    assert main(["6" if value == "5" else value for value in arguments]) == 0
+    assert judged == [{"num_particles": 6, "seed": seed} for seed in (0, 1)] * 2
 
 
 def test_demo(tmp_path, capsys):
