@@ -29,8 +29,10 @@ SCRIPTS = {
     "benchmarks/one_trace_a_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
     "benchmarks/subset_products.py": r"31 subsets of 5 experts(.|\n)*ratio \d+\.\d+",
     "geometric_mean.py": r"coherence image -> label: [01]\.\d+",
+    "orderings.py": r"jmvae-kl +-?\d+\.\d+ ± nan(.|\n)*given\n(.|\n)*mvae +-?\d+\.\d+ ± nan +-?\d",
     "own_guide.py": r"powers: \{'image': 0\.\d+.*\n(.|\n)*coherence image -> label: [01]\.\d+",
     "plain_svi.py": r"held out after RenyiELBO: .*\nimage -> label: [01]\.\d+ of 300 test rows\n.*\(5, 10, 1, 8, 8\)",
+    "true_or_aggregate.py": r"correctness +[01]\.\d+ ± nan +[01]\.\d+",
     "word_order.py": r"marginal, q\(z\|x\) +\d\.\d+ ",
 }
 NOTEBOOK = "posterior_predictive_check.ipynb"
