@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from multipyro.inference.combinators import Program, frozen, frozen_modules, generative, restrict
 from multipyro.inference.terms import Evaluation, MultimodalELBO, sample_sites
 from multipyro.ppl_models import point_estimate
-from multipyro.ppl_models._batch import batch_rows, batch_statistics
+from multipyro.ppl_models._batch import batch_rows, batch_statistics, normalises_over_the_batch
 
 __all__ = ["AdversarialLoss", "DiscriminatorLoss", "GeneratorLoss"]
 
@@ -124,10 +124,12 @@ class GeneratorLoss(AdversarialLoss):
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
         drawn, judge = self.draw(model, guide, x, observed), self.discriminator
+        made = torch.cat([drawn.reconstructed, drawn.sampled])
         # the discriminator as it is when it trains: of real and made values together, by the statistics of that batch
+        values = torch.cat([drawn.real, made]) if normalises_over_the_batch(judge) else made
         with frozen_modules([judge]), batch_statistics(judge):
-            logits = judge(torch.cat([drawn.real, drawn.reconstructed, drawn.sampled]))
-        taken = -softplus(-logits[len(drawn.real) :])  # log D
+            logits = judge(values)
+        taken = -softplus(-logits[len(values) - len(made) :])  # log D
         found = Evaluation(self.reconstruction * drawn.log_likelihood + taken.sum())
         found.add(f"reconstruction/{self.modality}", drawn.log_likelihood.detach())
         return _with_sums(found, drawn, real=None, fake=taken)

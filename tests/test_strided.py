@@ -1,0 +1,125 @@
+"""The networks of JMVAE for CelebA: their layers, single rows, any leading dimensions, and who gets them."""
+
+import pytest
+import torch
+from torch import nn
+
+from multipyro.data import Modality
+from multipyro.inference import build, fit_recipe, networks_for
+from multipyro.ppl_models import Discriminator, Normal, NormalisedMLP, StridedDecoder, StridedEncoder
+from multipyro.ppl_models._batch import batch_statistics, running_statistics
+
+FACES = {
+    "image": Modality("image", (3, 64, 64), "image", "normal"),
+    "attributes": Modality("attributes", (40,), "vector", "bernoulli"),
+}
+SMALL = {**FACES, "image": Modality("image", (3, 28, 28), "image", "normal")}
+
+
+def kinds(network, *wanted):
+    return [type(part).__name__ for part in network.layers if isinstance(part, wanted)]
+
+
+def test_the_layers_are_those_of_the_paper():
+    encoder, decoder = StridedEncoder((3, 64, 64)), StridedDecoder(128, (3, 64, 64))
+    convolutions = [part for part in encoder.layers if isinstance(part, nn.Conv2d)]
+    assert [part.out_channels for part in convolutions] == [64, 128, 256, 256] and encoder.out_features == 4096
+    assert [part.num_features for part in encoder.layers if isinstance(part, nn.BatchNorm2d)] == [128, 256, 256]
+    transposed = [part for part in decoder.layers if isinstance(part, nn.ConvTranspose2d)]
+    assert decoder.layers[0].out_features == 4096 and [p.out_channels for p in transposed] == [256, 128, 64, 3]
+    assert isinstance(decoder.layers[-1], nn.ConvTranspose2d)  # a linear output
+    assert all(part.kernel_size == (4, 4) and part.stride == (2, 2) for part in (*convolutions, *transposed))
+    leaky = StridedEncoder((3, 64, 64), 8, normalise=False, slope=0.2)
+    assert kinds(leaky, nn.BatchNorm2d, nn.LeakyReLU) == ["LeakyReLU"] * 4
+    assert kinds(NormalisedMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
+        *("Linear", "ReLU", "Linear", "BatchNorm1d", "ReLU"),
+    ]
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (32, 48)])
+def test_any_leading_dimensions_and_sides(sides):
+    encoder, decoder = StridedEncoder((3, *sides), 4), StridedDecoder(5, (3, *sides), 4)
+    mlp = NormalisedMLP((2, 3), 7)
+    for network in (encoder, decoder, mlp):
+        network.eval()
+    images = decoder(torch.randn(2, 4, 5))
+    assert images.shape == (2, 4, 3, *sides)
+    torch.testing.assert_close(encoder(images)[1, 2], encoder(images[1, 2]))
+    torch.testing.assert_close(mlp(torch.ones(2, 4, 2, 3))[1, 2], mlp(torch.ones(2, 3)))
+
+
+def test_a_single_row_has_no_statistics_and_takes_the_running_ones():
+    for network, values in (
+        (NormalisedMLP(4, 3), torch.randn(1, 4)),
+        (StridedEncoder((3, 16, 16), 2), torch.rand(1, 3, 16, 16)),
+        (StridedDecoder(2, (3, 16, 16), 2), torch.randn(1, 2)),
+    ):
+        before = [buffer.clone() for buffer in network.buffers()]
+        found = network(values)
+        assert all(map(torch.equal, before, network.buffers())) and network.layers.training
+        torch.testing.assert_close(found, network.eval()(values))
+
+
+def test_batch_statistics_move_nothing():
+    network, values = NormalisedMLP(4, 3), torch.randn(9, 4)
+    before = [buffer.clone() for buffer in network.buffers()]
+    with batch_statistics(network.eval()):
+        found = network.layers(values)
+    assert all(map(torch.equal, before, network.buffers())) and not network.layers[3].training
+    assert not torch.allclose(found, network(values))
+    torch.testing.assert_close(found, network.train()(values))
+    with running_statistics(network), batch_statistics(network):
+        torch.testing.assert_close(found, network.layers(values))
+
+
+@pytest.mark.parametrize("make", [lambda s: StridedEncoder(s), lambda s: StridedDecoder(2, s)])
+def test_sides_that_four_strides_do_not_divide_are_refused(make):
+    for shape in ((3, 28, 28), (64, 64), (3, 64, 0)):
+        with pytest.raises(ValueError, match="sides divisible by 16, got"):
+            make(shape)
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(3, 16, 16\)\), got \(2, 3, 32, 32\)"):
+        StridedEncoder((3, 16, 16), 2)(torch.zeros(2, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(4,\)\), got \(2, 5\)"):
+        NormalisedMLP(4, 2)(torch.zeros(2, 5))
+
+
+def test_large_colour_images_and_the_vectors_beside_them_get_these():
+    networks = networks_for(FACES)
+    branches = networks.branches()
+    assert isinstance(branches["image"], StridedEncoder) and isinstance(branches["attributes"], NormalisedMLP)
+    assert networks.joint_features == (1024,) and branches["image"].out_features == 4096
+    assert networks.encoders(8)["attributes"].heads.in_features == 1024
+    likelihood = networks.likelihoods(8)["image"]
+    assert isinstance(likelihood, Normal) and likelihood.log_scale.exp().item() == pytest.approx(0.27)
+    assert [layer.out_features for layer in networks.likelihoods(8)["attributes"].network.layers[::2]] == [
+        512,
+        4096,
+        40,
+    ]
+    assert isinstance(networks.select(["attributes"]).branches()["attributes"], NormalisedMLP)
+    kept = networks_for(SMALL)
+    assert kept.joint_features == () and not any(
+        isinstance(part, StridedEncoder | NormalisedMLP) for part in kept.branches().values()
+    )
+
+
+@pytest.mark.parametrize("kind", ["normalised", "leaky"])
+def test_discriminators(kind):
+    networks = networks_for(FACES, (16, 16))
+    found = networks.discriminator("image", kind)
+    norms = [part for part in found.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert isinstance(found, Discriminator) and len(norms) == (3 if kind == "normalised" else 0)
+    assert found(torch.rand(4, 3, 64, 64)).shape == (4,)
+    assert networks.discriminator("attributes", kind)(torch.rand(4, 40)).shape == (4,)
+
+
+@pytest.mark.parametrize("method", ["jmvae", "jmvae-kl", "jmvae-gan"])
+def test_methods_train_on_faces_whose_last_batch_is_a_single_row(method):
+    torch.manual_seed(0)
+    recipe = build(method, networks_for(FACES, (8, 8)), 2)
+    x = {"image": torch.rand(5, 3, 64, 64), "attributes": torch.randint(2, (5, 40)).float()}
+    batches = [({name: values[rows] for name, values in x.items()}, None) for rows in (slice(4), slice(4, 5))]
+    if method != "jmvae":  # and one with a single observed image
+        batches.append((x, {"image": torch.arange(5) == 2}))
+    history = fit_recipe(recipe, batches, epochs=1, progress=False).history
+    assert all(torch.isfinite(torch.tensor(value)) for value in history[0].values())
