@@ -1,6 +1,7 @@
 """Data sets of several modalities as dicts of tensors, and batches of them."""
 
 from multipyro.data._files import write_atomically
+from multipyro.data.celeba import celeba
 from multipyro.data.digits import DIGIT_WORDS, digits
 from multipyro.data.mnist import mnist
 from multipyro.data.modality import Modality
@@ -19,6 +20,7 @@ __all__ = [
     "Modality",
     "MultimodalData",
     "Splits",
+    "celeba",
     "digits",
     "load_dataset",
     "mnist",

@@ -10,8 +10,8 @@ __all__ = ["KINDS", "LIKELIHOODS", "Modality"]
 
 KINDS = ("image", "label", "text", "vector")
 LIKELIHOODS = ("bernoulli", "categorical", "continuous_bernoulli", "laplace", "normal")
-# pads texts of words, as the paper on aggregate posteriors prints it
-_BLANK = "-"
+# pad texts of words: as the paper on aggregate posteriors prints it, and as vocabularies of captions have it
+_BLANK, _PAD = "-", "<pad>"
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Modality:
             `"normal"`.
         num_classes: Number of classes of a categorical, a position.
         class_words: What the classes of the data set are called, for labels and texts that spell them.
-        alphabet: The characters of a text by class id; the first one pads.
-        vocabulary: In place of an alphabet, the words of a text by class id; they stand between single spaces. If the
-            first one is `"-"`, it is the blank, which pads; otherwise a text has a word at every position.
+        alphabet: The characters of a text by class id; the first one pads, after a text or on both sides of it.
+        vocabulary: In place of an alphabet, the words of a text by class id; they stand between single spaces. One
+            that is `"<pad>"`, or the first one if it is `"-"`, is the blank, which pads; without such a word a text
+            has a word at every position.
 
     Raises:
         ValueError: If the kind or the likelihood is unknown, or the description contradicts itself.
@@ -95,15 +96,18 @@ class Modality:
         """Class ids `(len(texts), positions)` of texts, padded on the right.
 
         Raises:
-            ValueError: If a text has too many characters or words, one that is unknown, or too few where nothing pads.
+            ValueError: If a text has too many characters or words, one that is unknown, or too few where nothing pads;
+                or if it begins or ends with what pads, which `decode` would take away.
         """
-        symbols, length = self._symbols(), self.shape[0]
+        symbols, length, pad = self._symbols(), self.shape[0], self._pad()
         ids = {symbol: number for number, symbol in enumerate(symbols)}
         rows = []
         for text in texts:
             parts = list(text) if self.vocabulary is None else text.split()
-            if self._pads():
-                parts += [symbols[0]] * (length - len(parts))
+            if pad is not None and parts and symbols[pad] in (parts[0], parts[-1]):
+                raise ValueError(f"{text!r} begins or ends with {symbols[pad]!r}, which pads texts {self.name!r}")
+            if pad is not None:
+                parts += [symbols[pad]] * (length - len(parts))
             if len(parts) != length or not ids.keys() >= set(parts):
                 unit = "characters" if self.vocabulary is None else "words"
                 raise ValueError(f"{text!r} does not fit {length} {unit} of {symbols!r}")
@@ -111,12 +115,14 @@ class Modality:
         return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), length)
 
     def decode(self, values: Tensor) -> list[str]:
-        """The texts of class ids `(rows, positions)`, without the padding on the right; the inverse of `encode`.
+        """The texts of class ids `(rows, positions)` without the padding around them, wherever they start.
+
+        What `encode` made becomes the text that it was.
 
         Raises:
             ValueError: If the shape is another one or an id is outside the alphabet or vocabulary.
         """
-        symbols = self._symbols()
+        symbols, pad = self._symbols(), self._pad()
         if values.dim() != 2 or values.shape[1] != self.shape[0]:
             raise ValueError(f"texts {self.name!r} must have shape (rows, {self.shape[0]}), got {tuple(values.shape)}")
         if len(values) and not 0 <= values.min() <= values.max() < len(symbols):
@@ -124,12 +130,11 @@ class Modality:
                 f"class ids of {self.name!r} must lie in 0 to {len(symbols) - 1}, got {values.min().item()} to "
                 f"{values.max().item()}"
             )
-        rows = values.tolist()
-        if self._pads():
-            for row in rows:
-                while row and row[-1] == 0:
-                    row.pop()
         separator = "" if self.vocabulary is None else " "
+        rows = []
+        for row in values.tolist():
+            inside = [position for position, i in enumerate(row) if i != pad]
+            rows.append(row[inside[0] : inside[-1] + 1] if inside else [])
         return [separator.join(symbols[i] for i in row) for row in rows]
 
     def _symbols(self) -> str | tuple[str, ...]:
@@ -138,5 +143,7 @@ class Modality:
             raise ValueError(f"modality {self.name!r} has no alphabet and no vocabulary")
         return symbols
 
-    def _pads(self) -> bool:
-        return self.vocabulary is None or self.vocabulary[0] == _BLANK
+    def _pad(self) -> int | None:
+        if self.vocabulary is None or self.vocabulary[0] == _BLANK:
+            return 0
+        return self.vocabulary.index(_PAD) if _PAD in self.vocabulary else None

@@ -1,18 +1,15 @@
 """PolyMNIST, built from MNIST and background photographs: five pictures of one digit in different hands."""
 
 import hashlib
-import json
 import os
-import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from multipyro.data._files import write_atomically
-from multipyro.data._root import VARIABLE, download_root, roots
+from multipyro.data._cache import cached
+from multipyro.data._root import VARIABLE, roots
 from multipyro.data.mnist import mnist_arrays
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
@@ -81,10 +78,7 @@ def polymnist(
         "num_rows": num_rows,
         "backgrounds": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
     }
-    arrays = _cached(recipe)
-    if arrays is None:
-        arrays = _build(paths, data_root, seed, num_rows, download)
-        _cache(recipe, arrays)
+    arrays = cached("PolyMNIST", recipe, lambda: _build(paths, data_root, seed, num_rows, download))
     modalities = {f"m{m}": Modality(f"m{m}", (3, _SIDE, _SIDE), "image", "laplace") for m in range(num_modalities)}
     parts = {}
     for split in Splits.NAMES:
@@ -117,35 +111,6 @@ def background_paths(data_root: str | os.PathLike | None = None) -> list[Path]:
     raise FileNotFoundError(
         f"PolyMNIST lacks its backgrounds ({'; '.join(seen) or 'none found'}): {advice} or {VARIABLE}"
     )
-
-
-def _cache_path(recipe: dict) -> Path:
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    return download_root() / "PolyMNIST" / f"v{_VERSION}-{digest}.npz"
-
-
-def _cached(recipe: dict) -> dict[str, np.ndarray] | None:
-    path = _cache_path(recipe)
-    if not path.is_file():
-        return None
-    try:
-        # numpy leaves a damaged file open that it has opened itself
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if json.loads(str(stored["recipe"])) != recipe:
-                raise ValueError("it was made by another recipe")
-            # reading a member to its end checks its CRC
-            return {name: stored[name] for name in stored.files if name != "recipe"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        warnings.warn(f"{path} is damaged ({error}) and is built again", stacklevel=3)
-        return None
-
-
-def _cache(recipe: dict, arrays: dict[str, np.ndarray]) -> None:
-    try:
-        header = np.array(json.dumps(recipe))
-        write_atomically(_cache_path(recipe), lambda file: np.savez(file, recipe=header, **arrays))
-    except OSError as error:
-        warnings.warn(f"PolyMNIST is built anew each time: {error}", stacklevel=3)
 
 
 def _background(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from multipyro.data._root import VARIABLE
+from multipyro.data.celeba import celeba, celeba_source
 from multipyro.data.digits import digits
 from multipyro.data.mnist import is_available, mnist
 from multipyro.data.polymnist import background_paths, polymnist
@@ -65,6 +66,14 @@ def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
     return _mnist_missing(data_root)
 
 
+def _celeba_missing(data_root: str | os.PathLike | None) -> str:
+    try:
+        celeba_source(data_root)
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
+
+
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
@@ -109,6 +118,20 @@ DATASETS: dict[str, DatasetInfo] = {
             polymnist,
             True,
             _polymnist_missing,
+        ),
+        DatasetInfo(
+            "celeba",
+            "CelebA, 64x64, and 40 attributes; 8,000 + 1,000 + 1,000 rows from the compact file",
+            ("image", "attributes"),
+            (162_770, 19_867, 19_962),
+            ("image",),
+            ("attributes",),
+            "torchvision's files, or a compact one",
+            "non-commercial research",
+            {"form": "attributes", "likelihood": "bernoulli", "label": "Smiling", "crop": "centre", "num_rows": None},
+            celeba,
+            True,
+            _celeba_missing,
         ),
     )
 }

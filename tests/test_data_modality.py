@@ -73,6 +73,19 @@ def test_a_description_that_contradicts_itself(changes, message):
         dataclasses.replace(WORD, **changes)
 
 
+@pytest.mark.parametrize("text", [" two", "two ", " "])
+def test_what_pads_is_no_end_of_a_text(text):
+    with pytest.raises(ValueError, match=f"'{text}' begins or ends with ' ', which pads texts 'word'"):
+        WORD.encode([text])
+
+
+@pytest.mark.parametrize("text", ["", "two", "so so", "seven"])
+def test_a_text_is_the_same_wherever_it_starts(text):
+    ids = WORD.encode([text])
+    for start in range(6 - len(text)):
+        assert WORD.decode(ids.roll(start, 1)) == [text]
+
+
 SCENE = Modality("text", (3,), "text", "categorical", 3, vocabulary=("red", "big", "cube"))
 WORDS = Modality("words", (3,), "text", "categorical", 3, vocabulary=["-", "Bald", "Wavy_Hair"])
 
@@ -91,6 +104,19 @@ def test_words_without_a_blank_fill_every_position():
     for text in ("big red", "", "big red cube cube", "big red ball", "big red -"):
         with pytest.raises(ValueError, match=rf"'{text}' does not fit 3 words of \('red', 'big', 'cube'\)"):
             SCENE.encode([text])
+
+
+CAPTION = Modality("caption", (4,), "text", "categorical", 4, vocabulary=("<exc>", "<pad>", "<eos>", "bird"))
+
+
+@pytest.mark.parametrize("text", ["", "bird <eos>", "<exc> bird bird <eos>"])
+def test_a_word_that_pads_need_not_be_the_first(text):
+    ids = CAPTION.encode([text])
+    assert ids[0].tolist() == [CAPTION.vocabulary.index(w) for w in [*text.split(), *["<pad>"] * 4][:4]]
+    assert CAPTION.decode(ids) == [text]
+    assert CAPTION.decode(torch.tensor([[0, 3, 1, 2], [1, 3, 0, 1]])) == ["<exc> bird <pad> <eos>", "bird <exc>"]
+    with pytest.raises(ValueError, match="begins or ends with '<pad>'"):
+        CAPTION.encode(["bird <pad>"])
 
 
 @pytest.mark.parametrize(

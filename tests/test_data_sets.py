@@ -2,6 +2,7 @@
 
 import os
 
+import fake_celeba
 import fake_mnist
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from multipyro.data import DATASETS, DIGIT_WORDS, load_dataset
 
 
 def test_the_table():
-    assert list(DATASETS) == ["digits", "mnist", "polymnist"]
+    assert list(DATASETS) == ["digits", "mnist", "polymnist", "celeba"]
     for name, info in DATASETS.items():
         assert info.name == name
         assert all([info.title, info.source, info.licence])
@@ -30,11 +31,13 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
     fake_mnist.write_backgrounds(root)
     assert "not found: name a folder with MNIST/raw" in DATASETS["polymnist"].missing(root)
     fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
-    assert [info.missing(root) for info in DATASETS.values()] == ["", "", ""]
+    assert "CelebA is not there: put img_align_celeba" in DATASETS["celeba"].missing(root)
+    fake_celeba.write_compact(root)
+    assert [info.missing(root) for info in DATASETS.values()] == [""] * len(DATASETS)
 
 
 def test_an_unknown_data_set():
-    with pytest.raises(ValueError, match="unknown data set 'svhn': there are digits, mnist, polymnist"):
+    with pytest.raises(ValueError, match="unknown data set 'svhn': there are digits, mnist, polymnist, celeba"):
         load_dataset("svhn")
 
 

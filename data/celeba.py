@@ -1,0 +1,284 @@
+"""CelebA: a face and its attributes, as numbers, as words or as a string."""
+
+import functools
+import hashlib
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from multipyro.data._cache import cached
+from multipyro.data._characters import padded_alphabet, placed
+from multipyro.data._images import centre_crop, decode_images, slices_of
+from multipyro.data._root import VARIABLE, roots
+from multipyro.data.modality import Modality
+from multipyro.data.multimodal import MultimodalData
+from multipyro.data.splits import Splits
+
+__all__ = ["ATTRIBUTES", "CROPS", "FORMS", "celeba", "celeba_source", "shuffle_words"]
+
+ATTRIBUTES = tuple(
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
+    "Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male "
+    "Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks "
+    "Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace "
+    "Wearing_Necktie Young".split()
+)
+CROPS = ("centre", "pooled")
+FORMS = ("attributes", "visual", "words", "text")
+
+_SIDE = 64
+_CENTRE = 148
+_PADDED = 256
+_COMPACT = "CelebA/celeba_10k_64.npz"
+_FOLDER = "celeba"
+_LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
+# md5 of the published lists, as torchvision has them; shorter lists are somebody's selection
+_PUBLISHED = (202_599, "75e246fa4810816ffd6ee81facbd244c", "d32c9cbf5e040fd4025c592c306e6668")
+_VISUAL = (4, 5, 8, 9, 11, 12, 15, 17, 18, 20, 21, 22, 26, 28, 31, 32, 33, 35)
+# by class id, in the order of the released code
+_WORDS = tuple(
+    "- Bushy_Eyebrows Male Female Mouth_Slightly_Open Smiling Bald Bangs Black_Hair Blond_Hair Brown_Hair Eyeglasses "
+    "Gray_Hair Heavy_Makeup Mustache Pale_Skin Receding_Hairline Straight_Hair Wavy_Hair Wearing_Hat".split()
+)
+_MOST_WORDS = 9
+# part of the recipe, whose digest names the cached file: another recipe is another file
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What is known of every face before any is decoded."""
+
+    sources: list[Path] | list[bytes]
+    names: list[str]
+    attributes: np.ndarray  # bool (rows, 40)
+    parts: np.ndarray  # 0, 1, 2 (rows,)
+
+
+def celeba(
+    data_root: str | os.PathLike | None = None,
+    seed: int = 0,
+    form: str = "attributes",
+    likelihood: str = "bernoulli",
+    label: str | None = "Smiling",
+    crop: str = "centre",
+    num_rows: int | None = None,
+) -> Splits:
+    """Faces of 64x64 pixels and 40 attributes of each.
+
+    Modalities: `image` `(rows, 3, 64, 64)`, uint8 in memory and float32 in `[0, 1]` in batches; and, by `form`,
+
+    * `"attributes"`: `attributes` float32 `(rows, 40)`, in the order of `ATTRIBUTES`;
+    * `"visual"`: `attributes` float32 `(rows, 18)`, those that can be seen;
+    * `"words"`: `text` int64 `(rows, 9)`, the names of those of the 18 that are present, and one of Male and Female,
+      in a random order that is drawn anew at every access in training and once for the other parts, then blanks (a row
+      of more words loses those that its order puts last);
+    * `"text"`: `text` int64 `(rows, 256)`, the names of those of the 40 that are present, in lower case, joined by
+      `", "` and cut after 255 characters (1 of the first 10,000 rows has more), from a random start that is drawn
+      once, `*` around them.
+
+    The original distribution, as torchvision lays it out, comes with its partition into 162,770, 19,867 and 19,962
+    rows. The images are decoded once and cached in the download folder, whole or not at all. The compact file holds
+    10,000 faces of the original training part, of which the first 8,000 train, the next 1,000 validate and the last
+    1,000 test: the same person may occur in two parts. Where one folder holds both, the original comes first.
+
+    References:
+        Deep Learning Face Attributes in the Wild (Liu et al., 2015). 18 attributes: Generative Models of Visually
+        Grounded Imagination (Vedantam et al., 2018). Strings: Generalized Multimodal ELBO (Sutter et al., 2021), whose
+        code draws the start one position shorter and evaluates on the validation part. The words are those of the
+        paper on aggregate posteriors, which splits by image number; here the published partition is used.
+
+    Args:
+        data_root: Folder with `celeba/` or `CelebA/celeba_10k_64.npz`.
+        seed: Seed of the orders and starts that are drawn once.
+        form: One of `FORMS`.
+        likelihood: Of attributes as numbers: `"bernoulli"`, 0 or 1; or `"normal"`, -1 or 1, as JMVAE has them.
+        label: The attribute that is the class of a row, for metrics; None for no classes.
+        crop: How originals of 178x218 pixels become 64x64: `"centre"`, 148x148 in the middle resized (bicubic), or
+            `"pooled"`, rows 48 to 175 and columns 25 to 152 averaged two by two, as for the words. The compact file
+            has had its centre crop.
+        num_rows: At most so many rows of each part, the first ones; None for all. Only these are decoded.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        FileNotFoundError: If neither distribution is found, or an image or list of the original is missing.
+        ValueError: If an option is unknown, or a file is damaged or contradicts another one; the message names it.
+    """
+    for option, value, known in (
+        ("form", form, FORMS),
+        ("likelihood", likelihood, ("bernoulli", "normal")),
+        ("label", label, (None, *ATTRIBUTES)),
+        ("crop", crop, CROPS),
+    ):
+        if value not in known:
+            raise ValueError(f"{option} must be one of {known}, got {value!r}")
+    if likelihood != "bernoulli" and form in ("words", "text"):
+        raise ValueError(f"likelihood {likelihood!r} is of attributes as numbers, got form {form!r}")
+    if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
+        raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
+    source = celeba_source(data_root)
+    if source.is_file() and crop != "centre":
+        raise ValueError(f"{source} holds faces that have had their centre crop, got crop {crop!r}")
+    listed = _compact(source) if source.is_file() else _original(source)
+    rows = [np.flatnonzero(listed.parts == part)[:num_rows] for part in range(3)]
+    pixels = _pixels(source, listed, np.concatenate(rows), crop)
+    modalities = {"image": Modality("image", (3, _SIDE, _SIDE), "image", "laplace")}
+    parts, begin = {}, 0
+    for number, (split, mine) in enumerate(zip(Splits.NAMES, rows, strict=True)):
+        present = torch.from_numpy(listed.attributes[mine])
+        generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+        modality, values = _side(present, form, likelihood, generator)
+        modalities[modality.name] = modality
+        x = {"image": torch.from_numpy(pixels[begin : begin + len(mine)]), modality.name: values}
+        labels = None if label is None else present[:, ATTRIBUTES.index(label)].long()
+        transform = shuffle_words if form == "words" and split == "train" else None
+        parts[split] = MultimodalData("celeba", modalities, x, labels=labels, split=split, transform=transform)
+        begin += len(mine)
+    return Splits(**parts)
+
+
+def celeba_source(data_root: str | os.PathLike | None = None) -> Path:
+    """The folder of the original distribution, or the compact file: the first that is found.
+
+    Raises:
+        FileNotFoundError: If neither is found.
+    """
+    for root in roots(data_root):
+        if (root / _FOLDER / _LISTS[0]).is_file():
+            return root / _FOLDER
+        if (root / _COMPACT).is_file():
+            return root / _COMPACT
+    raise FileNotFoundError(
+        f"CelebA is not there: put img_align_celeba/*.jpg, {' and '.join(_LISTS)} into <folder>/{_FOLDER} (from "
+        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or torchvision.datasets.CelebA(<folder>, download=True)), "
+        f"or {_COMPACT} into <folder>, and name <folder> with --data-root or {VARIABLE}"
+    )
+
+
+def shuffle_words(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Draws a new order of the words of each row of `text`, blanks last; other modalities stay."""
+    if "text" not in x:
+        return x
+    ids = x["text"]
+    # a key of its own for each word, and one above all of them for blanks
+    keys = torch.rand(ids.shape, generator=generator) + (ids == 0)
+    return {**x, "text": ids.gather(1, keys.argsort(1))}
+
+
+def _side(present: Tensor, form: str, likelihood: str, generator: torch.Generator) -> tuple[Modality, Tensor]:
+    """The modality beside the image, and its values."""
+    if form == "words":
+        positive = {name: present[:, number] for number, name in enumerate(ATTRIBUTES)}
+        positive["Female"] = ~positive["Male"]
+        held = torch.stack([positive[word] for word in _WORDS[1:]], 1)
+        ids = held * torch.arange(1, len(_WORDS))
+        ids = shuffle_words({"text": ids}, generator)["text"][:, :_MOST_WORDS].clone()
+        return Modality("text", (_MOST_WORDS,), "text", "categorical", len(_WORDS), vocabulary=_WORDS), ids
+    if form == "text":
+        alphabet = padded_alphabet("*")
+        modality = Modality("text", (_PADDED,), "text", "categorical", len(alphabet), alphabet=alphabet)
+        names = [name.replace("_", " ").lower() for name in ATTRIBUTES]
+        texts = [", ".join(names[i] for i in row.nonzero()[0])[: _PADDED - 1] for row in present.numpy()]
+        return modality, placed(modality.encode(texts), generator)
+    values = (present if form == "attributes" else present[:, _VISUAL]).float()
+    modality = Modality("attributes", tuple(values.shape[1:]), "vector", likelihood)
+    return modality, values if likelihood == "bernoulli" else 2 * values - 1
+
+
+def _compact(path: Path) -> _Listed:
+    try:
+        # numpy leaves a damaged file open that it has opened itself
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            jpeg, offsets, attributes = stored["jpeg"], stored["offsets"], stored["attributes"]
+            columns, names = stored["attribute_names"].tolist(), stored["filenames"].tolist()
+        rows = range(len(names))
+        sources = slices_of(jpeg, offsets, rows)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or not the compact file of CelebA ({error}): fetch it again") from error
+    if tuple(columns) != ATTRIBUTES or attributes.shape != (len(rows), 40) or len(offsets) != len(rows) + 1:
+        raise ValueError(
+            f"{path} must hold the 40 attributes of each of its {len(rows)} pictures in the published order, got "
+            f"shape {attributes.shape}, {len(columns)} names and {len(offsets) - 1} pictures"
+        )
+    if not np.isin(attributes, (-1, 1)).all():
+        raise ValueError(f"{path} must hold attributes of -1 or 1, got {sorted(set(attributes.flat))}")
+    ends = (8 * len(rows) // 10, 9 * len(rows) // 10)
+    return _Listed(sources, names, attributes == 1, np.searchsorted(ends, rows, side="right"))
+
+
+def _original(folder: Path) -> _Listed:
+    texts = {}
+    for name in _LISTS:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"CelebA is incomplete: {folder} lacks {name}")
+        texts[name] = (folder / name).read_bytes()
+    attributes, partition = (texts[name].decode("ascii", "replace").splitlines() for name in _LISTS)
+    path = folder / _LISTS[0]
+    rows = [line.split() for line in attributes[2:]]
+    if len(attributes) < 2 or tuple(attributes[1].split()) != ATTRIBUTES:
+        raise ValueError(f"{path} must name the 40 attributes in its second line: fetch it again")
+    if attributes[0].strip() != str(len(rows)) or any(len(row) != 41 for row in rows):
+        raise ValueError(
+            f"{path} is truncated or damaged: its first line announces {attributes[0].strip()!r} rows of a name and "
+            f"40 values, got {sum(len(row) == 41 for row in rows)}"
+        )
+    values = {value for row in rows for value in row[1:]}
+    if not values <= {"-1", "1"}:
+        raise ValueError(f"{path} must hold attributes of -1 or 1, got {sorted(values)}")
+    parted = dict(line.split()[:2] for line in partition if len(line.split()) > 1)
+    names = [row[0] for row in rows]
+    wrong = [name for name in names if parted.get(name) not in ("0", "1", "2")]
+    if wrong:
+        raise ValueError(f"{folder / _LISTS[1]} gives no part 0, 1 or 2 for {len(wrong)} pictures, {wrong[0]} first")
+    for name, md5 in zip(_LISTS, _PUBLISHED[1:], strict=True):
+        digest = hashlib.md5(texts[name], usedforsecurity=False).hexdigest()
+        if len(rows) == _PUBLISHED[0] and digest != md5:
+            raise ValueError(f"{folder / name} is damaged: its md5 is {digest}, expected {md5}; fetch it again")
+    parts = np.array([int(parted[name]) for name in names])
+    pictures = folder / "img_align_celeba"
+    sources = [pictures / name for name in names]
+    return _Listed(sources, names, np.array([row[1:] for row in rows]) == "1", parts)
+
+
+def _pixels(source: Path, listed: _Listed, rows: np.ndarray, crop: str) -> np.ndarray:
+    if source.is_file():
+        names = [f"{listed.names[row]} in {source}" for row in rows]
+        return decode_images([listed.sources[row] for row in rows], names, _SIDE)
+    paths = [listed.sources[row] for row in rows]
+    digest, absent = hashlib.sha256(), []
+    for path in paths:
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            absent.append(path)
+        else:
+            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    if absent:
+        raise FileNotFoundError(f"CelebA is incomplete: {len(absent)} of {len(paths)} pictures lack, {absent[0]} first")
+    # names, sizes and times stand for the contents: reading them all takes longer than the cached file
+    recipe = {"version": _VERSION, "crop": crop, "rows": len(rows), "pictures": digest.hexdigest()}
+    prepare = _centre if crop == "centre" else _pooled
+    return cached("CelebA", recipe, lambda: {"image": decode_images(paths, list(map(str, paths)), _SIDE, prepare)})[
+        "image"
+    ]
+
+
+_centre = functools.partial(centre_crop, crop=_CENTRE, side=_SIDE)
+
+
+def _pooled(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)[48:176, 25:153]
+    if pixels.shape != (2 * _SIDE, 2 * _SIDE, 3):
+        raise ValueError(f"a picture must have at least 176 rows and 153 columns, got {image.height} and {image.width}")
+    # to the nearest byte
+    pooled = pixels.reshape(_SIDE, 2, _SIDE, 2, 3).mean((1, 3))
+    return np.floor(pooled + 0.5).astype(np.uint8)
