@@ -225,6 +225,14 @@ def test_checkpoints_of_programs_and_others(tmp_path):
         load_state(tmp_path / "all.ckpt", *programs)
 
 
+def test_parameters_of_a_recipe_are_counted_with_its_others():
+    recipe = recipe_of()
+    counts = [sum(p.numel() for p in part.parameters()) for part in (recipe.model, recipe.guide, *recipe.others)]
+    assert recipe.num_parameters == sum(counts) and counts[-1] == 4 * 4 + 4 + 8 + 5
+    twice = Recipe("own", recipe.model, recipe.model, recipe.stages, 2, others=(recipe.model.likelihoods,))
+    assert twice.num_parameters == counts[0]
+
+
 def test_what_cannot_train_is_refused():
     model, guide = toy_programs()
     stage = Stage(Trace_ELBO(), updates=(Update(Trace_ELBO(), (model,)), Update(Trace_ELBO(), (), name="none")))

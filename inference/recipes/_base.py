@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from multipyro.inference._modules import modules_of
 from multipyro.inference.combinators import Program, conditional, generative
 from multipyro.inference.networks import Networks
 from multipyro.inference.schedules import LinearWarmup
@@ -104,6 +105,12 @@ class Recipe:
     guide_class: str | None = None
     teacher: tuple[str, ...] | None = None
     others: tuple[nn.Module, ...] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters of model, guide and others, each counted once."""
+        roots = modules_of((self.model, self.guide, *self.others))
+        return sum({id(p): p.numel() for root in roots for p in root.parameters()}.values())
 
     def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
         """The program `program(x, observed=None)` that samples the latents and `targets` from `given`."""
