@@ -25,9 +25,10 @@ from multipyro.inference.cli import main as command
 from multipyro.inference.runs import versions
 
 SETTINGS = {
-    "digits": "--epochs 60 --batch-size 64 --lr 3e-3 --latent-dim 16 --weights label=10 word=5",
+    "digits": "--epochs 40 --batch-size 64 --lr 3e-3 --latent-dim 16 --weights label=10 --particles 4",
     "mnist": "--epochs 30 --batch-size 100 --lr 1e-3 --latent-dim 64 --warmup 8 --weights label=10 --particles 1",
 }
+MODALITIES = ["image", "label"]
 PREDICTION = ("jmvae", "jmvae-kl", "jmvae-h", "cvae", "cmma")
 SUBSETS = ("mvae", "mmvae", "mopoe")
 DIFFERENCE = ("vae", "jmvae-kl", "telbo", "mvae", "bridged")
@@ -73,10 +74,24 @@ def compared(args, out):
         methods, settings = ["mvae", "jmvae-kl"], "--epochs 1 --batch-size 256 --latent-dim 4".split()
     place = [] if args.data_root is None else ["--data-root", str(args.data_root)]
     samples = ["--seeds", str(args.seeds), "--importance-samples", "5" if args.smoke else str(args.particles)]
-    if command(["compare", *methods, "--data", args.data, *settings, *place, *samples, "--out", str(out)]):
+    if command(
+        [
+            "compare",
+            *methods,
+            "--data",
+            args.data,
+            "--modalities",
+            *MODALITIES,
+            *settings,
+            *place,
+            *samples,
+            "--out",
+            str(out),
+        ]
+    ):
         raise SystemExit(1)
     found = json.loads((out / "compare.json").read_text(encoding="utf-8"))["methods"]
-    test = load_dataset(args.data, args.data_root).test
+    test = load_dataset(args.data, args.data_root).test.select(MODALITIES)
     x, _ = test.rows(torch.arange(min(args.rows, len(test))))
     every = tuple(x)
 
@@ -132,7 +147,7 @@ if __name__ == "__main__":
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the bounds' draws")
-    parser.add_argument("--particles", type=int, default=1_000, help="importance samples a row of the likelihoods")
+    parser.add_argument("--particles", type=int, default=300, help="importance samples a row of the likelihoods")
     parser.add_argument("--bound-particles", type=int, default=15, help="draws a row of the bounds")
     parser.add_argument("--rows", type=int, default=1_000, help="test rows of the bounds")
     parser.add_argument("--out", type=Path, default=Path("runs/orderings"), help="folder of the runs")
