@@ -30,8 +30,9 @@ def picture(arguments: argparse.Namespace, recipe: Recipe) -> tuple[list[str], l
         unknown = [name for name in getattr(arguments, option) or () if name not in names]
         if unknown:
             raise ValueError(f"--{option} names {', '.join(unknown)}: {recipe.name} has {', '.join(names)}")
+    default = DATASETS[arguments.data].default_given if arguments.data in DATASETS else ()
     given = arguments.given or conditions
-    given = given or [name for name in DATASETS[arguments.data].default_given if name in names] or list(names[:1])
+    given = given or [name for name in default if name in names] or list(names[:1])
     if arguments.given and not (answers(recipe.guide, given) and set(conditions) <= set(given)):
         raise ValueError(f"--given {' '.join(given)}: {recipe.name} predicts nothing from it")
     fixed = [name for name in arguments.target or () if name in conditions]
@@ -41,13 +42,13 @@ def picture(arguments: argparse.Namespace, recipe: Recipe) -> tuple[list[str], l
     return given, arguments.target or [name for name in generated if name not in given] or generated
 
 
-def options_from(pairs: Sequence[str]) -> dict[str, Any]:
-    """Options of a method from KEY=VALUE, values as Python writes them, else as text."""
+def options_from(pairs: Sequence[str], flag: str = "--option") -> dict[str, Any]:
+    """Options from KEY=VALUE, values as Python writes them, else as text."""
     found = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator:
-            raise ValueError(f"--option must be KEY=VALUE, got {pair!r}")
+            raise ValueError(f"{flag} must be KEY=VALUE, got {pair!r}")
         try:
             found[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -151,7 +151,19 @@ def _data_root(command: argparse.ArgumentParser) -> None:
 
 
 def _training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", default="digits", metavar="NAME", help="data set (default: %(default)s)")
+    command.add_argument(
+        "--data",
+        default="digits",
+        metavar="NAME",
+        help="data set, or FILE.toml that describes one of your own (default: %(default)s)",
+    )
+    command.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the data set; may repeat (`multipyro datasets` lists them)",
+    )
     command.add_argument("--modalities", nargs="+", metavar="NAME", help="modalities to use (default: all)")
     command.add_argument(
         "--missing",

@@ -94,7 +94,7 @@ def methods(arguments: argparse.Namespace) -> None:
 def datasets(arguments: argparse.Namespace) -> None:
     """Prints the table of data sets."""
     table = Table(title="data sets")
-    for column in ("data set", "what", "modalities", "rows", "given", "target", "found"):
+    for column in ("data set", "what", "modalities", "rows", "given", "target", "options", "found"):
         table.add_column(column, overflow="fold")
     for info in DATASETS.values():
         table.add_row(
@@ -104,6 +104,7 @@ def datasets(arguments: argparse.Namespace) -> None:
             " + ".join(f"{rows:,}" for rows in info.rows),
             ", ".join(info.default_given),
             ", ".join(info.default_targets),
+            ", ".join(f"{name}={value}" for name, value in info.options.items()),
             info.missing(arguments.data_root) or "yes",
         )
     _CONSOLE.print(table)
@@ -112,10 +113,10 @@ def datasets(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Trains one method on one data set."""
     method = method_name(arguments.method)
-    out = arguments.out or Path("runs") / f"{method}-{arguments.data}-{arguments.seed}"
+    out = arguments.out or Path("runs") / f"{method}-{Path(arguments.data).stem}-{arguments.seed}"
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     check_methods(arguments, [method])
-    splits = _load(arguments.data, arguments.data_root, arguments.modalities)
+    splits = _load(arguments.data, arguments.data_root, arguments.modalities, arguments.data_option)
     work = _work(arguments, method, splits, arguments.seed, guide)
     given, target = picture(arguments, work.recipe)
     _fit(arguments, work, out, arguments.resume)
@@ -159,13 +160,13 @@ def compare(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
     names = list(dict.fromkeys(map(method_name, arguments.method)))
     check_methods(arguments, names)
-    splits = _load(arguments.data, arguments.data_root, arguments.modalities)
+    splits = _load(arguments.data, arguments.data_root, arguments.modalities, arguments.data_option)
     for method in names:  # what cannot be built shows before hours of training
         _work(arguments, method, splits, 0)
     reports: dict[str, list[dict[str, Any]]] = {}
     for method in names:
         for seed in range(arguments.seeds):
-            out = arguments.out / f"{method}-{arguments.data}-{seed}"
+            out = arguments.out / f"{method}-{Path(arguments.data).stem}-{seed}"
             _CONSOLE.print(f"{method}, seed {seed}")
             work = _work(arguments, method, splits, seed)
             history = _fit(arguments, work, out, resume=True).history
@@ -275,9 +276,9 @@ def _thinned(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:
     return Splits(*parts, splits.test)
 
 
-def _load(name: str, data_root: Path | None, modalities: Sequence[str] | None) -> Splits:
+def _load(name: str, data_root: Path | None, modalities: Sequence[str] | None, pairs: Sequence[str] = ()) -> Splits:
     options = {"word": True} if name == "mnist" and modalities and "word" in modalities else {}
-    splits = load_dataset(name, data_root, **options)
+    splits = load_dataset(name, data_root, **options, **options_from(pairs, "--data-option"))
     return splits if modalities is None else splits.select(modalities)
 
 
@@ -289,13 +290,16 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     loaded = load(arguments.run, guide, arguments.checkpoint)
     data = config["data"]
-    if data is None or data["name"] not in DATASETS:
+    file = ((data or {}).get("options") or {}).get("file")
+    if data is None or (data["name"] not in DATASETS and file is None):
         what = "batches of one's own" if data is None else f"a data set {data['name']!r} of one's own"
         raise ValueError(
             f"{arguments.run} was trained on {what}: use multipyro.inference.load and evaluate on them in Python"
         )
     names = list(data["modalities"])
-    if data.get("options") is None:
+    if file is not None:
+        splits = load_dataset(file)
+    elif data.get("options") is None:
         splits = _load(data["name"], arguments.data_root, names)
     else:
         splits = load_dataset(data["name"], arguments.data_root, **data["options"])

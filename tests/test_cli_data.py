@@ -5,6 +5,7 @@ import json
 import fake_mnist
 import pytest
 import torch
+from PIL import Image
 from toy import toy_data, toy_networks
 
 from multipyro.data import Splits, load_dataset, mnist
@@ -106,3 +107,52 @@ def test_options_stay_with_the_rows():
     splits = load_dataset("digits", seed=3)
     assert dict(splits.test.options) == {"seed": 3}
     assert isinstance(splits, Splits) and splits.head(5).select(["label"]).train.named("test").options == {"seed": 3}
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    """A description of sixty rows of a grey picture, its class and a caption."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    lines = ["file,sort,caption"]
+    for row in range(60):
+        Image.new("L", (6, 6), 80 * (row % 3)).save(tmp_path / "mine" / f"{row}.png")
+        lines.append(f"{row}.png,{'abc'[row % 3]},this is {'abc'[row % 3]}")
+    (tmp_path / "mine" / "rows.csv").write_text("\n".join(lines))
+    (tmp_path / "mine" / "my.toml").write_text(
+        'table = "rows.csv"\nlabels = "sort"\n[modalities.picture]\ncolumn = "file"\nsize = [6, 6]\nchannels = 1\n'
+        '[modalities.sort]\ncolumn = "sort"\n[modalities.caption]\ncolumn = "caption"\nkind = "text"\n'
+    )
+    return tmp_path / "mine" / "my.toml"
+
+
+def test_a_described_data_set_is_trained_judged_and_drawn(described, tmp_path, capsys):
+    run = tmp_path / "run"
+    small = ["--epochs", "2", "--latent-dim", "2", "--batch-size", "16", "--out", str(run)]
+    assert main(["train", "mopoe", "--data", str(described), *small]) == 0
+    assert (run / "picture-to-sort+caption.png").is_file()
+    assert main(["evaluate", str(run), "--particles", "5"]) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["data"]["name"] == "my" and metrics["coherence"]["conditional"]["picture->sort"]["value"] >= 0
+    assert (
+        main(["generate", str(run), "--given", "sort", "--target", "picture", "--file", str(tmp_path / "a.png")]) == 0
+    )
+    Image.new("L", (6, 6), 7).save(described.parent / "0.png")
+    assert main(["evaluate", str(run), "--particles", "5"]) == 2
+    assert "other rows" in capsys.readouterr().err
+
+
+def test_a_data_set_takes_its_options_from_the_command_line(tmp_path, monkeypatch, capsys):
+    files = fake_mnist.contents()
+    fake_mnist.no_data(monkeypatch, tmp_path)
+    fake_mnist.expect(monkeypatch, files)
+    fake_mnist.write_mnist(tmp_path / "data", files, packed=False)
+    place = ["--data", "mnist", "--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    options = ["--data-option", "binarise=fixed", "--data-option", "num_rows=7"]
+    assert main(["train", "mvae", *place, *options]) == 0
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert data["rows"] == 7 and data["options"]["binarise"] == "fixed"
+    assert main(["train", "mvae", *place, "--data-option", "rows=7"]) == 2
+    assert "mnist has no option rows: it has binarise, word, num_rows" in capsys.readouterr().err
+    assert main(["train", "mvae", *place, "--data-option", "rows"]) == 2
+    assert "--data-option must be KEY=VALUE" in capsys.readouterr().err

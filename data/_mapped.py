@@ -1,0 +1,114 @@
+"""Arrays that may be larger than memory: written once, piece by piece, then mapped from the file."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from multipyro.data._files import write_atomically
+from multipyro.data._root import download_root
+
+__all__ = ["mapped_pictures", "mapped_rows"]
+
+# part of what names a file: another way of making it is another file
+_VERSION = 1
+_ROWS = 1_024
+# smaller arrays are read
+_MAPPED_BYTES = 2**26
+
+
+def mapped_pictures(files: Sequence[Path | None], shape: tuple[int, int, int]) -> np.ndarray:
+    """Pictures resized to `(channels, height, width)`, uint8 `(rows, *shape)`; zeros where there is no file.
+
+    Raises:
+        FileNotFoundError: If a picture is not there.
+        ValueError: If a file cannot be read as an image; the message names it.
+    """
+    digest, absent = hashlib.sha256(), []
+    for file in files:
+        try:
+            state = None if file is None else file.stat()
+        except FileNotFoundError:
+            absent.append(file)
+        else:
+            digest.update(
+                f"{file}".encode() if state is None else f"{file} {state.st_size} {state.st_mtime_ns}".encode()
+            )
+    if absent:
+        raise FileNotFoundError(f"{len(absent)} of {len(files)} pictures are not there, {absent[0]} the first")
+    channels, height, width = shape
+
+    def decoded(file: Path | None) -> np.ndarray:
+        if file is None:
+            return np.zeros(shape, np.uint8)
+        try:
+            with Image.open(file) as image:
+                resized = image.convert("L" if channels == 1 else "RGB").resize(
+                    (width, height), Image.Resampling.BICUBIC
+                )
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{file} cannot be read as an image: {error}") from error
+        return np.asarray(resized).reshape(height, width, channels).transpose(2, 0, 1)
+
+    def pieces() -> Iterator[np.ndarray]:
+        # Pillow decodes without Python's lock
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for begin in range(0, len(files), _ROWS):
+                yield np.stack(list(pool.map(decoded, files[begin : begin + _ROWS])))
+
+    return _mapped({"pictures": digest.hexdigest(), "shape": list(shape)}, (len(files), *shape), np.uint8, pieces)
+
+
+def mapped_rows(file: Path, array: np.ndarray, order: np.ndarray, dtype: type) -> np.ndarray:
+    """The rows `order` of an array that a file holds, of a dtype; mapped from a file of its own if they are many."""
+    shape = (len(order), *array.shape[1:])
+    if np.prod(shape) * np.dtype(dtype).itemsize < _MAPPED_BYTES:
+        return array[order].astype(dtype)
+
+    def pieces() -> Iterator[np.ndarray]:
+        for begin in range(0, len(order), _ROWS):
+            yield array[order[begin : begin + _ROWS]].astype(dtype)
+
+    state = file.stat()
+    rows = hashlib.sha256(order.astype(np.int64).tobytes()).hexdigest()
+    recipe = {"file": f"{file} {state.st_size} {state.st_mtime_ns}", "rows": rows, "dtype": np.dtype(dtype).str}
+    return _mapped(recipe, shape, dtype, pieces)
+
+
+def _mapped(
+    recipe: dict[str, Any], shape: tuple[int, ...], dtype: type, pieces: Callable[[], Iterator[np.ndarray]]
+) -> np.ndarray:
+    digest = hashlib.sha256(json.dumps({**recipe, "version": _VERSION}, sort_keys=True).encode()).hexdigest()
+    path = download_root() / "own" / f"{digest[:24]}.npy"
+    found = _opened(path, shape, dtype)
+    if found is not None:
+        return found
+
+    def write(file: BinaryIO) -> None:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file, header)
+        for piece in pieces():
+            file.write(np.ascontiguousarray(piece, dtype).tobytes())
+
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        warnings.warn(f"data is held in memory: {error}", stacklevel=4)
+        return np.concatenate(list(pieces()))
+    return _opened(path, shape, dtype)
+
+
+def _opened(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray | None:
+    """The array in a file, mapped so that what is written to it stays in memory; None if it is not there or damaged."""
+    try:
+        found = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == dtype else None

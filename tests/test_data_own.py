@@ -1,0 +1,253 @@
+"""Data of one's own: tensors, data sets of dicts, and TOML descriptions of tables, pictures and arrays."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from multipyro.data import Modality, described, from_dataset, from_tensors, infer_modality
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+ROWS = 40
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "multipyro" / "own"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forty pictures of one colour each, of several sizes, with a class, a caption, numbers and an array."""
+    place = tmp_path / "birds"
+    (place / "pictures").mkdir(parents=True)
+    names = list(COLOURS)
+    with (place / "birds.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "colour", "caption", "bald", "old", "weight", "part"])
+        for row in range(ROWS):
+            name = names[row % 3]
+            Image.new("RGB", (10 + row % 4, 8), COLOURS[name]).save(place / "pictures" / f"{row}.png")
+            part = ("train", "validation", "test")[0 if row < 30 else 1 + row % 2]
+            caption = f"A {name} bird, isn't it?" if row != 3 else ""
+            table.writerow([f"{row}.png", name, caption, row % 2, 1 - row % 2, 0.5 * row, part])
+    np.save(place / "spectrum.npy", np.arange(ROWS * 4.0).reshape(ROWS, 4))
+    return place
+
+
+DESCRIPTION = """
+table = "birds.csv"
+labels = "colour"
+[modalities.image]
+column = "file"
+folder = "pictures"
+size = [8, 6]
+[modalities.colour]
+column = "colour"
+[modalities.caption]
+column = "caption"
+kind = "text"
+[modalities.attributes]
+columns = ["bald", "old"]
+[modalities.weight]
+column = "weight"
+kind = "vector"
+[modalities.spectrum]
+file = "spectrum.npy"
+likelihood = "laplace"
+"""
+
+
+def written(folder, text=DESCRIPTION, name="birds.toml"):
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
+    splits = described(written(folder))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [32, 4, 4]
+    seen = []
+    for part in (splits.train, splits.validation, splits.test):
+        x, observed = part.rows(torch.arange(len(part)))
+        rows = (x["weight"][:, 0] * 2).long()
+        seen += rows.tolist()
+        assert torch.equal(x["spectrum"][:, 0], rows * 4.0)
+        assert torch.equal(x["attributes"], torch.stack([rows % 2, 1 - rows % 2], 1).float())
+        names = [part.modalities["colour"].class_words[i] for i in x["colour"]]
+        assert names == [list(COLOURS)[row % 3] for row in rows.tolist()]
+        expected = torch.tensor([COLOURS[name] for name in names])[:, :, None, None] / 255
+        assert x["image"].shape[1:] == (3, 8, 6) and (x["image"] - expected).abs().max() < 1e-6
+        captions = part.modalities["caption"].decode(x["caption"])
+        held = torch.ones(len(rows), dtype=torch.bool) if observed is None else observed["caption"]
+        assert [text for text, there in zip(captions, held, strict=True) if there] == [
+            f"a {name} bird , isn't it ?" for name, there in zip(names, held, strict=True) if there
+        ]
+        assert held.tolist() == [row != 3 for row in rows.tolist()]
+        assert torch.equal(part.labels, x["colour"])
+    assert sorted(seen) == list(range(ROWS))
+
+
+def test_what_modalities_are_is_inferred_or_said(folder):
+    modalities = described(written(folder)).train.modalities
+    found = {name: (modality.kind, modality.likelihood) for name, modality in modalities.items()}
+    assert found == {
+        "image": ("image", "laplace"),
+        "colour": ("label", "categorical"),
+        "caption": ("text", "categorical"),
+        "attributes": ("vector", "bernoulli"),
+        "weight": ("vector", "normal"),
+        "spectrum": ("vector", "laplace"),
+    }
+
+
+def test_a_column_may_say_which_part_a_row_is_of(folder):
+    splits = described(written(folder, 'split = "part"\n' + DESCRIPTION))
+    assert splits.train.x["weight"][:, 0].tolist() == [0.5 * row for row in range(30)]
+    assert splits.test.x["weight"][:, 0].tolist() == [0.5 * row for row in range(31, 40, 2)]
+
+
+def test_the_split_is_drawn_once_from_its_seed(folder):
+    first, again = (described(written(folder)).train.x["weight"] for _ in range(2))
+    other = described(written(folder, "seed = 1\n" + DESCRIPTION)).train.x["weight"]
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_words_that_no_training_row_has_are_unknown(folder):
+    text = 'split = "part"\ntable = "birds.csv"\n[modalities.file]\ncolumn = "file"\nkind = "text"\n'
+    splits = described(written(folder, text))
+    assert splits.test.modalities["file"].decode(splits.test.x["file"])[0] == "<unk> . png"
+    characters = described(written(folder, text + 'tokens = "characters"\nlength = 3\n'))
+    assert characters.train.modalities["file"].decode(characters.train.x["file"])[11] == "1 1 ."
+
+
+def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
+    path = written(folder)
+    first = described(path).train.x["image"].clone()
+    (stored,) = cache.iterdir()
+    monkeypatch.setattr("multipyro.data._mapped.Image.open", None)  # nothing is decoded again
+    assert torch.equal(described(path).train.x["image"], first)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
+    stored.write_bytes(stored.read_bytes()[:-100])  # cut off: it is made again
+    assert torch.equal(described(path).train.x["image"], first)
+    Image.new("RGB", (9, 9), (0, 0, 0)).save(folder / "pictures" / "0.png")
+    assert not torch.equal(described(path).train.x["image"], first)
+
+
+def test_large_arrays_are_mapped_and_equal_those_that_are_read(folder, cache, monkeypatch):
+    path = written(folder, '[modalities.spectrum]\nfile = "spectrum.npy"\n')
+    read = described(path).train.x["spectrum"]
+    monkeypatch.setattr("multipyro.data._mapped._MAPPED_BYTES", 0)
+    assert torch.equal(described(path).train.x["spectrum"], read) and len(list(cache.iterdir())) == 1
+
+
+WRONG = [
+    ('table = 3\n[modalities.a]\ncolumn = "bald"', "table must be a string, got 3"),
+    ("tabel = 1", "unknown key tabel"),
+    ("x =", "no TOML file"),
+    ('table = "other.csv"\n[modalities.a]\ncolumn = "bald"', "there is no table"),
+    ('table = "birds.csv"', "at least one modality"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumn = "wings"', r"column 'wings': the table has \['file', 'colour'"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumn = "bald"\nkind = "sound"', "kind must be one of"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumns = ["colour"]', "must be a column of numbers.*'red'"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"', r"size must be \[height, width\]"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"\nsize = [4, 4]', "40 of 40 pictures are not there"),
+    ('table = "birds.csv"\n[modalities.a]\nfile = "few.npy"', "same number of rows.*'modalities.a.file': 3"),
+    ('[modalities.a]\nfile = "objects.npy"', "is no array of numbers"),
+    ('[modalities.a]\ncolumn = "bald"', "there is no table"),
+    ('[modalities.a]\nfile = "few.npy"\ncolumn = "b"', "needs one of column, columns and file"),
+    ('split = [0.5, 0.1]\n[modalities.a]\nfile = "few.npy"', "three shares"),
+    ('[modalities.a]\nfile = "few.npy"', "leave a part without rows"),
+    (
+        'split = "colour"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"',
+        "must hold .'train', 'validation', 'test'",
+    ),
+    ('labels = "caption"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"', "every row needs a class, 1 cells"),
+]
+
+
+@pytest.mark.parametrize("text, message", WRONG)
+def test_a_wrong_description_is_told(folder, text, message):
+    np.save(folder / "few.npy", np.zeros((3, 2)))
+    np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        described(written(folder, text))
+
+
+@pytest.mark.parametrize("name", ["7.png", "birds.csv"])
+def test_a_damaged_file_is_named(folder, name):
+    file = folder / "pictures" / name if name.endswith("png") else folder / name
+    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
+    with pytest.raises(ValueError, match=name):
+        described(written(folder))
+    assert not list((folder.parent / "cache").rglob("*.npy"))
+
+
+def test_tensors_are_described_by_what_they_hold():
+    grey = torch.rand(50, 1, 4, 4)
+    splits = from_tensors(
+        {
+            "photo": (torch.rand(50, 3, 4, 4) * 255).to(torch.uint8),
+            "grey": grey,
+            "drawing": (grey > 0.5).float(),
+            "label": torch.arange(50) % 4,
+            "text": torch.randint(5, (50, 6)),
+            "flags": (torch.rand(50, 3) > 0.5).float(),
+            "number": torch.randn(50),
+        },
+        modalities={"text": Modality("text", (6,), "text", "categorical", 9)},
+        split=(0.5, 0.25, 0.25),
+    )
+    found = {name: (m.kind, m.likelihood, m.num_classes) for name, m in splits.train.modalities.items()}
+    assert found == {
+        "photo": ("image", "laplace", None),
+        "grey": ("image", "continuous_bernoulli", None),
+        "drawing": ("image", "bernoulli", None),
+        "label": ("label", "categorical", 4),
+        "text": ("text", "categorical", 9),
+        "flags": ("vector", "bernoulli", None),
+        "number": ("vector", "normal", None),
+    }
+    assert [len(getattr(splits, part)) for part in splits.NAMES] == [25, 13, 12]
+    assert splits.validation.x["number"].shape == (13, 1) and splits.validation.split == "validation"
+
+
+def test_items_may_lack_modalities():
+    items = [{"signal": torch.full((2,), float(i)), "label": None if i % 4 == 0 else i % 3} for i in range(40)]
+    splits = from_dataset(items, seed=3)
+    for part in (splits.train, splits.validation, splits.test):
+        rows = part.x["signal"][:, 0].long()
+        held = part.observed["label"] if part.observed else torch.ones(len(rows), dtype=torch.bool)
+        assert torch.equal(held, rows % 4 != 0)
+        assert torch.equal(part.x["label"][held], rows[held] % 3)
+
+
+@pytest.mark.parametrize(
+    "items, error, message",
+    [
+        ([], ValueError, "holds no items"),
+        ([{"a": None}], ValueError, "item 0 holds no modality"),
+        ([(1, 2)], TypeError, "an item must be a dict.*tuple"),
+        ([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}], ValueError, r"one shape, got \[\(2,\), \(3,\)\]"),
+    ],
+)
+def test_wrong_items_are_told(items, error, message):
+    with pytest.raises(error, match=message):
+        from_dataset(items)
+
+
+@pytest.mark.parametrize(
+    "values, error, message",
+    [
+        (torch.tensor([-1, 2]), ValueError, "class ids from 0 on"),
+        (torch.zeros(4, dtype=torch.int32), TypeError, "floats, uint8 or int64, got torch.int32"),
+        (torch.zeros(4, 2, dtype=torch.uint8), TypeError, "uint8 is for images"),
+        (torch.zeros(0, 2), ValueError, "at least one row"),
+    ],
+)
+def test_values_of_no_kind_are_told(values, error, message):
+    with pytest.raises(error, match=message):
+        infer_modality("x", values)
