@@ -7,10 +7,13 @@ from typing import Any
 
 from multipyro.data._root import VARIABLE
 from multipyro.data.celeba import celeba, celeba_source
+from multipyro.data.described import described
 from multipyro.data.digits import digits
 from multipyro.data.mnist import is_available, mnist
+from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
 from multipyro.data.polymnist import background_paths, polymnist
 from multipyro.data.splits import Splits
+from multipyro.data.svhn import svhn_paths
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
 
@@ -74,6 +77,14 @@ def _celeba_missing(data_root: str | os.PathLike | None) -> str:
     return ""
 
 
+def _mnist_svhn_missing(data_root: str | os.PathLike | None) -> str:
+    try:
+        svhn_paths(data_root)
+    except FileNotFoundError as error:
+        return str(error)
+    return _mnist_missing(data_root)
+
+
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
@@ -133,6 +144,34 @@ DATASETS: dict[str, DatasetInfo] = {
             True,
             _celeba_missing,
         ),
+        DatasetInfo(
+            "mnist-svhn",
+            "pairs of a written digit and a house number's; fewer rows from a selection of SVHN",
+            ("mnist", "svhn"),
+            (965_460, 139_360, 200_000),
+            ("mnist",),
+            ("svhn",),
+            "torchvision's files",
+            "CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
+            {"pairs": 20, "num_rows": None},
+            mnist_svhn,
+            True,
+            _mnist_svhn_missing,
+        ),
+        DatasetInfo(
+            "mnist-svhn-text",
+            "the same pairs and the digit's name, which starts anywhere",
+            ("mnist", "svhn", "text"),
+            (965_460, 139_360, 200_000),
+            ("mnist",),
+            ("svhn", "text"),
+            "torchvision's files",
+            "CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
+            {"pairs": 20, "num_rows": None},
+            mnist_svhn_text,
+            True,
+            _mnist_svhn_missing,
+        ),
     )
 }
 
@@ -141,7 +180,7 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     """Loads a data set by name.
 
     Args:
-        name: A key of `DATASETS`.
+        name: A key of `DATASETS`, or a path that ends in `.toml`, of a description as `described` has it.
         data_root: Folder searched before all others; by default those of the environment variable `MULTIPYRO_DATA`.
         seed: Seed of whatever the data set draws once: fixed binarisation, PolyMNIST's pairs and patches. Which rows
             train and which test never depends on it.
@@ -159,8 +198,12 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
         >>> len(splits.train), sorted(splits.train.modalities)
         (1297, ['image', 'label', 'word'])
     """
+    if name.endswith(".toml"):
+        if options:
+            raise ValueError(f"a description has no options, got {', '.join(options)}: say it in {name}")
+        return described(name)
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: there are {', '.join(DATASETS)}")
+        raise ValueError(f"unknown data set {name!r}: there are {', '.join(DATASETS)}, or a description FILE.toml")
     info = DATASETS[name]
     unknown = [option for option in options if option not in info.options]
     if unknown:

@@ -4,6 +4,7 @@ import os
 
 import fake_celeba
 import fake_mnist
+import fake_svhn
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from multipyro.data import DATASETS, DIGIT_WORDS, load_dataset
 
 
 def test_the_table():
-    assert list(DATASETS) == ["digits", "mnist", "polymnist", "celeba"]
+    assert list(DATASETS) == ["digits", "mnist", "polymnist", "celeba", "mnist-svhn", "mnist-svhn-text"]
     for name, info in DATASETS.items():
         assert info.name == name
         assert all([info.title, info.source, info.licence])
@@ -33,11 +34,13 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
     fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
     assert "CelebA is not there: put img_align_celeba" in DATASETS["celeba"].missing(root)
     fake_celeba.write_compact(root)
+    assert "SVHN is not there: missing are train_32x32.mat" in DATASETS["mnist-svhn"].missing(root)
+    fake_svhn.write_svhn(root)
     assert [info.missing(root) for info in DATASETS.values()] == [""] * len(DATASETS)
 
 
 def test_an_unknown_data_set():
-    with pytest.raises(ValueError, match="unknown data set 'svhn': there are digits, mnist, polymnist, celeba"):
+    with pytest.raises(ValueError, match="unknown data set 'svhn': there are digits, mnist, polymnist,"):
         load_dataset("svhn")
 
 

@@ -1,0 +1,68 @@
+"""Rows that share values: a picture with ten captions, a digit in twenty pairs, is held once."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["SharedRows"]
+
+
+class SharedRows:
+    """Rows of which several may be the same row of a smaller tensor; stands in `MultimodalData.x` for a tensor.
+
+    Args:
+        pool: Values that occur, `(values, *shape)`.
+        index: Which of them each row is, int64 `(rows,)`.
+
+    Raises:
+        TypeError: If the index is not int64.
+        ValueError: If the index is not one number a row, or names values that are not there.
+
+    Example:
+        >>> pictures = SharedRows(torch.tensor([[0.5, 1.5], [2.5, 3.5]]), torch.tensor([0, 0, 1]))
+        >>> len(pictures), pictures.shape, pictures.index_select(0, torch.tensor([1, 2])).tolist()
+        (3, torch.Size([3, 2]), [[0.5, 1.5], [2.5, 3.5]])
+    """
+
+    def __init__(self, pool: Tensor, index: Tensor) -> None:
+        if index.dtype != torch.int64:
+            raise TypeError(f"index must have int64, got {index.dtype}")
+        if index.dim() != 1:
+            raise ValueError(f"index must have shape (rows,), got {tuple(index.shape)}")
+        if len(index) and not 0 <= index.min() <= index.max() < len(pool):
+            raise ValueError(f"index must lie in 0 to {len(pool) - 1}, got {index.min()} to {index.max()}")
+        self.pool, self.index = pool, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Tensor) -> "SharedRows":
+        return SharedRows(self.pool, self.index[rows])
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the tensor that this stands for."""
+        return torch.Size((len(self.index), *self.pool.shape[1:]))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values."""
+        return self.pool.dtype
+
+    def dim(self) -> int:
+        """Number of dimensions of the tensor that this stands for."""
+        return self.pool.dim()
+
+    def is_floating_point(self) -> bool:
+        """Whether the values are of a floating type."""
+        return self.pool.is_floating_point()
+
+    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+        """The tensor of the rows `(n,)`; `dim` must be 0."""
+        if dim != 0:
+            raise ValueError(f"dim must be 0, the rows, got {dim}")
+        return self.pool.index_select(0, self.index.index_select(0, rows))
+
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """The values that occur, in the order of the pool, and which of them each row is."""
+        used, index = self.index.unique(return_inverse=True)
+        return self.pool.index_select(0, used), index
