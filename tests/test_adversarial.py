@@ -1,5 +1,6 @@
 """Adversarial objectives: their formulas, what their gradients reach, the best discriminator in closed form."""
 
+import copy
 import math
 
 import pyro.distributions as dist
@@ -129,6 +130,18 @@ def test_both_losses_are_those_of_the_textbook():
         expected = F.binary_cross_entropy_with_logits(fake, torch.ones(12), reduction="sum")
         expected -= weight * dist.Normal(drawn.reconstructed, 1.0).log_prob(x["image"]).sum()
         assert seeded(loss.loss, model, guide, x) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_generator_meets_the_discriminator_as_it_trains():
+    """With batch norm: among real values, by the statistics of the batch, frozen or not."""
+    (model, guide, judge), x = programs(normalised=True), batch()
+    loss = GeneratorLoss(judge, "image", reconstruction=0.0)
+    drawn = seeded(loss.draw, model, guide, x)
+    fake = copy.deepcopy(judge)(torch.cat(drawn[:3]))[6:]
+    expected = F.binary_cross_entropy_with_logits(fake, torch.ones(12), reduction="sum").item()
+    for mode in (True, False):
+        judge.train(mode)
+        assert seeded(loss.loss, model, guide, x) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_three_faces_of_a_loss_agree():
