@@ -9,7 +9,15 @@ from torch import Tensor
 __all__ = ["KINDS", "LIKELIHOODS", "Modality"]
 
 KINDS = ("image", "label", "text", "vector")
-LIKELIHOODS = ("bernoulli", "categorical", "continuous_bernoulli", "laplace", "normal")
+LIKELIHOODS = (
+    "bernoulli",
+    "beta",
+    "categorical",
+    "continuous_bernoulli",
+    "discretised_logistic",
+    "laplace",
+    "normal",
+)
 # pad texts of words: as the paper on aggregate posteriors prints it, and as vocabularies of captions have it
 _BLANK, _PAD = "-", "<pad>"
 
@@ -22,8 +30,7 @@ class Modality:
         name: Its name, also the name of its site.
         shape: Shape of one row: `(channels, height, width)` of an image, `()` of a label, `(positions,)` of a text.
         kind: `"image"`, `"label"`, `"text"` or `"vector"`.
-        likelihood: The family that suits it: `"bernoulli"`, `"categorical"`, `"continuous_bernoulli"`, `"laplace"` or
-            `"normal"`.
+        likelihood: The family that suits it, one of `LIKELIHOODS`.
         num_classes: Number of classes of a categorical, a position.
         class_words: What the classes of the data set are called, for labels and texts that spell them.
         alphabet: The characters of a text by class id; the first one pads, after a text or on both sides of it.

@@ -12,10 +12,12 @@ from multipyro.guides.encoders import trunk
 from multipyro.ppl_models import (
     MLP,
     Bernoulli,
+    Beta,
     Categorical,
     ContinuousBernoulli,
     ConvDecoder,
     ConvEncoder,
+    DiscretisedLogistic,
     Discriminator,
     Laplace,
     Normal,
@@ -29,8 +31,10 @@ __all__ = ["Networks", "networks_for"]
 
 _LIKELIHOODS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bernoulli": Bernoulli,
+    "beta": Beta,
     "categorical": Categorical,
     "continuous_bernoulli": ContinuousBernoulli,
+    "discretised_logistic": DiscretisedLogistic,
     "laplace": Laplace,
     "normal": Normal,
 }

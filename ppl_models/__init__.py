@@ -13,6 +13,7 @@ from multipyro.ppl_models.likelihoods import (
 )
 from multipyro.ppl_models.multimodal import MultimodalModel
 from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
+from multipyro.ppl_models.pixels import Beta, DiscretisedLogistic, DiscretisedLogisticDistribution
 from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
 from multipyro.ppl_models.strided import Discriminator, NormalisedMLP, StridedDecoder, StridedEncoder
 from multipyro.ppl_models.text import AutoregressiveCategorical, AutoregressiveText
@@ -22,11 +23,14 @@ __all__ = [
     "AutoregressiveCategorical",
     "AutoregressiveText",
     "Bernoulli",
+    "Beta",
     "Categorical",
     "ConditionalModel",
     "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
+    "DiscretisedLogistic",
+    "DiscretisedLogisticDistribution",
     "Discriminator",
     "HierarchicalModel",
     "IndependentPrior",

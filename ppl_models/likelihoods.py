@@ -9,7 +9,18 @@ from torch import Tensor, nn
 from multipyro.ppl_models.continuous_bernoulli import ContinuousBernoulliDistribution
 from multipyro.ppl_models.text import AutoregressiveCategorical
 
-__all__ = ["Bernoulli", "Categorical", "ContinuousBernoulli", "Laplace", "Likelihood", "Normal", "point_estimate"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "Laplace",
+    "Likelihood",
+    "LocationScale",
+    "Normal",
+    "check_real",
+    "check_unit_interval",
+    "point_estimate",
+]
 
 
 def point_estimate(distribution: dist.Distribution) -> Tensor:
@@ -91,7 +102,8 @@ class Likelihood(nn.Module, ABC):
         self.check_values(values, name)
 
 
-def _check_real(values: Tensor, name: str, family: str) -> None:
+def check_real(values: Tensor, name: str, family: str) -> None:
+    """Raises unless values are finite floats."""
     if not values.is_floating_point():
         raise TypeError(f"modality {name!r} has a {family} likelihood and must be floating point, got {values.dtype}")
     if not torch.isfinite(values).all():
@@ -99,8 +111,9 @@ def _check_real(values: Tensor, name: str, family: str) -> None:
         raise ValueError(f"modality {name!r} holds {bad} NaN or infinite values: mark missing rows in `observed`")
 
 
-def _check_unit_interval(values: Tensor, name: str, family: str) -> None:
-    _check_real(values, name, family)
+def check_unit_interval(values: Tensor, name: str, family: str) -> None:
+    """Raises unless values are floats in `[0, 1]`."""
+    check_real(values, name, family)
     if values.numel() and (values.min() < 0 or values.max() > 1):
         raise ValueError(
             f"modality {name!r} has a {family} likelihood and must lie in [0, 1], "
@@ -140,7 +153,7 @@ class Bernoulli(Likelihood):
     def check_values(self, values: Tensor, name: str) -> None:
         if self.missing_entries and values.is_floating_point():
             values = values[~values.isnan()]
-        _check_unit_interval(values, name, "Bernoulli")
+        check_unit_interval(values, name, "Bernoulli")
         if not self.grey and not ((values == 0) | (values == 1)).all():
             raise ValueError(
                 f"modality {name!r} holds grey values but its Bernoulli likelihood takes 0 and 1 only: binarise the "
@@ -179,7 +192,7 @@ class ContinuousBernoulli(Likelihood):
         return out_shape
 
     def check_values(self, values: Tensor, name: str) -> None:
-        _check_unit_interval(values, name, "continuous Bernoulli")
+        check_unit_interval(values, name, "continuous Bernoulli")
 
 
 class Categorical(Likelihood):
@@ -211,14 +224,21 @@ class Categorical(Likelihood):
             )
 
 
-class _LocationScale(Likelihood):
-    """A location from the network and one scale for all elements, fixed or learned."""
+class LocationScale(Likelihood):
+    """Base of likelihoods with a location from the network and a scale beside it, fixed or learned.
 
-    def __init__(self, network: nn.Module, scale: float, learn_scale: bool) -> None:
+    Args:
+        network: Module from latents to locations `(..., batch, *event)`.
+        scale: The scale of every element, or a tensor that broadcasts against one row, such as `(channels, 1, 1)`.
+        learn_scale: Whether the scale is learned, starting from `scale`.
+    """
+
+    def __init__(self, network: nn.Module, scale: float | Tensor, learn_scale: bool) -> None:
         super().__init__(network)
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}")
-        log_scale = torch.tensor(float(scale)).log()
+        scale = torch.as_tensor(scale, dtype=torch.get_default_dtype())
+        if not (scale > 0).all():
+            raise ValueError(f"scale must be positive, got {scale.tolist()}")
+        log_scale = scale.log()
         if learn_scale:
             self.log_scale = nn.Parameter(log_scale)
         else:
@@ -235,45 +255,47 @@ class _LocationScale(Likelihood):
         return out_shape
 
     def check_values(self, values: Tensor, name: str) -> None:
-        _check_real(values, name, type(self).__name__)
+        check_real(values, name, type(self).__name__)
 
 
-class Normal(_LocationScale):
+class Normal(LocationScale):
     r"""Real values with Gaussian noise, the network giving the mean.
 
     Args:
         network: Module from latents to means `(..., batch, *event)`.
-        scale: Standard deviation, in the unit of the data.
-        learn_scale: Whether that one scale is learned, starting from `scale`.
+        scale: Standard deviation, in the unit of the data: a number, or a tensor that broadcasts against one row, such
+            as `(3, 1, 1)` for one a channel.
+        learn_scale: Whether the scale is learned, starting from `scale`.
 
     Example:
         >>> Normal(nn.Linear(2, 5), scale=0.5)(torch.zeros(3, 2)).base_dist.scale[0]
         tensor([0.5000, 0.5000, 0.5000, 0.5000, 0.5000])
     """
 
-    def __init__(self, network: nn.Module, scale: float = 1.0, learn_scale: bool = False) -> None:
+    def __init__(self, network: nn.Module, scale: float | Tensor = 1.0, learn_scale: bool = False) -> None:
         super().__init__(network, scale, learn_scale)
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
         return dist.Normal(loc, scale)
 
 
-class Laplace(_LocationScale):
+class Laplace(LocationScale):
     r"""Real values with Laplace noise, the network giving the location.
 
     The default scale 0.75 is that of the MMVAE and MoPoE papers' code.
 
     Args:
         network: Module from latents to locations `(..., batch, *event)`.
-        scale: Laplace scale `b`, in the unit of the data (the standard deviation is `sqrt(2) b`).
-        learn_scale: Whether that one scale is learned, starting from `scale`.
+        scale: Laplace scale `b`, in the unit of the data (the standard deviation is `sqrt(2) b`): a number, or a tensor
+            that broadcasts against one row.
+        learn_scale: Whether the scale is learned, starting from `scale`.
 
     Example:
         >>> Laplace(nn.Linear(2, 5))(torch.zeros(3, 2)).base_dist.scale[0]
         tensor([0.7500, 0.7500, 0.7500, 0.7500, 0.7500])
     """
 
-    def __init__(self, network: nn.Module, scale: float = 0.75, learn_scale: bool = False) -> None:
+    def __init__(self, network: nn.Module, scale: float | Tensor = 0.75, learn_scale: bool = False) -> None:
         super().__init__(network, scale, learn_scale)
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
