@@ -58,6 +58,7 @@ setup(
         "torchvision>=0.29.2,<0.30",
     ],
     extras_require={
+        "render": ["pyvista>=0.49.1,<0.50"],
         "tensorboard": ["tensorboard>=2.21.0,<2.22"],
         "test": [
             "ipykernel>=7.4.0,<7.5",
