@@ -5,6 +5,7 @@ from multipyro.data.celeba import celeba
 from multipyro.data.described import described
 from multipyro.data.digits import DIGIT_WORDS, digits
 from multipyro.data.mnist import mnist
+from multipyro.data.mnist_fashion import mnist_fashion
 from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import Batch, Batches, MultimodalData
@@ -33,6 +34,7 @@ __all__ = [
     "infer_modality",
     "load_dataset",
     "mnist",
+    "mnist_fashion",
     "mnist_svhn",
     "mnist_svhn_text",
     "polymnist",

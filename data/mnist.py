@@ -1,39 +1,32 @@
 """MNIST as image, label and word, from torchvision's files."""
 
-import gzip
-import hashlib
 import os
-import struct
-import tempfile
-import zlib
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from multipyro.data._root import VARIABLE, download_root, find
+from multipyro.data._idx import IMAGES, LABELS, IdxSet, idx_arrays, idx_found
 from multipyro.data.digits import DIGIT_WORDS, digit_modalities
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
 
-__all__ = ["BINARISE", "draw_pixels", "is_available", "mnist", "mnist_arrays"]
+__all__ = ["BINARISE", "MNIST_FILES", "draw_pixels", "fixed_pixels", "is_available", "mnist", "mnist_arrays"]
 
 BINARISE = ("dynamic", "fixed", "none")
 
-_FOLDER = "MNIST/raw"
-_SIDE = 28
-# magic numbers of idx files: unsigned bytes in three dimensions, in one
-_IMAGES, _LABELS = 2051, 2049
 # name, magic number, rows, md5 of the unpacked file as commonly published
-_FILES = {
-    ("train", "images"): ("train-images-idx3-ubyte", _IMAGES, 60_000, "6bbc9ace898e44ae57da46a324031adb"),
-    ("train", "labels"): ("train-labels-idx1-ubyte", _LABELS, 60_000, "a25bea736e30d166cdddb491f175f624"),
-    ("test", "images"): ("t10k-images-idx3-ubyte", _IMAGES, 10_000, "2646ac647ad5339dbf082846283269ea"),
-    ("test", "labels"): ("t10k-labels-idx1-ubyte", _LABELS, 10_000, "27ae3e4e09519cfbb04c329615203637"),
-}
-_TRAIN_ROWS = 50_000
+MNIST_FILES = IdxSet(
+    "MNIST",
+    {
+        ("train", "images"): ("train-images-idx3-ubyte", IMAGES, 60_000, "6bbc9ace898e44ae57da46a324031adb"),
+        ("train", "labels"): ("train-labels-idx1-ubyte", LABELS, 60_000, "a25bea736e30d166cdddb491f175f624"),
+        ("test", "images"): ("t10k-images-idx3-ubyte", IMAGES, 10_000, "2646ac647ad5339dbf082846283269ea"),
+        ("test", "labels"): ("t10k-labels-idx1-ubyte", LABELS, 10_000, "27ae3e4e09519cfbb04c329615203637"),
+    },
+    50_000,
+    {},
+)
 
 
 def mnist(
@@ -81,7 +74,7 @@ def mnist(
     for number, (split, (pixels, classes)) in enumerate(mnist_arrays(data_root, download).items()):
         dynamic = binarise == "dynamic" and split == "train"
         if binarise != "none" and not dynamic:
-            pixels = _binarised(pixels, torch.Generator().manual_seed(1_000_003 * seed + number))
+            pixels = fixed_pixels(pixels, torch.Generator().manual_seed(1_000_003 * seed + number))
         x = {"image": pixels.unsqueeze(1), "label": classes}
         if word:
             x["word"] = words[classes]
@@ -109,85 +102,15 @@ def mnist_arrays(data_root: str | os.PathLike | None = None, download: bool = Tr
         FileNotFoundError: See `mnist`.
         ValueError: If a file is truncated, damaged or another one; the message names it.
     """
-    paths = _located(data_root)
-    if download and not any(paths.values()):
-        _download()
-        paths = _located(data_root)
-    missing = [_FILES[key][0] for key, path in paths.items() if path is None]
-    if missing:
-        raise FileNotFoundError(_absent(missing, [path for path in paths.values() if path is not None]))
-    pixels, labels = {}, {}
-    for (part, kind), path in paths.items():
-        values = torch.from_numpy(_read(path, *_FILES[part, kind][1:]))
-        if kind == "images":
-            pixels[part] = values.reshape(-1, _SIDE, _SIDE)
-        else:
-            labels[part] = values.long()
-    return {
-        "train": (pixels["train"][:_TRAIN_ROWS], labels["train"][:_TRAIN_ROWS]),
-        "validation": (pixels["train"][_TRAIN_ROWS:], labels["train"][_TRAIN_ROWS:]),
-        "test": (pixels["test"], labels["test"]),
-    }
+    return idx_arrays(MNIST_FILES, data_root, download)
 
 
 def is_available(data_root: str | os.PathLike | None = None) -> bool:
     """Whether all four files are found without a download."""
-    return all(_located(data_root).values())
+    return idx_found(MNIST_FILES, data_root)
 
 
-def _located(data_root: str | os.PathLike | None) -> dict[tuple[str, str], Path | None]:
-    names = {key: f"{_FOLDER}/{file[0]}" for key, file in _FILES.items()}
-    return {key: find([name, f"{name}.gz"], data_root) for key, name in names.items()}
-
-
-def _absent(missing: list[str], there: list[Path]) -> str:
-    names = ", ".join(f"{name}[.gz]" for name in missing)
-    where = f"MNIST is incomplete: {there[0].parent} lacks" if there else "MNIST is not there: missing are"
-    otherwise = "" if there else f", or let torchvision download it to {download_root()}"
-    return (
-        f"{where} {names}; put them into <folder>/{_FOLDER} and name <folder> with --data-root or {VARIABLE}{otherwise}"
-    )
-
-
-def _download() -> None:
-    """Downloads to a temporary folder first: a download that breaks off leaves nothing that looks like MNIST."""
-    # torchvision takes seconds to import, and only a download needs it
-    from torchvision.datasets import MNIST
-
-    root = download_root()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".MNIST-", dir=root) as folder:
-            MNIST(folder, download=True)
-            (root / _FOLDER).mkdir(parents=True, exist_ok=True)
-            for name, *_ in _FILES.values():
-                os.replace(Path(folder) / _FOLDER / name, root / _FOLDER / name)
-    except (OSError, RuntimeError) as error:
-        names = [file[0] for file in _FILES.values()]
-        raise FileNotFoundError(f"{_absent(names, [])} (the download failed: {error})") from error
-
-
-def _read(path: Path, magic: int, rows: int, md5: str) -> np.ndarray:
-    """The bytes after the header of one idx file, checked against what the file must hold."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): fetch it again") from error
-    header = 16 if magic == _IMAGES else 8
-    expected = header + rows * (_SIDE**2 if magic == _IMAGES else 1)
-    seen = struct.unpack(">II", content[:8]) if len(content) >= 8 else ()
-    if seen != (magic, rows) or len(content) != expected:
-        found = f"magic number {seen[0]}, {seen[1]} rows" if seen else "no header"
-        raise ValueError(
-            f"{path} is truncated or not the MNIST file: expected magic number {magic}, {rows} rows and {expected} "
-            f"bytes unpacked, got {found} and {len(content)} bytes"
-        )
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if digest != md5:
-        raise ValueError(f"{path} is damaged: its unpacked md5 is {digest}, expected {md5}; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=header).copy()
-
-
-def _binarised(pixels: Tensor, generator: torch.Generator) -> Tensor:
+def fixed_pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels 0 or 255, drawn with the grey level uint8 `(rows, ...)` as the probability of 255."""
     parts = [torch.rand(part.shape, generator=generator) < part.float() / 255 for part in pixels.split(10_000)]
     return torch.cat(parts).to(torch.uint8) * 255

@@ -10,6 +10,7 @@ from multipyro.data.celeba import celeba, celeba_source
 from multipyro.data.described import described
 from multipyro.data.digits import digits
 from multipyro.data.mnist import is_available, mnist
+from multipyro.data.mnist_fashion import fashion_found, mnist_fashion
 from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
 from multipyro.data.polymnist import background_paths, polymnist
 from multipyro.data.splits import Splits
@@ -67,6 +68,14 @@ def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
     except (FileNotFoundError, ValueError) as error:
         return str(error)
     return _mnist_missing(data_root)
+
+
+def _mnist_fashion_missing(data_root: str | os.PathLike | None) -> str:
+    if fashion_found(data_root):
+        return _mnist_missing(data_root)
+    return (
+        f"not found: name a folder with FashionMNIST/raw by --data-root or {VARIABLE}, or it is downloaded at first use"
+    )
 
 
 def _celeba_missing(data_root: str | os.PathLike | None) -> str:
@@ -143,6 +152,20 @@ DATASETS: dict[str, DatasetInfo] = {
             celeba,
             True,
             _celeba_missing,
+        ),
+        DatasetInfo(
+            "mnist-fashion",
+            "MNIST and Fashion-MNIST, 28x28, joined on their label",
+            ("image", "fashion", "label"),
+            (49_046, 9_807, 9_786),
+            ("label",),
+            ("image", "fashion"),
+            "torchvision's files",
+            "CC BY-SA 3.0 (MNIST), MIT (Fashion-MNIST)",
+            {"binarise": "dynamic", "pairs": 1, "num_rows": None},
+            mnist_fashion,
+            True,
+            _mnist_fashion_missing,
         ),
         DatasetInfo(
             "mnist-svhn",

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from multipyro.data import mnist
+from multipyro.data._idx import IdxSet
 
 # the package gives the function of this name
 mnist_module = importlib.import_module("multipyro.data.mnist")
@@ -30,9 +31,9 @@ def contents(seed=0):
     return files
 
 
-def write_mnist(root, files, packed):
+def write_mnist(root, files, packed, name="MNIST"):
     """Write the files below a root as torchvision lays them out, unpacked or as `.gz`."""
-    folder = root / "MNIST" / "raw"
+    folder = root / name / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if packed:
@@ -53,14 +54,18 @@ def write_backgrounds(root, count=5, size=(40, 50)):
     return folder
 
 
+def expected(files, name, foreign=None):
+    """What the reader must find in these files, whose md5 is the published one where no others are foreign."""
+    found = {}
+    for key, (file, magic, _, _) in mnist_module.MNIST_FILES.files.items():
+        rows = TRAIN + VALIDATION if key[0] == "train" else TEST
+        found[key] = (file, magic, rows, hashlib.md5(files[file]).hexdigest() if foreign is None else None)
+    return IdxSet(name, found, TRAIN, foreign or {})
+
+
 def expect(monkeypatch, files):
     """Have the reader expect these files instead of the real ones."""
-    expected = {}
-    for key, (name, magic, _, _) in mnist_module._FILES.items():
-        rows = TRAIN + VALIDATION if key[0] == "train" else TEST
-        expected[key] = (name, magic, rows, hashlib.md5(files[name]).hexdigest())
-    monkeypatch.setattr(mnist_module, "_FILES", expected)
-    monkeypatch.setattr(mnist_module, "_TRAIN_ROWS", TRAIN)
+    monkeypatch.setattr(mnist_module, "MNIST_FILES", expected(files, "MNIST"))
 
 
 def no_data(monkeypatch, tmp_path):

@@ -1,7 +1,6 @@
 """MNIST: files found, checked, binarised and split."""
 
 import gzip
-import importlib
 import os
 import struct
 
@@ -10,10 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from multipyro.data import DIGIT_WORDS, load_dataset, mnist
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.mnist")
+from multipyro.data import DIGIT_WORDS, _idx, load_dataset, mnist
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -142,7 +138,7 @@ def test_files_that_are_not_there(tmp_path, monkeypatch):
 
 def test_a_partial_folder_is_not_completed_by_a_download(root, monkeypatch):
     (root / "MNIST" / "raw" / f"{LABELS}.gz").unlink()
-    monkeypatch.setattr(module, "_download", lambda: pytest.fail("downloads"))
+    monkeypatch.setattr(_idx, "_download", lambda files: pytest.fail("downloads"))
     with pytest.raises(FileNotFoundError, match=rf"MNIST is incomplete: {root}/MNIST/raw lacks {LABELS}\[.gz\];"):
         mnist(root)
 
@@ -185,7 +181,7 @@ def test_a_file_that_cannot_be_read(root, monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(module.Path, "read_bytes", denied)
+    monkeypatch.setattr(_idx.Path, "read_bytes", denied)
     with pytest.raises(PermissionError, match=f"Permission denied: '{root}/MNIST/raw/{IMAGES}.gz'"):
         mnist(root)
 
@@ -196,7 +192,7 @@ def fake_download(monkeypatch, fails=None):
 
     def download(folder, download):
         folders.append(folder)
-        written = fake_mnist.write_mnist(module.Path(folder), fake_mnist.contents(), packed=False)
+        written = fake_mnist.write_mnist(_idx.Path(folder), fake_mnist.contents(), packed=False)
         if fails is not None:
             (written / LABELS).unlink()
             raise fails

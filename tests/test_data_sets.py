@@ -14,7 +14,7 @@ from multipyro.data import DATASETS, DIGIT_WORDS, load_dataset
 
 
 def test_the_table():
-    assert list(DATASETS) == ["digits", "mnist", "polymnist", "celeba", "mnist-svhn", "mnist-svhn-text"]
+    assert list(DATASETS) == "digits mnist polymnist celeba mnist-fashion mnist-svhn mnist-svhn-text".split()
     for name, info in DATASETS.items():
         assert info.name == name
         assert all([info.title, info.source, info.licence])
@@ -34,6 +34,8 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
     fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
     assert "CelebA is not there: put img_align_celeba" in DATASETS["celeba"].missing(root)
     fake_celeba.write_compact(root)
+    assert "not found: name a folder with FashionMNIST/raw" in DATASETS["mnist-fashion"].missing(root)
+    fake_mnist.write_mnist(root, fake_mnist.contents(1), packed=True, name="FashionMNIST")
     assert "SVHN is not there: missing are train_32x32.mat" in DATASETS["mnist-svhn"].missing(root)
     fake_svhn.write_svhn(root)
     assert [info.missing(root) for info in DATASETS.values()] == [""] * len(DATASETS)
