@@ -19,6 +19,7 @@ __all__ = [
     "private_modality",
     "rows_of_latent",
     "rows_with_evidence",
+    "run_layers",
     "running_statistics",
     "subsets_of",
     "unique_name",
@@ -160,3 +161,11 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for part, (training, tracking) in zip(parts, modes, strict=True):
             part.training, part.track_running_stats = training, tracking
+
+
+def run_layers(layers: nn.Module, rows: Tensor) -> Tensor:
+    """The output of layers with batch norm; a single row has no statistics and takes the running ones."""
+    if layers.training and len(rows) < 2:
+        with running_statistics(layers):
+            return layers(rows)
+    return layers(rows)

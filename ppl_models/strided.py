@@ -5,21 +5,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import running_statistics
+from multipyro.ppl_models._batch import run_layers
 
 __all__ = ["Discriminator", "NormalisedMLP", "StridedDecoder", "StridedEncoder"]
 
 # mean and standard deviation of pixels in [0, 1], about those of photographs of faces: what a network sees and gives
 # is of the order of 1, and a normal likelihood of the same scale is JMVAE's variance of 1 on standardised pixels
 _LOC, _SCALE = 0.5, 0.27
-
-
-def _run(layers: nn.Module, rows: Tensor) -> Tensor:
-    """The output of layers with batch norm; a single row has no statistics and takes the running ones."""
-    if layers.training and len(rows) < 2:
-        with running_statistics(layers):
-            return layers(rows)
-    return layers(rows)
 
 
 class StridedEncoder(nn.Module):
@@ -63,7 +55,7 @@ class StridedEncoder(nn.Module):
         if values.shape[-3:] != self.in_shape:
             raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
         rows = (values.reshape(-1, *self.in_shape) - _LOC) / _SCALE
-        return _run(self.layers, rows).reshape(*values.shape[:-3], self.out_features)
+        return run_layers(self.layers, rows).reshape(*values.shape[:-3], self.out_features)
 
 
 class StridedDecoder(nn.Module):
@@ -104,7 +96,7 @@ class StridedDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
-        found = _run(self.layers, latents.reshape(-1, latents.shape[-1]))
+        found = run_layers(self.layers, latents.reshape(-1, latents.shape[-1]))
         return (_LOC + _SCALE * found).reshape(*latents.shape[:-1], *self.out_shape)
 
 
@@ -141,7 +133,7 @@ class NormalisedMLP(nn.Module):
         lead = values.shape[: values.dim() - len(self.in_shape)]
         if values.shape[len(lead) :] != self.in_shape:
             raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
-        return _run(self.layers, values.reshape(-1, math.prod(self.in_shape))).reshape(*lead, self.out_features)
+        return run_layers(self.layers, values.reshape(-1, math.prod(self.in_shape))).reshape(*lead, self.out_features)
 
 
 class Discriminator(nn.Module):

@@ -1,0 +1,197 @@
+"""The published networks: shapes, leading dimensions, numbers of parameters, single rows, and what they refuse."""
+
+import pytest
+import torch
+from torch import nn
+
+from multipyro.ppl_models import (
+    CharacterDecoder,
+    CharacterEncoder,
+    InstanceNormDecoder,
+    InstanceNormEncoder,
+    ResidualDecoder,
+    ResidualEncoder,
+    ResidualTextDecoder,
+    ResidualTextEncoder,
+    SentenceDecoder,
+    SentenceEncoder,
+    SharedLayers,
+    TokenGRU,
+)
+
+PICTURE, SMALL, STRING, CAPTION, WORD = (3, 64, 64), (3, 16, 16), (256,), (32,), (8,)
+
+
+def convolution(before, after, *kernel, bias=True):
+    size = before * after
+    for side in kernel:
+        size *= side
+    return size + bias * after
+
+
+def block(before, after, *kernel, bias):
+    """Two normalisations, a 1x1 and a strided convolution; the skip with its own convolution and normalisation."""
+    ones = (1,) * len(kernel)
+    branch = 4 * before + convolution(before, before, *ones, bias=bias) + convolution(before, after, *kernel, bias=bias)
+    return branch + convolution(before, after, *kernel, bias=False) + 2 * after
+
+
+PICTURE_CHANNELS = (128, 256, 384, 512, 640)
+TEXT_CHANNELS = (128, 256, 384, 512, 640, 640, 640)
+PICTURE_STEPS = list(zip(PICTURE_CHANNELS[:-1], PICTURE_CHANNELS[1:], strict=True))
+TEXT_STEPS = list(zip(TEXT_CHANNELS[:-1], TEXT_CHANNELS[1:], strict=True))
+PICTURE_BLOCKS = sum(block(a, b, 4, 4, bias=False) for a, b in PICTURE_STEPS)
+TEXT_BLOCKS = sum(block(a, b, 4, bias=True) for a, b in TEXT_STEPS)
+UP_PICTURE = sum(block(b, a, 4, 4, bias=False) for a, b in PICTURE_STEPS)
+UP_TEXT = sum(block(b, a, 4, bias=True) for a, b in TEXT_STEPS)
+SENTENCE = ((1, 32, (4, 4)), (32, 64, (4, 4)), (64, 128, (4, 4)), (128, 256, (1, 4)), (256, 512, (1, 4)))
+SENTENCE_LAYERS = sum(convolution(a, b, *kernel, bias=False) for a, b, kernel in SENTENCE)
+INSTANCE = (
+    convolution(64, 128, 3, 3) + convolution(128, 256, 3, 3) + 6 * convolution(256, 256, 3, 3)
+)  # instance norm has no parameters
+
+# network at the published size, number of parameters by hand
+PUBLISHED = {
+    "characters in": (
+        lambda: CharacterEncoder(71, 8),
+        convolution(71, 128, 1) + 2 * convolution(128, 128, 4),
+    ),
+    "characters out": (
+        lambda: CharacterDecoder(20, 71, 8),
+        21 * 128 + 2 * convolution(128, 128, 4) + convolution(128, 71, 1),
+    ),
+    "picture in": (lambda: ResidualEncoder(PICTURE), convolution(3, 128, 3, 3, bias=False) + PICTURE_BLOCKS),
+    "picture out": (lambda: ResidualDecoder(64, PICTURE), 65 * 640 + UP_PICTURE + convolution(128, 3, 3, 3)),
+    "string in": (lambda: ResidualTextEncoder(71), convolution(71, 128, 4) + TEXT_BLOCKS),
+    "string out": (lambda: ResidualTextDecoder(64, 71), 65 * 640 + UP_TEXT + convolution(128, 71, 4)),
+    "sentence in": (lambda: SentenceEncoder(1590), 1590 * 128 + SENTENCE_LAYERS + 2 * (32 + 64 + 128 + 256 + 512)),
+    "sentence out": (
+        lambda: SentenceDecoder(64, 1590),
+        64 * 8192 + SENTENCE_LAYERS + 1 + 2 * (512 + 256 + 128 + 64 + 32) + 129 * 1590,
+    ),
+    "scene in": (
+        lambda: InstanceNormEncoder((3, 112, 112)),
+        convolution(3, 64, 7, 7) + INSTANCE + convolution(256, 10, 3, 3) + (7840 + 1) * 1000 + 1001 * 200,
+    ),
+    "scene out": (
+        lambda: InstanceNormDecoder(200, (3, 112, 112)),
+        convolution(64, 3, 7, 7)
+        + INSTANCE
+        + convolution(10, 256, 3, 3)
+        + 201 * 1000
+        + 1001 * 7840
+        - 128
+        - 256
+        + 64
+        + 128,
+    ),
+    "shared in": (lambda: SharedLayers(200, 100), 200 * 500 + 1000 + 501 * 500 + 501 * 100),
+    "words in": (lambda: TokenGRU(20, 9), 20 * 100 + 3 * 200 * (100 + 200 + 2)),
+}
+
+ENCODERS = {
+    "characters": (lambda: CharacterEncoder(7, 8, 6), WORD),
+    "longer characters": (lambda: CharacterEncoder(7, 32, 6), CAPTION),
+    "pictures": (lambda: ResidualEncoder(PICTURE, 2), PICTURE),
+    "strings": (lambda: ResidualTextEncoder(7, width=2), STRING),
+    "sentences": (lambda: SentenceEncoder(7, 32, 32, padding=1), CAPTION),
+    "scenes": (lambda: InstanceNormEncoder(SMALL, 5, 2), SMALL),
+    "words": (lambda: TokenGRU(7, 8, 5, 4), WORD),
+}
+DECODERS = {
+    "characters": (lambda: CharacterDecoder(4, 7, 8, 6), (8, 7)),
+    "longer characters": (lambda: CharacterDecoder(4, 7, 32, 6), (32, 7)),
+    "pictures": (lambda: ResidualDecoder(4, PICTURE, 2), PICTURE),
+    "strings": (lambda: ResidualTextDecoder(4, 7, width=2), (256, 7)),
+    "sentences": (lambda: SentenceDecoder(4, 7, 32, 32), (32, 7)),
+    "scenes": (lambda: InstanceNormDecoder(4, SMALL, 2), SMALL),
+    "shared": (lambda: SharedLayers(4, 9, 6, 3), (9,)),
+}
+
+
+def values(shape, *lead):
+    return torch.rand(*lead, *shape) if len(shape) == 3 else torch.randint(7, (*lead, *shape))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_they_have_the_published_number_of_parameters(name):
+    make, number = PUBLISHED[name]
+    assert sum(parameter.numel() for parameter in make().parameters()) == number
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_take_any_leading_dimensions(name):
+    make, shape = ENCODERS[name]
+    network = make().eval()
+    x = values(shape, 3, 2)
+    found = network(x)
+    assert found.shape == (3, 2, network.out_features)
+    assert torch.allclose(found[1], network(x[1]), atol=1e-5)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoders_take_any_leading_dimensions(name):
+    make, shape = DECODERS[name]
+    network = make().eval()
+    z = torch.randn(3, 2, 4)
+    found = network(z)
+    assert found.shape == (3, 2, *shape) and getattr(network, "out_shape", shape) == shape
+    assert torch.allclose(found[1], network(z[1]), atol=1e-5)
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *(f"{name} out" for name in DECODERS)])
+def test_a_single_row_trains_and_every_parameter_gets_a_gradient(name):
+    torch.manual_seed(0)
+    make, shape = DECODERS[name.removesuffix(" out")] if name.endswith(" out") else ENCODERS[name]
+    network = make()
+    for rows in (1, 4):
+        network.zero_grad()
+        x = torch.randn(rows, 4) if name.endswith(" out") else values(shape, rows)
+        network(x).square().sum().backward()
+    dead = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert dead == []
+    assert sum(bool(p.grad.any()) for p in network.parameters()) > 0.7 * len(list(network.parameters()))
+
+
+def test_the_last_layer_of_a_sentence_may_be_the_embedding():
+    encoder = SentenceEncoder(9, 32, 32)
+    decoder = SentenceDecoder(4, 9, 32, 32, weight=encoder.embedding.weight)
+    assert decoder.words.weight is encoder.embedding.weight
+    with pytest.raises(ValueError, match=r"weight must have shape \(8, 32\), got \(9, 32\)"):
+        SentenceDecoder(4, 8, 32, 32, weight=encoder.embedding.weight)
+
+
+def test_a_word_that_pads_is_embedded_as_zeros():
+    encoder = SentenceEncoder(9, 32, 32, padding=1)
+    assert not encoder.embedding.weight[1].any() and encoder.embedding.weight[0].any()
+
+
+@pytest.mark.parametrize(
+    "act, message",
+    [
+        (lambda: CharacterEncoder(7, 12), "power of 2 from 4 on, got 12"),
+        (lambda: CharacterDecoder(4, 7, 2), "power of 2 from 4 on, got 2"),
+        (lambda: CharacterEncoder(7, 8)(torch.full((1, 8), 7)), "from 0 to 6, got 7 to 7"),
+        (lambda: ResidualTextEncoder(7, width=2)(torch.full((1, 256), -1)), "from 0 to 6, got -1 to -1"),
+        (lambda: TokenGRU(7, 8)(torch.zeros(1, 9, dtype=torch.int64)), r"shape \(..., 8\), got \(1, 9\)"),
+        (lambda: ResidualEncoder((3, 32, 32)), r"must be \(channels, 64, 64\), got \(3, 32, 32\)"),
+        (lambda: ResidualEncoder(PICTURE, 2)(torch.zeros(1, 1, 64, 64)), "expected inputs of shape"),
+        (lambda: ResidualTextDecoder(4, 7, 128), "length must be 256, got 128"),
+        (lambda: SentenceEncoder(7, 12), "divisible by 8"),
+        (lambda: InstanceNormEncoder((3, 18, 16)), "divisible by 4"),
+        (lambda: InstanceNormEncoder(SMALL, 5, 2)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
+        (lambda: SharedLayers(9, 4, 8), "at most hidden_features"),
+    ],
+)
+def test_what_cannot_be_is_told(act, message):
+    with pytest.raises(ValueError, match=message):
+        act()
+
+
+def test_dropout_is_off_in_evaluation():
+    network = ResidualEncoder(PICTURE, 2).eval()
+    x = torch.rand(2, *PICTURE)
+    assert torch.equal(network(x), network(x))
+    assert any(isinstance(part, nn.Dropout2d) for part in network.modules())
