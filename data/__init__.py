@@ -1,9 +1,12 @@
 """Data sets of several modalities as dicts of tensors, and batches of them."""
 
 from multipyro.data._files import write_atomically
+from multipyro.data.captions import words_of
 from multipyro.data.celeba import celeba
+from multipyro.data.cub import cub
 from multipyro.data.described import described
 from multipyro.data.digits import DIGIT_WORDS, digits
+from multipyro.data.features import nearest_rows, resnet_features
 from multipyro.data.mnist import mnist
 from multipyro.data.mnist_fashion import mnist_fashion
 from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
@@ -15,6 +18,7 @@ from multipyro.data.registry import DATASETS, DatasetInfo, load_dataset
 from multipyro.data.shared import SharedRows
 from multipyro.data.splits import Splits
 from multipyro.data.thinning import thinned
+from multipyro.data.two_objects import one_object, scene_arrays, two_objects
 
 __all__ = [
     "DATASETS",
@@ -27,6 +31,7 @@ __all__ = [
     "SharedRows",
     "Splits",
     "celeba",
+    "cub",
     "described",
     "digits",
     "from_dataset",
@@ -37,7 +42,13 @@ __all__ = [
     "mnist_fashion",
     "mnist_svhn",
     "mnist_svhn_text",
+    "nearest_rows",
+    "one_object",
     "polymnist",
+    "resnet_features",
+    "scene_arrays",
     "thinned",
+    "two_objects",
+    "words_of",
     "write_atomically",
 ]

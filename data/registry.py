@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from multipyro.data._root import VARIABLE
 from multipyro.data.celeba import celeba, celeba_source
+from multipyro.data.cub import cub, cub_source
 from multipyro.data.described import described
 from multipyro.data.digits import digits
 from multipyro.data.mnist import is_available, mnist
@@ -15,6 +17,7 @@ from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
 from multipyro.data.polymnist import background_paths, polymnist
 from multipyro.data.splits import Splits
 from multipyro.data.svhn import svhn_paths
+from multipyro.data.two_objects import one_object, scenes_missing, two_objects
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
 
@@ -78,20 +81,21 @@ def _mnist_fashion_missing(data_root: str | os.PathLike | None) -> str:
     )
 
 
-def _celeba_missing(data_root: str | os.PathLike | None) -> str:
-    try:
-        celeba_source(data_root)
-    except FileNotFoundError as error:
-        return str(error)
-    return ""
+def _absent(source: Callable[..., Any]) -> Callable[[str | os.PathLike | None], str]:
+    """Says what a function that finds the files of a set misses."""
+
+    def missing(data_root: str | os.PathLike | None) -> str:
+        try:
+            source(data_root)
+        except FileNotFoundError as error:
+            return str(error)
+        return ""
+
+    return missing
 
 
 def _mnist_svhn_missing(data_root: str | os.PathLike | None) -> str:
-    try:
-        svhn_paths(data_root)
-    except FileNotFoundError as error:
-        return str(error)
-    return _mnist_missing(data_root)
+    return _absent(svhn_paths)(data_root) or _mnist_missing(data_root)
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -151,7 +155,21 @@ DATASETS: dict[str, DatasetInfo] = {
             {"form": "attributes", "likelihood": "bernoulli", "label": "Smiling", "crop": "centre", "num_rows": None},
             celeba,
             True,
-            _celeba_missing,
+            _absent(celeba_source),
+        ),
+        DatasetInfo(
+            "cub",
+            "CUB, 64x64, and captions of birds; 21,120 + 2,340 + 5,870 rows from the compact file",
+            ("image", "caption"),
+            (79_700, 8_850, 29_330),
+            ("image",),
+            ("caption",),
+            "MMVAE's files, or compact ones",
+            "non-commercial research",
+            {"captions": "all", "crop": "whole", "features": None, "num_rows": None},
+            cub,
+            True,
+            _absent(cub_source),
         ),
         DatasetInfo(
             "mnist-fashion",
@@ -194,6 +212,34 @@ DATASETS: dict[str, DatasetInfo] = {
             mnist_svhn_text,
             True,
             _mnist_svhn_missing,
+        ),
+        DatasetInfo(
+            "two-objects",
+            "two objects in the manner of CLEVR, 112x112, rendered, and sentences of nine words",
+            ("image", "text"),
+            (90_000, 5_000, 5_000),
+            ("text",),
+            ("image",),
+            "rendered by pyvista",
+            "none: made here",
+            {"size": 112, "num_rows": None, "likelihood": "beta"},
+            two_objects,
+            True,
+            partial(scenes_missing, "two-objects"),
+        ),
+        DatasetInfo(
+            "one-object",
+            "one red or blue metal sphere, 112x112, rendered, and sentences of four words",
+            ("image", "text"),
+            (9_000, 500, 500),
+            ("text",),
+            ("image",),
+            "rendered by pyvista",
+            "none: made here",
+            {"size": 112, "num_rows": None, "likelihood": "beta"},
+            one_object,
+            True,
+            partial(scenes_missing, "one-object"),
         ),
     )
 }

@@ -39,6 +39,7 @@ def two_objects(
     seed: int = 0,
     size: int = _SIZE,
     num_rows: int | None = None,
+    likelihood: str = "beta",
     processes: int | None = None,
 ) -> Splits:
     """Pictures in the manner of CLEVR of two objects, and sentences of nine words that say what stands where.
@@ -69,6 +70,7 @@ def two_objects(
         size: Pixels of each side, 32 to 512.
         num_rows: At most so many rows of each part, the first ones; None for all. Only these are rendered, rounded up
             to hundreds.
+        likelihood: Family of the pixels, see `Modality`; the paper's is `"beta"`.
         processes: Processes that render; one a core by default.
 
     Returns:
@@ -79,7 +81,7 @@ def two_objects(
         ValueError: If an option is out of range.
         OSError: If the download folder cannot be written.
     """
-    return _load("two-objects", data_root, seed, size, num_rows, processes)
+    return _load("two-objects", data_root, seed, size, num_rows, likelihood, processes)
 
 
 def one_object(
@@ -87,6 +89,7 @@ def one_object(
     seed: int = 0,
     size: int = _SIZE,
     num_rows: int | None = None,
+    likelihood: str = "beta",
     processes: int | None = None,
 ) -> Splits:
     """The simplified scenes: one metal sphere, red or blue, small or large, anywhere on the ground.
@@ -103,6 +106,7 @@ def one_object(
         seed: See `two_objects`.
         size: See `two_objects`.
         num_rows: See `two_objects`.
+        likelihood: See `two_objects`.
         processes: See `two_objects`.
 
     Returns:
@@ -113,7 +117,7 @@ def one_object(
         ValueError: See `two_objects`.
         OSError: See `two_objects`.
     """
-    return _load("one-object", data_root, seed, size, num_rows, processes)
+    return _load("one-object", data_root, seed, size, num_rows, likelihood, processes)
 
 
 def scene_arrays(
@@ -174,7 +178,13 @@ def scenes_missing(name: str, data_root: str | os.PathLike | None = None) -> str
 
 
 def _load(
-    name: str, data_root: str | os.PathLike | None, seed: int, size: int, num_rows: int | None, processes: int | None
+    name: str,
+    data_root: str | os.PathLike | None,
+    seed: int,
+    size: int,
+    num_rows: int | None,
+    likelihood: str,
+    processes: int | None,
 ) -> Splits:
     scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
     # all parts at once, under one progress bar
@@ -183,7 +193,7 @@ def _load(
     words, told = (WORDS, None) if not scene_set.simple else (_SIMPLE_WORDS, _SIMPLE_SENTENCES)
     positions = 4 if scene_set.num_objects == 1 else 9
     text = Modality("text", (positions,), "text", "categorical", len(words), told, vocabulary=words)
-    modalities = {"image": Modality("image", (3, size, size), "image", "laplace"), "text": text}
+    modalities = {"image": Modality("image", (3, size, size), "image", likelihood), "text": text}
     ids = torch.tensor([words.index(word) if word in words else -1 for word in WORDS])
     splits = {}
     for split in Splits.NAMES:

@@ -3,6 +3,7 @@
 import os
 
 import fake_celeba
+import fake_cub
 import fake_mnist
 import fake_svhn
 import numpy as np
@@ -14,7 +15,10 @@ from multipyro.data import DATASETS, DIGIT_WORDS, load_dataset
 
 
 def test_the_table():
-    assert list(DATASETS) == "digits mnist polymnist celeba mnist-fashion mnist-svhn mnist-svhn-text".split()
+    assert (
+        list(DATASETS)
+        == "digits mnist polymnist celeba cub mnist-fashion mnist-svhn mnist-svhn-text two-objects one-object".split()
+    )
     for name, info in DATASETS.items():
         assert info.name == name
         assert all([info.title, info.source, info.licence])
@@ -34,11 +38,15 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
     fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
     assert "CelebA is not there: put img_align_celeba" in DATASETS["celeba"].missing(root)
     fake_celeba.write_compact(root)
+    assert "CUB is not there: put train/ and test/" in DATASETS["cub"].missing(root)
+    fake_cub.write_compact(root)
     assert "not found: name a folder with FashionMNIST/raw" in DATASETS["mnist-fashion"].missing(root)
     fake_mnist.write_mnist(root, fake_mnist.contents(1), packed=True, name="FashionMNIST")
     assert "SVHN is not there: missing are train_32x32.mat" in DATASETS["mnist-svhn"].missing(root)
     fake_svhn.write_svhn(root)
-    assert [info.missing(root) for info in DATASETS.values()] == [""] * len(DATASETS)
+    rendered = ("two-objects", "one-object")
+    assert all("scenes are rendered; the others are at first use" in DATASETS[name].missing(root) for name in rendered)
+    assert [info.missing(root) for name, info in DATASETS.items() if name not in rendered] == [""] * (len(DATASETS) - 2)
 
 
 def test_an_unknown_data_set():
