@@ -1,7 +1,11 @@
 """JPEG and PNG pictures of a whole data set as one array of bytes."""
 
+import hashlib
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-__all__ = ["centre_crop", "decode_images", "slices_of"]
+__all__ = ["centre_crop", "decode_images", "files_digest", "read_arrays", "slices_of"]
 
 _THREADS = 16
 
@@ -69,18 +73,55 @@ def centre_crop(image: Image.Image, crop: int, side: int) -> Image.Image:
     return image.crop((left, top, left + crop, top + crop)).resize((side, side), Image.Resampling.BICUBIC)
 
 
-def slices_of(joined: np.ndarray, offsets: np.ndarray, rows: Iterable[int]) -> list[bytes]:
-    """What the chosen files hold, of files that lie one after the other in an array of bytes.
+def slices_of(joined: np.ndarray, offsets: np.ndarray, files: int) -> list[bytes]:
+    """What files hold that lie one after the other in an array of bytes.
 
     Args:
         joined: Bytes of all files, uint8 `(bytes,)`.
         offsets: Where each begins, and where the last ends, `(files + 1,)`.
-        rows: Which files.
+        files: Number of the files.
 
     Raises:
-        ValueError: If the offsets do not divide the bytes.
+        ValueError: If the offsets do not divide the bytes into so many.
     """
     sound = joined.ndim == offsets.ndim == 1 and joined.dtype == np.uint8 and offsets.dtype.kind in "iu"
-    if not sound or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(joined) or (np.diff(offsets) < 0).any():
-        raise ValueError(f"the offsets do not divide the {joined.size} bytes of the pictures")
-    return [joined[offsets[row] : offsets[row + 1]].tobytes() for row in rows]
+    sound = sound and len(offsets) == files + 1 and offsets[0] == 0 and offsets[-1] == len(joined)
+    if not sound or (np.diff(offsets.astype(np.int64)) < 0).any():
+        raise ValueError(f"the {offsets.size} offsets do not divide {joined.size} bytes into {files} pictures")
+    return [joined[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)]
+
+
+def read_arrays(path: Path, names: Sequence[str], title: str) -> dict[str, np.ndarray]:
+    """Arrays of a `.npz` file, without running code from it.
+
+    Raises:
+        ValueError: If the file is damaged or lacks one of them; the message names it and calls it `title`.
+    """
+    try:
+        # numpy leaves a damaged file open that it has opened itself
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            # reading a member to its end checks its CRC
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or not {title} ({error}): fetch it again") from error
+
+
+def files_digest(paths: Sequence[Path], title: str) -> str:
+    """A digest of names, sizes and times of change, which stand for what the files hold: that takes longer to read.
+
+    Raises:
+        FileNotFoundError: If files are not there; the message tells how many and names the first.
+    """
+    digest, absent = hashlib.sha256(), []
+    for path in paths:
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            absent.append(path)
+        else:
+            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    if absent:
+        raise FileNotFoundError(
+            f"{title} is incomplete: {len(absent)} of {len(paths)} pictures lack, {absent[0]} first"
+        )
+    return digest.hexdigest()

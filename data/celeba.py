@@ -3,8 +3,6 @@
 import functools
 import hashlib
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from multipyro.data._cache import cached
 from multipyro.data._characters import padded_alphabet, placed
-from multipyro.data._images import centre_crop, decode_images, slices_of
+from multipyro.data._images import centre_crop, decode_images, files_digest, read_arrays, slices_of
 from multipyro.data._root import VARIABLE, roots
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
@@ -195,19 +193,19 @@ def _side(present: Tensor, form: str, likelihood: str, generator: torch.Generato
 
 
 def _compact(path: Path) -> _Listed:
+    title = "the compact file of CelebA"
+    found = read_arrays(path, ("jpeg", "offsets", "attributes", "attribute_names", "filenames"), title)
+    attributes, columns = found["attributes"], found["attribute_names"].tolist()
+    names = found["filenames"].tolist()
+    rows = range(len(names))
     try:
-        # numpy leaves a damaged file open that it has opened itself
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            jpeg, offsets, attributes = stored["jpeg"], stored["offsets"], stored["attributes"]
-            columns, names = stored["attribute_names"].tolist(), stored["filenames"].tolist()
-        rows = range(len(names))
-        sources = slices_of(jpeg, offsets, rows)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or not the compact file of CelebA ({error}): fetch it again") from error
-    if tuple(columns) != ATTRIBUTES or attributes.shape != (len(rows), 40) or len(offsets) != len(rows) + 1:
+        sources = slices_of(found["jpeg"], found["offsets"], len(rows))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    if tuple(columns) != ATTRIBUTES or attributes.shape != (len(rows), 40):
         raise ValueError(
             f"{path} must hold the 40 attributes of each of its {len(rows)} pictures in the published order, got "
-            f"shape {attributes.shape}, {len(columns)} names and {len(offsets) - 1} pictures"
+            f"shape {attributes.shape} and {len(columns)} names"
         )
     if not np.isin(attributes, (-1, 1)).all():
         raise ValueError(f"{path} must hold attributes of -1 or 1, got {sorted(set(attributes.flat))}")
@@ -254,18 +252,7 @@ def _pixels(source: Path, listed: _Listed, rows: np.ndarray, crop: str) -> np.nd
         names = [f"{listed.names[row]} in {source}" for row in rows]
         return decode_images([listed.sources[row] for row in rows], names, _SIDE)
     paths = [listed.sources[row] for row in rows]
-    digest, absent = hashlib.sha256(), []
-    for path in paths:
-        try:
-            state = path.stat()
-        except FileNotFoundError:
-            absent.append(path)
-        else:
-            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    if absent:
-        raise FileNotFoundError(f"CelebA is incomplete: {len(absent)} of {len(paths)} pictures lack, {absent[0]} first")
-    # names, sizes and times stand for the contents: reading them all takes longer than the cached file
-    recipe = {"version": _VERSION, "crop": crop, "rows": len(rows), "pictures": digest.hexdigest()}
+    recipe = {"version": _VERSION, "crop": crop, "rows": len(rows), "pictures": files_digest(paths, "CelebA")}
     prepare = _centre if crop == "centre" else _pooled
     return cached("CelebA", recipe, lambda: {"image": decode_images(paths, list(map(str, paths)), _SIDE, prepare)})[
         "image"

@@ -350,9 +350,8 @@ def test_the_real_file():
         pytest.skip(str(error))
     if source.is_dir():
         pytest.skip("the original CelebA takes long to decode")
-    splits = load_dataset("celeba", form="visual")
-    assert [len(getattr(splits, name)) for name in splits.NAMES] == [8_000, 1_000, 1_000]
-    x = splits.train.x
+    assert np.bincount(module._compact(source).parts).tolist() == [8_000, 1_000, 1_000]
+    x = load_dataset("celeba", form="visual", num_rows=1_000).train.x
     bright = x["image"][:, :, :20].float().mean((1, 2, 3))
     black, blond = (x["attributes"][:, SEEN.index(name)] > 0 for name in ("Black_Hair", "Blond_Hair"))
     assert bright[blond].mean() > bright[black].mean() + 20

@@ -1,0 +1,353 @@
+"""CUB: both distributions, words and vocabulary, features, and files that are missing, cut off or others."""
+
+import importlib
+import os
+
+import fake_cub
+import fake_mnist
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from multipyro.data import cub, load_dataset, nearest_rows, resnet_features, words_of
+from multipyro.data.captions import caption_ids, caption_modality, vocabulary_of
+from multipyro.data.cub import cub_source
+
+# the package gives the function of this name
+module = importlib.import_module("multipyro.data.cub")
+features_module = importlib.import_module("multipyro.data.features")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty folder, and nothing else to be found."""
+    fake_mnist.no_data(monkeypatch, tmp_path)
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def agree(part, grey, scale):
+    """Check that each row's caption is one of its picture, in turn; the numbers of the pictures."""
+    x, _ = part.rows(torch.arange(len(part)))
+    numbers = ((x["image"].mean((1, 2, 3)) * 255 - grey) / scale).round().long().tolist()
+    texts = part.modalities["caption"].decode(x["caption"])
+    each = len(part) // len(part.x["image"].pool)
+    known = set(part.modalities["caption"].vocabulary)
+    for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+        words = words_of(fake_cub.captions([number])[row % each])
+        assert text.split() == [*(word if word in known else "<exc>" for word in words), "<eos>"]
+    assert numbers == sorted(numbers)
+    return numbers[::each]
+
+
+def test_the_original_distribution(root):
+    folder = fake_cub.write_original(root)
+    assert cub_source(root) == folder
+    splits = cub(root)
+    # every tenth picture of the training classes validates
+    found = [agree(getattr(splits, name), 20, 15) for name in splits.NAMES]
+    assert found == [list(range(9)), [9], [10, 11]]
+    assert splits.train.labels[::10].tolist() == [1, 1, 9, 9, 9, 9, 9, 9, 9]
+    assert (splits.validation.labels.unique().tolist(), splits.test.labels.unique().tolist()) == ([9], [0])
+    assert splits.train.x["image"].dtype == torch.uint8
+    assert splits.train.x["caption"].shape == (90, 32)
+    # by name, not in the order in which they were listed
+    with Image.open(folder / "train" / "002.Auk" / "a.jpg") as first:
+        assert first.size == (100, 80)
+
+
+def test_folders_without_numbers_have_classes_by_rank(root):
+    folder = fake_cub.write_original(root)
+    for name, new in (("train/002.Auk", "train/auk"), ("train/010.Jay", "train/jay"), ("test/001.Wren", "test/wren")):
+        os.rename(folder / name, folder / new)
+    splits = cub(root, captions="first")
+    assert splits.train.labels.tolist() == [0, 0, *[1] * 7]
+    assert splits.test.labels.tolist() == [2, 2]
+
+
+def test_the_compact_files(root):
+    path = fake_cub.write_compact(root)
+    assert cub_source(root) == path
+    splits = load_dataset("cub", root)
+    found = [agree(getattr(splits, name), 0, 8) for name in splits.NAMES]
+    # the fifth and the tenth class test
+    tested = [12, 13, 14, 27, 28, 29]
+    trained = [number for number in range(30) if number not in tested]
+    assert found == [[n for i, n in enumerate(trained) if i % 10 < 9], trained[9::10], tested]
+    assert splits.test.labels.unique().tolist() == [14, 19]
+    assert not {*splits.train.labels.tolist()} & {14, 19}
+    boxes = cub(root, crop="box", captions="first")
+    assert boxes.train.x["image"].pool[:3].float().mean((1, 2, 3)).round().tolist() == [255, 247, 239]
+    fake_cub.write_original(root)
+    assert cub_source(root) == root / "cub"
+
+
+def test_one_caption_a_picture(root):
+    fake_cub.write_original(root)
+    every, first = cub(root), load_dataset("cub", root, captions="first")
+    for name in every.NAMES:
+        agree(getattr(first, name), 20, 15)
+        assert torch.equal(getattr(every, name).x["caption"][::10], getattr(first, name).x["caption"])
+    assert first.train.modalities == every.train.modalities
+    assert len(load_dataset("cub", root, num_rows=7).train) == 7
+
+
+def test_pictures_are_held_and_decoded_once(root, tmp_path, monkeypatch):
+    fake_cub.write_original(root)
+    first = cub(root)
+    assert len(first.train.x["image"].pool) == 9
+    monkeypatch.setattr(module, "decode_images", lambda *arguments: pytest.fail("decodes again"))
+    assert cub(root).train.content_hash == first.train.content_hash
+    assert len(os.listdir(tmp_path / "cache" / "multipyro" / "CUB")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    {
+        "end": ("a red bird.", "a red bird ."),
+        "commas": ("red,grey, and 2,000 or 3:1: so", "red , grey , and 2,000 or 3:1 : so"),
+        "genitive": ("the bird's bill isn't it's own, they're", "the bird 's bill is n't it 's own , they 're"),
+        "plural genitive": ("long tarsus', and birds' wings", "long tarsus ' , and birds ' wings"),
+        "case": ("Baltimore Oriole It's", "Baltimore Oriole It 's"),
+        "brackets": ("wings (black & white) 5%!", "wings ( black & white ) 5 % !"),
+        "hyphens": ("two-toned yellow/green 1.5", "two-toned yellow/green 1.5"),
+        "sentences": ("grey. small... black", "grey . small ... black"),
+        "specials": ("a <eos> b", "a < eos > b"),
+        "spaces": ("  a \t b ", "a b"),
+        "nothing": ("", ""),
+    }.values(),
+)
+def test_words(text, words):
+    assert words_of(text) == words.split()
+    # what is cut once stays as it is, but for what never comes apart of itself
+    assert "n't" in words or words_of(words) == words_of(text)
+
+
+def test_the_vocabulary_has_what_occurs_more_than_three_times():
+    captions = [["b", "a", "a", "a"], ["b", "b", "c"], ["a", "b"], ["c", "c"]]
+    assert vocabulary_of(captions) == ("<exc>", "<pad>", "<eos>", "b", "a")
+    assert vocabulary_of(captions, least=3)[3:] == ("b", "a", "c")
+    assert vocabulary_of([]) == ("<exc>", "<pad>", "<eos>")
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 30, 31, 32, 70])
+def test_captions_are_cut_ended_and_padded(length):
+    modality = caption_modality("caption", vocabulary_of([["a", "b"] * 4]), 32)
+    words = ["a", "b", "unheard"] * 30
+    ids = caption_ids([words[:length]], modality)
+    kept = min(length, 31)
+    wanted = [3, 4, 0] * 30
+    assert ids.tolist() == [[*wanted[:kept], 2, *[1] * (31 - kept)]]
+    (text,) = modality.decode(ids)
+    assert torch.equal(modality.encode([text]), ids)
+    assert text.split() == [*(w if w in "ab" else "<exc>" for w in words[:kept]), "<eos>"]
+
+
+def test_no_caption_forges_a_special_word():
+    modality = caption_modality("caption", vocabulary_of([["a"] * 4]), 5)
+    assert caption_ids([["<pad>", "a", "<pad>"]], modality).tolist() == [[0, 3, 0, 2, 1]]
+
+
+def test_the_vocabulary_comes_from_training_captions_alone(root):
+    path = fake_cub.write_original(root) / "text_testclasses.txt"
+    path.write_text(path.read_text().replace("bird", "penguin"))
+    splits = cub(root)
+    vocabulary = splits.train.modalities["caption"].vocabulary
+    assert ("bird" in vocabulary, "penguin" in vocabulary, "n3" in vocabulary) == (True, False, False)
+    assert splits.test.modalities["caption"].decode(splits.test.x["caption"][9:10]) == ["<exc> <eos>"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file with random weights of ResNet-101."""
+    from torchvision.models import resnet101
+
+    with torch.device("meta"):
+        empty = resnet101(weights=None).state_dict()
+    generator = torch.Generator().manual_seed(3)
+    # as a network before training: convolutions that keep the variance, normalisations that do nothing
+    state = {
+        name: torch.randn(values.shape, generator=generator) * (2 / values[0].numel()) ** 0.5
+        if values.dim() > 1
+        else torch.full(values.shape, float(name.endswith(("weight", "var"))), dtype=values.dtype)
+        for name, values in empty.items()
+    }
+    path = tmp_path_factory.mktemp("weights") / "resnet101.pth"
+    torch.save(state, path)
+    return path
+
+
+def test_features_are_computed_once_and_lead_back_to_the_pictures(root, weights, monkeypatch):
+    monkeypatch.setattr(features_module, "_SHORTER", 40)
+    folder = fake_cub.write_original(root)
+    generator = np.random.default_rng(0)
+    for path in (folder / "train").glob("*/*"):
+        Image.fromarray(generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(path)
+    features = load_dataset("cub", root, features=weights, captions="first").train
+    assert features.modalities["image"].kind == "vector"
+    assert (features.x["image"].shape, features.x["image"].dtype) == ((9, 2048), torch.float32)
+    pool = features.x["image"].pool
+    generated = pool[[4, 0, 8]] + 0.01 * pool.std(0) * torch.randn(3, 2048)
+    assert nearest_rows(generated, pool).tolist() == [4, 0, 8]
+    paths = sorted((folder / "train").glob("*/*"))[:2]
+    assert torch.allclose(resnet_features(paths, weights), pool[:2], atol=1e-5)
+    monkeypatch.setattr(module, "resnet_features", lambda *arguments: pytest.fail("computes again"))
+    assert cub(root, features=str(weights)).train.x["image"].pool.equal(pool)
+    # the same pictures as bytes: the same rows
+    pictures = cub(root, captions="first").train
+    assert torch.equal(pictures.x["caption"], features.x["caption"])
+
+
+def test_features_by_torchvision(root, weights, monkeypatch):
+    """What the released code computes: values in [0, 1], resized, through all but the last layer."""
+    from torchvision.models import resnet101
+    from torchvision.transforms.v2 import functional
+
+    path = root / "bird.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (250, 300, 3), dtype=np.uint8)).save(path)
+    with torch.device("meta"):
+        network = resnet101(weights=None)
+    network.load_state_dict(torch.load(weights, weights_only=True), assign=True)
+    network.fc = torch.nn.Identity()
+    picture = functional.to_image(Image.open(path)).float() / 255
+    assert features_module._SHORTER == 224
+    monkeypatch.setattr(features_module, "_SHORTER", 96)
+    with torch.no_grad():
+        wanted = network.eval()(functional.resize(picture, [96], antialias=True)[None])
+    torch.testing.assert_close(resnet_features([path], weights), wanted, rtol=1e-3, atol=1e-4)
+    compact = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].expand(2, -1, -1, -1)
+    torch.testing.assert_close(resnet_features(compact, weights), wanted.expand(2, -1), rtol=1e-3, atol=1e-4)
+
+
+def test_weights_that_are_none(root, weights, tmp_path):
+    fake_cub.write_compact(root)
+    with pytest.raises(
+        FileNotFoundError, match="weights of ResNet-101 are not there: .*none.pth; fetch resnet101-63fe"
+    ):
+        cub(root, features=tmp_path / "none.pth")
+    bad = tmp_path / "bad.pth"
+    for content in (b"", b"no weights", weights.read_bytes()[:100_000]):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{bad} is damaged or not the weights of ResNet-101"):
+            resnet_features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), bad)
+    torch.save({"fc.weight": torch.zeros(3)}, bad)
+    with pytest.raises(ValueError, match=f"{bad} is damaged or not the weights of ResNet-101"):
+        resnet_features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), bad)
+
+
+def test_the_nearest_of_many():
+    pool, features = torch.randn(50, 7), torch.randn(4, 5, 7)
+    wanted = (features[..., None, :] - pool).square().sum(-1).argmin(-1)
+    assert torch.equal(nearest_rows(features, pool, chunk=3), wanted)
+    for wrong in (pool[:0], pool[:, :6], pool[0]):
+        with pytest.raises(ValueError, match=r"pool must have shape \(rows from 1 on, 7\), got"):
+            nearest_rows(features, wrong)
+
+
+def test_nothing_is_there(root):
+    with pytest.raises(FileNotFoundError, match="CUB is not there: put train/ and test/ with a folder of pictures"):
+        load_dataset("cub", root)
+
+
+@pytest.mark.parametrize("lacks", ["text_testclasses.txt", "test"])
+def test_parts_of_the_original_lack(root, lacks):
+    folder = fake_cub.write_original(root)
+    os.rename(folder / lacks, folder / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {folder} lacks text_testclasses.txt or test/"):
+        cub(root)
+
+
+def test_the_compact_captions_lack(root):
+    path = fake_cub.write_compact(root).with_name("cub_captions.txt.gz")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {root} lacks CUB/cub_captions.txt.gz"):
+        cub(root)
+
+
+def test_captions_that_are_cut_off(root):
+    path = fake_cub.write_original(root) / "text_trainvalclasses.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:-3]))
+    with pytest.raises(ValueError, match=f"{path} must hold 10 captions for each of 10 pictures, got 97 lines"):
+        cub(root)
+    packed = fake_cub.write_compact(root / "other", lines=fake_cub.captions(range(29))).with_name("cub_captions.txt.gz")
+    with pytest.raises(ValueError, match=f"{packed} must hold 10 captions for each of 30 pictures, got 290 lines"):
+        cub(root / "other")
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=f"{packed} is truncated or damaged"):
+        cub(root / "other")
+
+
+def test_a_picture_is_missing_or_none(root):
+    folder = fake_cub.write_original(root)
+    path = folder / "test" / "001.Wren" / "x.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
+        cub(root)
+    path.unlink()
+    with pytest.raises(ValueError, match="text_testclasses.txt must hold 10 captions for each of 1 pictures, got 20"):
+        cub(root)
+
+
+def test_a_class_may_not_train_and_test(root):
+    folder = fake_cub.write_original(root)
+    os.rename(folder / "test" / "001.Wren", folder / "test" / "010.Jay")
+    with pytest.raises(ValueError, match="classes that test must not train, got 1 that do both"):
+        cub(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    {
+        "objects": ({"filenames": np.array([{}] * 30, dtype=object)}, "is damaged or not the compact file of CUB"),
+        "offsets": ({"offsets": np.arange(31)}, "offsets do not divide"),
+        "rows": ({"class_id": np.arange(29)}, "must hold a class from 1 to 200 for each of its 30 names"),
+        "classes": ({"class_id": np.arange(30)}, "must hold a class from 1 to 200"),
+    }.values(),
+)
+def test_compact_files_that_contradict_themselves(root, changes, message):
+    path = fake_cub.write_compact(root, **changes)
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        cub(root)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_compact_file_that_is_cut_off(root, kept):
+    path = fake_cub.write_compact(root)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"{path} is damaged or not the compact file of CUB"):
+        cub(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"captions": "some"}, r"captions must be one of \('all', 'first'\), got 'some'"),
+        ({"crop": "head"}, "crop must be one of"),
+        ({"crop": "box"}, "has no boxes of the birds, got crop 'box'"),
+    ],
+)
+def test_options_that_cannot_be(root, options, message):
+    fake_cub.write_original(root)
+    with pytest.raises(ValueError, match=message):
+        cub(root, **options)
+
+
+def test_the_real_files():
+    if not os.environ.get("MULTIPYRO_DATA"):
+        pytest.skip("MULTIPYRO_DATA is not set: this test needs the real CUB")
+    try:
+        source = cub_source()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    if source.is_dir():
+        pytest.skip("the original CUB takes long to decode")
+    splits = load_dataset("cub", captions="first")
+    assert [len(getattr(splits, name)) for name in splits.NAMES] == [2_112, 234, 587]
+    assert [len(getattr(splits, name).labels.unique()) for name in splits.NAMES] == [40, 40, 10]
+    part = splits.train
+    texts, pictures = part.modalities["caption"].decode(part.x["caption"]), part.x["image"].pool.float()
+    # birds that are said to be yellow are, against others of the set
+    yellow = torch.tensor(["yellow" in text for text in texts])
+    blueness = (pictures[:, 2] - pictures[:, :2].mean(1))[:, 16:48, 16:48].mean((1, 2))
+    assert blueness[yellow].mean() < blueness[~yellow].mean() - 5
