@@ -99,6 +99,13 @@ class Modality:
         """Number of elements of one row; of a text its positions, of a label 1."""
         return math.prod(self.shape)
 
+    @property
+    def pad(self) -> int | None:
+        """The class id that pads a text; None where nothing pads."""
+        if self.vocabulary is None or self.vocabulary[0] == _BLANK:
+            return None if self.vocabulary is None and self.alphabet is None else 0
+        return self.vocabulary.index(_PAD) if _PAD in self.vocabulary else None
+
     def encode(self, texts: list[str]) -> Tensor:
         """Class ids `(len(texts), positions)` of texts, padded on the right.
 
@@ -106,7 +113,7 @@ class Modality:
             ValueError: If a text has too many characters or words, one that is unknown, or too few where nothing pads;
                 or if it begins or ends with what pads, which `decode` would take away.
         """
-        symbols, length, pad = self._symbols(), self.shape[0], self._pad()
+        symbols, length, pad = self._symbols(), self.shape[0], self.pad
         ids = {symbol: number for number, symbol in enumerate(symbols)}
         rows = []
         for text in texts:
@@ -129,7 +136,7 @@ class Modality:
         Raises:
             ValueError: If the shape is another one or an id is outside the alphabet or vocabulary.
         """
-        symbols, pad = self._symbols(), self._pad()
+        symbols, pad = self._symbols(), self.pad
         if values.dim() != 2 or values.shape[1] != self.shape[0]:
             raise ValueError(f"texts {self.name!r} must have shape (rows, {self.shape[0]}), got {tuple(values.shape)}")
         if len(values) and not 0 <= values.min() <= values.max() < len(symbols):
@@ -149,8 +156,3 @@ class Modality:
         if symbols is None:
             raise ValueError(f"modality {self.name!r} has no alphabet and no vocabulary")
         return symbols
-
-    def _pad(self) -> int | None:
-        if self.vocabulary is None or self.vocabulary[0] == _BLANK:
-            return 0
-        return self.vocabulary.index(_PAD) if _PAD in self.vocabulary else None

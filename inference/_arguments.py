@@ -10,7 +10,7 @@ from multipyro.data import DATASETS
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import METHODS, Recipe
 
-__all__ = ["check_methods", "missing_from", "options_from", "picture", "weights_from"]
+__all__ = ["check_methods", "missing_from", "networks_from", "options_from", "picture", "weights_from"]
 
 
 def check_methods(arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -72,6 +72,18 @@ def weights_from(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
         if not (math.isfinite(weights[name]) and weights[name] >= 0):
             raise ValueError(f"a likelihood weight must be a number from 0 on, got {pair!r}")
     return weights
+
+
+def networks_from(pairs: Sequence[str] | None) -> dict[str, str] | str | None:
+    """Modality -> family of networks from NAME=FAMILY, or one family for all that it suits."""
+    if not pairs:
+        return None
+    if len(pairs) == 1 and "=" not in pairs[0]:
+        return pairs[0]
+    wrong = [pair for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ValueError(f"--networks must be one family, or NAME=FAMILY for each, got {wrong[0]!r} among {len(pairs)}")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def missing_from(pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:

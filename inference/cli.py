@@ -19,6 +19,8 @@ _GO_ON = {
 }
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SEEDS = 2**32
+# the keys of `multipyro.inference.networks.FAMILIES`, which takes seconds to import
+_FAMILIES = ("mlp", "convolutional", "strided", "residual", "instance", "characters", "sentence", "gru")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +178,20 @@ def _training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--batch-size", type=_whole(1), default=64, help="rows of a batch (default: %(default)s)")
     command.add_argument("--lr", type=_positive, default=1e-3, help="learning rate of Adam (default: %(default)s)")
     command.add_argument("--latent-dim", type=_whole(1), default=16, help="size of the latent (default: %(default)s)")
+    command.add_argument(
+        "--networks",
+        nargs="+",
+        action=_Pairs,
+        metavar="FAMILY",
+        help=f"in place of those picked by the data: {', '.join(_FAMILIES)}; or image=FAMILY for each",
+    )
+    command.add_argument(
+        "--hidden",
+        type=_whole(1),
+        nargs="+",
+        metavar="WIDTH",
+        help="widths of the hidden layers (default: by the data)",
+    )
     command.add_argument("--beta", type=_weight, default=1.0, help="weight of the KL (default: %(default)s)")
     command.add_argument(
         "--warmup", type=_whole(0), default=0, help="epochs in which it grows from 0 (default: %(default)s)"

@@ -16,7 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomically
-from multipyro.inference._arguments import check_methods, missing_from, options_from, picture, weights_from
+from multipyro.inference._arguments import (
+    check_methods,
+    missing_from,
+    networks_from,
+    options_from,
+    picture,
+    weights_from,
+)
 from multipyro.inference._batches import parts_of
 from multipyro.inference._plan import check_complete
 from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
@@ -230,7 +237,8 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
         options["particles"] = arguments.particles
     options.update(options_from(arguments.option))
     torch.manual_seed(seed)
-    recipe = build(method, networks_for(splits.train.modalities), arguments.latent_dim, guide, **options)
+    networks = networks_for(splits.train.modalities, arguments.hidden, networks_from(arguments.networks))
+    recipe = build(method, networks, arguments.latent_dim, guide, **options)
     config = None
     if arguments.missing:
         # every modality by name: what a row keeps that would lose all depends on those there were
@@ -309,7 +317,8 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     splits = splits.select(names)
     hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
     other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
-    if other or json.loads(json.dumps(described(splits.train.modalities))) != data["modalities"]:
+    told = {name: {k: v for k, v in fields.items() if v is not None} for name, fields in data["modalities"].items()}
+    if other or json.loads(json.dumps(described(splits.train.modalities))) != told:
         what = f"other rows ({', '.join(other)})" if other else "rows of another description"
         raise ValueError(f"{arguments.run} was trained and chosen on {what} of {data['name']} than are found now")
     return loaded, splits, config

@@ -14,20 +14,31 @@ from multipyro.ppl_models import (
     Bernoulli,
     Beta,
     Categorical,
+    CharacterDecoder,
+    CharacterEncoder,
     ContinuousBernoulli,
     ConvDecoder,
     ConvEncoder,
     DiscretisedLogistic,
     Discriminator,
+    InstanceNormDecoder,
+    InstanceNormEncoder,
     Laplace,
     Normal,
     NormalisedMLP,
     OneHotMLP,
+    ResidualDecoder,
+    ResidualEncoder,
+    ResidualTextDecoder,
+    ResidualTextEncoder,
+    SentenceDecoder,
+    SentenceEncoder,
     StridedDecoder,
     StridedEncoder,
+    TokenGRU,
 )
 
-__all__ = ["Networks", "networks_for"]
+__all__ = ["FAMILIES", "Networks", "networks_for"]
 
 _LIKELIHOODS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bernoulli": Bernoulli,
@@ -50,19 +61,35 @@ _DISCRIMINATORS = {"normalised": (True, 0.0), "leaky": (False, 0.2)}
 class Networks:
     r"""Decoders, encoders and joint branches for the modalities of a data set, made anew at each call.
 
-    Colour images get the PolyMNIST networks of MoPoE (section 4.7 of its appendix), everything else two hidden
-    layers each way, as JMVAE has them on MNIST. Colour images of 64x64 and more (sides divisible by 16) get the
-    networks that JMVAE has on CelebA, and so do the vectors beside them, such as attributes; there the last hidden
-    width `h` sets all others: `h / 8` channels in the first convolution, `2 h` features after joining, so 512 is the
-    paper's size.
+    Each modality has the networks of a family:
+
+    | family | of | is picked for |
+    | --- | --- | --- |
+    | `mlp` | JMVAE on MNIST, two hidden layers each way | everything else |
+    | `convolutional` | MoPoE on PolyMNIST (section 4.7 of its appendix) | colour images |
+    | `strided` | JMVAE on CelebA | colour images of 64x64 and more, sides divisible by 16 |
+    | `residual` | MoPoE on CelebA | on request: images of 64x64, texts of 256 characters |
+    | `instance` | VLVAE, with instance norm | on request: images with sides divisible by 4 |
+    | `characters` | MoPoE on MNIST-SVHN-Text | texts of characters whose length is a power of 2 from 8 on |
+    | `sentence` | MMVAE on CUB | texts of words whose length is divisible by 8 and at least 16 |
+    | `gru` | VLVAE's encoder of texts | on request: texts |
+
+    The last hidden width `h` sets the others, so that 512 is the papers' size: `h / 8` channels in the first strided
+    convolution, `h / 4` in those of MoPoE, `2 h` features after joining. Beside a strided image, vectors such as
+    attributes have batch norm too, as JMVAE has them on CelebA.
 
     Args:
         modalities: Modality name -> its description.
         hidden_features: Widths of the hidden layers.
-        normalised: Whether all parts are those for CelebA, which have batch norm; None for whether there is a large
-            colour image.
+        normalised: Whether vectors and what follows joined branches are those of JMVAE for CelebA, with batch norm;
+            None for whether there is a strided image.
+        families: Modality name -> family; the one that is picked for those that it does not name.
+
+    Raises:
+        ValueError: If there are no modalities, or a family is unknown or does not suit its modality.
 
     Attributes:
+        families: Modality name -> family.
         joint_features: Widths of the layers after joined branches, for `JointGuide` and `JointEncoder`.
 
     Example:
@@ -73,20 +100,29 @@ class Networks:
     """
 
     def __init__(
-        self, modalities: Mapping[str, Modality], hidden_features: Sequence[int], normalised: bool | None = None
+        self,
+        modalities: Mapping[str, Modality],
+        hidden_features: Sequence[int],
+        normalised: bool | None = None,
+        families: Mapping[str, str] | None = None,
     ) -> None:
         if not modalities:
             raise ValueError("modalities is empty: a model needs at least one")
         self.modalities = dict(modalities)
         self.hidden_features = tuple(hidden_features)
-        self.normalised = any(map(_is_large, modalities.values())) if normalised is None else normalised
+        unknown = [name for name in families or {} if name not in modalities]
+        if unknown:
+            raise ValueError(f"families name unknown modalities {unknown}: there are {list(modalities)}")
+        self.families = {name: _checked(m, (families or {}).get(name, _picked(m))) for name, m in modalities.items()}
+        self.normalised = "strided" in self.families.values() if normalised is None else normalised
         self.joint_features = (2 * self.hidden_features[-1],) if self.normalised else ()
 
     def likelihoods(self, latent_dim: int) -> dict[str, nn.Module]:
         """Modality name -> likelihood over latents `(..., batch, latent_dim)`."""
         found = {}
         for name, modality in self.modalities.items():
-            scale = {"scale": _PIXEL_SCALE} if _is_large(modality) and modality.likelihood == "normal" else {}
+            strided = self.families[name] == "strided"
+            scale = {"scale": _PIXEL_SCALE} if strided and modality.likelihood == "normal" else {}
             found[name] = _LIKELIHOODS[modality.likelihood](self._decoder(modality, latent_dim), **scale)
         return found
 
@@ -124,9 +160,9 @@ class Networks:
         described = self.modalities[modality]
         if described.likelihood == "categorical":
             raise ValueError(f"modality {modality!r} is discrete: no gradient of a discriminator passes through it")
-        if not _is_large(described):
+        if self.families[modality] != "strided":
             return Discriminator(self._features(described))
-        features = StridedEncoder(described.shape, self._width, *_DISCRIMINATORS[kind])
+        features = StridedEncoder(described.shape, self._width(8), *_DISCRIMINATORS[kind])
         deep = nn.Sequential(features, trunk(features.out_features, self.joint_features))
         deep.out_features = deep[1].out_features
         return Discriminator(deep)
@@ -141,42 +177,84 @@ class Networks:
         if unknown or not modalities:
             raise ValueError(f"modalities must be some of {list(self.modalities)}, got {list(modalities)}")
         chosen = {name: self.modalities[name] for name in modalities}
-        return Networks(chosen, self.hidden_features, self.normalised)
+        families = {name: self.families[name] for name in modalities}
+        return Networks(chosen, self.hidden_features, self.normalised, families)
 
     def _features(self, modality: Modality) -> nn.Module:
         *before, out = self.hidden_features
+        tokens = (modality.num_classes, math.prod(modality.shape))
+        match self.families[modality.name]:
+            case "strided":
+                return StridedEncoder(modality.shape, self._width(8))
+            case "convolutional":
+                return ConvEncoder(modality.shape)
+            case "instance":
+                return InstanceNormEncoder(modality.shape, out, self._width(8))
+            case "residual" if modality.kind == "image":
+                return ResidualEncoder(modality.shape, self._width(4))
+            case "residual":
+                return ResidualTextEncoder(*tokens, self._width(4))
+            case "characters":
+                return CharacterEncoder(*tokens, self._width(4))
+            case "sentence":
+                return SentenceEncoder(*tokens, self._embedding, modality.pad)
+            case "gru":
+                return TokenGRU(*tokens, out)
         if modality.likelihood == "categorical":
-            length = math.prod(modality.shape) if modality.shape else None
-            return OneHotMLP(modality.num_classes, out, before, length, activate_output=True)
-        if _is_large(modality):
-            return StridedEncoder(modality.shape, self._width)
-        if _is_colour(modality):
-            return ConvEncoder(modality.shape)
+            return OneHotMLP(modality.num_classes, out, before, tokens[1] if modality.shape else None, True)
         if self.normalised and modality.kind == "vector":
             return NormalisedMLP(modality.shape, out)
         return MLP(modality.shape, out, before, activate_output=True)
 
     def _decoder(self, modality: Modality, latent_dim: int) -> nn.Module:
-        if _is_large(modality):
-            return StridedDecoder(latent_dim, modality.shape, self._width)
-        if _is_colour(modality):
-            return ConvDecoder(latent_dim, modality.shape)
+        tokens = (modality.num_classes, math.prod(modality.shape))
+        match self.families[modality.name]:
+            case "strided":
+                return StridedDecoder(latent_dim, modality.shape, self._width(8))
+            case "convolutional":
+                return ConvDecoder(latent_dim, modality.shape)
+            case "instance":
+                return InstanceNormDecoder(latent_dim, modality.shape, self._width(8))
+            case "residual" if modality.kind == "image":
+                return ResidualDecoder(latent_dim, modality.shape, self._width(4))
+            case "residual":
+                return ResidualTextDecoder(latent_dim, *tokens, self._width(4))
+            case "characters":
+                return CharacterDecoder(latent_dim, *tokens, self._width(4))
+            case "sentence":
+                return SentenceDecoder(latent_dim, *tokens, self._embedding)
         if self.normalised and modality.kind == "vector":
             return MLP(latent_dim, modality.shape, (self.hidden_features[-1], 8 * self.hidden_features[-1]))
         classes = (modality.num_classes,) if modality.likelihood == "categorical" else ()
         return MLP(latent_dim, (*modality.shape, *classes), self.hidden_features)
 
+    def _width(self, share: int) -> int:
+        """Channels that are the last hidden width over `share`."""
+        return max(1, self.hidden_features[-1] // share)
+
     @property
-    def _width(self) -> int:
-        """Channels of the first strided convolution."""
-        return max(1, self.hidden_features[-1] // 8)
+    def _embedding(self) -> int:
+        """Numbers a word, divisible by 32."""
+        return 32 * max(1, self._width(4) // 32)
 
 
-def networks_for(modalities: Mapping[str, Modality], hidden_features: Sequence[int] | None = None) -> Networks:
-    """The networks for a data set's modalities: 512-512 by default, 256-256 when everything is small (8x8 digits).
+def networks_for(
+    modalities: Mapping[str, Modality],
+    hidden_features: Sequence[int] | None = None,
+    families: Mapping[str, str] | str | None = None,
+) -> Networks:
+    """The networks for a data set's modalities.
+
+    Args:
+        modalities: Modality name -> its description.
+        hidden_features: Widths of the hidden layers: 512-512 by default, 256-256 when everything is small (8x8 digits).
+        families: Modality name -> family, or one family for all modalities that it suits; see `Networks`.
 
     Returns:
         The networks, made anew at each call of their methods.
+
+    Raises:
+        ValueError: If a family is unknown, or suits none of the modalities.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -186,12 +264,59 @@ def networks_for(modalities: Mapping[str, Modality], hidden_features: Sequence[i
     if hidden_features is None:
         small = all(math.prod(modality.shape) <= 64 for modality in modalities.values())
         hidden_features = (256, 256) if small else (512, 512)
-    return Networks(modalities, hidden_features)
+    if isinstance(families, str):
+        suited = [name for name, modality in modalities.items() if _suits(modality, families)]
+        if not suited:
+            raise ValueError(f"the networks {families!r} suit none of the modalities {list(modalities)}")
+        families = dict.fromkeys(suited, families)
+    return Networks(modalities, hidden_features, families=families)
 
 
 def _is_colour(modality: Modality) -> bool:
     return modality.kind == "image" and modality.shape[0] == 3
 
 
-def _is_large(modality: Modality) -> bool:
-    return _is_colour(modality) and all(side >= _LARGE and side % 16 == 0 for side in modality.shape[1:])
+def _sides(modality: Modality, divisor: int, least: int) -> bool:
+    """Whether it is an image whose sides are divisible, and large enough."""
+    return modality.kind == "image" and all(side % divisor == 0 and side >= least for side in modality.shape[1:])
+
+
+def _is_text(modality: Modality) -> bool:
+    return modality.kind == "text" and modality.likelihood == "categorical" and len(modality.shape) == 1
+
+
+#: Family of networks -> whether it suits a modality.
+FAMILIES: dict[str, Callable[[Modality], bool]] = {
+    "mlp": lambda modality: True,
+    "convolutional": lambda modality: modality.kind == "image",
+    "strided": lambda modality: _sides(modality, 16, 16),
+    "residual": lambda modality: modality.shape == (256,) if _is_text(modality) else modality.shape[1:] == (64, 64),
+    "instance": lambda modality: _sides(modality, 4, 16),
+    "characters": lambda modality: _is_text(modality) and modality.dim >= 4 and modality.dim.bit_count() == 1,
+    "sentence": lambda modality: _is_text(modality) and modality.dim % 8 == 0,
+    "gru": _is_text,
+}
+
+
+def _suits(modality: Modality, family: str) -> bool:
+    if family not in FAMILIES:
+        raise ValueError(f"unknown networks {family!r}: there are {', '.join(FAMILIES)}")
+    return FAMILIES[family](modality)
+
+
+def _picked(modality: Modality) -> str:
+    if _is_colour(modality):
+        return "strided" if _sides(modality, 16, _LARGE) else "convolutional"
+    if modality.alphabet is not None and modality.dim >= 8 and _suits(modality, "characters"):
+        return "characters"
+    if modality.vocabulary is not None and modality.dim >= 16 and _suits(modality, "sentence"):
+        return "sentence"
+    return "mlp"
+
+
+def _checked(modality: Modality, family: str) -> str:
+    if not _suits(modality, family):
+        raise ValueError(
+            f"the networks {family!r} do not suit modality {modality.name!r}: {modality.kind}, shape {modality.shape}"
+        )
+    return family

@@ -26,8 +26,8 @@ _FILE = "run.json"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 # what must not change between the parts of an interrupted run
 _FIXED = (
-    *("stages", "method", "latent_dim", "options", "hidden_features", "modalities", "guide_class", "data", "plan"),
-    "config",
+    *("stages", "method", "latent_dim", "options", "hidden_features", "networks", "modalities", "guide_class", "data"),
+    *("plan", "config"),
 )
 # what a run.json must hold, and of which kind
 _KINDS: dict[str, Any] = {
@@ -154,6 +154,7 @@ class Run:
             "latent_dim": recipe.latent_dim,
             "options": recipe.options,
             "hidden_features": None if recipe.networks is None else list(recipe.networks.hidden_features),
+            "networks": None if recipe.networks is None else recipe.networks.families,
             "guide_class": recipe.guide_class,
             "modalities": None if recipe.networks is None else described(recipe.networks.modalities),
             "data": data,
@@ -177,7 +178,9 @@ class Run:
         if not resume and is_main_process():
             raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder")
         found = read_run(folder)
-        changed = [change for name in _FIXED for change in _changes(name, found.get(name), wanted[name])]
+        # a run of an earlier version may not say which networks it has
+        pairs = [(name, found.get(name, wanted[name]), wanted[name]) for name in _FIXED]
+        changed = [change for pair in pairs for change in _changes(*pair)]
         if changed:
             details = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, was, now in changed)
             raise ValueError(f"the run in {folder} was started with other settings: {details}")
@@ -316,7 +319,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
         modalities = {name: Modality(**fields) for name, fields in config["modalities"].items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{Path(run_folder) / _FILE} is damaged: {error}") from error
-    networks = Networks(modalities, config["hidden_features"])
+    networks = Networks(modalities, config["hidden_features"], families=config.get("networks"))
     recipe = build(config["method"], networks, config["latent_dim"], guide, **config["options"])
     path = checkpoint_of(run_folder, which)
     programs = programs_of(recipe.model, recipe.guide, *recipe.others)
@@ -327,8 +330,9 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
 
 
 def described(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
-    """Descriptions of modalities as plain values."""
-    return {name: asdict(modality) for name, modality in modalities.items()}
+    """Descriptions of modalities as plain values, without what they do not say."""
+    fields = {name: asdict(modality) for name, modality in modalities.items()}
+    return {name: {key: value for key, value in told.items() if value is not None} for name, told in fields.items()}
 
 
 def _changes(name: str, was: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

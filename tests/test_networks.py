@@ -1,0 +1,105 @@
+"""Which networks a data set gets, how to ask for others, and that a run keeps them."""
+
+import json
+
+import pytest
+import torch
+
+from multipyro.data import Modality, MultimodalData, Splits
+from multipyro.inference import Networks, build, cli, fit_recipe, load, networks_for
+from multipyro.inference.cli import main
+from multipyro.inference.networks import FAMILIES
+
+ALPHABET = "-ab"
+WORDS = ("<pad>", "a", "b")
+MODALITIES = {
+    "grey": Modality("grey", (1, 64, 64), "image", "bernoulli"),
+    "small": Modality("small", (3, 32, 32), "image", "laplace"),
+    "large": Modality("large", (3, 64, 64), "image", "laplace"),
+    "wide": Modality("wide", (3, 64, 72), "image", "laplace"),
+    "name": Modality("name", (5,), "text", "categorical", 3, alphabet=ALPHABET),
+    "string": Modality("string", (8,), "text", "categorical", 3, alphabet=ALPHABET),
+    "long": Modality("long", (256,), "text", "categorical", 3, alphabet=ALPHABET),
+    "tags": Modality("tags", (9,), "text", "categorical", 3, vocabulary=WORDS),
+    "caption": Modality("caption", (32,), "text", "categorical", 3, vocabulary=WORDS),
+    "label": Modality("label", (), "label", "categorical", 3),
+    "flags": Modality("flags", (4,), "vector", "bernoulli"),
+}
+PICKED = {
+    **dict.fromkeys(("grey", "name", "tags", "label", "flags"), "mlp"),
+    **{"small": "convolutional", "wide": "convolutional", "large": "strided"},
+    **{"string": "characters", "long": "characters", "caption": "sentence"},
+}
+SUITED = {
+    "mlp": set(MODALITIES),
+    "convolutional": {"grey", "small", "large", "wide"},
+    "strided": {"grey", "small", "large"},
+    "residual": {"grey", "large", "long"},
+    "instance": {"grey", "small", "large", "wide"},
+    "characters": {"string", "long", "caption"},
+    "sentence": {"string", "long", "caption"},
+    "gru": {"name", "string", "long", "tags", "caption"},
+}
+
+
+def rows(modality, number=3):
+    if modality.likelihood == "categorical":
+        return torch.randint(3, (number, *modality.shape))
+    return (torch.rand(number, *modality.shape) > 0.5).float()
+
+
+def test_the_data_picks_its_networks():
+    assert Networks(MODALITIES, (32, 32)).families == PICKED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_serves_all_that_it_suits_and_refuses_the_rest(family):
+    networks = networks_for(MODALITIES, (32, 32), family)
+    assert {name for name, found in networks.families.items() if found == family} >= SUITED[family]
+    assert {name for name, modality in MODALITIES.items() if FAMILIES[family](modality)} == SUITED[family]
+    for name in SUITED[family]:
+        one = networks.select([name])
+        x = rows(MODALITIES[name])
+        assert one.families == {name: family} and one.encoders(2)[name](x).batch_shape == (3,)
+        likelihood = one.likelihoods(2)[name](torch.zeros(4, 3, 2))
+        assert likelihood.log_prob(x).shape == (4, 3)
+    for name in set(MODALITIES) - SUITED[family]:
+        with pytest.raises(ValueError, match=f"{family}.* do not suit modality '{name}'"):
+            Networks(MODALITIES, (32, 32), families={name: family})
+
+
+def test_what_is_unknown_is_told():
+    with pytest.raises(ValueError, match="unknown networks 'dense': there are mlp, convolutional"):
+        networks_for(MODALITIES, families="dense")
+    with pytest.raises(ValueError, match=r"families name unknown modalities \['sound'\]"):
+        networks_for(MODALITIES, families={"sound": "mlp"})
+    with pytest.raises(ValueError, match="'strided' suit none of the modalities"):
+        networks_for({"label": MODALITIES["label"]}, families="strided")
+
+
+def test_a_run_keeps_its_networks(tmp_path):
+    data = MultimodalData("toy", {"string": MODALITIES["string"]}, {"string": torch.randint(3, (20, 8))})
+    networks = networks_for(data.modalities, (16,), "gru")
+    recipe = build("mvae", networks, 2)
+    fit_recipe(recipe, Splits(data, data, data), epochs=1, out=tmp_path, progress=False)
+    found = load(tmp_path).recipe.networks
+    assert found.families == {"string": "gru"} and found.hidden_features == (16,)
+    with pytest.raises(ValueError, match='networks.string was "gru", now "characters"'):
+        other = build("mvae", networks_for(data.modalities, (16,)), 2)
+        fit_recipe(other, Splits(data, data, data), epochs=1, out=tmp_path, resume=True, progress=False)
+
+
+def test_the_command_line_asks_for_networks(tmp_path, capsys):
+    assert tuple(FAMILIES) == cli._FAMILIES
+    small = ["--epochs", "1", "--batch-size", "512", "--modalities", "image", "word", "--latent-dim", "2"]
+    run = tmp_path / "run"
+    assert (
+        main(
+            ["train", "mvae", "--networks", "image=convolutional,word=gru", "--hidden", "8", "--out", str(run), *small]
+        )
+        == 0
+    )
+    config = json.loads((run / "run.json").read_text())
+    assert config["networks"] == {"image": "convolutional", "word": "gru"} and config["hidden_features"] == [8]
+    assert main(["train", "mvae", "--networks", "gru", "image=mlp", "--out", str(tmp_path / "b"), *small]) == 2
+    assert "--networks must be one family, or NAME=FAMILY" in capsys.readouterr().err
