@@ -28,6 +28,7 @@ SCRIPTS = {
     "benchmarks/gradient_bias.py": r"stratified +2 +4 +encoders +\d+\.\d+",
     "benchmarks/one_trace_a_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
     "benchmarks/subset_products.py": r"31 subsets of 5 experts(.|\n)*ratio \d+\.\d+",
+    "contact_sheets.py": r"digits +6 of 300 rows of test: image, label, word",
     "faces.py": r"sharpness, reconstruction +\d+\.\d+ ± \d+\.\d+ +\d.* ± (.|\n)*made Smiling or not +[01]\.\d+",
     "geometric_mean.py": r"coherence image -> label: [01]\.\d+",
     "orderings.py": r"jmvae-kl +-?\d+\.\d+ ± nan(.|\n)*given\n(.|\n)*mvae +-?\d+\.\d+ ± nan +-?\d",
