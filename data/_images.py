@@ -22,35 +22,37 @@ _THREADS = 16
 def decode_images(
     sources: Sequence[Path | bytes],
     names: Sequence[str],
-    side: int,
+    shape: tuple[int, int, int],
     prepare: Callable[[Image.Image], Image.Image | np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Pixels uint8 `(rows, 3, side, side)` of pictures, decoded by several threads.
+    """Pixels uint8 `(rows, channels, height, width)` of pictures, decoded by several threads.
 
     Args:
         sources: Files, or what they hold.
         names: What messages call them.
-        side: Height and width that each must have in the end.
-        prepare: Crops and resizes an RGB picture; None where all have the size.
+        shape: Channels (1 for grey, 3 for colour), height and width that each must have in the end.
+        prepare: Crops and resizes a picture of these channels; None where all have the size.
 
     Raises:
         ValueError: If one cannot be read as an image or has another size; the message names it.
     """
-    pixels = np.empty((len(sources), 3, side, side), np.uint8)
+    pixels = np.empty((len(sources), *shape), np.uint8)
+    channels, height, width = shape
+    mode = "L" if channels == 1 else "RGB"
 
     def decode(row: int) -> None:
         source = sources[row]
         file: Path | BinaryIO = BytesIO(source) if isinstance(source, bytes) else source
         try:
             with Image.open(file) as image:
-                found = np.asarray(image.convert("RGB") if prepare is None else prepare(image.convert("RGB")))
+                found = np.asarray(image.convert(mode) if prepare is None else prepare(image.convert(mode)))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{names[row]} cannot be read as an image ({error}): fetch it again") from error
         except ValueError as error:
             raise ValueError(f"{names[row]}: {error}") from error
-        if found.shape != (side, side, 3):
-            raise ValueError(f"{names[row]} must have {side}x{side} pixels, got {found.shape[1]}x{found.shape[0]}")
-        pixels[row] = found.transpose(2, 0, 1)
+        if found.shape[:2] != (height, width):
+            raise ValueError(f"{names[row]} must have {width}x{height} pixels, got {found.shape[1]}x{found.shape[0]}")
+        pixels[row] = found.reshape(height, width, channels).transpose(2, 0, 1)
 
     # Pillow decodes without Python's lock
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:

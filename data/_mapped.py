@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from multipyro.data._files import write_atomically
+from multipyro.data._images import decode_images, files_digest
 from multipyro.data._root import download_root
 
 __all__ = ["mapped_pictures", "mapped_rows"]
@@ -31,39 +30,22 @@ def mapped_pictures(files: Sequence[Path | None], shape: tuple[int, int, int]) -
         FileNotFoundError: If a picture is not there.
         ValueError: If a file cannot be read as an image; the message names it.
     """
-    digest, absent = hashlib.sha256(), []
-    for file in files:
-        try:
-            state = None if file is None else file.stat()
-        except FileNotFoundError:
-            absent.append(file)
-        else:
-            digest.update(
-                f"{file}".encode() if state is None else f"{file} {state.st_size} {state.st_mtime_ns}".encode()
-            )
-    if absent:
-        raise FileNotFoundError(f"{len(absent)} of {len(files)} pictures are not there, {absent[0]} the first")
-    channels, height, width = shape
+    there = [file for file in files if file is not None]
+    held = hashlib.sha256(bytes(file is not None for file in files)).hexdigest()
+    recipe = {"pictures": files_digest(there, "the table"), "held": held, "shape": list(shape)}
 
-    def decoded(file: Path | None) -> np.ndarray:
-        if file is None:
-            return np.zeros(shape, np.uint8)
-        try:
-            with Image.open(file) as image:
-                resized = image.convert("L" if channels == 1 else "RGB").resize(
-                    (width, height), Image.Resampling.BICUBIC
-                )
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file} cannot be read as an image: {error}") from error
-        return np.asarray(resized).reshape(height, width, channels).transpose(2, 0, 1)
+    def resized(image: Image.Image) -> Image.Image:
+        return image.resize((shape[2], shape[1]), Image.Resampling.BICUBIC)
 
     def pieces() -> Iterator[np.ndarray]:
-        # Pillow decodes without Python's lock
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for begin in range(0, len(files), _ROWS):
-                yield np.stack(list(pool.map(decoded, files[begin : begin + _ROWS])))
+        for begin in range(0, len(files), _ROWS):
+            part = files[begin : begin + _ROWS]
+            kept = [row for row, file in enumerate(part) if file is not None]
+            pixels = np.zeros((len(part), *shape), np.uint8)
+            pixels[kept] = decode_images([part[row] for row in kept], [str(part[row]) for row in kept], shape, resized)
+            yield pixels
 
-    return _mapped({"pictures": digest.hexdigest(), "shape": list(shape)}, (len(files), *shape), np.uint8, pieces)
+    return _mapped(recipe, (len(files), *shape), np.uint8, pieces)
 
 
 def mapped_rows(file: Path, array: np.ndarray, order: np.ndarray, dtype: type) -> np.ndarray:

@@ -250,13 +250,13 @@ def _original(folder: Path) -> _Listed:
 def _pixels(source: Path, listed: _Listed, rows: np.ndarray, crop: str) -> np.ndarray:
     if source.is_file():
         names = [f"{listed.names[row]} in {source}" for row in rows]
-        return decode_images([listed.sources[row] for row in rows], names, _SIDE)
+        return decode_images([listed.sources[row] for row in rows], names, (3, _SIDE, _SIDE))
     paths = [listed.sources[row] for row in rows]
     recipe = {"version": _VERSION, "crop": crop, "rows": len(rows), "pictures": files_digest(paths, "CelebA")}
     prepare = _centre if crop == "centre" else _pooled
-    return cached("CelebA", recipe, lambda: {"image": decode_images(paths, list(map(str, paths)), _SIDE, prepare)})[
-        "image"
-    ]
+    return cached(
+        "CelebA", recipe, lambda: {"image": decode_images(paths, list(map(str, paths)), (3, _SIDE, _SIDE), prepare)}
+    )["image"]
 
 
 _centre = functools.partial(centre_crop, crop=_CENTRE, side=_SIDE)

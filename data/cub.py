@@ -201,10 +201,12 @@ def _lines(path: Path, content: str, pictures: int) -> list[str]:
 def _pixels(source: Path, listed: _Listed) -> Tensor:
     if source.is_file():
         names = [f"{name} in {source}" for name in listed.names]
-        return torch.from_numpy(decode_images(listed.sources, names, _SIDE))
+        return torch.from_numpy(decode_images(listed.sources, names, (3, _SIDE, _SIDE)))
     recipe = {"version": _VERSION, "pictures": files_digest(listed.sources, "CUB")}
     return torch.from_numpy(
-        cached("CUB", recipe, lambda: {"image": decode_images(listed.sources, listed.names, _SIDE, _squeezed)})["image"]
+        cached(
+            "CUB", recipe, lambda: {"image": decode_images(listed.sources, listed.names, (3, _SIDE, _SIDE), _squeezed)}
+        )["image"]
     )
 
 

@@ -27,7 +27,6 @@ r"""Data of one's own that a TOML file describes: a table with pictures, classes
 
 import csv
 import os
-import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ import torch
 from torch import Tensor
 
 from multipyro.data._mapped import mapped_pictures, mapped_rows
+from multipyro.data.captions import words_of
 from multipyro.data.modality import KINDS, LIKELIHOODS, Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.own import infer_modality, split_rows
@@ -51,8 +51,6 @@ _MODALITY_KEYS = {"column", "columns", "file", "folder", "kind", "likelihood", "
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _PAD, _UNKNOWN = "<pad>", "<unk>"
 _SHARES = (0.8, 0.1, 0.1)
-# a word with its apostrophes and hyphens, a number, or a single mark
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -77,9 +75,9 @@ def described(path: str | os.PathLike) -> Splits:
 
     The description is that at the top of this module. Of a modality, `kind` and `likelihood` are inferred where they
     are not said: a column of picture files is an image, one of other cells a label, several columns or an array are
-    what `infer_modality` makes of their numbers. A text's `tokens` are `"words"` (lower case, punctuation apart; words
-    that no training row has become `<unk>`) or `"characters"`; longer ones are cut at `length`, by default that of the
-    longest training row.
+    what `infer_modality` makes of their numbers. A text's `tokens` are `"words"` (those that `words_of` finds, in lower
+    case; words that no training row has become `<unk>`) or `"characters"`; longer ones are cut at `length`, by default
+    that of the longest training row.
 
     Pictures are resized once and kept in the download folder as one file that is mapped, not read, into memory, so that
     they may be more than memory holds; so are arrays. A folder of pictures that has changed is read again.
@@ -283,7 +281,7 @@ def _vector(rows: _Rows, name: str, told: dict[str, Any], cells: list[str]) -> t
 
 def _words(rows: _Rows, name: str, told: dict[str, Any], cells: list[str]) -> tuple[Modality, Tensor]:
     words = told.get("tokens", "words") == "words"
-    texts = [_WORD.findall(cell.lower()) if words else list(cell) for cell in cells]
+    texts = [words_of(cell.lower()) if words else list(cell) for cell in cells]
     known = sorted({token for text in texts[: rows.train] for token in text} - {_PAD, _UNKNOWN})
     vocabulary = (_PAD, _UNKNOWN, *known)
     length = told.get("length", max(map(len, texts[: rows.train])))
