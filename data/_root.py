@@ -1,8 +1,18 @@
 """Where data sets are looked for: one setting, searched before any download.
 
 The setting is the `data_root` argument (`--data-root` on the command line), or else the environment variable
-`MULTIPYRO_DATA`: a folder, or several separated as in `PATH`. Each holds data sets as torchvision lays them out
-(`MNIST/raw/...`, unpacked or `.gz`) and `PolyMNIST/backgrounds/*.jpg`. The folders are only read.
+`MULTIPYRO_DATA`: a folder, or several separated as in `PATH`. The folders are only read. Each holds data sets as
+torchvision or the authors lay them out, or as compact files:
+
+* `MNIST/raw/`, `FashionMNIST/raw/`: the four idx files, unpacked or `.gz`;
+* `PolyMNIST/backgrounds/*.jpg`: five photographs;
+* `SVHN/train_32x32.mat`, `SVHN/test_32x32.mat`: whole, or the first rows in the same format;
+* `celeba/img_align_celeba/*.jpg`, `celeba/list_attr_celeba.txt`, `celeba/list_eval_partition.txt`; or
+  `CelebA/celeba_10k_64.npz` with `jpeg` (uint8, all files one after the other), `offsets` (where each begins and the
+  last ends), `attributes` (rows, 40) of -1 and 1, `attribute_names`, `filenames`;
+* `cub/train/` and `cub/test/` with a folder of pictures for each class, `cub/text_trainvalclasses.txt` and
+  `cub/text_testclasses.txt` with ten lines a picture; or `CUB/cub_captioned_64.npz` with `jpeg`, `offsets`, the same of
+  `jpeg_crop`, `filenames`, `class_id`, and `CUB/cub_captions.txt.gz`.
 
 What is downloaded or built goes to the download folder, `~/.cache/multipyro` (`$XDG_CACHE_HOME/multipyro` where that
 variable is set), which is searched last.

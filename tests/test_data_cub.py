@@ -13,6 +13,7 @@ from PIL import Image
 from multipyro.data import cub, load_dataset, nearest_rows, resnet_features, words_of
 from multipyro.data.captions import caption_ids, caption_modality, vocabulary_of
 from multipyro.data.cub import cub_source
+from multipyro.inference import build, cross_generate, fit_recipe, networks_for
 
 # the package gives the function of this name
 module = importlib.import_module("multipyro.data.cub")
@@ -194,9 +195,17 @@ def test_features_are_computed_once_and_lead_back_to_the_pictures(root, weights,
     assert torch.allclose(resnet_features(paths, weights), pool[:2], atol=1e-5)
     monkeypatch.setattr(module, "resnet_features", lambda *arguments: pytest.fail("computes again"))
     assert cub(root, features=str(weights)).train.x["image"].pool.equal(pool)
-    # the same pictures as bytes: the same rows
+    # the same rows as pictures, which a model of features leads to
     pictures = cub(root, captions="first").train
     assert torch.equal(pictures.x["caption"], features.x["caption"])
+    splits = cub(root, captions="first", features=weights)
+    recipe = build("mvae", networks_for(splits.train.modalities, (4,)), 2)
+    fit_recipe(recipe, splits, epochs=1, batch_size=4, progress=False)
+    x, _ = splits.test.select(["caption"]).rows(torch.arange(2))
+    drawn = cross_generate(recipe.model, recipe.guide, x, ["image"], num_samples=3)["image"]
+    found = nearest_rows(drawn, pool)
+    assert (drawn.shape, found.shape) == ((3, 2, 2048), (3, 2))
+    assert pictures.x["image"].pool[found].shape == (3, 2, 3, 64, 64)
 
 
 def test_features_by_torchvision(root, weights, monkeypatch):
