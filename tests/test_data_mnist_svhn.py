@@ -103,7 +103,7 @@ def test_pairs_are_drawn_alike():
 
 
 def test_classes_that_only_one_set_has():
-    rows, classes = pairs_by_class({"a": np.array([1, 2, 2]), "b": np.array([2, 3])}, times=2, most=1)
+    rows, classes = pairs_by_class({"a": np.array([1, 2, 2]), "b": np.array([2, 2, 3])}, times=2, most=1)
     assert (rows["a"].tolist(), rows["b"].tolist(), classes.tolist()) == ([1, 1], [0, 0], [2, 2])
     rows, classes = pairs_by_class({"a": np.array([1]), "b": np.array([2])})
     assert len(classes) == len(rows["a"]) == 0
