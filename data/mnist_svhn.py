@@ -114,7 +114,7 @@ def mnist_svhn_text(
     """
     splits = mnist_svhn(data_root, seed, pairs, num_rows, download)
     alphabet = padded_alphabet(" ")
-    text = Modality("text", (_POSITIONS,), "text", "categorical", len(alphabet), alphabet=alphabet)
+    text = Modality("text", (_POSITIONS,), "text", "categorical", len(alphabet), DIGIT_WORDS, alphabet)
     words = text.encode(list(DIGIT_WORDS))
     parts = {}
     for number, split in enumerate(Splits.NAMES):

@@ -20,8 +20,8 @@ _ROWS, _EPOCHS, _BATCH = 20_000, 5, 100
 class Classifier:
     """Tells the class of each row of one modality.
 
-    A label is its own class. A text has the class that its words spell exactly, and -1 (no class, which no metric
-    counts as right) otherwise. An image is judged by an estimator trained on real training images.
+    A label is its own class. A text has the class that its words spell exactly, wherever they start, and -1 (no class,
+    which no metric counts as right) otherwise. An image is judged by an estimator trained on real training images.
 
     Args:
         modality: The modality.
@@ -44,9 +44,9 @@ class Classifier:
         if self.modality.kind == "label":
             classes = flat
         elif self.modality.kind == "text":
-            words = self.modality.encode(list(self.modality.class_words)).to(flat.device)
-            same = (flat[:, None] == words).all(-1)
-            classes = torch.where(same.any(-1), same.to(torch.uint8).argmax(-1), -1)
+            words = {word: number for number, word in enumerate(self.modality.class_words)}
+            spelled = [words.get(text, -1) for text in self.modality.decode(flat.cpu())]
+            classes = torch.tensor(spelled, dtype=torch.int64, device=flat.device)
         else:
             classes = torch.as_tensor(self.estimator.predict(flat.flatten(1).cpu().numpy()))
         return classes.reshape(lead)

@@ -1,5 +1,6 @@
 """Pictures: cross-generation grids, joint samples and reconstructions, as matplotlib figures."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,6 +14,8 @@ from multipyro.inference.prediction import cross_generate, joint_samples, recons
 __all__ = ["cross_generation_figure", "joint_samples_figure", "reconstructions_figure"]
 
 _INCHES = 0.85
+# of a text in a cell of so many inches: characters a line, and lines
+_LINE, _LINES = 15, 7
 
 
 def cross_generation_figure(
@@ -149,5 +152,8 @@ def _draw(ax, modality: Modality, value: Tensor) -> None:
         ax.bar(range(value.numel()), value.flatten().tolist(), width=1)
     else:
         text = modality.decode(value[None])[0] if modality.kind == "text" else str(value.item())
-        ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9 if modality.kind == "text" else 14)
+        lines = textwrap.wrap(text, _LINE)
+        shown = "\n".join(lines if len(lines) <= _LINES else [*lines[: _LINES - 1], "..."])
+        size = 14 if modality.kind != "text" else 9 if len(lines) < 2 else 6
+        ax.text(0.5, 0.5, shown, ha="center", va="center", fontsize=size)
         ax.set(xlim=(0, 1), ylim=(0, 1))

@@ -5,10 +5,12 @@ import io
 import matplotlib
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from multipyro.data import Modality
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.inference.figures import _draw
 from multipyro.ppl_models import MLP, Categorical, ContinuousBernoulli, MultimodalModel, Normal, OneHotMLP
 
 MODALITIES = {
@@ -106,3 +108,14 @@ def test_no_global_state_of_matplotlib_is_touched(programs):
     import matplotlib.pyplot as plt
 
     assert plt.get_fignums() == []
+
+
+def test_a_long_text_is_wrapped_and_cut():
+    words = ("<pad>", *(f"word{number}" for number in range(30)))
+    caption = Modality("caption", (30,), "text", "categorical", 31, vocabulary=words)
+    figure = Figure()
+    for ids in (torch.arange(1, 31), torch.tensor([1, 2, 3, 4] + [0] * 26)):
+        _draw(figure.add_subplot(), caption, ids)
+    long, short = (text.split("\n") for text in texts(figure))
+    assert len(long) == 7 and long[-1] == "..." and max(map(len, long)) <= 15
+    assert short == ["word0 word1", "word2 word3"]

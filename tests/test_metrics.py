@@ -88,6 +88,13 @@ def model():
 CLASSIFIERS = {"label": Classifier(LABEL), "word": Classifier(WORD), "vector": Classifier(VECTOR, Sign())}
 
 
+def test_a_text_is_judged_wherever_it_starts():
+    text = Modality("text", (6,), "text", "categorical", 4, ("ab", "b"), "-abc")
+    rows = torch.tensor([[0, 0, 1, 2, 0, 0], [2, 0, 0, 0, 0, 0], [0, 1, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0]])
+    assert Classifier(text)(rows).tolist() == [0, 1, -1, -1]
+    assert Classifier(text)(rows.reshape(2, 2, 6)).shape == (2, 2)
+
+
 def assert_share(found, exact):
     assert abs(found["value"] - exact) < 4.5 * max(found["se"], 1e-3)
 
