@@ -192,7 +192,7 @@ def test_classifiers_of_the_digits():
         assert torch.equal(found[name](x[name]), splits.test.labels[:20])
     # leading dimensions stay, and a word that is none has no class
     assert found["image"](x["image"].reshape(4, 5, 1, 8, 8)).shape == (4, 5)
-    assert found["word"](splits.test.modalities["word"].encode(["seven", "sven", "zero "])).tolist() == [7, -1, 0]
+    assert found["word"](splits.test.modalities["word"].encode(["seven", "sven", "zero"])).tolist() == [7, -1, 0]
 
 
 @pytest.fixture(scope="module")
