@@ -49,6 +49,8 @@ DEMO: dict[str, Any] = {
     "options": {"beta": 3.0, "weights": {"label": 20.0, "word": 10.0}, "aggregate_prior": True, "aggregate_epochs": 10},
 }
 
+# methods beside each other in a comparison; further ones come in further tables
+_COLUMNS = 6
 # a table in a file or a pipe needs no line breaks for a narrow terminal
 _CONSOLE = Console() if sys.stdout.isatty() else Console(width=160)
 
@@ -182,14 +184,15 @@ def compare(arguments: argparse.Namespace) -> None:
             reports.setdefault(method, []).append({**metrics, "training_seconds": seconds})
     summary = {method: summarise(found) for method, found in reports.items()}
     names = list(dict.fromkeys(name for row in summary.values() for name in row))
-    table = Table(title=f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds")
-    table.add_column("metric")
-    for method in summary:
-        table.add_column(method, justify="right")
     rows = [[name, *(format_value(row.get(name)) for row in summary.values())] for name in names]
-    for row in rows:
-        table.add_row(*row)
-    _CONSOLE.print(table)
+    for begin in range(0, len(summary), _COLUMNS):
+        table = Table(title=f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds")
+        table.add_column("metric")
+        for method in list(summary)[begin : begin + _COLUMNS]:
+            table.add_column(method, justify="right")
+        for name, *cells in rows:
+            table.add_row(name, *cells[begin : begin + _COLUMNS])
+        _CONSOLE.print(table)
     plain = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str | list)}
     told = {"seeds": arguments.seeds, "data": arguments.data, "settings": plain, "versions": versions()}
     data = reports[next(iter(reports))][0]["data"]
