@@ -123,7 +123,7 @@ class Networks:
         for name, modality in self.modalities.items():
             strided = self.families[name] == "strided"
             scale = {"scale": _PIXEL_SCALE} if strided and modality.likelihood == "normal" else {}
-            found[name] = _LIKELIHOODS[modality.likelihood](self._decoder(modality, latent_dim), **scale)
+            found[name] = _LIKELIHOODS[modality.likelihood](self._decoder(name, latent_dim), **scale)
         return found
 
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
@@ -161,7 +161,7 @@ class Networks:
         if described.likelihood == "categorical":
             raise ValueError(f"modality {modality!r} is discrete: no gradient of a discriminator passes through it")
         if self.families[modality] != "strided":
-            return Discriminator(self._features(described))
+            return Discriminator(self._features(modality))
         features = StridedEncoder(described.shape, self._width(8), *_DISCRIMINATORS[kind])
         deep = nn.Sequential(features, trunk(features.out_features, self.joint_features))
         deep.out_features = deep[1].out_features
@@ -169,7 +169,7 @@ class Networks:
 
     def branches(self) -> dict[str, nn.Module]:
         """Modality name -> feature network."""
-        return {name: self._features(modality) for name, modality in self.modalities.items()}
+        return {name: self._features(name) for name in self.modalities}
 
     def select(self, modalities: Sequence[str]) -> "Networks":
         """The same networks for some of the modalities."""
@@ -180,10 +180,11 @@ class Networks:
         families = {name: self.families[name] for name in modalities}
         return Networks(chosen, self.hidden_features, self.normalised, families)
 
-    def _features(self, modality: Modality) -> nn.Module:
+    def _features(self, name: str) -> nn.Module:
         *before, out = self.hidden_features
+        modality = self.modalities[name]
         tokens = (modality.num_classes, math.prod(modality.shape))
-        match self.families[modality.name]:
+        match self.families[name]:
             case "strided":
                 return StridedEncoder(modality.shape, self._width(8))
             case "convolutional":
@@ -206,9 +207,10 @@ class Networks:
             return NormalisedMLP(modality.shape, out)
         return MLP(modality.shape, out, before, activate_output=True)
 
-    def _decoder(self, modality: Modality, latent_dim: int) -> nn.Module:
+    def _decoder(self, name: str, latent_dim: int) -> nn.Module:
+        modality = self.modalities[name]
         tokens = (modality.num_classes, math.prod(modality.shape))
-        match self.families[modality.name]:
+        match self.families[name]:
             case "strided":
                 return StridedDecoder(latent_dim, modality.shape, self._width(8))
             case "convolutional":
