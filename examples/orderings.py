@@ -25,7 +25,7 @@ from multipyro.inference.cli import main as command
 from multipyro.inference.runs import versions
 
 SETTINGS = {
-    "digits": "--epochs 40 --batch-size 64 --lr 3e-3 --latent-dim 16 --particles 4",
+    "digits": "--epochs 40 --batch-size 64 --lr 3e-3 --latent-dim 16 --warmup 15 --particles 4",
     "mnist": "--epochs 30 --batch-size 100 --lr 1e-3 --latent-dim 64 --warmup 8 --particles 1",
 }
 MODALITIES = ["image", "label"]
@@ -69,6 +69,7 @@ def main(args):
 def compared(args, out):
     """Trains and judges what is not there yet, then prints the tables and writes `orderings.json`."""
     methods, settings = args.methods, [*SETTINGS[args.data].split(), "--weights", f"label={args.label_weight}"]
+    settings += [] if args.warmup is None else ["--warmup", str(args.warmup)]
     if args.smoke:
         args.seeds, args.rows = 1, 20
         methods, settings = ["mvae", "jmvae-kl"], "--epochs 1 --batch-size 256 --latent-dim 4".split()
@@ -146,6 +147,9 @@ if __name__ == "__main__":
     parser.add_argument("--data-root", type=Path, help="folder of data sets, before MULTIPYRO_DATA")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--label-weight", type=float, default=1.0, help="of the label's likelihood in training")
+    parser.add_argument(
+        "--warmup", type=int, help="epochs in which the weight of the KL grows; a share of all by default"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the bounds' draws")
     parser.add_argument("--particles", type=int, default=300, help="importance samples a row of the likelihoods")
