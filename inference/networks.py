@@ -128,12 +128,7 @@ class Networks:
 
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
         """Modality name -> encoder of the family `"normal"` or `"laplace"`."""
-        made = {}
-        for name, branch in self.branches().items():
-            deep = nn.Sequential(branch, trunk(branch.out_features, self.joint_features))
-            deep.out_features = deep[1].out_features
-            made[name] = _ENCODERS[family](deep if self.joint_features else branch, latent_dim)
-        return made
+        return {name: _ENCODERS[family](self._deep(net), latent_dim) for name, net in self.branches().items()}
 
     def subset_encoders(self, latent_dim: int) -> dict[tuple[str, ...], nn.Module]:
         """Proper subset -> encoder: of a single modality its own, of a larger subset a joint one."""
@@ -162,10 +157,7 @@ class Networks:
             raise ValueError(f"modality {modality!r} is discrete: no gradient of a discriminator passes through it")
         if self.families[modality] != "strided":
             return Discriminator(self._features(modality))
-        features = StridedEncoder(described.shape, self._width(8), *_DISCRIMINATORS[kind])
-        deep = nn.Sequential(features, trunk(features.out_features, self.joint_features))
-        deep.out_features = deep[1].out_features
-        return Discriminator(deep)
+        return Discriminator(self._deep(StridedEncoder(described.shape, self._width(8), *_DISCRIMINATORS[kind])))
 
     def branches(self) -> dict[str, nn.Module]:
         """Modality name -> feature network."""
@@ -179,6 +171,14 @@ class Networks:
         chosen = {name: self.modalities[name] for name in modalities}
         families = {name: self.families[name] for name in modalities}
         return Networks(chosen, self.hidden_features, self.normalised, families)
+
+    def _deep(self, features: nn.Module) -> nn.Module:
+        """A feature network and the layers that follow joined branches, where there are any."""
+        if not self.joint_features:
+            return features
+        deep = nn.Sequential(features, trunk(features.out_features, self.joint_features))
+        deep.out_features = deep[1].out_features
+        return deep
 
     def _features(self, name: str) -> nn.Module:
         *before, out = self.hidden_features

@@ -13,6 +13,7 @@ __all__ = [
     "batch_rows",
     "batch_statistics",
     "check_batch",
+    "check_inputs",
     "check_module_names",
     "filled",
     "normalises_over_the_batch",
@@ -169,3 +170,9 @@ def run_layers(layers: nn.Module, rows: Tensor) -> Tensor:
         with running_statistics(layers):
             return layers(rows)
     return layers(rows)
+
+
+def check_inputs(values: Tensor, in_shape: tuple[int, ...]) -> None:
+    """Raises unless values are `(..., *in_shape)`, what a network takes."""
+    if tuple(values.shape[values.dim() - len(in_shape) :]) != in_shape:
+        raise ValueError(f"expected inputs of shape (..., {in_shape}), got {tuple(values.shape)}")

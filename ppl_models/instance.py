@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import run_layers
+from multipyro.ppl_models._batch import check_inputs, run_layers
 
 __all__ = ["InstanceNormDecoder", "InstanceNormEncoder", "SharedLayers"]
 
@@ -69,8 +69,7 @@ class InstanceNormEncoder(nn.Module):
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.shape[-3:] != self.in_shape:
-            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
+        check_inputs(values, self.in_shape)
         rows = self.layers(values.reshape(-1, *self.in_shape))
         return rows.reshape(*values.shape[:-3], self.out_features)
 

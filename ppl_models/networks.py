@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from multipyro.ppl_models._batch import check_inputs
+
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHotMLP"]
 
 
@@ -51,8 +53,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.shape[values.dim() - len(self.in_shape) :] != self.in_shape:
-            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
+        check_inputs(values, self.in_shape)
         return self.layers(values.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
 
 
@@ -120,8 +121,7 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.shape[-3:] != self.in_shape:
-            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
+        check_inputs(values, self.in_shape)
         lead = values.shape[:-3]
         return self.layers(values.reshape(-1, *self.in_shape)).reshape(*lead, self.out_features)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import run_layers
+from multipyro.ppl_models._batch import check_inputs, run_layers
 from multipyro.ppl_models.text_networks import one_hot_rows
 
 __all__ = ["ResidualDecoder", "ResidualEncoder", "ResidualTextDecoder", "ResidualTextEncoder"]
@@ -87,8 +87,7 @@ class ResidualEncoder(nn.Module):
         self.layers = nn.Sequential(first, *_blocks(_PICTURE, width, 2, False), nn.Flatten())
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.shape[-3:] != self.in_shape:
-            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
+        check_inputs(values, self.in_shape)
         rows = run_layers(self.layers, values.reshape(-1, *self.in_shape))
         return rows.reshape(*values.shape[:-3], self.out_features)
 

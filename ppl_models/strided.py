@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import run_layers
+from multipyro.ppl_models._batch import check_inputs, run_layers
 
 __all__ = ["Discriminator", "NormalisedMLP", "StridedDecoder", "StridedEncoder"]
 
@@ -52,8 +52,7 @@ class StridedEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.shape[-3:] != self.in_shape:
-            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
+        check_inputs(values, self.in_shape)
         rows = (values.reshape(-1, *self.in_shape) - _LOC) / _SCALE
         return run_layers(self.layers, rows).reshape(*values.shape[:-3], self.out_features)
 
@@ -131,8 +130,7 @@ class NormalisedMLP(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         lead = values.shape[: values.dim() - len(self.in_shape)]
-        if values.shape[len(lead) :] != self.in_shape:
-            raise ValueError(f"expected inputs of shape (..., {self.in_shape}), got {tuple(values.shape)}")
+        check_inputs(values, self.in_shape)
         return run_layers(self.layers, values.reshape(-1, math.prod(self.in_shape))).reshape(*lead, self.out_features)
 
 
