@@ -21,7 +21,7 @@ import torch
 from multipyro.data import load_dataset
 from multipyro.inference import build, fit_recipe, guide_predictive_log_likelihood, log_likelihood, networks_for
 from multipyro.inference.classifiers import train_classifiers
-from multipyro.inference.metrics import conditional_coherence, joint_coherence
+from multipyro.inference.coherence import conditional_coherence, joint_coherence
 from multipyro.inference.runs import versions
 
 TEXT = "word"

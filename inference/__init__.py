@@ -4,6 +4,7 @@ from multipyro.inference._seeds import step_seed
 from multipyro.inference.adversarial import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.checkpoints import load_state, save_state
 from multipyro.inference.classifiers import Classifier, train_classifiers
+from multipyro.inference.coherence import coherence_by_number, conditional_coherence, joint_coherence
 from multipyro.inference.combinators import conditional, frozen, generative, restrict
 from multipyro.inference.diagnostics import to_inference_data
 from multipyro.inference.evidence import (
@@ -16,7 +17,7 @@ from multipyro.inference.figures import cross_generation_figure, joint_samples_f
 from multipyro.inference.fit import FitResult, NonFiniteLossError, fit, fit_recipe
 from multipyro.inference.jsd import JensenShannonELBO
 from multipyro.inference.linear_mixture import LinearMixtureELBO
-from multipyro.inference.metrics import conditional_coherence, evaluate, joint_coherence, latent_accuracy
+from multipyro.inference.metrics import evaluate, latent_accuracy
 from multipyro.inference.networks import Networks, networks_for
 from multipyro.inference.prediction import cross_generate, embed, joint_samples, reconstruct
 from multipyro.inference.predictive import guide_predictive_log_likelihood
@@ -62,6 +63,7 @@ __all__ = [
     "Update",
     "WeightedELBO",
     "build",
+    "coherence_by_number",
     "conditional",
     "conditional_coherence",
     "cross_generate",

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._modules import modules_of
-from multipyro.inference.classifiers import Classifier, train_classifiers
+from multipyro.inference.classifiers import train_classifiers
+from multipyro.inference.coherence import (
+    check_labels,
+    coherence_by_number,
+    conditional_coherence,
+    held_rows,
+    joint_coherence,
+    share_of,
+)
 from multipyro.inference.combinators import Program
 from multipyro.inference.evidence import (
     LogLikelihood,
@@ -22,107 +30,12 @@ from multipyro.inference.evidence import (
     log_likelihood,
     mean_of_rows,
 )
-from multipyro.inference.prediction import answers, conditions_of, cross_generate, embed, joint_samples
+from multipyro.inference.prediction import answers, conditions_of, embed
 from multipyro.inference.runs import versions
 
-__all__ = ["conditional_coherence", "evaluate", "joint_coherence", "latent_accuracy"]
+__all__ = ["evaluate", "latent_accuracy"]
 
 _PROBE_ROWS = 5_000
-# rows or samples that are generated and judged at once
-_AT_ONCE = 2_000
-
-
-def joint_coherence(
-    model: Program, classifiers: Mapping[str, Classifier], num_samples: int = 10_000, output: str = "mean"
-) -> dict[str, float]:
-    """Share of samples of the prior in which all modalities show the same class.
-
-    References:
-        Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), section 5.1, with 10,000 samples; Generalized
-        Multimodal ELBO (Sutter et al., 2021), section 4.1. Both decode means, as the default does.
-
-    Args:
-        model: The generative program.
-        classifiers: Modality name -> judge; the modalities without one are left out.
-        num_samples: Number of samples of the prior.
-        output: `"mean"` or `"sample"` of the likelihoods.
-
-    Returns:
-        `value`, and its binomial standard error `se`.
-
-    Raises:
-        ValueError: If there are fewer than two classifiers, so that nothing can disagree.
-
-    Example:
-        >>> from multipyro.data import load_dataset
-        >>> from multipyro.inference import build, networks_for
-        >>> splits = load_dataset("digits").head(100)
-        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
-        >>> judges = {name: Classifier(splits.test.modalities[name]) for name in ("label", "word")}
-        >>> 0 <= joint_coherence(recipe.model, judges, num_samples=50)["value"] <= 1
-        True
-    """
-    if len(classifiers) < 2:
-        raise ValueError(f"joint coherence compares at least two modalities, got classifiers of {list(classifiers)}")
-    agree = []
-    for number in [_AT_ONCE] * (num_samples // _AT_ONCE) + [num_samples % _AT_ONCE] * (num_samples % _AT_ONCE > 0):
-        values = joint_samples(model, number, list(classifiers), output)
-        classes = torch.stack([classifiers[name](values[name]).cpu() for name in classifiers])
-        agree.append((classes == classes[0]).all(0) & (classes[0] >= 0))
-    return _share(torch.cat(agree))
-
-
-def conditional_coherence(
-    model: Program,
-    guide: Program,
-    data: MultimodalData,
-    given: Sequence[str],
-    target: str,
-    classifier: Classifier,
-    output: str = "mean",
-) -> dict[str, float]:
-    """Share of rows whose generated modality shows the class of the row it was generated from.
-
-    The rows are those that hold all of `given`. One latent a row from the guide's `conditional` distribution, and the
-    decoder's mean.
-
-    References:
-        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1.
-
-    Args:
-        model: The generative program.
-        guide: The variational program.
-        data: Rows with labels.
-        given: The modalities that are given.
-        target: The modality that is generated.
-        classifier: Its judge.
-        output: `"mean"`, or `"sample"` to judge a sample of the likelihood (sampled pixels).
-
-    Returns:
-        `value`, and its binomial standard error `se`.
-
-    Raises:
-        ValueError: If the data has no labels, or no row holds all of `given`.
-
-    Example:
-        >>> from multipyro.data import load_dataset
-        >>> from multipyro.inference import build, networks_for
-        >>> splits = load_dataset("digits").head(100)
-        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
-        >>> judge = Classifier(splits.test.modalities["label"])
-        >>> found = conditional_coherence(recipe.model, recipe.guide, splits.test, ["image"], "label", judge)
-        >>> 0 <= found["value"] <= 1
-        True
-    """
-    _check_labels(data)
-    held, right = _held(data.observed, given, data.x), []
-    if not len(held):
-        raise ValueError(f"no row of {data.name!r} holds {list(given)}: there is nothing to generate from")
-    for rows in held.split(_AT_ONCE):
-        x, _ = data.select(given).rows(rows)
-        values = cross_generate(model, guide, x, [target], 1, output=output)[target][0]
-        right.append(classifier(values).cpu() == data.labels[rows])
-    return _share(torch.cat(right))
 
 
 def latent_accuracy(
@@ -159,17 +72,17 @@ def latent_accuracy(
         >>> sorted(latent_accuracy(recipe.guide, splits.train, splits.test, ["image"]))
         ['se', 'value']
     """
-    _check_labels(train)
-    _check_labels(test)
+    check_labels(train)
+    check_labels(test)
     if not _can_probe(train, test, subset, num_rows):
         raise ValueError(f"a probe needs test rows and two classes of training rows that hold {list(subset)}")
     codes = []
     for data, most in ((train, num_rows), (test, len(test))):
-        rows = _held(data.observed, subset, data.x)[:most]
+        rows = held_rows(data.observed, subset, data.x)[:most]
         x, _ = data.select(subset).rows(rows)
         codes.append((embed(guide, x, subset).cpu().numpy(), data.labels[rows].numpy()))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(*codes[0])
-    return _share(torch.as_tensor(probe.predict(codes[1][0]) == codes[1][1]))
+    return share_of(torch.as_tensor(probe.predict(codes[1][0]) == codes[1][1]))
 
 
 def evaluate(
@@ -186,14 +99,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """All metrics on the test split, as `metrics.json` holds them.
 
-    Keys: `coherence.joint`, `coherence.conditional["image->label"]`, `latent_accuracy[subset]`,
-    `log_likelihood[subset]`, `conditional_log_likelihood["label->image"]` (of the model),
+    Keys: `coherence.joint`, `coherence.conditional["image->label"]`, `coherence.by_number["2"]` (that many
+    given, see `coherence_by_number`), `latent_accuracy[subset]`, `log_likelihood[subset]`,
+    `conditional_log_likelihood["label->image"]` (of the model),
     `guide_conditional_log_likelihood["label->image"].{mean,logmeanexp}` (of the guide), `classifier_accuracy`,
     `parameters`, `data`, `settings`, `versions`, `seed`, `seconds`. Every estimate is a dict of `value` and its
     standard error `se` (likelihoods also `mc_se`, the Monte Carlo part alone); what does not exist for a method is
     None: a modality without classes, a subset that the guide does not answer or that no row holds, a modality of the
     data that the model does not have, and whatever is not given its conditions for a conditional model. With more than
-    three modalities, only single ones and the full set are looked at.
+    three modalities, only single ones and the full set are looked at, except by `by_number`, which is empty below
+    three.
 
     Args:
         model: The generative program.
@@ -245,7 +160,7 @@ def evaluate(
 
         def likelihood(subset: Sequence[str], given: Sequence[str] = ()) -> dict[str, float] | None:
             both = [*subset, *given]
-            rows = _held(observed, both, x)
+            rows = held_rows(observed, both, x)
             below = set(given) - conditions
             if not exists(subset, given) or not answers(guide, both) or (below and not answers(guide, given)):
                 return None
@@ -258,7 +173,7 @@ def evaluate(
             return {"value": found.mean, "se": found.se, "mc_se": found.mc_se}
 
         def guide_bounds(given: Sequence[str], target: str) -> dict[str, dict[str, float]] | None:
-            rows = _held(observed, [*given, target], x)
+            rows = held_rows(observed, [*given, target], x)
             if not exists([target], given) or not answers(guide, given) or not len(rows):
                 return None
             bounds = guide_conditional_log_likelihood(model, guide, x, given, [target], num_samples, observed)
@@ -267,7 +182,7 @@ def evaluate(
         def coherence(given: Sequence[str], target: str) -> dict[str, float] | None:
             if target not in classifiers or not exists([target], given) or not answers(guide, given):
                 return None
-            if not len(_held(splits.test.observed, given, splits.test.x)):
+            if not len(held_rows(splits.test.observed, given, splits.test.x)):
                 return None
             return conditional_coherence(model, guide, splits.test, given, target, classifiers[target], output)
 
@@ -281,8 +196,16 @@ def evaluate(
         has_joint = len(classifiers) > 1 and not conditions
         joint = joint_coherence(model, classifiers, coherence_samples, output) if has_joint else None
         singles = [(given, target) for given, target in pairs if len(given) == 1]
+        rows = splits.test.select(modelled)
+        # of two modalities it is the mean of the two directions
+        counts = len(modelled) > 2 and len(classifiers) > 0 and not conditions
+        by_number = coherence_by_number(model, guide, rows, classifiers, output) if counts else {}
         report = {
-            "coherence": {"joint": joint, "conditional": {_arrow(g, t): coherence(g, t) for g, t in pairs}},
+            "coherence": {
+                "joint": joint,
+                "conditional": {_arrow(g, t): coherence(g, t) for g, t in pairs},
+                "by_number": {str(number): value for number, value in by_number.items()},
+            },
             "latent_accuracy": {"+".join(subset): probe(subset) for subset in subsets},
             "log_likelihood": {"+".join(subset): likelihood(subset) for subset in subsets},
             "conditional_log_likelihood": {_arrow(g, t): likelihood((t,), g) for g, t in singles},
@@ -314,23 +237,10 @@ def evaluate(
     )
 
 
-def _held(observed: Mapping[str, Tensor] | None, names: Sequence[str], x: Mapping[str, Tensor]) -> Tensor:
-    """Indices of the rows that hold every one of `names`."""
-    held = torch.ones(len(next(iter(x.values()))), dtype=torch.bool)
-    for name in names:
-        held &= (observed or {}).get(name, held)
-    return held.nonzero()[:, 0]
-
-
 def _can_probe(train: MultimodalData, test: MultimodalData, subset: Sequence[str], num_rows: int) -> bool:
     """Whether some test rows, and training rows of two classes, hold a subset."""
-    rows = _held(train.observed, subset, train.x)[:num_rows]
-    return len(_held(test.observed, subset, test.x)) > 0 and len(train.labels[rows].unique()) > 1
-
-
-def _check_labels(data: MultimodalData) -> None:
-    if data.labels is None:
-        raise ValueError(f"data set {data.name!r} has no labels to judge classes by")
+    rows = held_rows(train.observed, subset, train.x)[:num_rows]
+    return len(held_rows(test.observed, subset, test.x)) > 0 and len(train.labels[rows].unique()) > 1
 
 
 def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -340,11 +250,6 @@ def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _arrow(given: Sequence[str], target: str) -> str:
     return f"{'+'.join(given)}->{target}"
-
-
-def _share(right: Tensor) -> dict[str, float]:
-    value = right.double().mean().item()
-    return {"value": value, "se": math.sqrt(value * (1 - value) / right.numel())}
 
 
 def _mean(rows: Tensor) -> dict[str, float]:

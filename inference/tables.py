@@ -13,6 +13,8 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | 
     rows = {"joint coherence": metrics["coherence"]["joint"]}
     for name, value in metrics["coherence"]["conditional"].items():
         rows[f"coherence {name}"] = value
+    for number, value in metrics["coherence"].get("by_number", {}).items():
+        rows[f"coherence, {number} given"] = value
     for name, value in metrics["latent_accuracy"].items():
         rows[f"latent accuracy {name}"] = value
     for name, value in metrics["log_likelihood"].items():
