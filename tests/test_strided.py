@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from multipyro.data import Modality
+from multipyro.guides import JointEncoder
 from multipyro.inference import build, fit_recipe, networks_for
 from multipyro.ppl_models import Discriminator, Normal, NormalisedMLP, StridedDecoder, StridedEncoder
 from multipyro.ppl_models._batch import batch_statistics, running_statistics
@@ -113,7 +114,24 @@ def test_discriminators(kind):
     assert networks.discriminator("attributes", kind)(torch.rand(4, 40)).shape == (4,)
 
 
-@pytest.mark.parametrize("method", ["jmvae", "jmvae-kl", "jmvae-gan"])
+@pytest.mark.parametrize(
+    "method, options",
+    [
+        *((method, {}) for method in ("jmvae", "jmvae-kl", "telbo", "jnf", "cvae", "cmma")),
+        *(("cvae", {"prior_network": True}), ("vlvae", {"inference": "joint", "aggregate": None})),
+    ],
+)
+def test_joined_branches_have_a_layer_after_them(method, options):
+    guide = build(method, networks_for(FACES, (8, 8)), 2, **options).guide
+    joint = [part for part in guide.modules() if isinstance(part, JointEncoder)]
+    heads = [part for name, part in guide.named_modules() if name.endswith("heads") and "flow" not in name]
+    assert [part.encoder.network.layers[0].weight.shape for part in joint] == [(16, 64 + 8)]
+    assert method == "jnf" or {part.in_features for part in heads} == {16}
+    small = build(method, networks_for(SMALL, (8, 8)), 2, **options).guide
+    assert not any("trunk" in name or "encoder.network.layers" in name for name, _ in small.named_parameters())
+
+
+@pytest.mark.parametrize("method", ["jmvae", "jmvae-kl", "jmvae-gan", "telbo", "cvae", "cmma"])
 def test_methods_train_on_faces_whose_last_batch_is_a_single_row(method):
     torch.manual_seed(0)
     recipe = build(method, networks_for(FACES, (8, 8)), 2)

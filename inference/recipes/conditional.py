@@ -6,7 +6,7 @@ the posterior instead, which has seen the target. Their CMMA also minimises an a
 
 from collections.abc import Mapping, Sequence
 
-from multipyro.guides import JointEncoder, JointGuide, NormalEncoder
+from multipyro.guides import JointEncoder, JointGuide
 from multipyro.inference.networks import Networks
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.terms import Term, WeightedELBO
@@ -40,15 +40,16 @@ def _conditional(name: str, decoder_sees_condition: bool):
         sites, schedules = site_weights(networks, beta, warmup, weights)
         networks, conditions = networks.select(target + given), networks.select(given)
         prior = None
-        if prior_network:
-            branches = conditions.branches()
-            single = len(given) == 1
-            prior = NormalEncoder(branches[given[0]], latent_dim) if single else JointEncoder(branches, latent_dim)
+        if prior_network and len(given) == 1:
+            prior = conditions.encoders(latent_dim)[given[0]]
+        elif prior_network:
+            prior = JointEncoder(conditions.branches(), latent_dim, networks.joint_features)
         features = conditions.branches() if decoder_sees_condition else {}
         width = latent_dim + sum(network.out_features for network in features.values())
         model = ConditionalModel(latent_dim, networks.select(target).likelihoods(width), given, prior, features)
         # given the conditions alone the guide is the model's prior itself, so that no prediction has seen a target
-        guide = JointGuide(latent_dim, networks.branches(), encoders={tuple(given): model.prior})
+        encoders = {tuple(given): model.prior}
+        guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
         elbo = WeightedELBO(lambda m, g, _: [Term(m, g, sites=sites)], schedules=schedules)
         return Recipe(name, model, guide, (Stage(elbo),), latent_dim)
 

@@ -50,7 +50,7 @@ def _build(
         for name, branch in networks.branches().items()
     }
     sampler = (sampler_steps, leapfrogs, step_size, divide_once)
-    guide = FlowExperts(latent_dim, networks.branches(), flows, (), *sampler)
+    guide = FlowExperts(latent_dim, networks.branches(), flows, networks.joint_features, *sampler)
 
     def unimodal(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
         teacher, student = frozen(g), frozen(g, (guide.encoders,))

@@ -28,7 +28,8 @@ def _build(
     alone, _ = site_weights(networks, beta, 0, weights)
     alone.update(site_weights(networks, beta, 0, subset_weights)[0] if subset_weights else {})
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = JointGuide(latent_dim, networks.branches(), encoders=networks.subset_encoders(latent_dim))
+    encoders = networks.subset_encoders(latent_dim)
+    guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
 
     def joint(m: Program, g: Program, _: tuple[str, ...]) -> list[Term]:
         return [Term(m, g, sites=sites)]

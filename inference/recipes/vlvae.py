@@ -56,7 +56,10 @@ def _build(
         likelihoods[text.name] = AutoregressiveText(network, text.num_classes, *text.shape, token_dropout=token_dropout)
     model, seen = MultimodalModel(latent_dim, likelihoods), pair if inference == "joint" else pair[:1]
     encoders = networks.select(pair[:1]).encoders(latent_dim)
-    guide = JointGuide(latent_dim, networks.branches()) if seen == pair else _FirstOnly(latent_dim, pair, encoders)
+    if seen == pair:
+        guide = JointGuide(latent_dim, networks.branches(), networks.joint_features)
+    else:
+        guide = _FirstOnly(latent_dim, pair, encoders)
 
     def terms(m: Program, g: Program, _: tuple[str, ...]) -> list[Term]:
         return [Term(m, restrict(g, seen), sites=sites)]
