@@ -20,7 +20,10 @@ _GO_ON = {
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SEEDS = 2**32
 # the keys of `multipyro.inference.networks.FAMILIES`, which takes seconds to import
-_FAMILIES = ("mlp", "convolutional", "strided", "residual", "instance", "characters", "sentence", "gru")
+_FAMILIES = (
+    *("mlp", "shallow", "tapered", "convolutional", "plain", "strided", "residual", "instance", "characters"),
+    *("sentence", "gru"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

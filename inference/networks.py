@@ -52,6 +52,8 @@ _LIKELIHOODS: dict[str, Callable[[nn.Module], nn.Module]] = {
 _ENCODERS = {"laplace": LaplaceEncoder, "normal": NormalEncoder}
 # the smallest side of the images that get the networks of JMVAE for CelebA
 _LARGE = 64
+# the features of ResNet-101
+_FEATURES = 2048
 # standard deviation of a pixel of such an image, in units of [0, 1]: JMVAE has 1 on standardised pixels
 _PIXEL_SCALE = 0.27
 # what a discriminator is made of: batch norm and ReLUs as in the paper, or neither as in its code
@@ -66,7 +68,10 @@ class Networks:
     | family | of | is picked for |
     | --- | --- | --- |
     | `mlp` | JMVAE on MNIST, two hidden layers each way | everything else |
+    | `shallow` | MMVAE and MoPoE on MNIST, one hidden layer each way | MNIST beside a plain image |
+    | `tapered` | MMVAE on CUB's features, three layers with ELUs | vectors of 2048 numbers |
     | `convolutional` | MoPoE on PolyMNIST (section 4.7 of its appendix) | colour images |
+    | `plain` | MoPoE on SVHN, MMVAE on pictures of CUB, no batch norm | colour images of 32x32 |
     | `strided` | JMVAE on CelebA | colour images of 64x64 and more, sides divisible by 16 |
     | `residual` | MoPoE on CelebA | on request: images of 64x64, texts of 256 characters |
     | `instance` | VLVAE, with instance norm | on request: images with sides divisible by 4 |
@@ -75,8 +80,12 @@ class Networks:
     | `gru` | VLVAE's encoder of texts | on request: texts |
 
     The last hidden width `h` sets the others, so that 512 is the papers' size: `h / 8` channels in the first strided
-    convolution, `h / 4` in those of MoPoE, `2 h` features after joining. Beside a strided image, vectors such as
-    attributes have batch norm too, as JMVAE has them on CelebA.
+    convolution, `h / 4` in those of MoPoE for CelebA and for texts, `2 h` features after joining, 400/512 of `h` in a
+    shallow network. Tapered ones have `2 h`, `h` and `h / 2` units, mirrored in the decoder. Plain ones suit images
+    with sides divisible by 8: MoPoE's three convolutions (`h / 16`, `h / 8` twice) and `h / 4` features, or of sides
+    from 64 on that are divisible by 16 MMVAE's four (`h / 8` to `h`), flattened. So MNIST-SVHN-Text at its default
+    widths has the networks of MoPoE. Beside a strided image, vectors such as attributes have batch norm too, as JMVAE
+    has them on CelebA.
 
     Args:
         modalities: Modality name -> its description.
@@ -113,7 +122,8 @@ class Networks:
         unknown = [name for name in families or {} if name not in modalities]
         if unknown:
             raise ValueError(f"families name unknown modalities {unknown}: there are {list(modalities)}")
-        self.families = {name: _checked(m, (families or {}).get(name, _picked(m))) for name, m in modalities.items()}
+        picked = {**_picks(modalities), **(families or {})}
+        self.families = {name: _checked(modality, picked[name]) for name, modality in modalities.items()}
         self.normalised = "strided" in self.families.values() if normalised is None else normalised
         self.joint_features = (2 * self.hidden_features[-1],) if self.normalised else ()
 
@@ -189,6 +199,14 @@ class Networks:
                 return StridedEncoder(modality.shape, self._width(8))
             case "convolutional":
                 return ConvEncoder(modality.shape)
+            case "plain":
+                channels, features = self._plain(modality)
+                return ConvEncoder(modality.shape, features, channels, kernel=4)
+            case "shallow":
+                return MLP(modality.shape, self._shallow, (), activate_output=True)
+            case "tapered":
+                *wide, narrow = self._tapered
+                return MLP(modality.shape, narrow, wide, nn.ELU, activate_output=True)
             case "instance":
                 return InstanceNormEncoder(modality.shape, out, self._width(8))
             case "residual" if modality.kind == "image":
@@ -215,6 +233,13 @@ class Networks:
                 return StridedDecoder(latent_dim, modality.shape, self._width(8))
             case "convolutional":
                 return ConvDecoder(latent_dim, modality.shape)
+            case "plain":
+                channels, features = self._plain(modality)
+                return ConvDecoder(latent_dim, modality.shape, channels[::-1], 4, features)
+            case "shallow":
+                return MLP(latent_dim, modality.shape, (self._shallow,))
+            case "tapered":
+                return MLP(latent_dim, modality.shape, self._tapered[::-1], nn.ELU)
             case "instance":
                 return InstanceNormDecoder(latent_dim, modality.shape, self._width(8))
             case "residual" if modality.kind == "image":
@@ -233,6 +258,22 @@ class Networks:
     def _width(self, share: int) -> int:
         """Channels that are the last hidden width over `share`."""
         return max(1, self.hidden_features[-1] // share)
+
+    def _plain(self, modality: Modality) -> tuple[tuple[int, ...], int | None]:
+        """Channels of the plain convolutions of an image, and the width of the layer beyond them, if there is one."""
+        if _sides(modality, 16, _LARGE):
+            return tuple(map(self._width, (8, 4, 2, 1))), None
+        return tuple(map(self._width, (16, 8, 8))), self._width(4)
+
+    @property
+    def _shallow(self) -> int:
+        """Units of the only hidden layer."""
+        return max(1, 400 * self.hidden_features[-1] // 512)
+
+    @property
+    def _tapered(self) -> tuple[int, ...]:
+        """Units of the three layers of an encoder of features."""
+        return (2 * self.hidden_features[-1], self.hidden_features[-1], self._width(2))
 
     @property
     def _embedding(self) -> int:
@@ -290,7 +331,10 @@ def _is_text(modality: Modality) -> bool:
 #: Family of networks -> whether it suits a modality.
 FAMILIES: dict[str, Callable[[Modality], bool]] = {
     "mlp": lambda modality: True,
+    "shallow": lambda modality: modality.kind in ("image", "vector") and modality.likelihood != "categorical",
+    "tapered": lambda modality: modality.kind == "vector" and modality.likelihood != "categorical",
     "convolutional": lambda modality: modality.kind == "image",
+    "plain": lambda modality: _sides(modality, 8, 16),
     "strided": lambda modality: _sides(modality, 16, 16),
     "residual": lambda modality: modality.shape == (256,) if _is_text(modality) else modality.shape[1:] == (64, 64),
     "instance": lambda modality: _sides(modality, 4, 16),
@@ -306,9 +350,19 @@ def _suits(modality: Modality, family: str) -> bool:
     return FAMILIES[family](modality)
 
 
+def _picks(modalities: Mapping[str, Modality]) -> dict[str, str]:
+    """Modality -> the family that is picked for it, with regard to those beside it."""
+    picks = {name: _picked(modality) for name, modality in modalities.items()}
+    written = [name for name, m in modalities.items() if m.kind == "image" and m.shape == (1, 28, 28)]
+    return {**picks, **dict.fromkeys(written, "shallow")} if "plain" in picks.values() else picks
+
+
 def _picked(modality: Modality) -> str:
     if _is_colour(modality):
-        return "strided" if _sides(modality, 16, _LARGE) else "convolutional"
+        small = "plain" if modality.shape[1:] == (32, 32) else "convolutional"
+        return "strided" if _sides(modality, 16, _LARGE) else small
+    if modality.shape == (_FEATURES,) and _suits(modality, "tapered"):
+        return "tapered"
     if modality.alphabet is not None and modality.dim >= 8 and _suits(modality, "characters"):
         return "characters"
     if modality.vocabulary is not None and modality.dim >= 16 and _suits(modality, "sentence"):

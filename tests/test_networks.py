@@ -1,5 +1,6 @@
 """Which networks a data set gets, how to ask for others, and that a run keeps them."""
 
+import itertools
 import json
 
 import pytest
@@ -14,6 +15,8 @@ ALPHABET = "-ab"
 WORDS = ("<pad>", "a", "b")
 MODALITIES = {
     "grey": Modality("grey", (1, 64, 64), "image", "bernoulli"),
+    "written": Modality("written", (1, 28, 28), "image", "laplace"),
+    "odd": Modality("odd", (3, 28, 28), "image", "laplace"),
     "small": Modality("small", (3, 32, 32), "image", "laplace"),
     "large": Modality("large", (3, 64, 64), "image", "laplace"),
     "wide": Modality("wide", (3, 64, 72), "image", "laplace"),
@@ -24,18 +27,23 @@ MODALITIES = {
     "caption": Modality("caption", (32,), "text", "categorical", 3, vocabulary=WORDS),
     "label": Modality("label", (), "label", "categorical", 3),
     "flags": Modality("flags", (4,), "vector", "bernoulli"),
+    "features": Modality("features", (2048,), "vector", "laplace"),
 }
 PICKED = {
     **dict.fromkeys(("grey", "name", "tags", "label", "flags"), "mlp"),
-    **{"small": "convolutional", "wide": "convolutional", "large": "strided"},
+    **{"odd": "convolutional", "wide": "convolutional", "small": "plain", "large": "strided"},
+    **{"written": "shallow", "features": "tapered"},
     **{"string": "characters", "long": "characters", "caption": "sentence"},
 }
 SUITED = {
     "mlp": set(MODALITIES),
-    "convolutional": {"grey", "small", "large", "wide"},
+    "shallow": {"grey", "written", "odd", "small", "large", "wide", "flags", "features"},
+    "tapered": {"flags", "features"},
+    "convolutional": {"grey", "written", "odd", "small", "large", "wide"},
+    "plain": {"grey", "small", "large", "wide"},
     "strided": {"grey", "small", "large"},
     "residual": {"grey", "large", "long"},
-    "instance": {"grey", "small", "large", "wide"},
+    "instance": {"grey", "written", "odd", "small", "large", "wide"},
     "characters": {"string", "long", "caption"},
     "sentence": {"string", "long", "caption"},
     "gru": {"name", "string", "long", "tags", "caption"},
@@ -50,6 +58,62 @@ def rows(modality, number=3):
 
 def test_the_data_picks_its_networks():
     assert Networks(MODALITIES, (32, 32)).families == PICKED
+
+
+def test_a_written_digit_has_the_shallow_networks_beside_a_plain_image_alone():
+    for other, family in (("small", "shallow"), ("odd", "mlp"), ("label", "mlp")):
+        networks = networks_for({name: MODALITIES[name] for name in ("written", other)})
+        assert networks.families["written"] == networks.select(["written"]).families["written"] == family
+
+
+def convolutions(*layers):
+    """Number of parameters of square convolutions, `(before, after, kernel)`, with their biases."""
+    return sum(before * after * kernel**2 + after for before, after, kernel in layers)
+
+
+def layers(*widths):
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths))
+
+
+# what the papers list with 20 (CUB: 64) latents, family and modality -> encoder with its two heads, and decoder
+PUBLISHED = {
+    ("shallow", "written", 20): (layers(784, 400) + 2 * layers(400, 20), layers(20, 400, 784)),
+    ("plain", "small", 20): (
+        convolutions((3, 32, 4), (32, 64, 4), (64, 64, 4), (64, 128, 4)) + 2 * layers(128, 20),
+        layers(20, 128) + convolutions((128, 64, 4), (64, 64, 4), (64, 32, 4), (32, 3, 4)),
+    ),
+    ("plain", "large", 64): (
+        convolutions((3, 64, 4), (64, 128, 4), (128, 256, 4), (256, 512, 4)) + 2 * convolutions((512, 64, 4)),
+        convolutions((64, 512, 4), (512, 256, 4), (256, 128, 4), (128, 64, 4), (64, 3, 4)),
+    ),
+    ("tapered", "features", 64): (
+        layers(2048, 1024, 512, 256) + 2 * layers(256, 64),
+        layers(64, 256, 512, 1024, 2048),
+    ),
+    ("characters", "text", 20): (
+        71 * 128 + 128 + 2 * (4 * 128 * 128 + 128) + 2 * layers(128, 20),
+        layers(20, 128) + 2 * (4 * 128 * 128 + 128) + 71 * 128 + 71,
+    ),
+}
+
+
+@pytest.mark.parametrize("family, name, latent_dim", PUBLISHED)
+def test_at_widths_of_512_they_are_those_of_the_papers(family, name, latent_dim):
+    alphabet = "".join(map(chr, range(32, 103)))
+    text = Modality("text", (8,), "text", "categorical", 71, alphabet=alphabet)
+    networks = networks_for({name: text if name == "text" else MODALITIES[name]}, (512, 512), family)
+    parts = (networks.encoders(latent_dim)[name], networks.likelihoods(latent_dim)[name].network)
+    sizes = tuple(sum(parameter.numel() for parameter in part.parameters()) for part in parts)
+    assert sizes == PUBLISHED[family, name, latent_dim]
+
+
+def test_features_narrow_in_steps_with_elus_and_widen_again():
+    networks = networks_for({"features": MODALITIES["features"]})
+    for network in (networks.branches()["features"], networks.likelihoods(64)["features"].network):
+        kinds = [type(layer).__name__ for layer in network.layers]
+        assert kinds == ["Linear", "ELU"] * (len(kinds) // 2) + ["Linear"] * (len(kinds) % 2)
+    widths = [layer.out_features for layer in network.layers[::2]]
+    assert widths == [256, 512, 1024, 2048]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -69,7 +133,7 @@ def test_a_family_serves_all_that_it_suits_and_refuses_the_rest(family):
 
 
 def test_what_is_unknown_is_told():
-    with pytest.raises(ValueError, match="unknown networks 'dense': there are mlp, convolutional"):
+    with pytest.raises(ValueError, match="unknown networks 'dense': there are mlp, shallow"):
         networks_for(MODALITIES, families="dense")
     with pytest.raises(ValueError, match=r"families name unknown modalities \['sound'\]"):
         networks_for(MODALITIES, families={"sound": "mlp"})

@@ -1,12 +1,17 @@
 """The published networks: shapes, leading dimensions, numbers of parameters, single rows, and what they refuse."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
+from multipyro.guides import NormalEncoder
 from multipyro.ppl_models import (
     CharacterDecoder,
     CharacterEncoder,
+    ConvDecoder,
+    ConvEncoder,
     InstanceNormDecoder,
     InstanceNormEncoder,
     ResidualDecoder,
@@ -50,6 +55,13 @@ INSTANCE = (
     convolution(64, 128, 3, 3) + convolution(128, 256, 3, 3) + 6 * convolution(256, 256, 3, 3)
 )  # instance norm has no parameters
 
+SVHN = (3, 32, 32)
+
+
+def plain(*channels):
+    return sum(convolution(before, after, 4, 4) for before, after in itertools.pairwise(channels))
+
+
 # network at the published size, number of parameters by hand
 PUBLISHED = {
     "characters in": (
@@ -86,10 +98,31 @@ PUBLISHED = {
         + 128,
     ),
     "shared in": (lambda: SharedLayers(200, 100), 200 * 500 + 1000 + 501 * 500 + 501 * 100),
+    # the heads, and the layer that MoPoE has before them, are convolutions of the whole map in the papers
+    "mmvae svhn in": (
+        lambda: NormalEncoder(ConvEncoder(SVHN, None, (32, 64, 128), 4), 20),
+        plain(3, 32, 64, 128) + 2 * plain(128, 20),
+    ),
+    "mmvae svhn out": (lambda: ConvDecoder(20, SVHN, (128, 64, 32), 4), plain(20, 128, 64, 32, 3)),
+    "mopoe svhn in": (
+        lambda: NormalEncoder(ConvEncoder(SVHN, 128, (32, 64, 64), 4), 20),
+        plain(3, 32, 64, 64, 128) + 2 * convolution(128, 20),
+    ),
+    "mopoe svhn out": (
+        lambda: ConvDecoder(20, SVHN, (64, 64, 32), 4, 128),
+        convolution(20, 128) + plain(128, 64, 64, 32, 3),
+    ),
+    "birds in": (
+        lambda: NormalEncoder(ConvEncoder(PICTURE, None, (64, 128, 256, 512), 4), 64),
+        plain(3, 64, 128, 256, 512) + 2 * plain(512, 64),
+    ),
+    "birds out": (lambda: ConvDecoder(64, PICTURE, (512, 256, 128, 64), 4), plain(64, 512, 256, 128, 64, 3)),
     "words in": (lambda: TokenGRU(20, 9), 20 * 100 + 3 * 200 * (100 + 200 + 2)),
 }
 
 ENCODERS = {
+    "map": (lambda: ConvEncoder(SMALL, None, (2, 3), 4), SMALL),
+    "map and layer": (lambda: ConvEncoder((3, 16, 24), 5, (2, 3), 4), (3, 16, 24)),
     "characters": (lambda: CharacterEncoder(7, 8, 6), WORD),
     "longer characters": (lambda: CharacterEncoder(7, 32, 6), CAPTION),
     "pictures": (lambda: ResidualEncoder(PICTURE, 2), PICTURE),
@@ -99,6 +132,8 @@ ENCODERS = {
     "words": (lambda: TokenGRU(7, 8, 5, 4), WORD),
 }
 DECODERS = {
+    "map": (lambda: ConvDecoder(4, SMALL, (3, 2), 4), SMALL),
+    "map and layer": (lambda: ConvDecoder(4, (3, 16, 24), (3, 2), 4, 5), (3, 16, 24)),
     "characters": (lambda: CharacterDecoder(4, 7, 8, 6), (8, 7)),
     "longer characters": (lambda: CharacterDecoder(4, 7, 32, 6), (32, 7)),
     "pictures": (lambda: ResidualDecoder(4, PICTURE, 2), PICTURE),
@@ -180,6 +215,11 @@ def test_a_word_that_pads_is_embedded_as_zeros():
         (lambda: ResidualEncoder(PICTURE, 2)(torch.zeros(1, 1, 64, 64)), "expected inputs of shape"),
         (lambda: ResidualTextDecoder(4, 7, 128), "length must be 256, got 128"),
         (lambda: SentenceEncoder(7, 12), "divisible by 8"),
+        (lambda: ConvEncoder((3, 28, 28), kernel=4), r"sides divisible by 8, got \(3, 28, 28\)"),
+        (lambda: ConvDecoder(4, (3, 32, 34), (3, 2), 4), r"sides divisible by 4, got \(3, 32, 34\)"),
+        (lambda: ConvEncoder((28, 28)), r"must be \(channels, height, width\), got \(28, 28\)"),
+        (lambda: ConvDecoder(4, SMALL, kernel=5), "kernel must be 3 or 4, got 5"),
+        (lambda: ConvEncoder(SMALL, kernel=4)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
         (lambda: InstanceNormEncoder((3, 18, 16)), "divisible by 4"),
         (lambda: InstanceNormEncoder(SMALL, 5, 2)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
         (lambda: SharedLayers(9, 4, 8), "at most hidden_features"),
