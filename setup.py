@@ -58,6 +58,8 @@ setup(
         "torchvision>=0.29.2,<0.30",
     ],
     extras_require={
+        # OpenCV 5 has no Haar cascades
+        "faces": ["opencv-python-headless>=4.14.0.94,<4.15"],
         "render": ["pyvista>=0.49.1,<0.50"],
         "tensorboard": ["tensorboard>=2.21.0,<2.22"],
         "test": [

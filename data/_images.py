@@ -24,6 +24,7 @@ def decode_images(
     names: Sequence[str],
     shape: tuple[int, int, int],
     prepare: Callable[[Image.Image], Image.Image | np.ndarray] | None = None,
+    boxes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pixels uint8 `(rows, channels, height, width)` of pictures, decoded by several threads.
 
@@ -32,6 +33,7 @@ def decode_images(
         names: What messages call them.
         shape: Channels (1 for grey, 3 for colour), height and width that each must have in the end.
         prepare: Crops and resizes a picture of these channels; None where all have the size.
+        boxes: Left, top, right and lower edge `(rows, 4)` of what is cut out of each picture first; None for all of it.
 
     Raises:
         ValueError: If one cannot be read as an image or has another size; the message names it.
@@ -45,7 +47,9 @@ def decode_images(
         file: Path | BinaryIO = BytesIO(source) if isinstance(source, bytes) else source
         try:
             with Image.open(file) as image:
-                found = np.asarray(image.convert(mode) if prepare is None else prepare(image.convert(mode)))
+                picture = image.convert(mode)
+                picture = picture if boxes is None else picture.crop(tuple(map(int, boxes[row])))
+                found = np.asarray(picture if prepare is None else prepare(picture))
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{names[row]} cannot be read as an image ({error}): fetch it again") from error
         except ValueError as error:
