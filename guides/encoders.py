@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from multipyro.ppl_models import MLP
 
-__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "trunk"]
+__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "chain", "trunk"]
 
 # scales below 1e-6 make log-densities overflow in float32 long before they say anything about data
 _MIN_SCALE = 1e-6
@@ -28,6 +28,13 @@ def trunk(features: int, hidden_features: Sequence[int] = ()) -> nn.Module:
     same = nn.Identity()
     same.out_features = features
     return same
+
+
+def chain(network: nn.Module, after: nn.Module) -> nn.Module:
+    """A feature network and what comes after it, with the latter's `out_features`."""
+    both = nn.Sequential(network, after)
+    both.out_features = after.out_features
+    return both
 
 
 class NormalEncoder(nn.Module):
@@ -95,6 +102,8 @@ class JointEncoder(nn.Module):
         latent_dim: Size of the latent.
         hidden_features: Widths of the hidden layers after the branches; none in the JMVAE paper.
         scale: As in `NormalEncoder`.
+        shared: Network from the joined features to the heads, in place of hidden layers; its attribute `out_features`
+            gives the number of its own.
 
     Example:
         >>> encoder = JointEncoder({"a": MLP(4, 8), "b": MLP(3, 8)}, latent_dim=2)
@@ -108,11 +117,13 @@ class JointEncoder(nn.Module):
         latent_dim: int,
         hidden_features: Sequence[int] = (),
         scale: str = "softplus",
+        shared: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleDict(branches)
         joined = sum(_features(branch) for branch in branches.values())
-        self.encoder = NormalEncoder(trunk(joined, hidden_features), latent_dim, scale)
+        between = trunk(joined, hidden_features) if shared is None else shared
+        self.encoder = NormalEncoder(between, latent_dim, scale)
 
     def forward(self, x: Mapping[str, Tensor]) -> dist.Distribution:
         return self.encoder(torch.cat([branch(x[name]) for name, branch in self.branches.items()], -1))

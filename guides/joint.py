@@ -28,6 +28,7 @@ class JointGuide(Guide):
             larger subset with a dict. Keys are a name or a tuple of names.
         scale: As in `NormalEncoder`, for the joint encoder.
         name: As in `Guide`.
+        shared: As in `JointEncoder`.
 
     Raises:
         ValueError: If `encoders` has one of all modalities; when called with a subset, or with rows, that none of the
@@ -49,6 +50,7 @@ class JointGuide(Guide):
         encoders: Mapping[str | tuple[str, ...], nn.Module] | None = None,
         scale: str = "softplus",
         name: str | None = None,
+        shared: nn.Module | None = None,
     ) -> None:
         modalities = tuple(branches)
         keys = {(key,) if isinstance(key, str) else tuple(key): net for key, net in (encoders or {}).items()}
@@ -57,7 +59,7 @@ class JointGuide(Guide):
             raise ValueError(f"encoders must be of proper subsets of {modalities}: branches make the one of all")
         super().__init__(latent_dim, None, modalities, [*ordered, modalities], name=name)
         self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})
-        self.joint = JointEncoder(branches, latent_dim, hidden_features, scale)
+        self.joint = JointEncoder(branches, latent_dim, hidden_features, scale, shared)
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
         x = self.given(x, observed)

@@ -43,14 +43,14 @@ def picture(arguments: argparse.Namespace, recipe: Recipe) -> tuple[list[str], l
 
 
 def options_from(pairs: Sequence[str], flag: str = "--option") -> dict[str, Any]:
-    """Options from KEY=VALUE, values as Python writes them, else as text."""
+    """Options from KEY=VALUE, values as Python writes them (true and false in small letters too), else as text."""
     found = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator:
             raise ValueError(f"{flag} must be KEY=VALUE, got {pair!r}")
         try:
-            found[key] = ast.literal_eval(text)
+            found[key] = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
         except (ValueError, SyntaxError):
             found[key] = text
     return found

@@ -8,7 +8,7 @@ from torch import nn
 
 from multipyro.data import Modality
 from multipyro.guides import JointEncoder, LaplaceEncoder, NormalEncoder
-from multipyro.guides.encoders import trunk
+from multipyro.guides.encoders import chain, trunk
 from multipyro.ppl_models import (
     MLP,
     Bernoulli,
@@ -169,9 +169,15 @@ class Networks:
             return Discriminator(self._features(modality))
         return Discriminator(self._deep(StridedEncoder(described.shape, self._width(8), *_DISCRIMINATORS[kind])))
 
-    def branches(self) -> dict[str, nn.Module]:
-        """Modality name -> feature network."""
-        return {name: self._features(name) for name in self.modalities}
+    def branches(self, features: int | None = None) -> dict[str, nn.Module]:
+        """Modality name -> feature network, each with so many features, by a linear layer where it has others."""
+        found = {name: self._features(name, features) for name in self.modalities}
+        if features is None:
+            return found
+        return {
+            name: net if net.out_features == features else chain(net, nn.Linear(net.out_features, features))
+            for name, net in found.items()
+        }
 
     def select(self, modalities: Sequence[str]) -> "Networks":
         """The same networks for some of the modalities."""
@@ -186,12 +192,11 @@ class Networks:
         """A feature network and the layers that follow joined branches, where there are any."""
         if not self.joint_features:
             return features
-        deep = nn.Sequential(features, trunk(features.out_features, self.joint_features))
-        deep.out_features = deep[1].out_features
-        return deep
+        return chain(features, trunk(features.out_features, self.joint_features))
 
-    def _features(self, name: str) -> nn.Module:
+    def _features(self, name: str, features: int | None = None) -> nn.Module:
         *before, out = self.hidden_features
+        out = out if features is None else features
         modality = self.modalities[name]
         tokens = (modality.num_classes, math.prod(modality.shape))
         match self.families[name]:

@@ -118,51 +118,58 @@ class InstanceNormDecoder(nn.Module):
 
 
 class SharedLayers(nn.Module):
-    r"""Fully connected layers with batch norm that add up, for what all modalities share.
+    r"""Fully connected layers with batch norm and residual connections, for what all modalities share.
 
-    Each hidden layer but the first adds what came before it, the first hidden one the input filled up with zeros.
+    .. math:: h_1 = f_1(v) + (v, 0), \qquad h_{i + 1} = f_{i + 1}(h_i) + h_i
+
+    where each block `f` is a layer, batch norm, a leaky ReLU and another layer, and the input is filled up with zeros.
 
     References:
-        As for `InstanceNormEncoder`: 500 units, two of them in the encoder and three in the decoder.
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
+        Kushman), section 5.1, and its released code: 500 units; one block and the heads in the encoder (three layers
+        and one residual connection), two blocks and a last layer of 200 in the decoder (five and two).
 
     Args:
         in_features: Size of the input, at most `hidden_features`.
-        out_features: Size of the output, which is linear.
+        out_features: Size of the output of a last layer, which is linear; None for no such layer.
         hidden_features: Width of the hidden layers.
-        depth: Number of hidden layers, at least 2.
+        blocks: Number of blocks.
 
     Raises:
-        ValueError: If the input is wider than the hidden layers, or `depth` below 2.
+        ValueError: If the input is wider than the hidden layers, or there is no block.
 
     Example:
         >>> import torch
-        >>> SharedLayers(50, 200, depth=3)(torch.zeros(4, 2, 50)).shape
+        >>> SharedLayers(50, 200, blocks=2)(torch.zeros(4, 2, 50)).shape
         torch.Size([4, 2, 200])
     """
 
-    def __init__(self, in_features: int, out_features: int, hidden_features: int = 500, depth: int = 2) -> None:
+    def __init__(
+        self, in_features: int, out_features: int | None = None, hidden_features: int = 500, blocks: int = 1
+    ) -> None:
         super().__init__()
-        if in_features > hidden_features or depth < 2:
+        if in_features > hidden_features or blocks < 1:
             raise ValueError(
-                f"in_features must be at most hidden_features and depth at least 2, got {in_features}, "
-                f"{hidden_features} and {depth}"
+                f"in_features must be at most hidden_features and blocks at least 1, got {in_features}, "
+                f"{hidden_features} and {blocks}"
             )
-        self.out_features, self.padding = out_features, hidden_features - in_features
-        self.first = self._layer(in_features, hidden_features)
-        self.second = nn.Linear(hidden_features, hidden_features)
-        self.further = nn.ModuleList(self._layer(hidden_features, hidden_features) for _ in range(depth - 2))
-        self.last = nn.Linear(hidden_features, out_features)
+        self.hidden_features = hidden_features
+        self.out_features = hidden_features if out_features is None else out_features
+        widths = [in_features, *[hidden_features] * (blocks - 1)]
+        self.blocks = nn.ModuleList(self._block(width, hidden_features) for width in widths)
+        self.last = nn.Identity() if out_features is None else nn.Linear(hidden_features, out_features)
 
     @staticmethod
-    def _layer(before: int, after: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.LeakyReLU())
+    def _block(before: int, after: int) -> nn.Module:
+        # the bias of a normalised layer would be taken away again
+        normalised = (nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.LeakyReLU())
+        return nn.Sequential(*normalised, nn.Linear(after, after))
 
     def forward(self, values: Tensor) -> Tensor:
         rows = values.reshape(-1, values.shape[-1])
-        found = self.second(run_layers(self.first, rows)) + nn.functional.pad(rows, (0, self.padding))
-        for layer in self.further:
-            found = found + run_layers(layer, found)
-        return self.last(found).reshape(*values.shape[:-1], self.out_features)
+        for block in self.blocks:
+            rows = run_layers(block, rows) + nn.functional.pad(rows, (0, self.hidden_features - rows.shape[-1]))
+        return self.last(rows).reshape(*values.shape[:-1], self.out_features)
 
 
 def _quarters(shape: tuple[int, ...]) -> tuple[int, ...]:

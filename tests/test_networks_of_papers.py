@@ -97,7 +97,12 @@ PUBLISHED = {
         + 64
         + 128,
     ),
+    # of the two heads one map of 100; three layers, then five
     "shared in": (lambda: SharedLayers(200, 100), 200 * 500 + 1000 + 501 * 500 + 501 * 100),
+    "shared out": (
+        lambda: SharedLayers(50, 200, blocks=2),
+        50 * 500 + 500 * 500 + 2 * (1000 + 501 * 500) + 501 * 200,
+    ),
     # the heads, and the layer that MoPoE has before them, are convolutions of the whole map in the papers
     "mmvae svhn in": (
         lambda: NormalEncoder(ConvEncoder(SVHN, None, (32, 64, 128), 4), 20),
@@ -140,7 +145,7 @@ DECODERS = {
     "strings": (lambda: ResidualTextDecoder(4, 7, width=2), (256, 7)),
     "sentences": (lambda: SentenceDecoder(4, 7, 32, 32), (32, 7)),
     "scenes": (lambda: InstanceNormDecoder(4, SMALL, 2), SMALL),
-    "shared": (lambda: SharedLayers(4, 9, 6, 3), (9,)),
+    "shared": (lambda: SharedLayers(4, 9, 6, 2), (9,)),
 }
 
 
@@ -190,6 +195,16 @@ def test_a_single_row_trains_and_every_parameter_gets_a_gradient(name):
     assert sum(bool(p.grad.any()) for p in network.parameters()) > 0.7 * len(list(network.parameters()))
 
 
+def test_shared_layers_add_what_came_before():
+    network = SharedLayers(2, None, 3, blocks=2).eval()
+    assert network.out_features == 3
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    z = torch.randn(5, 2)
+    assert torch.equal(network(z), nn.functional.pad(z, (0, 1)))
+    assert not network.last.state_dict() and SharedLayers(2, 4, 3)(z).shape == (5, 4)
+
+
 def test_the_last_layer_of_a_sentence_may_be_the_embedding():
     encoder = SentenceEncoder(9, 32, 32)
     decoder = SentenceDecoder(4, 9, 32, 32, weight=encoder.embedding.weight)
@@ -223,6 +238,7 @@ def test_a_word_that_pads_is_embedded_as_zeros():
         (lambda: InstanceNormEncoder((3, 18, 16)), "divisible by 4"),
         (lambda: InstanceNormEncoder(SMALL, 5, 2)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
         (lambda: SharedLayers(9, 4, 8), "at most hidden_features"),
+        (lambda: SharedLayers(4, 4, 8, 0), "blocks at least 1, got 4, 8 and 0"),
     ],
 )
 def test_what_cannot_be_is_told(act, message):
