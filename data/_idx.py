@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multipyro.data._download import fetch
 from multipyro.data._root import VARIABLE, download_root, find
 
 __all__ = ["IMAGES", "LABELS", "IdxSet", "idx_arrays", "idx_found"]
@@ -105,21 +105,16 @@ def _absent(files: IdxSet, missing: list[str], there: list[Path]) -> str:
 
 
 def _download(files: IdxSet) -> None:
-    """Downloads to a temporary folder first: a download that breaks off leaves nothing that looks like the set."""
-    # torchvision takes seconds to import, and only a download needs it
-    from torchvision import datasets
-
-    root = download_root()
     names = [file[0] for file in files.files.values()]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{files.name}-", dir=root) as folder:
-            getattr(datasets, files.name)(folder, download=True)
-            (root / files.folder).mkdir(parents=True, exist_ok=True)
-            for name in names:
-                os.replace(Path(folder) / files.folder / name, root / files.folder / name)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"{_absent(files, names, [])} (the download failed: {error})") from error
+
+    def download(folder: Path) -> Path:
+        # torchvision takes seconds to import, and only a download needs it
+        from torchvision import datasets
+
+        getattr(datasets, files.name)(folder, download=True)
+        return folder / files.folder
+
+    fetch(files.folder, names, download, _absent(files, names, []))
 
 
 def _read(path: Path, files: IdxSet, magic: int, rows: int, md5: str | None) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from scipy.io import loadmat, whosmat
 from torch import Tensor
 
+from multipyro.data._download import fetch
 from multipyro.data._root import VARIABLE, download_root, find
 
 __all__ = ["svhn_arrays", "svhn_paths"]
@@ -73,20 +73,17 @@ def _absent(missing: list[str]) -> str:
 
 
 def _download() -> None:
-    """Downloads to a temporary folder first: a download that breaks off leaves nothing that looks like SVHN."""
-    # torchvision takes seconds to import, and only a download needs it
-    from torchvision.datasets import SVHN
+    names = [file[0] for file in _FILES.values()]
 
-    root, names = download_root(), [file[0] for file in _FILES.values()]
-    try:
-        (root / _FOLDER).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".SVHN-", dir=root) as folder:
-            for part in _FILES:
-                SVHN(folder, split=part, download=True)
-            for name in names:
-                os.replace(Path(folder) / name, root / _FOLDER / name)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"{_absent(names)} (the download failed: {error})") from error
+    def download(folder: Path) -> Path:
+        # torchvision takes seconds to import, and only a download needs it
+        from torchvision.datasets import SVHN
+
+        for part in _FILES:
+            SVHN(folder, split=part, download=True)
+        return folder
+
+    fetch(_FOLDER, names, download, _absent(names))
 
 
 def _read(path: Path, rows: int, md5: str) -> tuple[Tensor, Tensor]:
