@@ -21,6 +21,7 @@ MODALITIES = {
     "text": Modality("text", (3,), "text", "categorical", 5, alphabet="-abcd"),
 }
 ROWS = 24
+DIGITS = ("image", "word")
 
 
 class Interrupted(Exception):
@@ -196,19 +197,7 @@ def sample(modalities):
 
 def test_the_command_line_trains_it(tmp_path, capsys):
     run = tmp_path / "run"
-    small = [
-        "--epochs",
-        "1",
-        "--batch-size",
-        "512",
-        "--latent-dim",
-        "2",
-        "--hidden",
-        "8",
-        "--modalities",
-        "image",
-        "word",
-    ]
+    small = ["--epochs", "1", "--batch-size", "512", "--latent-dim", "2", "--hidden", "8", "--modalities", *DIGITS]
     small += ["--option", "shared=true", "--option", "aggregate=None"]
     assert main(["train", "vlvae", *small, "--out", str(run)]) == 0, capsys.readouterr().err
     assert json.loads((run / "run.json").read_text())["options"]["shared"] is True
