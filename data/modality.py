@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "LIKELIHOODS", "Modality"]
+__all__ = ["KINDS", "LIKELIHOODS", "SCALED", "Modality"]
 
 KINDS = ("image", "label", "text", "vector")
 LIKELIHOODS = (
@@ -18,6 +18,8 @@ LIKELIHOODS = (
     "laplace",
     "normal",
 )
+#: Those with a location and a scale.
+SCALED = ("discretised_logistic", "laplace", "normal")
 # pad texts of words: as the paper on aggregate posteriors prints it, and as vocabularies of captions have it
 _BLANK, _PAD = "-", "<pad>"
 
@@ -37,6 +39,8 @@ class Modality:
         vocabulary: In place of an alphabet, the words of a text by class id; they stand between single spaces. One
             that is `"<pad>"`, or the first one if it is `"-"`, is the blank, which pads; without such a word a text
             has a word at every position.
+        scale: Of a normal, Laplace or discretised logistic likelihood, in the unit of the data: a number, which stays;
+            `"learned"`; `"channels"`, one learned for each channel; None for what the likelihood or the network has.
 
     Raises:
         ValueError: If the kind or the likelihood is unknown, or the description contradicts itself.
@@ -58,6 +62,7 @@ class Modality:
     class_words: tuple[str, ...] | None = None
     alphabet: str | None = None
     vocabulary: tuple[str, ...] | None = None
+    scale: float | str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -69,6 +74,8 @@ class Modality:
             )
         if self.likelihood == "categorical" and not self.num_classes:
             raise ValueError(f"modality {self.name!r} is categorical and needs num_classes, got {self.num_classes}")
+        if self.scale is not None:
+            self._check_scale()
         if self.class_words is not None:
             object.__setattr__(self, "class_words", tuple(self.class_words))
         if self.vocabulary is not None:
@@ -82,6 +89,19 @@ class Modality:
                 )
         if (self.alphabet is not None or self.vocabulary is not None) and len(self.shape) != 1:
             raise ValueError(f"text {self.name!r} must have the shape (positions,), got {self.shape}")
+
+    def _check_scale(self) -> None:
+        if self.likelihood not in SCALED:
+            raise ValueError(
+                f"modality {self.name!r} is {self.likelihood} and takes no scale, got {self.scale!r}: {SCALED} have one"
+            )
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if self.scale not in ("learned", "channels") and not (number and 0 < self.scale < math.inf):
+            raise ValueError(
+                f"scale of modality {self.name!r} must be a number above 0, 'learned' or 'channels', got {self.scale!r}"
+            )
+        if self.scale == "channels" and not self.shape:
+            raise ValueError(f"modality {self.name!r} has no channels: its shape is ()")
 
     def _check_vocabulary(self) -> None:
         words = self.vocabulary

@@ -127,6 +127,37 @@ class MultimodalData:
             observed=masks,
         )
 
+    def with_likelihoods(
+        self, likelihoods: Mapping[str, str], scales: Mapping[str, float | str | None] | None = None
+    ) -> "MultimodalData":
+        """The same rows, described by other likelihoods.
+
+        Args:
+            likelihoods: Modality name -> family, see `Modality`; the others keep theirs.
+            scales: Modality name -> scale, of modalities that `likelihoods` names; that of the family by default.
+
+        Raises:
+            ValueError: If a modality or a family is unknown, or has no scale.
+            TypeError: If the values are not such as the family has.
+
+        Example:
+            >>> from multipyro.data import load_dataset
+            >>> digits = load_dataset("digits").train.with_likelihoods({"image": "laplace"}, {"image": 0.1})
+            >>> digits.modalities["image"].likelihood, digits.modalities["image"].scale
+            ('laplace', 0.1)
+        """
+        unknown = [name for name in likelihoods if name not in self.modalities]
+        if unknown:
+            raise ValueError(f"likelihoods name unknown modalities {unknown}: there are {list(self.modalities)}")
+        named = [name for name in scales or {} if name not in likelihoods]
+        if named:
+            raise ValueError(f"scales name {named}, likelihoods only {list(likelihoods)}")
+        changed = {
+            name: replace(self.modalities[name], likelihood=family, scale=(scales or {}).get(name))
+            for name, family in likelihoods.items()
+        }
+        return replace(self, modalities={**self.modalities, **changed})
+
     def named(self, split: str) -> "MultimodalData":
         """The same rows as another split."""
         return replace(self, split=split)

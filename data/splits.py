@@ -1,6 +1,6 @@
 """The three parts of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,6 +31,12 @@ class Splits:
     def select(self, modalities: Sequence[str]) -> "Splits":
         """The same parts with some of the modalities."""
         return Splits(*(getattr(self, name).select(modalities) for name in self.NAMES))
+
+    def with_likelihoods(
+        self, likelihoods: Mapping[str, str], scales: Mapping[str, float | str | None] | None = None
+    ) -> "Splits":
+        """The same parts described by other likelihoods, see `MultimodalData.with_likelihoods`."""
+        return Splits(*(getattr(self, name).with_likelihoods(likelihoods, scales) for name in self.NAMES))
 
     def head(self, num_rows: int | None) -> "Splits":
         """The first `num_rows` rows of each part, or as many as it has; all of them with None.

@@ -10,7 +10,15 @@ from multipyro.data import DATASETS
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import METHODS, Recipe
 
-__all__ = ["check_methods", "missing_from", "networks_from", "options_from", "picture", "weights_from"]
+__all__ = [
+    "check_methods",
+    "likelihoods_from",
+    "missing_from",
+    "networks_from",
+    "options_from",
+    "picture",
+    "weights_from",
+]
 
 
 def check_methods(arguments: argparse.Namespace, names: Sequence[str]) -> None:
@@ -84,6 +92,23 @@ def networks_from(pairs: Sequence[str] | None) -> dict[str, str] | str | None:
     if wrong:
         raise ValueError(f"--networks must be one family, or NAME=FAMILY for each, got {wrong[0]!r} among {len(pairs)}")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def likelihoods_from(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, float | str]]:
+    """Modality -> family, and modality -> scale, from NAME=FAMILY or NAME=FAMILY:SCALE."""
+    families: dict[str, str] = {}
+    scales: dict[str, float | str] = {}
+    for pair in pairs:
+        name, separator, told = pair.rpartition("=")
+        if not separator:
+            raise ValueError(f"--likelihood must be NAME=FAMILY or NAME=FAMILY:SCALE, got {pair!r}")
+        families[name], separator, scale = told.partition(":")
+        if separator:
+            try:
+                scales[name] = float(scale)
+            except ValueError:
+                scales[name] = scale  # learned, or channels
+    return families, scales
 
 
 def missing_from(pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:

@@ -182,6 +182,14 @@ def _training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--lr", type=_positive, default=1e-3, help="learning rate of Adam (default: %(default)s)")
     command.add_argument("--latent-dim", type=_whole(1), default=16, help="size of the latent (default: %(default)s)")
     command.add_argument(
+        "--likelihood",
+        nargs="+",
+        action=_Pairs,
+        default=[],
+        metavar="NAME=FAMILY",
+        help="in place of that of the data: image=beta; with a scale, image=laplace:0.01, :learned or :channels",
+    )
+    command.add_argument(
         "--networks",
         nargs="+",
         action=_Pairs,

@@ -18,6 +18,7 @@ from rich.table import Table
 from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomically
 from multipyro.inference._arguments import (
     check_methods,
+    likelihoods_from,
     missing_from,
     networks_from,
     options_from,
@@ -125,7 +126,7 @@ def train(arguments: argparse.Namespace) -> None:
     out = arguments.out or Path("runs") / f"{method}-{Path(arguments.data).stem}-{arguments.seed}"
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     check_methods(arguments, [method])
-    splits = _load(arguments.data, arguments.data_root, arguments.modalities, arguments.data_option)
+    splits = _asked(arguments)
     work = _work(arguments, method, splits, arguments.seed, guide)
     given, target = picture(arguments, work.recipe)
     _fit(arguments, work, out, arguments.resume)
@@ -169,7 +170,7 @@ def compare(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--seeds must be at least 1, got {arguments.seeds}")
     names = list(dict.fromkeys(map(method_name, arguments.method)))
     check_methods(arguments, names)
-    splits = _load(arguments.data, arguments.data_root, arguments.modalities, arguments.data_option)
+    splits = _asked(arguments)
     for method in names:  # what cannot be built shows before hours of training
         _work(arguments, method, splits, 0)
     reports: dict[str, list[dict[str, Any]]] = {}
@@ -293,6 +294,12 @@ def _load(name: str, data_root: Path | None, modalities: Sequence[str] | None, p
     return splits if modalities is None else splits.select(modalities)
 
 
+def _asked(arguments: argparse.Namespace) -> Splits:
+    """The data that a command asks for."""
+    splits = _load(arguments.data, arguments.data_root, arguments.modalities, arguments.data_option)
+    return splits.with_likelihoods(*likelihoods_from(arguments.likelihood))
+
+
 def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]:
     """A run, and the very data it was trained on."""
     config = read_run(arguments.run)
@@ -317,7 +324,9 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     missing = (config["config"] or {}).get("missing", {})
     before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
     trained = (_thinned(before, missing, config["plan"]["seed"]) if missing else before).select(names)
-    splits = splits.select(names)
+    families = {name: fields["likelihood"] for name, fields in data["modalities"].items()}
+    scales = {name: fields.get("scale") for name, fields in data["modalities"].items()}
+    splits = splits.select(names).with_likelihoods(families, scales)
     hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
     other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
     told = {name: {k: v for k, v in fields.items() if v is not None} for name, fields in data["modalities"].items()}

@@ -1,12 +1,16 @@
 """Networks chosen by what a data set's modalities are: the parts a recipe is built from."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from multipyro.data import Modality
+from multipyro.data.modality import SCALED
 from multipyro.guides import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.encoders import chain, trunk
 from multipyro.ppl_models import (
@@ -131,9 +135,8 @@ class Networks:
         """Modality name -> likelihood over latents `(..., batch, latent_dim)`."""
         found = {}
         for name, modality in self.modalities.items():
-            strided = self.families[name] == "strided"
-            scale = {"scale": _PIXEL_SCALE} if strided and modality.likelihood == "normal" else {}
-            found[name] = _LIKELIHOODS[modality.likelihood](self._decoder(name, latent_dim), **scale)
+            scaled = self._scale(modality) if modality.likelihood in SCALED else {}
+            found[name] = _LIKELIHOODS[modality.likelihood](self._decoder(name, latent_dim), **scaled)
         return found
 
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
@@ -187,6 +190,18 @@ class Networks:
         chosen = {name: self.modalities[name] for name in modalities}
         families = {name: self.families[name] for name in modalities}
         return Networks(chosen, self.hidden_features, self.normalised, families)
+
+    def _scale(self, modality: Modality) -> dict[str, Any]:
+        """The arguments that the scale of a modality gives its likelihood."""
+        if isinstance(modality.scale, int | float):
+            return {"scale": modality.scale, "learn_scale": False}
+        strided = self.families[modality.name] == "strided" and modality.likelihood == "normal"
+        own = inspect.signature(_LIKELIHOODS[modality.likelihood]).parameters["scale"].default
+        scale = _PIXEL_SCALE if strided else own
+        if modality.scale == "channels":
+            channels, *sides = modality.shape
+            return {"scale": torch.full((channels, *[1] * len(sides)), scale), "learn_scale": True}
+        return {"scale": scale, **({"learn_scale": True} if modality.scale == "learned" else {})}
 
     def _deep(self, features: nn.Module) -> nn.Module:
         """A feature network and the layers that follow joined branches, where there are any."""

@@ -1,0 +1,107 @@
+"""Likelihoods and scales in place of those of the data: in Python, in networks, on the command line."""
+
+import json
+
+import pytest
+import torch
+
+from multipyro.data import Modality, load_dataset
+from multipyro.inference import load, networks_for
+from multipyro.inference.cli import main
+from multipyro.ppl_models import Beta, Laplace
+
+SMALL = ["--data", "digits", "--epochs", "1", "--latent-dim", "2", "--hidden", "8", "8"]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits").head(40)
+
+
+def likelihood_of(family, scale, networks=None):
+    image = Modality("image", (3, 64, 64), "image", family, scale=scale)
+    return networks_for({"image": image}, (8, 8), networks).likelihoods(2)["image"]
+
+
+@pytest.mark.parametrize(
+    ("family", "scale", "networks", "first", "shape", "learned"),
+    [
+        ("laplace", None, "mlp", 0.75, (), False),
+        ("laplace", 0.01, "mlp", 0.01, (), False),
+        ("normal", None, "strided", 0.27, (), False),
+        ("normal", 1.0, "strided", 1.0, (), False),
+        ("normal", "learned", "mlp", 1.0, (), True),
+        ("normal", "channels", "strided", 0.27, (3, 1, 1), True),
+        ("discretised_logistic", None, "mlp", 0.1, (), True),
+        ("discretised_logistic", 0.2, "mlp", 0.2, (), False),
+        ("discretised_logistic", "channels", "mlp", 0.1, (3, 1, 1), True),
+    ],
+)
+def test_the_scale_of_a_modality_is_that_of_its_likelihood(family, scale, networks, first, shape, learned):
+    made = likelihood_of(family, scale, networks)
+    assert made.log_scale.shape == shape
+    assert torch.allclose(made.log_scale.exp(), torch.full(shape, first))
+    assert ("log_scale" in dict(made.named_parameters())) == learned
+
+
+def test_rows_stay_and_their_description_changes(digits):
+    asked = digits.with_likelihoods({"image": "beta", "label": "categorical"})
+    assert asked.test.modalities["image"].likelihood == "beta"
+    assert asked.train.content_hash == digits.train.content_hash and asked.test.options == digits.test.options
+    assert digits.test.modalities["image"].likelihood == "continuous_bernoulli"
+    assert asked.train.modalities["word"] == digits.train.modalities["word"]
+    assert isinstance(networks_for(asked.train.modalities, (8,)).likelihoods(2)["image"], Beta)
+
+
+@pytest.mark.parametrize(
+    ("families", "scales", "error", "message"),
+    [
+        ({"picture": "beta"}, None, ValueError, r"unknown modalities \['picture'\]: there are \['image', 'label'"),
+        ({"image": "gauss"}, None, ValueError, "likelihood of modality 'image' must be one of .* got 'gauss'"),
+        ({"image": "beta"}, {"image": 0.1}, ValueError, "'image' is beta and takes no scale, got 0.1"),
+        ({"image": "normal"}, {"label": 0.1}, ValueError, r"scales name \['label'\], likelihoods only \['image'\]"),
+        ({"image": "normal"}, {"image": 0.0}, ValueError, "must be a number above 0, 'learned' or 'channels', got 0.0"),
+        ({"image": "normal"}, {"image": "each"}, ValueError, "'learned' or 'channels', got 'each'"),
+        ({"label": "normal"}, None, TypeError, "modality 'label' must have a floating dtype, got torch.int64"),
+        ({"image": "categorical"}, None, ValueError, "'image' is categorical and needs num_classes"),
+    ],
+)
+def test_what_does_not_suit_the_rows_is_told(digits, families, scales, error, message):
+    with pytest.raises(error, match=message):
+        digits.with_likelihoods(families, scales)
+
+
+def test_a_run_keeps_what_was_asked_for(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "mopoe", *SMALL, "--likelihood", "image=laplace:0.1", "--out", str(run)]) == 0
+    kept = json.loads((run / "run.json").read_text())["modalities"]["image"]
+    assert (kept["likelihood"], kept["scale"]) == ("laplace", 0.1)
+    likelihood = load(run).model.likelihoods["image"]
+    assert isinstance(likelihood, Laplace) and likelihood.log_scale.exp().item() == pytest.approx(0.1)
+    assert main(["evaluate", str(run), "--particles", "2"]) == 0
+    # another scale is another run
+    other = ["--likelihood", "image=laplace:0.2", "--out", str(run), "--resume"]
+    assert main(["train", "mopoe", *SMALL, *other]) == 2
+    assert "scale" in capsys.readouterr().err
+
+
+def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):
+    run = tmp_path / "run"
+    asked = ["--likelihood", "image=laplace:channels", "--modalities", "image", "label"]
+    assert main(["train", "mopoe", *SMALL, *asked, "--out", str(run)]) == 0
+    likelihood = load(run).model.likelihoods["image"]
+    assert likelihood.log_scale.requires_grad and likelihood.log_scale.shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("beta", "--likelihood must be NAME=FAMILY or NAME=FAMILY:SCALE, got 'beta'"),
+        ("image=beta:0.1", "is beta and takes no scale, got 0.1"),
+        ("image=normal:wide", "got 'wide'"),
+        ("label=normal", "modality 'label' must have a floating dtype"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(asked, said, tmp_path, capsys):
+    assert main(["train", "mopoe", *SMALL, "--likelihood", asked, "--out", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
