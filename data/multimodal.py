@@ -112,6 +112,11 @@ class MultimodalData:
                 digest.update(part.detach().cpu().reshape(-1).numpy())
         return digest.hexdigest()
 
+    @cached_property
+    def labels_hash(self) -> str | None:
+        """SHA-256 over the classes that metrics judge by, which `content_hash` leaves out; None without classes."""
+        return None if self.labels is None else hashlib.sha256(self.labels.cpu().numpy()).hexdigest()
+
     def select(self, modalities: Sequence[str]) -> "MultimodalData":
         """The same rows with some of the modalities."""
         unknown = [name for name in modalities if name not in self.modalities]

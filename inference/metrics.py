@@ -222,6 +222,7 @@ def evaluate(
                 "name": splits.test.name,
                 "rows": {name: len(getattr(splits, name)) for name in splits.NAMES},
                 "content_hash": {name: getattr(splits, name).content_hash for name in splits.NAMES},
+                "labels_hash": {name: getattr(splits, name).labels_hash for name in splits.NAMES},
             },
             "settings": {
                 "num_particles": num_particles,

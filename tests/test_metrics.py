@@ -90,6 +90,9 @@ def test_the_report_has_what_metrics_json_promises(small):
     assert found["classifier_accuracy"]["image"] > 0.8
     assert found["parameters"] == sum(p.numel() for m in (recipe.model, recipe.guide) for p in m.parameters())
     assert found["data"]["content_hash"]["test"] == small.test.content_hash
+    relabelled = replace(small.test, labels=small.test.labels.flip(0))
+    assert found["data"]["labels_hash"]["test"] == small.test.labels_hash != relabelled.labels_hash
+    assert relabelled.content_hash == small.test.content_hash and replace(small.test, labels=None).labels_hash is None
     assert found["data"]["rows"] == {"train": 300, "validation": 20, "test": 60}
     assert {"multipyro", "torch", "pyro-ppl"} <= set(found["versions"])
     assert found["seed"] == 0 and found["seconds"] > 0
