@@ -5,7 +5,8 @@ The setting is the `data_root` argument (`--data-root` on the command line), or 
 torchvision or the authors lay them out, or as compact files:
 
 * `MNIST/raw/`, `FashionMNIST/raw/`: the four idx files, unpacked or `.gz`;
-* `PolyMNIST/backgrounds/*.jpg`: five photographs;
+* `train/m0/` to `train/m4/` and `test/m0/` to `test/m4/` with `NUMBER.DIGIT.png`, in `PolyMNIST/`, `PolyMNIST/MMNIST/`
+  or `MMNIST/`, or `PolyMNIST.zip`; or `PolyMNIST/backgrounds/*.jpg`, five photographs;
 * `SVHN/train_32x32.mat`, `SVHN/test_32x32.mat`: whole, or the first rows in the same format;
 * `celeba/img_align_celeba/*.jpg`, `celeba/list_attr_celeba.txt`, `celeba/list_eval_partition.txt`; or
   `CelebA/celeba_10k_64.npz` with `jpeg` (uint8, all files one after the other), `offsets` (where each begins and the

@@ -14,7 +14,7 @@ from multipyro.data.digits import digits
 from multipyro.data.mnist import is_available, mnist
 from multipyro.data.mnist_fashion import fashion_found, mnist_fashion
 from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
-from multipyro.data.polymnist import background_paths, polymnist
+from multipyro.data.polymnist import background_paths, polymnist, polymnist_source
 from multipyro.data.splits import Splits
 from multipyro.data.svhn import svhn_paths
 from multipyro.data.two_objects import one_object, scenes_missing, two_objects
@@ -66,6 +66,8 @@ def _mnist_missing(data_root: str | os.PathLike | None) -> str:
 
 
 def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
+    if polymnist_source(data_root) is not None:
+        return ""
     try:
         background_paths(data_root)
     except (FileNotFoundError, ValueError) as error:
@@ -136,7 +138,7 @@ DATASETS: dict[str, DatasetInfo] = {
             (50_000, 10_000, 10_000),
             ("m0",),
             ("m1", "m2", "m3", "m4"),
-            "built from MNIST and five photographs",
+            "the authors' pictures, or built from MNIST and five photographs",
             "that of MNIST and of the photographs",
             {"num_modalities": 5, "num_rows": None},
             polymnist,

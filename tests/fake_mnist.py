@@ -54,6 +54,19 @@ def write_backgrounds(root, count=5, size=(40, 50)):
     return folder
 
 
+def write_polymnist(root, folder="PolyMNIST"):
+    """Write the published pictures, whose colours tell number, digit and modality; of digit d there are 5 + d % 3."""
+    for part, most in (("train", 99), ("test", 2)):
+        for m in range(5):
+            place = root / folder / part / f"m{m}"
+            place.mkdir(parents=True)
+            for digit in range(10):
+                for number in range(min(5 + digit % 3, most)):
+                    colour = (20 * number, 20 * digit, 40 * m + (part == "test"))
+                    Image.new("RGB", (28, 28), colour).save(place / f"{number}.{digit}.png")
+    return root / folder
+
+
 def expected(files, name, foreign=None):
     """What the reader must find in these files, whose md5 is the published one where no others are foreign."""
     found = {}
