@@ -3,10 +3,11 @@
 import argparse
 import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from multipyro.data import DATASETS
+from multipyro.data import DATASETS, Modality
+from multipyro.inference._families import preferred_families
 from multipyro.inference.prediction import answers
 from multipyro.inference.recipes import METHODS, Recipe
 
@@ -82,10 +83,14 @@ def weights_from(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
     return weights
 
 
-def networks_from(pairs: Sequence[str] | None) -> dict[str, str] | str | None:
-    """Modality -> family of networks from NAME=FAMILY, or one family for all that it suits."""
+def networks_from(
+    pairs: Sequence[str] | None, method: str, modalities: Mapping[str, Modality]
+) -> dict[str, str] | str | None:
+    """Modality -> family of networks from NAME=FAMILY, one family for all that it suits, or those of a paper."""
     if not pairs:
         return None
+    if list(pairs) == ["paper"]:
+        return preferred_families(modalities, METHODS[method].families)
     if len(pairs) == 1 and "=" not in pairs[0]:
         return pairs[0]
     wrong = [pair for pair in pairs if "=" not in pair]

@@ -19,7 +19,7 @@ _GO_ON = {
 }
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SEEDS = 2**32
-# the keys of `multipyro.inference.networks.FAMILIES`, which takes seconds to import
+# the keys of `multipyro.inference._families.FAMILIES`, which takes seconds to import
 _FAMILIES = (
     *("mlp", "shallow", "tapered", "convolutional", "plain", "strided", "residual", "instance", "characters"),
     *("sentence", "gru"),
@@ -194,7 +194,8 @@ def _training(command: argparse.ArgumentParser) -> None:
         nargs="+",
         action=_Pairs,
         metavar="FAMILY",
-        help=f"in place of those picked by the data: {', '.join(_FAMILIES)}; or image=FAMILY for each",
+        help=f"in place of those picked by the data: {', '.join(_FAMILIES)}; image=FAMILY for each; or paper, those of "
+        "the method's paper",
     )
     command.add_argument(
         "--hidden",

@@ -241,7 +241,8 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
         options["particles"] = arguments.particles
     options.update(options_from(arguments.option))
     torch.manual_seed(seed)
-    networks = networks_for(splits.train.modalities, arguments.hidden, networks_from(arguments.networks))
+    modalities = splits.train.modalities
+    networks = networks_for(modalities, arguments.hidden, networks_from(arguments.networks, method, modalities))
     recipe = build(method, networks, arguments.latent_dim, guide, **options)
     config = None
     if arguments.missing:

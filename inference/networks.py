@@ -13,6 +13,13 @@ from multipyro.data import Modality
 from multipyro.data.modality import SCALED
 from multipyro.guides import JointEncoder, LaplaceEncoder, NormalEncoder
 from multipyro.guides.encoders import chain, trunk
+from multipyro.inference._families import (
+    LARGE,
+    checked_family,
+    has_sides,
+    picked_families,
+    preferred_families,
+)
 from multipyro.ppl_models import (
     MLP,
     Bernoulli,
@@ -42,7 +49,7 @@ from multipyro.ppl_models import (
     TokenGRU,
 )
 
-__all__ = ["FAMILIES", "Networks", "networks_for"]
+__all__ = ["Networks", "networks_for"]
 
 _LIKELIHOODS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "bernoulli": Bernoulli,
@@ -54,10 +61,6 @@ _LIKELIHOODS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "normal": Normal,
 }
 _ENCODERS = {"laplace": LaplaceEncoder, "normal": NormalEncoder}
-# the smallest side of the images that get the networks of JMVAE for CelebA
-_LARGE = 64
-# the features of ResNet-101
-_FEATURES = 2048
 # standard deviation of a pixel of such an image, in units of [0, 1]: JMVAE has 1 on standardised pixels
 _PIXEL_SCALE = 0.27
 # what a discriminator is made of: batch norm and ReLUs as in the paper, or neither as in its code
@@ -126,8 +129,8 @@ class Networks:
         unknown = [name for name in families or {} if name not in modalities]
         if unknown:
             raise ValueError(f"families name unknown modalities {unknown}: there are {list(modalities)}")
-        picked = {**_picks(modalities), **(families or {})}
-        self.families = {name: _checked(modality, picked[name]) for name, modality in modalities.items()}
+        picked = {**picked_families(modalities), **(families or {})}
+        self.families = {name: checked_family(modality, picked[name]) for name, modality in modalities.items()}
         self.normalised = "strided" in self.families.values() if normalised is None else normalised
         self.joint_features = (2 * self.hidden_features[-1],) if self.normalised else ()
 
@@ -281,7 +284,7 @@ class Networks:
 
     def _plain(self, modality: Modality) -> tuple[tuple[int, ...], int | None]:
         """Channels of the plain convolutions of an image, and the width of the layer beyond them, if there is one."""
-        if _sides(modality, 16, _LARGE):
+        if has_sides(modality, 16, LARGE):
             return tuple(map(self._width, (8, 4, 2, 1))), None
         return tuple(map(self._width, (16, 8, 8))), self._width(4)
 
@@ -328,71 +331,8 @@ def networks_for(
         small = all(math.prod(modality.shape) <= 64 for modality in modalities.values())
         hidden_features = (256, 256) if small else (512, 512)
     if isinstance(families, str):
-        suited = [name for name, modality in modalities.items() if _suits(modality, families)]
+        suited = preferred_families(modalities, [families])
         if not suited:
             raise ValueError(f"the networks {families!r} suit none of the modalities {list(modalities)}")
-        families = dict.fromkeys(suited, families)
+        families = suited
     return Networks(modalities, hidden_features, families=families)
-
-
-def _is_colour(modality: Modality) -> bool:
-    return modality.kind == "image" and modality.shape[0] == 3
-
-
-def _sides(modality: Modality, divisor: int, least: int) -> bool:
-    """Whether it is an image whose sides are divisible, and large enough."""
-    return modality.kind == "image" and all(side % divisor == 0 and side >= least for side in modality.shape[1:])
-
-
-def _is_text(modality: Modality) -> bool:
-    return modality.kind == "text" and modality.likelihood == "categorical" and len(modality.shape) == 1
-
-
-#: Family of networks -> whether it suits a modality.
-FAMILIES: dict[str, Callable[[Modality], bool]] = {
-    "mlp": lambda modality: True,
-    "shallow": lambda modality: modality.kind in ("image", "vector") and modality.likelihood != "categorical",
-    "tapered": lambda modality: modality.kind == "vector" and modality.likelihood != "categorical",
-    "convolutional": lambda modality: modality.kind == "image",
-    "plain": lambda modality: _sides(modality, 8, 16),
-    "strided": lambda modality: _sides(modality, 16, 16),
-    "residual": lambda modality: modality.shape == (256,) if _is_text(modality) else modality.shape[1:] == (64, 64),
-    "instance": lambda modality: _sides(modality, 4, 16),
-    "characters": lambda modality: _is_text(modality) and modality.dim >= 4 and modality.dim.bit_count() == 1,
-    "sentence": lambda modality: _is_text(modality) and modality.dim % 8 == 0,
-    "gru": _is_text,
-}
-
-
-def _suits(modality: Modality, family: str) -> bool:
-    if family not in FAMILIES:
-        raise ValueError(f"unknown networks {family!r}: there are {', '.join(FAMILIES)}")
-    return FAMILIES[family](modality)
-
-
-def _picks(modalities: Mapping[str, Modality]) -> dict[str, str]:
-    """Modality -> the family that is picked for it, with regard to those beside it."""
-    picks = {name: _picked(modality) for name, modality in modalities.items()}
-    written = [name for name, m in modalities.items() if m.kind == "image" and m.shape == (1, 28, 28)]
-    return {**picks, **dict.fromkeys(written, "shallow")} if "plain" in picks.values() else picks
-
-
-def _picked(modality: Modality) -> str:
-    if _is_colour(modality):
-        small = "plain" if modality.shape[1:] == (32, 32) else "convolutional"
-        return "strided" if _sides(modality, 16, _LARGE) else small
-    if modality.shape == (_FEATURES,) and _suits(modality, "tapered"):
-        return "tapered"
-    if modality.alphabet is not None and modality.dim >= 8 and _suits(modality, "characters"):
-        return "characters"
-    if modality.vocabulary is not None and modality.dim >= 16 and _suits(modality, "sentence"):
-        return "sentence"
-    return "mlp"
-
-
-def _checked(modality: Modality, family: str) -> str:
-    if not _suits(modality, family):
-        raise ValueError(
-            f"the networks {family!r} do not suit modality {modality.name!r}: {modality.kind}, shape {modality.shape}"
-        )
-    return family

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from multipyro.data import Modality, MultimodalData, Splits
-from multipyro.inference import Networks, build, cli, fit_recipe, load, networks_for
+from multipyro.inference import METHODS, Networks, build, cli, fit_recipe, load, networks_for
+from multipyro.inference._arguments import networks_from
+from multipyro.inference._families import FAMILIES
 from multipyro.inference.cli import main
-from multipyro.inference.networks import FAMILIES
 
 ALPHABET = "-ab"
 WORDS = ("<pad>", "a", "b")
@@ -167,3 +168,25 @@ def test_the_command_line_asks_for_networks(tmp_path, capsys):
     assert config["networks"] == {"image": "convolutional", "word": "gru"} and config["hidden_features"] == [8]
     assert main(["train", "mvae", "--networks", "gru", "image=mlp", "--out", str(tmp_path / "b"), *small]) == 2
     assert "--networks must be one family, or NAME=FAMILY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "shape", "image", "text"),
+    [
+        ("mopoe", (3, 64, 64), "residual", "residual"),
+        ("mopoe", (3, 28, 28), "convolutional", "residual"),
+        ("mmvae", (3, 64, 64), "plain", "sentence"),
+        ("vlvae", (3, 64, 64), "instance", "gru"),
+        ("jmvae-kl", (3, 64, 64), "strided", "characters"),
+        ("mvae", (3, 64, 64), "strided", "characters"),
+    ],
+)
+def test_the_networks_of_a_methods_paper(method, shape, image, text):
+    modalities = {
+        "image": Modality("image", shape, "image", "laplace"),
+        "text": Modality("text", (256,), "text", "categorical", 3, alphabet=" ab"),
+        "label": Modality("label", (), "label", "categorical", 3),
+    }
+    asked = networks_from(["paper"], method, modalities)
+    assert networks_for(modalities, families=asked).families == {"image": image, "text": text, "label": "mlp"}
+    assert {family for info in METHODS.values() for family in info.families} <= set(FAMILIES)

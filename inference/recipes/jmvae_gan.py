@@ -60,4 +60,5 @@ JMVAE_GAN = MethodInfo(
         **{"latents": "model", "discriminator": "normalised"},
     },
     build=_build,
+    families=("strided",),
 )
