@@ -3,7 +3,6 @@
 import hashlib
 import json
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from multipyro.data._files import write_atomically
 from multipyro.data._root import download_root
+from multipyro.data._stored import stored_arrays
 
 __all__ = ["cached"]
 
@@ -42,15 +42,13 @@ def _read(path: Path, recipe: dict[str, Any]) -> dict[str, np.ndarray] | None:
     if not path.is_file():
         return None
     try:
-        # numpy leaves a damaged file open that it has opened itself
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if json.loads(str(stored["recipe"])) != recipe:
-                raise ValueError("it was made by another recipe")
-            # reading a member to its end checks its CRC
-            return {name: stored[name] for name in stored.files if name != "recipe"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = stored_arrays(path)
+        if json.loads(str(arrays.pop("recipe", "null"))) != recipe:
+            raise ValueError("it was made by another recipe")
+    except ValueError as error:
         warnings.warn(f"{path} is damaged ({error}) and is built again", stacklevel=4)
         return None
+    return arrays
 
 
 def _write(path: Path, recipe: dict[str, Any], arrays: dict[str, np.ndarray], folder: str) -> None:

@@ -2,9 +2,8 @@
 
 import hashlib
 import itertools
+import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -13,6 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+
+from multipyro.data._stored import stored_arrays
 
 __all__ = ["centre_crop", "decode_images", "files_digest", "read_arrays", "slices_of"]
 
@@ -48,10 +49,12 @@ def decode_images(
         try:
             with Image.open(file) as image:
                 picture = image.convert(mode)
-                picture = picture if boxes is None else picture.crop(tuple(map(int, boxes[row])))
-                found = np.asarray(picture if prepare is None else prepare(picture))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{names[row]} cannot be read as an image ({error}): fetch it again") from error
+        except Exception as error:  # of damaged bytes the readers of Pillow raise what they stumble over
+            said = str(error) or type(error).__name__
+            raise ValueError(f"{names[row]} cannot be read as an image ({said}): fetch it again") from error
+        try:
+            picture = picture if boxes is None else picture.crop(tuple(map(int, boxes[row])))
+            found = np.asarray(picture if prepare is None else prepare(picture))
         except ValueError as error:
             raise ValueError(f"{names[row]}: {error}") from error
         if found.shape[:2] != (height, width):
@@ -104,28 +107,35 @@ def read_arrays(path: Path, names: Sequence[str], title: str) -> dict[str, np.nd
         ValueError: If the file is damaged or lacks one of them; the message names it and calls it `title`.
     """
     try:
-        # numpy leaves a damaged file open that it has opened itself
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            # reading a member to its end checks its CRC
-            return {name: stored[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return stored_arrays(path, names)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged or not {title} ({error}): fetch it again") from error
 
 
 def files_digest(paths: Sequence[Path], title: str) -> str:
-    """A digest of names, sizes and times of change, which stand for what the files hold: that takes longer to read.
+    """A digest of which files these are and when they changed, which stands for what they hold: that takes longer.
+
+    Of each file it has the full path, the size, and the times when the content and when anything about it changed:
+    unpacking and copying may set the first time to an old one, never the second. So a folder that is moved or unpacked
+    again has another digest, and what is kept under the old one is made once more.
 
     Raises:
         FileNotFoundError: If files are not there; the message tells how many and names the first.
     """
     digest, absent = hashlib.sha256(), []
+    folders: dict[Path, str] = {}  # those of many pictures are few, and resolving one takes longer than all else
     for path in paths:
         try:
             state = path.stat()
-        except FileNotFoundError:
+        except PermissionError:
+            raise
+        except (OSError, ValueError):  # a part of the path is a file, or no file can have such a name
             absent.append(path)
-        else:
-            digest.update(f"{path.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+            continue
+        if path.parent not in folders:
+            folders[path.parent] = os.path.realpath(path.parent)
+        told = (folders[path.parent], path.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        digest.update(f"{json.dumps(told)}\n".encode())
     if absent:
         raise FileNotFoundError(
             f"{title} is incomplete: {len(absent)} of {len(paths)} pictures lack, {absent[0]} first"

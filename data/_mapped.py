@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from PIL import Image
 from multipyro.data._files import write_atomically
 from multipyro.data._images import decode_images, files_digest
 from multipyro.data._root import download_root
+from multipyro.data._stored import stored_array
 
 __all__ = ["mapped_pictures", "mapped_rows"]
 
 # part of what names a file: another way of making it is another file
 _VERSION = 1
-_ROWS = 1_024
+# rows that are held at a time: so many, or fewer if they are large
+_ROWS, _BYTES = 1_024, 2**28
 # smaller arrays are read
 _MAPPED_BYTES = 2**26
 
@@ -38,8 +41,9 @@ def mapped_pictures(files: Sequence[Path | None], shape: tuple[int, int, int]) -
         return image.resize((shape[2], shape[1]), Image.Resampling.BICUBIC)
 
     def pieces() -> Iterator[np.ndarray]:
-        for begin in range(0, len(files), _ROWS):
-            part = files[begin : begin + _ROWS]
+        step = _step(shape, np.uint8)
+        for begin in range(0, len(files), step):
+            part = files[begin : begin + step]
             kept = [row for row, file in enumerate(part) if file is not None]
             pixels = np.zeros((len(part), *shape), np.uint8)
             pixels[kept] = decode_images([part[row] for row in kept], [str(part[row]) for row in kept], shape, resized)
@@ -51,17 +55,22 @@ def mapped_pictures(files: Sequence[Path | None], shape: tuple[int, int, int]) -
 def mapped_rows(file: Path, array: np.ndarray, order: np.ndarray, dtype: type) -> np.ndarray:
     """The rows `order` of an array that a file holds, of a dtype; mapped from a file of its own if they are many."""
     shape = (len(order), *array.shape[1:])
-    if np.prod(shape) * np.dtype(dtype).itemsize < _MAPPED_BYTES:
+    if math.prod(shape) * np.dtype(dtype).itemsize < _MAPPED_BYTES:
         return array[order].astype(dtype)
 
     def pieces() -> Iterator[np.ndarray]:
-        for begin in range(0, len(order), _ROWS):
-            yield array[order[begin : begin + _ROWS]].astype(dtype)
+        step = _step(shape[1:], dtype)
+        for begin in range(0, len(order), step):
+            yield array[order[begin : begin + step]].astype(dtype)
 
-    state = file.stat()
     rows = hashlib.sha256(order.astype(np.int64).tobytes()).hexdigest()
-    recipe = {"file": f"{file} {state.st_size} {state.st_mtime_ns}", "rows": rows, "dtype": np.dtype(dtype).str}
+    recipe = {"file": files_digest([file], "the data"), "rows": rows, "dtype": np.dtype(dtype).str}
     return _mapped(recipe, shape, dtype, pieces)
+
+
+def _step(shape: tuple[int, ...], dtype: type) -> int:
+    """Rows of this shape that are held at a time."""
+    return max(1, min(_ROWS, _BYTES // max(1, math.prod(shape) * np.dtype(dtype).itemsize)))
 
 
 def _mapped(
@@ -90,7 +99,7 @@ def _mapped(
 def _opened(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray | None:
     """The array in a file, mapped so that what is written to it stays in memory; None if it is not there or damaged."""
     try:
-        found = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        found = stored_array(path, "c")
+    except ValueError:
         return None
     return found if found.shape == shape and found.dtype == dtype else None

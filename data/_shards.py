@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from multipyro.data._files import write_atomically
 from multipyro.data._root import download_root, roots
+from multipyro.data._stored import stored_arrays
 from multipyro.data.scenes import COLOURS, MATERIALS, SHAPES, SIZES, WORDS, draw_scene, sentence
 
 __all__ = ["SHARD", "SceneRecipe", "can_render", "count_shards", "load_shards", "render_missing", "work"]
@@ -116,14 +116,13 @@ def _read(recipe: SceneRecipe, number: int, places: Iterable[Path]) -> dict[str,
         if not path.is_file():
             continue
         try:
-            # numpy leaves a damaged file open that it has opened itself
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                if str(stored["recipe"]) != recipe.header(number):
-                    raise ValueError("it holds other scenes")
-                # reading a member to its end checks its CRC
-                return {name: stored[name] for name in stored.files if name not in ("recipe", "made_by")}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+            arrays = stored_arrays(path)
+            if str(arrays.pop("recipe", "")) != recipe.header(number):
+                raise ValueError("it holds other scenes")
+        except ValueError as error:
             warnings.warn(f"{path} is damaged ({error}) and its scenes are rendered again", stacklevel=5)
+        else:
+            return {name: array for name, array in arrays.items() if name != "made_by"}
     return None
 
 
