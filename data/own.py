@@ -161,15 +161,19 @@ def split_rows(number: int, shares: Sequence[float], seed: int) -> list[Tensor]:
 
     Args:
         number: Number of rows.
-        shares: Share of each part; they add up to 1.
+        shares: Share of each part, above 0; they add up to 1.
         seed: Seed of the draw.
 
     Raises:
-        ValueError: If the shares are not three that add up to 1, or a part with a share would be empty.
+        ValueError: If the shares are not three above 0 that add up to 1, or are too small to give each part a row: it
+            is judged by rows that it was not chosen by, and chosen by rows that it was not trained on.
     """
     shares = tuple(shares)
-    if len(shares) != 3 or not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"split must be three shares that add up to 1, for train, validation and test, got {shares}")
+    sound = all(isinstance(share, int | float) and not isinstance(share, bool) and share > 0 for share in shares)
+    if not sound or len(shares) != 3 or not abs(sum(shares) - 1) <= 1e-6:
+        raise ValueError(
+            f"split must be three shares above 0 that add up to 1, for train, validation and test, got {shares}"
+        )
     order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
     ends = [round(number * sum(shares[:end])) for end in (1, 2)]
     parts = [part.sort().values for part in order.tensor_split(ends)]

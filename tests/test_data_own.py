@@ -120,7 +120,7 @@ def test_words_that_no_training_row_has_are_unknown(folder):
     splits = described(written(folder, text))
     assert splits.test.modalities["file"].decode(splits.test.x["file"])[0] == "<unk>"
     characters = described(written(folder, text + 'tokens = "characters"\nlength = 3\n'))
-    assert characters.train.modalities["file"].decode(characters.train.x["file"])[11] == "1 1 ."
+    assert characters.train.modalities["file"].decode(characters.train.x["file"])[11] == "11."
 
 
 def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
@@ -132,6 +132,9 @@ def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
     stored.write_bytes(stored.read_bytes()[:-100])  # cut off: it is made again
+    assert torch.equal(described(path).train.x["image"], first)
+    with stored.open("wb") as file:  # another file under its name
+        np.savez(file, first)
     assert torch.equal(described(path).train.x["image"], first)
     Image.new("RGB", (9, 9), (0, 0, 0)).save(folder / "pictures" / "0.png")
     assert not torch.equal(described(path).train.x["image"], first)
@@ -166,15 +169,58 @@ WRONG = [
         "must hold .'train', 'validation', 'test'",
     ),
     ('labels = "caption"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"', "every row needs a class, 1 cells"),
+    ('name = 3\n[modalities.a]\nfile = "few.npy"', "name must be a string, got 3"),
+    ('seed = true\n[modalities.a]\nfile = "few.npy"', "seed must be a whole number from 0 .*, got True"),
+    ('split = 3\n[modalities.a]\nfile = "few.npy"', "split must be a list of three shares or a column, got 3"),
+    ('split = [0.9, 0.1, 0.0]\n[modalities.a]\nfile = "few.npy"', r"shares above 0 .*, got \(0.9, 0.1, 0.0\)"),
+    ('split = [true, 0.1, 0.1]\n[modalities.a]\nfile = "few.npy"', "three shares above 0"),
+    ('split = "part"\n[modalities.a]\nfile = "few.npy"', "split names the column 'part': there is no table"),
+    ('[modalities.a]\nfile = "scalar.npy"', "modalities.a.file names .*scalar.npy, which is no array .*single number"),
+    ('[modalities.a]\nfile = "several.npz"', "modalities.a.file names .*several.npz, which is no array .*npz file"),
+    ('[modalities.a]\nfile = "bytes.npy"', "birds.toml: uint8 is for images"),
+]
+# what is said of a column, and what is wrong with it
+COLUMNS = [
+    ('column = ["bald"]', r".column must be a string, got \['bald'\]"),
+    ('columns = "bald"', ".columns must be a list of names of columns, got 'bald'"),
+    ("columns = [3]", r"columns must be a list of names of columns, got \[3\]"),
+    ('column = "file"\nfolder = 3', ".folder must be a string, got 3"),
+    ('column = "file"\nsize = [true, 8]', r"size must be \[height, width\], in pixels .*, got \[True, 8\]"),
+    ('column = "file"\nsize = [1000000, 1000000]', r"size must be .* from 1 to 4096, got \[1000000, 1000000\]"),
+    ('column = "file"\nsize = [8, 8]\nchannels = true', r"channels must be one of \(1, 3\), got True"),
+    ('column = "caption"\nkind = "text"\nlength = true', "length must be a whole number from 1 .*, got True"),
+    ('column = "caption"\nkind = "text"\nlength = 1000000000000', "length must be a whole number from 1 to 65536"),
+    ('column = "colour"\nkind = "image"\nsize = [8, 8]', "must name pictures: none of the 40 cells of 'colour'"),
+    ('column = "colour"\nlikelihood = "normal"', r"likelihood must be one of \('categorical',\) for a label, got 'nor"),
+    ('column = "weight"\nlikelihood = "categorical"', "likelihood must be one of .*'normal'.* for a vector, got 'cat"),
+    ('columns = ["bald"]\nkind = "label"', "several columns: kind does not apply, what applies is columns, likelihood"),
+    ('columns = ["bald"]\nsize = [1, 1]\nlength = 1', "several columns: size, length do not apply"),
+    ('file = "spectrum.npy"\nkind = "label"', "an array: kind does not apply, what applies is file, likelihood"),
+    ('column = "colour"\nlength = 3', "a label, as its cells look; kind may say otherwise: length does not apply"),
+    ('column = "weight"\nkind = "vector"\ntokens = "words"', "a column of numbers: tokens does not apply"),
+    ('column = "file"\nsize = [8, 8]\ntokens = "words"', "pictures, as its cells look.*: tokens does not apply"),
+    (
+        'column = "caption"\nkind = "text"\nfolder = "pictures"',
+        "a text: folder does not apply, what applies is .*token",
+    ),
 ]
 
 
 @pytest.mark.parametrize("text, message", WRONG)
 def test_a_wrong_description_is_told(folder, text, message):
     np.save(folder / "few.npy", np.zeros((3, 2)))
+    np.save(folder / "scalar.npy", np.array(3.0))
+    np.savez(folder / "several.npz", a=np.zeros((40, 2)))
+    np.save(folder / "bytes.npy", np.zeros((40, 5, 5, 5), np.uint8))
     np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         described(written(folder, text))
+
+
+@pytest.mark.parametrize("said, message", COLUMNS)
+def test_what_a_modality_cannot_be_is_told(folder, said, message):
+    with pytest.raises(ValueError, match=f"birds.toml: modalities.a.*{message}"):
+        described(written(folder, f'table = "birds.csv"\n[modalities.a]\n{said}\n'))
 
 
 @pytest.mark.parametrize("name", ["7.png", "birds.csv"])
