@@ -8,6 +8,7 @@ import numpy as np
 
 from multipyro.data._archives import member_bytes, open_zip
 from multipyro.data._images import decode_images, files_digest
+from multipyro.data._parts import check_parts
 from multipyro.data.splits import Splits
 
 __all__ = ["original_arrays", "original_digest", "original_in"]
@@ -64,10 +65,10 @@ def original_arrays(source: Path, num_modalities: int, num_rows: int | None) -> 
     """
     if source.is_dir():
         listing = _listed(source, _in_folder(source, num_modalities), num_modalities)
-        return _decoded(listing, num_modalities, num_rows, lambda name: source / name, str(source))
+        return _decoded(listing, num_modalities, num_rows, lambda name: source / name, source)
     with open_zip(source, _TITLE) as archive:
         listing = _listed(source, archive.namelist(), num_modalities)
-        return _decoded(listing, num_modalities, num_rows, lambda name: member_bytes(archive, name), str(source))
+        return _decoded(listing, num_modalities, num_rows, lambda name: member_bytes(archive, name), source)
 
 
 def _in_folder(source: Path, num_modalities: int) -> Iterator[str]:
@@ -113,10 +114,11 @@ def _listed(source: Path, names: Iterable[str], num_modalities: int) -> _Listing
 
 
 def _decoded(
-    listing: _Listing, num_modalities: int, num_rows: int | None, source_of: Callable[[str], Path | bytes], where: str
+    listing: _Listing, num_modalities: int, num_rows: int | None, source_of: Callable[[str], Path | bytes], source: Path
 ) -> dict[str, np.ndarray]:
-    arrays = {}
-    for split, keys in _parted(listing).items():
+    arrays, parts = {}, _parted(listing)
+    check_parts(parts, source)
+    for split, keys in parts.items():
         rows = keys[:num_rows]
         arrays[f"{split}_labels"] = np.array([digit for _, digit in rows], np.int64)
         for m in range(num_modalities):
@@ -124,7 +126,7 @@ def _decoded(
             names = [found[key] for key in rows]
             # those of an archive are held until they are decoded, one modality of one part
             sources = [source_of(name) for name in names]
-            arrays[f"{split}_m{m}"] = decode_images(sources, [f"{name} in {where}" for name in names], _SHAPE)
+            arrays[f"{split}_m{m}"] = decode_images(sources, [f"{name} in {source}" for name in names], _SHAPE)
     return arrays
 
 

@@ -8,7 +8,8 @@ torchvision or the authors lay them out, or as compact files:
 * `train/m0/` to `train/m4/` and `test/m0/` to `test/m4/` with `NUMBER.DIGIT.png`, in `PolyMNIST/`, `PolyMNIST/MMNIST/`
   or `MMNIST/`, or `PolyMNIST.zip`; or `PolyMNIST/backgrounds/*.jpg`, five photographs;
 * `SVHN/train_32x32.mat`, `SVHN/test_32x32.mat`: whole, or the first rows in the same format;
-* `celeba/img_align_celeba/*.jpg`, `celeba/list_attr_celeba.txt`, `celeba/list_eval_partition.txt`; or
+* `celeba/img_align_celeba/*.jpg` or `celeba/img_align_celeba.zip`, `celeba/list_attr_celeba.txt`,
+  `celeba/list_eval_partition.txt`; or
   `CelebA/celeba_10k_64.npz` with `jpeg` (uint8, all files one after the other), `offsets` (where each begins and the
   last ends), `attributes` (rows, 40) of -1 and 1, `attribute_names`, `filenames`;
 * `cub/train/` and `cub/test/` with a folder of pictures for each class, `cub/text_trainvalclasses.txt` and

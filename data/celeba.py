@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from multipyro.data._archives import unpacked
 from multipyro.data._cache import cached
 from multipyro.data._characters import padded_alphabet, placed
+from multipyro.data._download import fetch
 from multipyro.data._faces import boxes_digest, find_faces
 from multipyro.data._images import centre_crop, decode_images, files_digest, read_arrays, slices_of
-from multipyro.data._root import VARIABLE, roots
+from multipyro.data._parts import check_parts
+from multipyro.data._root import VARIABLE, download_root, roots
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
@@ -38,6 +41,7 @@ _CENTRE = 148
 _PADDED = 256
 _COMPACT = "CelebA/celeba_10k_64.npz"
 _FOLDER = "celeba"
+_PICTURES = "img_align_celeba"
 _LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
 # md5 of the published lists, as torchvision has them; shorter lists are somebody's selection
 _PUBLISHED = (202_599, "75e246fa4810816ffd6ee81facbd244c", "d32c9cbf5e040fd4025c592c306e6668")
@@ -70,6 +74,7 @@ def celeba(
     label: str | None = "Smiling",
     crop: str = "centre",
     num_rows: int | None = None,
+    download: bool = True,
 ) -> Splits:
     """Faces of 64x64 pixels and 40 attributes of each.
 
@@ -85,7 +90,8 @@ def celeba(
       once, `*` around them.
 
     The original distribution, as torchvision lays it out, comes with its partition into 162,770, 19,867 and 19,962
-    rows. The images are decoded once and cached in the download folder, whole or not at all. The compact file holds
+    rows. Where there is the archive of its images alone, it is unpacked into the download folder. The images are
+    decoded once and cached there, whole or not at all. The compact file holds
     10,000 faces of the original training part, of which the first 8,000 train, the next 1,000 validate and the last
     1,000 test: the same person may occur in two parts. Where one folder holds both, the original comes first.
 
@@ -115,15 +121,17 @@ def celeba(
             that are found, with the extra `[faces]`. The compact file has had its centre crop.
         num_rows: At most so many rows of each part, the first ones; None for all. Only these are decoded, and faces
             are looked for, 200 pictures at a time, until there are so many.
+        download: Whether torchvision may download the original where neither distribution is found; it needs `gdown`.
 
     Returns:
         The three parts.
 
     Raises:
-        FileNotFoundError: If neither distribution is found, or an image or list of the original is missing.
+        FileNotFoundError: If neither distribution is found and none can be downloaded, or an image or list of the
+            original is missing.
         ImportError: If faces are to be looked for and OpenCV is not installed.
-        ValueError: If an option is unknown, or a file is damaged or contradicts another one; the message names it. If
-            no face of a part is kept.
+        ValueError: If an option is unknown, or a file is damaged or contradicts another one, or the archive has a
+            member that leads out of it; the message names it. If a part has no rows, or no face of it is kept.
     """
     for option, value, known in (
         ("form", form, FORMS),
@@ -137,7 +145,7 @@ def celeba(
         raise ValueError(f"likelihood {likelihood!r} is of attributes as numbers, got form {form!r}")
     if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
         raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
-    source = celeba_source(data_root)
+    source = celeba_source(data_root, download)
     if source.is_file() and crop != "centre":
         raise ValueError(
             f"{source} holds faces that have had their centre crop, got crop {crop!r}: it needs the original pictures "
@@ -145,6 +153,7 @@ def celeba(
         )
     listed = _compact(source) if source.is_file() else _original(source)
     rows = [np.flatnonzero(listed.parts == part)[:num_rows] for part in range(3)]
+    check_parts(dict(zip(Splits.NAMES, rows, strict=True)), source)
     boxes = None
     if crop == "faces":
         rows, boxes = _faces(source, listed, num_rows)
@@ -164,22 +173,42 @@ def celeba(
     return Splits(**parts)
 
 
-def celeba_source(data_root: str | os.PathLike | None = None) -> Path:
-    """The folder of the original distribution, or the compact file: the first that is found.
+def celeba_source(data_root: str | os.PathLike | None = None, download: bool = False) -> Path:
+    """The folder of the original distribution, or the compact file: the first that is found, or is downloaded.
+
+    Args:
+        data_root: Folder searched before all others.
+        download: Whether torchvision may download the original where no part of it is found.
 
     Raises:
-        FileNotFoundError: If neither is found.
+        FileNotFoundError: If neither is found, or the download fails.
     """
-    for root in roots(data_root):
+    places = roots(data_root)
+    for root in places:
         if (root / _FOLDER / _LISTS[0]).is_file():
             return root / _FOLDER
         if (root / _COMPACT).is_file():
             return root / _COMPACT
-    raise FileNotFoundError(
-        f"CelebA is not there: put img_align_celeba/*.jpg, {' and '.join(_LISTS)} into <folder>/{_FOLDER} (from "
-        "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, or torchvision.datasets.CelebA(<folder>, download=True)), "
-        f"or {_COMPACT} into <folder>, and name <folder> with --data-root or {VARIABLE}"
+    absent = (
+        f"CelebA is not there: put {_PICTURES}/*.jpg or {_PICTURES}.zip, {' and '.join(_LISTS)} into "
+        f"<folder>/{_FOLDER} (from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with gdown installed, torchvision downloads them at "
+        f"first use), or {_COMPACT} into <folder>, and name <folder> with --data-root or {VARIABLE}"
     )
+    if not download or any(any((root / _FOLDER).glob("*")) for root in places):
+        raise FileNotFoundError(absent)
+    fetch(_FOLDER, (f"{_PICTURES}.zip", *_LISTS), _download, absent)
+    return download_root() / _FOLDER
+
+
+def _download(folder: Path) -> Path:
+    """Downloads what is needed of what torchvision's class would, which is checked by its md5."""
+    # torchvision takes seconds to import, and only a download needs it
+    from torchvision.datasets import CelebA, utils
+
+    for number, md5, name in CelebA.file_list:
+        if name in (f"{_PICTURES}.zip", *_LISTS):
+            utils.download_file_from_google_drive(number, folder, name, md5)
+    return folder
 
 
 def shuffle_words(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -215,17 +244,16 @@ def _side(present: Tensor, form: str, likelihood: str, generator: torch.Generato
 def _compact(path: Path) -> _Listed:
     title = "the compact file of CelebA"
     found = read_arrays(path, ("jpeg", "offsets", "attributes", "attribute_names", "filenames"), title)
-    attributes, columns = found["attributes"], found["attribute_names"].tolist()
-    names = found["filenames"].tolist()
+    attributes, columns, names = found["attributes"], found["attribute_names"], found["filenames"].ravel().tolist()
     rows = range(len(names))
     try:
         sources = slices_of(found["jpeg"], found["offsets"], len(rows))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
-    if tuple(columns) != ATTRIBUTES or attributes.shape != (len(rows), 40):
+    if not np.array_equal(columns, ATTRIBUTES) or attributes.shape != (len(rows), 40):
         raise ValueError(
             f"{path} must hold the 40 attributes of each of its {len(rows)} pictures in the published order, got "
-            f"shape {attributes.shape} and {len(columns)} names"
+            f"shape {attributes.shape} and names of shape {columns.shape}"
         )
     if not np.isin(attributes, (-1, 1)).all():
         raise ValueError(f"{path} must hold attributes of -1 or 1, got {sorted(set(attributes.flat))}")
@@ -262,7 +290,10 @@ def _original(folder: Path) -> _Listed:
         if len(rows) == _PUBLISHED[0] and digest != md5:
             raise ValueError(f"{folder / name} is damaged: its md5 is {digest}, expected {md5}; fetch it again")
     parts = np.array([int(parted[name]) for name in names])
-    pictures = folder / "img_align_celeba"
+    pictures, archive = folder / _PICTURES, folder / f"{_PICTURES}.zip"
+    if not pictures.is_dir() and archive.is_file():
+        target = download_root() / "CelebA" / f"{_PICTURES}-{files_digest([archive], 'CelebA')[:16]}"
+        pictures = unpacked(archive, target, lambda name: name.suffix == ".jpg", "the archive of CelebA's pictures")
     sources = [pictures / name for name in names]
     return _Listed(sources, names, np.array([row[1:] for row in rows]) == "1", parts)
 

@@ -23,6 +23,10 @@ SEEN = (SEEN + "Mouth_Slightly_Open Mustache Pale_Skin Receding_Hairline Smiling
 SEEN.append("Wearing_Hat")
 
 
+NO_ROWS = {"jpeg": np.zeros(0, np.uint8), "offsets": np.zeros(1, np.int64), "filenames": np.array([], str)}
+NO_ROWS["attributes"] = np.zeros((0, 40), np.int8)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """An empty folder, and nothing else to be found."""
@@ -216,8 +220,17 @@ def test_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
 
 
 def test_nothing_is_there(root):
-    with pytest.raises(FileNotFoundError, match=r"CelebA is not there: put img_align_celeba/\*.jpg, list_attr_celeba"):
-        load_dataset("celeba", root)
+    with pytest.raises(
+        FileNotFoundError, match=r"CelebA is not there: put img_align_celeba/\*.jpg or img_align_celeba"
+    ):
+        celeba(root, download=False)
+
+
+@pytest.mark.parametrize(("rows", "lacks"), [(0, "train and validation and test"), (1, "train and validation")])
+def test_a_compact_file_with_too_few_rows(root, rows, lacks):
+    path = fake_celeba.write_compact(root, rows=rows) if rows else fake_celeba.write_compact(root, **NO_ROWS)
+    with pytest.raises(ValueError, match=f"{path} has no rows of the {lacks} part, got 0 of train"):
+        celeba(root)
 
 
 def test_parts_of_the_original_lack(root):
@@ -297,6 +310,10 @@ class Code:
         "rows": ({"attributes": fake_celeba.attributes(19)}, r"each of its 20 pictures.*got shape \(19, 40\)"),
         "values": ({"attributes": np.zeros((20, 40), np.int8)}, "attributes of -1 or 1, got"),
         "names": ({"attribute_names": np.array(ATTRIBUTES[::-1])}, "in the published order"),
+        "names in a column": ({"attribute_names": np.array(ATTRIBUTES)[:, None]}, r"names of shape \(40, 1\)"),
+        "one name": ({"attribute_names": np.array("Bald")}, r"names of shape \(\)"),
+        "a number for names": ({"attribute_names": np.array(40)}, r"names of shape \(\)"),
+        "one file name": ({"filenames": np.array("000001.jpg")}, "offsets do not divide"),
     }.values(),
 )
 def test_compact_files_that_contradict_themselves(root, changes, message):
