@@ -191,8 +191,9 @@ def celeba_source(data_root: str | os.PathLike | None = None, download: bool = F
             return root / _COMPACT
     absent = (
         f"CelebA is not there: put {_PICTURES}/*.jpg or {_PICTURES}.zip, {' and '.join(_LISTS)} into "
-        f"<folder>/{_FOLDER} (from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with gdown installed, torchvision downloads them at "
-        f"first use), or {_COMPACT} into <folder>, and name <folder> with --data-root or {VARIABLE}"
+        f"<folder>/{_FOLDER} (from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with gdown installed, "
+        f"torchvision downloads them at first use), or {_COMPACT} into <folder>, and name <folder> with --data-root "
+        f"or {VARIABLE}"
     )
     if not download or any(any((root / _FOLDER).glob("*")) for root in places):
         raise FileNotFoundError(absent)
