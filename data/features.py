@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -122,15 +121,7 @@ def _network(weights: str | os.PathLike | None) -> nn.Module:
         try:
             state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
             network.load_state_dict(state, assign=True)
-        except (
-            RuntimeError,
-            pickle.UnpicklingError,
-            EOFError,
-            OSError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except Exception as error:  # of a foreign file the readers raise what they stumble over
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{weights} is damaged or not the weights of ResNet-101 ({reason})") from error
     return nn.Sequential(*list(network.children())[:-1])
