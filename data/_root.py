@@ -9,12 +9,13 @@ torchvision or the authors lay them out, or as compact files:
   or `MMNIST/`, or `PolyMNIST.zip`; or `PolyMNIST/backgrounds/*.jpg`, five photographs;
 * `SVHN/train_32x32.mat`, `SVHN/test_32x32.mat`: whole, or the first rows in the same format;
 * `celeba/img_align_celeba/*.jpg` or `celeba/img_align_celeba.zip`, `celeba/list_attr_celeba.txt`,
-  `celeba/list_eval_partition.txt`; or
-  `CelebA/celeba_10k_64.npz` with `jpeg` (uint8, all files one after the other), `offsets` (where each begins and the
-  last ends), `attributes` (rows, 40) of -1 and 1, `attribute_names`, `filenames`;
+  `celeba/list_eval_partition.txt`; or `CelebA/celeba_10k_64.npz` with `jpeg` (uint8, all files one after the other),
+  `offsets` (where each begins and the last ends), `attributes` (rows, 40) of -1 and 1, `attribute_names`,
+  `filenames`;
 * `cub/train/` and `cub/test/` with a folder of pictures for each class, `cub/text_trainvalclasses.txt` and
-  `cub/text_testclasses.txt` with ten lines a picture; or `CUB/cub_captioned_64.npz` with `jpeg`, `offsets`, the same of
-  `jpeg_crop`, `filenames`, `class_id`, and `CUB/cub_captions.txt.gz`.
+  `cub/text_testclasses.txt` with ten lines a picture; or `CUB_200_2011/` as Caltech's archive unpacks and
+  `cvpr2016_cub/text_c10/CLASS/PICTURE.txt` as Reed's does; or `CUB/cub_captioned_64.npz` with `jpeg`, `offsets`, the
+  same of `jpeg_crop`, `filenames`, `class_id`, and `CUB/cub_captions.txt.gz`.
 
 What is downloaded or built goes to the download folder, `~/.cache/multipyro` (`$XDG_CACHE_HOME/multipyro` where that
 variable is set), which is searched last.

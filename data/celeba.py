@@ -17,7 +17,7 @@ from multipyro.data._characters import padded_alphabet, placed
 from multipyro.data._download import fetch
 from multipyro.data._faces import boxes_digest, find_faces
 from multipyro.data._images import centre_crop, decode_images, files_digest, read_arrays, slices_of
-from multipyro.data._parts import check_parts
+from multipyro.data._parts import check_num_rows, check_parts
 from multipyro.data._root import VARIABLE, download_root, roots
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
@@ -143,8 +143,7 @@ def celeba(
             raise ValueError(f"{option} must be one of {known}, got {value!r}")
     if likelihood != "bernoulli" and form in ("words", "text"):
         raise ValueError(f"likelihood {likelihood!r} is of attributes as numbers, got form {form!r}")
-    if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
-        raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
+    check_num_rows(num_rows)
     source = celeba_source(data_root, download)
     if source.is_file() and crop != "centre":
         raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from multipyro.data._cache import cached
+from multipyro.data._parts import check_num_rows
 from multipyro.data._polymnist_files import original_arrays, original_digest, original_in
 from multipyro.data._root import VARIABLE, roots
 from multipyro.data.mnist import mnist_arrays
@@ -79,8 +80,7 @@ def polymnist(
         or not 1 <= num_modalities <= _MODALITIES
     ):
         raise ValueError(f"num_modalities must be a whole number from 1 to {_MODALITIES}, got {num_modalities!r}")
-    if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
-        raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
+    check_num_rows(num_rows)
     source = polymnist_source(data_root)
     if source is not None:
         arrays = _published(source, num_modalities, num_rows)

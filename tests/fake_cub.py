@@ -1,4 +1,4 @@
-"""Small files laid out as CUB: the folders of MMVAE, and the compact files."""
+"""Small files laid out as CUB: the folders of MMVAE, those of Caltech and Reed, and the compact files."""
 
 import gzip
 
@@ -29,6 +29,28 @@ def write_original(root):
                 number += 1
         text = "text_trainvalclasses.txt" if part == "train" else "text_testclasses.txt"
         (folder / text).write_text("\n".join([*captions(range(begin, number)), ""]))
+    return folder
+
+
+def write_caltech(root):
+    """Write the same pictures and captions as the archives of Caltech and of Reed have them."""
+    folder, texts, number = root / "CUB_200_2011", root / "cvpr2016_cub" / "text_c10", 0
+    numbered, labels = [], []
+    for classes in CLASSES.values():
+        for name in sorted(classes):
+            (folder / "images" / name).mkdir(parents=True)
+            (texts / name).mkdir(parents=True)
+            for file in sorted(classes[name]):
+                picture = Image.new("RGB", (100 + number, 80), (15 * number + 20,) * 3)
+                picture.save(folder / "images" / name / file)
+                (texts / name / file).with_suffix(".txt").write_text("\n".join([*captions([number]), ""]))
+                # numbers in no order, as if the lists were those of another set
+                numbered.append(f"{90 - number} {name}/{file}\n")
+                labels.insert(0, f"{90 - number} {int(name[:3])}\n")
+                number += 1
+    Image.new("RGB", (9, 9)).save(folder / "images" / "001.Wren" / "unlisted_rgb.jpg")
+    (folder / "images.txt").write_text("".join(numbered))
+    (folder / "image_class_labels.txt").write_text("".join(labels))
     return folder
 
 

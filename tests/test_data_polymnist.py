@@ -8,6 +8,7 @@ import fake_mnist
 import numpy as np
 import pytest
 import torch
+from fake_mnist import equal
 
 from multipyro.data import load_dataset, polymnist
 from multipyro.data.polymnist import background_paths, polymnist_source
@@ -44,12 +45,6 @@ def sources(images, split, root):
     same = (found[:, None] == digits[None]).flatten(2).all(2)
     assert (same.sum(1) == 1).all()
     return same.int().argmax(1)
-
-
-def equal(first, second):
-    """Whether all tensors of two splits are the same."""
-    pairs = [(getattr(first, name), getattr(second, name)) for name in first.NAMES]
-    return all(a.content_hash == b.content_hash and torch.equal(a.labels, b.labels) for a, b in pairs)
 
 
 def test_every_digit_occurs_once_a_modality_in_rows_of_its_class(root):

@@ -8,18 +8,13 @@ import zipfile
 import fake_mnist
 import pytest
 import torch
+from fake_mnist import equal
 
 from multipyro.data import DATASETS, load_dataset, polymnist
 from multipyro.data.polymnist import polymnist_source
 
 # the package gives the function of this name
 module = importlib.import_module("multipyro.data.polymnist")
-
-
-def equal(first, second):
-    """Whether all tensors of two splits are the same."""
-    pairs = [(getattr(first, name), getattr(second, name)) for name in first.NAMES]
-    return all(a.content_hash == b.content_hash and torch.equal(a.labels, b.labels) for a, b in pairs)
 
 
 def told(part):

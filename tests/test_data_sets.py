@@ -38,7 +38,7 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
     fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
     assert "CelebA is not there: put img_align_celeba" in DATASETS["celeba"].missing(root)
     fake_celeba.write_compact(root)
-    assert "CUB is not there: put train/ and test/" in DATASETS["cub"].missing(root)
+    assert "CUB is not there: put into <folder> CUB_200_2011/" in DATASETS["cub"].missing(root)
     fake_cub.write_compact(root)
     assert "not found: name a folder with FashionMNIST/raw" in DATASETS["mnist-fashion"].missing(root)
     fake_mnist.write_mnist(root, fake_mnist.contents(1), packed=True, name="FashionMNIST")

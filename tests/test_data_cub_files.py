@@ -1,0 +1,192 @@
+"""CUB's files where they are missing, cut off, others or more than is asked for."""
+
+import importlib
+import os
+
+import fake_cub
+import fake_mnist
+import numpy as np
+import pytest
+
+from multipyro.data import cub, load_dataset
+from multipyro.data._images import decode_images
+from multipyro.data.cub import cub_source
+
+# the package gives the function of this name
+module = importlib.import_module("multipyro.data.cub")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """An empty folder, and nothing else to be found."""
+    fake_mnist.no_data(monkeypatch, tmp_path)
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def test_pictures_of_caltech_without_captions(root):
+    fake_cub.write_caltech(root)
+    os.rename(root / "cvpr2016_cub", root / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=rf"\({root} has CUB_200_2011/ and lacks cvpr2016_cub/text_c10/\)"):
+        cub(root)
+    # other captions lie beside them
+    path = fake_cub.write_compact(root)
+    assert cub_source(root) == path
+
+
+def test_nothing_is_there(root):
+    with pytest.raises(FileNotFoundError, match="CUB is not there: put into <folder> CUB_200_2011/"):
+        load_dataset("cub", root)
+
+
+@pytest.mark.parametrize("lacks", ["text_testclasses.txt", "test"])
+def test_parts_of_the_original_lack(root, lacks):
+    folder = fake_cub.write_original(root)
+    os.rename(folder / lacks, folder / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {folder} lacks text_testclasses.txt or test/"):
+        cub(root)
+
+
+def test_the_compact_captions_lack(root):
+    path = fake_cub.write_compact(root).with_name("cub_captions.txt.gz")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {root} lacks CUB/cub_captions.txt.gz"):
+        cub(root)
+
+
+def test_captions_that_are_cut_off(root):
+    path = fake_cub.write_original(root) / "text_trainvalclasses.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:-3]))
+    with pytest.raises(ValueError, match=f"{path} must hold 10 captions for each of 10 pictures, got 97 lines"):
+        cub(root)
+    packed = fake_cub.write_compact(root / "other", lines=fake_cub.captions(range(29))).with_name("cub_captions.txt.gz")
+    with pytest.raises(ValueError, match=f"{packed} must hold 10 captions for each of 30 pictures, got 290 lines"):
+        cub(root / "other")
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=f"{packed} is truncated or damaged"):
+        cub(root / "other")
+
+
+def test_a_picture_is_missing_or_none(root):
+    folder = fake_cub.write_original(root)
+    path = folder / "test" / "001.Wren" / "x.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
+        cub(root)
+    path.unlink()
+    with pytest.raises(ValueError, match="text_testclasses.txt must hold 10 captions for each of 1 pictures, got 20"):
+        cub(root)
+
+
+def remove(path):
+    """Remove the file."""
+    path.unlink()
+
+
+def edited(old, new):
+    """A change of a file's text."""
+    return lambda path: path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    {
+        "no labels": ("image_class_labels.txt", remove, FileNotFoundError, "lacks image_class_labels.txt"),
+        "no picture": ("images/001.Wren/y.jpg", remove, FileNotFoundError, "1 of 12 pictures lack, {path} first"),
+        "no captions": ("../cvpr2016_cub/text_c10/010.Jay/03.txt", remove, FileNotFoundError, "1 of 12 files of capt"),
+        "nine captions": (
+            "../cvpr2016_cub/text_c10/010.Jay/03.txt",
+            edited("a red", "\n"),
+            ValueError,
+            "03.txt must hold 10 captions for each of 1 pictures, got 11 lines",
+        ),
+        "other pictures": ("images.txt", edited("90 ", "91 "), ValueError, "must number the same pictures, got 12 and"),
+        "other lines": ("images.txt", edited("Auk/", "Auk /"), ValueError, "{path} must have a number and a value"),
+        "other classes": ("image_class_labels.txt", edited(" 10\n", " x\n"), ValueError, "1 to 200, got x for 010.Jay"),
+    }.values(),
+)
+def test_folders_of_caltech_that_are_not_what_they_should_be(root, name, change, error, message):
+    path = fake_cub.write_caltech(root) / name
+    change(path)
+    with pytest.raises(error, match=message.format(path=path)):
+        cub(root)
+
+
+def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monkeypatch):
+    decoded = []
+
+    def counted(sources, *arguments):
+        decoded.append(len(sources))
+        return decode_images(sources, *arguments)
+
+    monkeypatch.setattr(module, "decode_images", counted)
+    for write in (fake_cub.write_compact, fake_cub.write_caltech):
+        write(root)
+        decoded.clear()
+        whole, some = cub(root), cub(root, num_rows=13)
+        # two pictures a part, or as many as it has
+        pictures = [len(getattr(whole, name)) // 10 for name in whole.NAMES]
+        assert decoded == [sum(pictures), sum(min(number, 2) for number in pictures)]
+        for name in whole.NAMES:
+            assert getattr(some, name).content_hash == getattr(whole.head(13), name).content_hash
+        assert some.train.modalities == whole.train.modalities
+        assert len(load_dataset("cub", root, num_rows=1, captions="first").train) == 1
+        assert decoded[-1] == 3
+    with pytest.raises(ValueError, match="num_rows must be a whole number from 1 on, or None, got 0"):
+        cub(root, num_rows=0)
+
+
+@pytest.mark.parametrize(("rows", "lacks"), [(12, "test"), (15, "")])
+def test_a_compact_file_with_too_few_classes(root, rows, lacks):
+    path = fake_cub.write_compact(root, rows=rows)
+    if lacks:
+        with pytest.raises(ValueError, match=f"{path} has no rows of the test part, got 11 of train, 1 of"):
+            cub(root)
+    else:
+        assert len(cub(root).test) == 30
+
+
+def test_a_class_may_not_train_and_test(root):
+    folder = fake_cub.write_original(root)
+    os.rename(folder / "test" / "001.Wren", folder / "test" / "010.Jay")
+    with pytest.raises(ValueError, match="classes that test must not train, got 1 that do both"):
+        cub(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    {
+        "objects": ({"filenames": np.array([{}] * 30, dtype=object)}, "is damaged or not the compact file of CUB"),
+        "offsets": ({"offsets": np.arange(31)}, "offsets do not divide"),
+        "rows": ({"class_id": np.arange(29)}, "must hold a class from 1 to 200 for each of its 30 names"),
+        "classes": ({"class_id": np.arange(30)}, "must hold a class from 1 to 200"),
+        "words for classes": ({"class_id": np.array(["a"] * 30)}, "must hold a class from 1 to 200"),
+        "one name": ({"filenames": np.array("a.jpg")}, "must hold a class from 1 to 200 for each of its 1 names"),
+    }.values(),
+)
+def test_compact_files_that_contradict_themselves(root, changes, message):
+    path = fake_cub.write_compact(root, **changes)
+    with pytest.raises(ValueError, match=f"{path}.*{message}"):
+        cub(root)
+
+
+@pytest.mark.parametrize("kept", [0, 100, -1])
+def test_a_compact_file_that_is_cut_off(root, kept):
+    path = fake_cub.write_compact(root)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"{path} is damaged or not the compact file of CUB"):
+        cub(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"captions": "some"}, r"captions must be one of \('all', 'first'\), got 'some'"),
+        ({"crop": "head"}, "crop must be one of"),
+        ({"crop": "box"}, "has no boxes of the birds, got crop 'box'"),
+    ],
+)
+def test_options_that_cannot_be(root, options, message):
+    fake_cub.write_original(root)
+    with pytest.raises(ValueError, match=message):
+        cub(root, **options)
