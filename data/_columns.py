@@ -53,7 +53,10 @@ def modality_of(rows: Rows, name: str, told: dict[str, Any], array: np.ndarray |
     likelihood = told.get("likelihood", modality.likelihood)
     if likelihood not in suited:
         raise ValueError(f"{place}.likelihood must be one of {suited} for a {modality.kind}, got {likelihood!r}")
-    return replace(modality, likelihood=likelihood), values, held
+    try:
+        return replace(modality, likelihood=likelihood, scale=told.get("scale")), values, held
+    except ValueError as error:  # of a likelihood without a scale
+        raise ValueError(f"{place}.scale: {error}") from error
 
 
 def class_ids(cells: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:

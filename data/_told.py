@@ -1,5 +1,6 @@
 """What a TOML file may say of data: its keys, what they hold, and which of them go together."""
 
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -11,15 +12,15 @@ __all__ = ["check_applies", "is_whole", "read_description"]
 
 _KEYS = {"name", "table", "split", "seed", "labels", "modalities"}
 _SOURCES = ("column", "columns", "file")
-_COLUMN = ("column", "kind", "likelihood")
+_COLUMN, _NUMBERS = ("column", "kind", "likelihood"), ("likelihood", "scale")
 # what a modality is made of -> what it is called, and the keys that say something of it
 _APPLY = {
-    "file": ("an array", ("file", "likelihood")),
-    "columns": ("several columns", ("columns", "likelihood")),
-    "image": ("pictures", (*_COLUMN, "folder", "size", "channels")),
+    "file": ("an array", ("file", *_NUMBERS)),
+    "columns": ("several columns", ("columns", *_NUMBERS)),
+    "image": ("pictures", (*_COLUMN, "scale", "folder", "size", "channels")),
     "label": ("a label", _COLUMN),
     "text": ("a text", (*_COLUMN, "length", "tokens")),
-    "vector": ("a column of numbers", _COLUMN),
+    "vector": ("a column of numbers", (*_COLUMN, "scale")),
 }
 _MODALITY_KEYS = {key for _, keys in _APPLY.values() for key in keys}
 _ONE_OF = {"kind": KINDS, "likelihood": LIKELIHOODS, "tokens": ("words", "characters"), "channels": (1, 3)}
@@ -30,6 +31,7 @@ _EXPECTED = {
     "columns": "a list of names of columns",
     "size": "[height, width], in pixels from 1 to 4096",
     "length": "a whole number from 1 to 65536",
+    "scale": "a number above 0, 'learned' or 'channels'",
 }
 # a description that asks for more is wrong, and would fill memory
 _SIDE, _LENGTH = 4_096, 65_536
@@ -125,4 +127,7 @@ def _is_sound(key: str, value: Any) -> bool:
             return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
         case "channels":
             return is_whole(value, 1, 3) and value in _ONE_OF[key]
+        case "scale":
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            return value in ("learned", "channels") or (number and 0 < value < math.inf)
     return isinstance(value, str) and value in _ONE_OF.get(key, (value,))

@@ -23,6 +23,8 @@ r"""Data of one's own that a TOML file describes: a table with pictures, classes
 
     [modalities.spectrum]
     file = "spectrum.npy"          # an array, the rows first
+    likelihood = "laplace"         # in place of the one that suits
+    scale = "learned"              # or a number, or "channels": one learned for each
 """
 
 import os

@@ -58,6 +58,7 @@ kind = "vector"
 [modalities.spectrum]
 file = "spectrum.npy"
 likelihood = "laplace"
+scale = 0.5
 """
 
 
@@ -101,6 +102,7 @@ def test_what_modalities_are_is_inferred_or_said(folder):
         "weight": ("vector", "normal"),
         "spectrum": ("vector", "laplace"),
     }
+    assert (modalities["spectrum"].scale, modalities["weight"].scale) == (0.5, None)
 
 
 def test_a_column_may_say_which_part_a_row_is_of(folder):
@@ -193,6 +195,9 @@ COLUMNS = [
     ('column = "colour"\nkind = "image"\nsize = [8, 8]', "must name pictures: none of the 40 cells of 'colour'"),
     ('column = "colour"\nlikelihood = "normal"', r"likelihood must be one of \('categorical',\) for a label, got 'nor"),
     ('column = "weight"\nlikelihood = "categorical"', "likelihood must be one of .*'normal'.* for a vector, got 'cat"),
+    ('column = "weight"\nscale = true', "scale must be a number above 0, 'learned' or 'channels', got True"),
+    ('columns = ["bald"]\nscale = 2', "scale: modality 'a' is bernoulli and takes no scale, got 2"),
+    ('column = "colour"\nscale = 2', "a label, as its cells look.*: scale does not apply"),
     ('columns = ["bald"]\nkind = "label"', "several columns: kind does not apply, what applies is columns, likelihood"),
     ('columns = ["bald"]\nsize = [1, 1]\nlength = 1', "several columns: size, length do not apply"),
     ('file = "spectrum.npy"\nkind = "label"', "an array: kind does not apply, what applies is file, likelihood"),
