@@ -16,6 +16,8 @@ __all__ = ["from_dataset", "from_tensors", "infer_modality", "split_rows"]
 
 # rows that are looked at when a modality is inferred, at a time: a tensor may lie on disk
 _CHUNK = 8_192
+# more classes than any data has: their networks would fill memory
+_CLASSES = 2**20
 
 
 def infer_modality(name: str, values: Tensor) -> Modality:
@@ -35,7 +37,7 @@ def infer_modality(name: str, values: Tensor) -> Modality:
 
     Raises:
         TypeError: If the dtype is none of these.
-        ValueError: If there are no rows, or integers below 0.
+        ValueError: If there are no rows, or integers below 0 or from 2^20 on.
 
     Example:
         >>> infer_modality("image", torch.zeros(5, 3, 64, 64, dtype=torch.uint8)).likelihood
@@ -48,10 +50,10 @@ def infer_modality(name: str, values: Tensor) -> Modality:
     shape = tuple(values.shape[1:])
     if values.dtype == torch.int64:
         low, high = _range(values)
-        if low < 0 or len(shape) > 1:
+        if low < 0 or high >= _CLASSES or len(shape) > 1:
             raise ValueError(
-                f"modality {name!r} must hold class ids from 0 on, (rows,) or (rows, positions), got ids from {low:g} "
-                f"and shape {tuple(values.shape)}"
+                f"modality {name!r} must hold class ids from 0 on and below {_CLASSES}, (rows,) or (rows, positions), "
+                f"got ids from {low:g} to {high:g} and shape {tuple(values.shape)}; numbers are floats"
             )
         return Modality(name, shape, "text" if shape else "label", "categorical", int(high) + 1)
     if not values.is_floating_point() and values.dtype != torch.uint8:

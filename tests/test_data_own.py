@@ -294,6 +294,7 @@ def test_wrong_items_are_told(items, error, message):
     "values, error, message",
     [
         (torch.tensor([-1, 2]), ValueError, "class ids from 0 on"),
+        (torch.tensor([10**12, 2]), ValueError, "class ids from 0 on and below 1048576, .* to 1e[+]12"),
         (torch.zeros(4, dtype=torch.int32), TypeError, "floats, uint8 or int64, got torch.int32"),
         (torch.zeros(4, 2, dtype=torch.uint8), TypeError, "uint8 is for images"),
         (torch.zeros(0, 2), ValueError, "at least one row"),
