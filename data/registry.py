@@ -166,7 +166,7 @@ DATASETS: dict[str, DatasetInfo] = {
             (79_700, 8_850, 29_330),
             ("image",),
             ("caption",),
-            "MMVAE's files, or compact ones",
+            "MMVAE's files, Caltech's and Reed's, or compact ones",
             "non-commercial research",
             {"captions": "all", "crop": "whole", "features": None, "num_rows": None},
             cub,
