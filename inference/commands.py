@@ -244,13 +244,13 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
     modalities = splits.train.modalities
     networks = networks_for(modalities, arguments.hidden, networks_from(arguments.networks, method, modalities))
     recipe = build(method, networks, arguments.latent_dim, guide, **options)
-    config = None
+    config = {"likelihood": arguments.likelihood} if arguments.likelihood else None
     if arguments.missing:
         # every modality by name: what a row keeps that would lose all depends on those there were
         missing = dict.fromkeys(splits.train.modalities, 0.0)
         missing |= missing_from(arguments.missing, list(splits.train.modalities))
         splits = _thinned(splits, missing, seed)
-        config = {"missing": missing}
+        config = {**(config or {}), "missing": missing}
     check_complete(recipe, parts_of(recipe.model, splits, None)[0])
     return _Work(recipe, splits, seed, config)
 
@@ -325,9 +325,8 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     missing = (config["config"] or {}).get("missing", {})
     before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
     trained = (_thinned(before, missing, config["plan"]["seed"]) if missing else before).select(names)
-    families = {name: fields["likelihood"] for name, fields in data["modalities"].items()}
-    scales = {name: fields.get("scale") for name, fields in data["modalities"].items()}
-    splits = splits.select(names).with_likelihoods(families, scales)
+    asked = likelihoods_from((config["config"] or {}).get("likelihood", []))
+    splits = splits.select(names).with_likelihoods(*({n: v for n, v in part.items() if n in names} for part in asked))
     hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
     other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
     told = {name: {k: v for k, v in fields.items() if v is not None} for name, fields in data["modalities"].items()}
