@@ -61,11 +61,13 @@ def swapped(texts):
 class Judge(nn.Module):
     """From pictures and relations to logits of the eight other words, `(rows, 8, words)`."""
 
-    def __init__(self, width=32):
+    def __init__(self, width=16):
         super().__init__()
-        layers = []
-        for before, after in ((3 + len(RELATIONS), width), (width, 2 * width), (2 * width, 4 * width)):
-            layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers, before = [], 3 + len(RELATIONS)
+        # the first layer at full resolution: a small object is six pixels wide
+        for after, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
+            layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            before = after
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(256), nn.ReLU(), nn.Dropout(0.3))
         self.words = nn.Linear(256, len(OTHERS) * len(WORDS))
 
@@ -222,7 +224,7 @@ if __name__ == "__main__":
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--data-root", type=Path, help="folder of data sets, before MULTIPYRO_DATA")
     parser.add_argument("--rows", type=int, default=2_000, help="test rows that are judged")
-    parser.add_argument("--epochs", type=int, default=12, help="of the judge")
+    parser.add_argument("--epochs", type=int, default=16, help="of the judge")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the report and the pictures")
     parser.add_argument("--smoke", action="store_true", help="only show that it runs, on noise")

@@ -14,6 +14,7 @@ from multipyro.inference.recipes import METHODS, Recipe
 __all__ = [
     "check_methods",
     "likelihoods_from",
+    "likelihoods_of",
     "missing_from",
     "networks_from",
     "options_from",
@@ -90,6 +91,11 @@ def networks_from(
     if not pairs:
         return None
     if list(pairs) == ["paper"]:
+        if not METHODS[method].families:
+            having = [name for name, info in METHODS.items() if info.families]
+            raise ValueError(
+                f"--networks paper: no networks of {method}'s paper are known, only of {', '.join(having)}"
+            )
         return preferred_families(modalities, METHODS[method].families)
     if len(pairs) == 1 and "=" not in pairs[0]:
         return pairs[0]
@@ -114,6 +120,16 @@ def likelihoods_from(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, fl
             except ValueError:
                 scales[name] = scale  # learned, or channels
     return families, scales
+
+
+def likelihoods_of(config: Mapping[str, Any], built_in: bool) -> tuple[dict[str, str], dict[str, Any]]:
+    """Likelihoods and scales by modality that a run has in place of those of its data set, from its `run.json`."""
+    modalities = config["data"]["modalities"]
+    if built_in and config["data"].get("options") is not None:  # what the options leave open was set by the user
+        scales = {name: fields.get("scale") for name, fields in modalities.items()}
+        return {name: fields["likelihood"] for name, fields in modalities.items()}, scales
+    families, scales = likelihoods_from((config["config"] or {}).get("likelihood", []))
+    return {n: v for n, v in families.items() if n in modalities}, {n: v for n, v in scales.items() if n in modalities}
 
 
 def missing_from(pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:

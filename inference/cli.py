@@ -195,7 +195,7 @@ def _training(command: argparse.ArgumentParser) -> None:
         action=_Pairs,
         metavar="FAMILY",
         help=f"in place of those picked by the data: {', '.join(_FAMILIES)}; image=FAMILY for each; or paper, those of "
-        "the method's paper",
+        "the method's paper where it has some",
     )
     command.add_argument(
         "--hidden",

@@ -19,6 +19,7 @@ from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomic
 from multipyro.inference._arguments import (
     check_methods,
     likelihoods_from,
+    likelihoods_of,
     missing_from,
     networks_from,
     options_from,
@@ -270,6 +271,7 @@ def _judged(run: Path, splits: Splits, samples: int, seed: int) -> dict[str, Any
         "versions": versions(),
         "seed": seed,
         "content_hash": {part: getattr(splits, part).content_hash for part in Splits.NAMES},
+        "labels_hash": {part: getattr(splits, part).labels_hash for part in Splits.NAMES},
         "num_particles": samples,
         "coherence_of": "mean",
     }
@@ -325,13 +327,14 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
     missing = (config["config"] or {}).get("missing", {})
     before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
     trained = (_thinned(before, missing, config["plan"]["seed"]) if missing else before).select(names)
-    asked = likelihoods_from((config["config"] or {}).get("likelihood", []))
-    splits = splits.select(names).with_likelihoods(*({n: v for n, v in part.items() if n in names} for part in asked))
+    splits = splits.select(names)
     hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
     other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
-    told = {name: {k: v for k, v in fields.items() if v is not None} for name, fields in data["modalities"].items()}
+    what = f"other rows ({', '.join(other)})" if other else "rows of another description"
+    if not other:
+        splits = splits.with_likelihoods(*likelihoods_of(config, file is None))
+        told = {name: {k: v for k, v in fields.items() if v is not None} for name, fields in data["modalities"].items()}
     if other or json.loads(json.dumps(described(splits.train.modalities))) != told:
-        what = f"other rows ({', '.join(other)})" if other else "rows of another description"
         raise ValueError(f"{arguments.run} was trained and chosen on {what} of {data['name']} than are found now")
     return loaded, splits, config
 

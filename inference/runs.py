@@ -17,7 +17,7 @@ import multipyro
 from multipyro.data import Modality, MultimodalData, write_atomically
 from multipyro.inference.checkpoints import load_programs, programs_of, read_checkpoint
 from multipyro.inference.networks import Networks
-from multipyro.inference.recipes import METHODS, Recipe, build
+from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
 
 __all__ = ["LoadedRun", "Run", "checkpoint_of", "describe_data", "described", "load", "read_run", "versions"]
 
@@ -179,7 +179,11 @@ class Run:
             raise ValueError(f"{folder} already holds a run: resume it (--resume) or choose another folder")
         found = read_run(folder)
         # a run of an earlier version may not say which networks it has
-        pairs = [(name, found.get(name, wanted[name]), wanted[name]) for name in _FIXED]
+        known = {name: found.get(name, wanted[name]) for name in _FIXED}
+        if found["method"] in METHODS and known["options"] is not None:
+            # nor an option that its method did not have then, and has by default now
+            known["options"] = {**COMMON_OPTIONS, **METHODS[found["method"]].options, **known["options"]}
+        pairs = [(name, known[name], wanted[name]) for name in _FIXED]
         changed = [change for pair in pairs for change in _changes(*pair)]
         if changed:
             details = "; ".join(f"{name} was {_short(was)}, now {_short(now)}" for name, was, now in changed)

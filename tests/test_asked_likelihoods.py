@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multipyro.data import Modality, load_dataset
-from multipyro.inference import load, networks_for
+from multipyro.inference import build, fit_recipe, load, networks_for
 from multipyro.inference.cli import main
 from multipyro.ppl_models import Beta, Laplace
 
@@ -83,6 +83,13 @@ def test_a_run_keeps_what_was_asked_for(tmp_path, capsys):
     other = ["--likelihood", "image=laplace:0.2", "--out", str(run), "--resume"]
     assert main(["train", "mopoe", *SMALL, *other]) == 2
     assert "scale" in capsys.readouterr().err
+
+
+def test_a_run_that_python_gave_other_likelihoods_is_evaluated_too(digits, tmp_path):
+    asked = load_dataset("digits").with_likelihoods({"image": "normal"}, {"image": 0.2})
+    recipe = build("mvae", networks_for(asked.train.modalities, (8,)), 2)
+    fit_recipe(recipe, asked, epochs=1, batch_size=512, out=tmp_path, progress=False)
+    assert main(["evaluate", str(tmp_path), "--particles", "2"]) == 0
 
 
 def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):

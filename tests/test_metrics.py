@@ -221,6 +221,12 @@ def test_a_comparison_counts_the_seeds_that_have_a_metric(small):
     assert format_value(alone).count("±") == 0
 
 
+def test_a_label_is_judged_by_itself_only_where_it_is_the_class(small):
+    train = replace(small.train, labels=small.train.labels // 2)
+    assert "label" in train_classifiers(small.train, small.test)
+    assert "label" not in train_classifiers(train, replace(small.test, labels=small.test.labels // 2))
+
+
 def test_larger_images_are_judged_by_a_network():
     labels = torch.arange(400) % 2
     image = torch.zeros(400, 1, 11, 10)

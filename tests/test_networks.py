@@ -178,7 +178,6 @@ def test_the_command_line_asks_for_networks(tmp_path, capsys):
         ("mmvae", (3, 64, 64), "plain", "sentence"),
         ("vlvae", (3, 64, 64), "instance", "gru"),
         ("jmvae-kl", (3, 64, 64), "strided", "characters"),
-        ("mvae", (3, 64, 64), "strided", "characters"),
     ],
 )
 def test_the_networks_of_a_methods_paper(method, shape, image, text):
@@ -190,3 +189,8 @@ def test_the_networks_of_a_methods_paper(method, shape, image, text):
     asked = networks_from(["paper"], method, modalities)
     assert networks_for(modalities, families=asked).families == {"image": image, "text": text, "label": "mlp"}
     assert {family for info in METHODS.values() for family in info.families} <= set(FAMILIES)
+
+
+def test_a_method_whose_paper_has_no_networks_says_so():
+    with pytest.raises(ValueError, match="no networks of mvae's paper are known, only of .*mopoe"):
+        networks_from(["paper"], "mvae", MODALITIES)

@@ -150,6 +150,7 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path):
     told = json.loads((tmp_path / "run.json").read_text())
     told["plan"] = {name: told["plan"][name] for name in ("batch_size", "lr", "seed", "epochs")}
     del told["data"]["options"]
+    told["options"] = {name: value for name, value in told["options"].items() if name not in ("warmup", "aggregate")}
     (tmp_path / "run.json").write_text(json.dumps(told))
     found, second = train(tmp_path, resume=True)
     assert_same(found, expected)
