@@ -26,7 +26,7 @@ from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import randomized_svd
 
-from multipyro.data import Modality, MultimodalData, Splits, load_dataset
+from multipyro.data import Modality, MultimodalData, SharedRows, Splits, load_dataset
 from multipyro.inference import build, cross_generate, joint_samples, load, networks_for
 from multipyro.inference.runs import read_run, versions
 
@@ -95,6 +95,15 @@ class Vectors:
         )
 
 
+def one_a_picture(data, seed):
+    """A random row of each picture, in random order: rows that share a picture are no independent draws."""
+    images = data.x["image"]
+    order = np.random.default_rng(seed).permutation(len(data))
+    pictures = images.index.numpy()[order] if isinstance(images, SharedRows) else order
+    _, first = np.unique(pictures, return_index=True)
+    return torch.from_numpy(order[np.sort(first)])
+
+
 def judged(recipe, x, vectors, shift):
     """Name -> mean cosine of the pairs, of pairs with others' captions, and of the difference, with standard errors."""
     image, caption = x["image"], x["caption"]
@@ -141,8 +150,7 @@ def main(args):
         splits = load_dataset(config["data"]["name"], args.data_root, **config["data"]["options"])
         recipe = load(args.run, which=args.checkpoint).recipe
     vectors = Vectors(splits.train, args.size, args.directions)
-    # a picture has ten captions in a row or fewer, so the rows far away are of other birds
-    rows = torch.randperm(len(splits.test), generator=torch.Generator().manual_seed(args.seed))[: args.rows].sort()[0]
+    rows = one_a_picture(splits.test, args.seed)[: args.rows]
     x, _ = splits.test.rows(rows)
     found, made = judged(recipe, x, vectors, len(rows) // 2)
     print(f"{'mean cosine':44}{'pairs':>16}{'shuffled':>16}{'difference':>16}")
@@ -151,7 +159,13 @@ def main(args):
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         data = None if config is None else {k: v for k, v in config["data"].items() if k != "modalities"}
-        report = {"data": data, "versions": versions(), "test rows": len(rows), "mean cosine": found, "seed": args.seed}
+        report = {
+            "data": data,
+            "versions": versions(),
+            "test pictures": len(rows),
+            "mean cosine": found,
+            "seed": args.seed,
+        }
         report |= {"dimensions": args.size, "directions": args.directions, "parameters": recipe.num_parameters}
         (args.out / "birds.json").write_text(json.dumps(report, indent=1) + "\n")
         modality = splits.test.modalities["caption"]
@@ -165,7 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path, nargs="?", help="folder of a trained run")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--data-root", type=Path, help="folder of data sets, before MULTIPYRO_DATA")
-    parser.add_argument("--rows", type=int, default=2_000, help="test rows that are judged")
+    parser.add_argument("--rows", type=int, default=2_000, help="test pictures that are judged, at most")
     parser.add_argument("--size", type=int, default=30, help="dimensions of the vectors")
     parser.add_argument("--directions", type=int, default=5, help="of the canonical correlation analysis")
     parser.add_argument("--seed", type=int, default=0)

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, load, networks_for
 from multipyro.inference.classifiers import train_classifiers
+from multipyro.inference.coherence import share_of
 from multipyro.inference.runs import read_run, versions
 
 JUDGED = ("Male", "Smiling")
@@ -78,19 +79,13 @@ def judged(recipe, splits, classifiers):
         wanted = names(modality, x["text"], attribute)
         has = judge(made) == 1
         found[attribute] = {
-            "faces from text": share(has == wanted),
-            "faces from another row's text": share(has == wanted.roll(1)),
-            "text from faces": share(names(modality, told, attribute) == wanted),
+            "faces from text": share_of(has == wanted),
+            "faces from another row's text": share_of(has == wanted.roll(1)),
+            "text from faces": share_of(names(modality, told, attribute) == wanted),
             "always the more frequent": max(wanted.double().mean().item(), 1 - wanted.double().mean().item()),
             "real faces: the classifier's own accuracy": judge.accuracy,
         }
     return found
-
-
-def share(right):
-    """The share of what is right, and its standard error."""
-    value = right.double().mean().item()
-    return [value, (value * (1 - value) / len(right)) ** 0.5]
 
 
 def draw(recipe, modality, path, columns=8):
@@ -124,8 +119,8 @@ def main(args):
     print(f"{'':45}" + "".join(f"{attribute:>18}" for attribute in JUDGED))
     for name, value in found[JUDGED[0]].items():
         values = [found[attribute][name] for attribute in JUDGED]
-        pairs = isinstance(value, list)
-        print(f"{name:45}" + "".join(f"{v[0]:10.3f} ± {v[1]:.3f}" if pairs else f"{v:18.3f}" for v in values))
+        pairs = isinstance(value, dict)
+        print(f"{name:45}" + "".join(f"{v['value']:10.3f} ± {v['se']:.3f}" if pairs else f"{v:18.3f}" for v in values))
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         data = None if config is None else {k: v for k, v in config["data"].items() if k != "modalities"}

@@ -20,9 +20,9 @@ _ROWS, _EPOCHS, _BATCH = 20_000, 5, 100
 class Classifier:
     """Tells the class of each row of one modality.
 
-    A label that is the class of its row is judged by itself. A text has the class that its words spell exactly, wherever
-    they start, and -1 (no class, which no metric counts as right) otherwise. An image is judged by an estimator trained
-    on real training images.
+    A label that is the class of its row is judged by itself. A text has the class that its words spell exactly,
+    wherever they start, and -1 (no class, which no metric counts as right) otherwise. An image is judged by an
+    estimator trained on real training images.
 
     Args:
         modality: The modality.
