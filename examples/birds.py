@@ -2,7 +2,7 @@ r"""Do pictures and captions of birds that a model makes belong together?
 
 MMVAE learns photographs of birds and captions (Variational Mixture-of-Experts Autoencoders, section 5.2), by
 
-    multipyro train mmvae --data cub --hidden 128 128 --latent-dim 64 --particles 1 --epochs 8 --batch-size 64 \
+    multipyro train mmvae --data cub --hidden 128 128 --latent-dim 64 --particles 1 --weights caption=10 --epochs 7 \
         --lr 1e-3 --out runs/birds
     python examples/birds.py runs/birds --out birds
 
