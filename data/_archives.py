@@ -4,11 +4,15 @@ import os
 import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 __all__ = ["member_bytes", "open_zip", "unpacked"]
+
+# pictures of CelebA have some 10 KB and all of them 1.4 GB, those of PolyMNIST less, and networks lie beside them
+_MEMBER_BYTES, _TOTAL_BYTES = 2**22, 2**33
+# compressed bytes that are read at a time: methods without a bound of their own make 100 MB of them at most
+_CHUNK = 4_096
 
 
 def open_zip(path: Path, title: str) -> zipfile.ZipFile:
@@ -19,8 +23,8 @@ def open_zip(path: Path, title: str) -> zipfile.ZipFile:
         title: What messages call what it should be.
 
     Raises:
-        ValueError: If it is damaged or no zip file, or a member has an absolute path, climbs out of its folder or is a
-            link; the message names both.
+        ValueError: If it is damaged or no zip file, a member has an absolute path, climbs out of its folder or is a
+            link, or all members together are larger than 8 GiB; the message names it and the member.
     """
     try:
         archive = zipfile.ZipFile(path)
@@ -39,19 +43,34 @@ def open_zip(path: Path, title: str) -> zipfile.ZipFile:
         if reason is not None:
             archive.close()
             raise ValueError(f"{path} is not {title}: its member {member.filename!r} {reason}; nothing was unpacked")
+    total = sum(member.file_size for member in archive.infolist())
+    if total > _TOTAL_BYTES:
+        archive.close()
+        raise ValueError(
+            f"{path} is not {title}: its members have {total:,} bytes together, expected at most {_TOTAL_BYTES:,}; "
+            "nothing was unpacked"
+        )
     return archive
 
 
 def member_bytes(archive: zipfile.ZipFile, name: str) -> bytes:
-    """What a member holds.
+    """What a member holds, a picture of at most 4 MiB.
 
     Raises:
-        ValueError: If it is damaged; the message names it and the archive.
+        ValueError: If it is damaged or larger; the message names it and the archive.
     """
+    size = archive.getinfo(name).file_size
+    if size > _MEMBER_BYTES:
+        raise ValueError(f"{name} in {archive.filename} must have at most {_MEMBER_BYTES:,} bytes, got {size:,}")
     try:
-        return archive.read(name)  # reading a member to its end checks its CRC
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{name} in {archive.filename} is damaged ({error}): fetch the archive again") from error
+        with archive.open(name) as file:
+            # no more than the size that is told, and to its end, which checks the CRC
+            return b"".join(iter(lambda: file.read(_CHUNK), b""))
+    except MemoryError:
+        raise
+    except Exception as error:  # of damaged bytes each method of compression raises an error of its own
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{name} in {archive.filename} is damaged ({said}): fetch the archive again") from error
 
 
 def unpacked(path: Path, folder: Path, keep: Callable[[PurePosixPath], bool], title: str) -> Path:
@@ -63,24 +82,38 @@ def unpacked(path: Path, folder: Path, keep: Callable[[PurePosixPath], bool], ti
     Args:
         path: The archive.
         folder: Where its files go, side by side, whatever folders they have in the archive.
-        keep: Whether to unpack the file with this path.
+        keep: Whether to unpack the file with this path; what systems leave, `__MACOSX` and names with a dot before
+            them, is never unpacked.
         title: What messages call the archive.
 
     Raises:
         OSError: If the folder cannot be written.
-        ValueError: See `open_zip` and `member_bytes`.
+        ValueError: If nothing is kept, or two members have one name; else see `open_zip` and `member_bytes`.
     """
     if folder.is_dir():
         return folder
     with open_zip(path, title) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/") and keep(PurePosixPath(name))]
+        names: dict[str, str] = {}
+        for name in archive.namelist():
+            inner = PurePosixPath(name)
+            left = any(part.startswith(".") or part == "__MACOSX" for part in inner.parts)
+            if name.endswith("/") or left or not keep(inner):
+                continue
+            if inner.name in names:
+                raise ValueError(
+                    f"{path} is not {title}: its members {names[inner.name]!r} and {name!r} would become one file; "
+                    "nothing was unpacked"
+                )
+            names[inner.name] = name
+        if not names:
+            raise ValueError(f"{path} is not {title}: none of its {len(archive.namelist())} members is one to unpack")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
             # the temporary folder is its owner's alone, one made within is as any other
             whole = Path(temporary) / folder.name
             whole.mkdir()
-            for name in names:
-                (whole / PurePosixPath(name).name).write_bytes(member_bytes(archive, name))
+            for target, name in names.items():
+                (whole / target).write_bytes(member_bytes(archive, name))
             try:
                 os.rename(whole, folder)
             except OSError:

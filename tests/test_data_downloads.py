@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -245,6 +246,78 @@ def test_unpacking_when_another_process_was_first(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "rename", late)
     assert (unpacked(path, folder, lambda name: True, "the set") / "1.png").read_bytes() == b"theirs"
     assert sorted(os.listdir(tmp_path)) == ["pictures", "set.zip"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"a/1.png": b"1", "b/1.png": b"2"}, "its members 'a/1.png' and 'b/1.png' would become one file"),
+        ({"1.txt": b"1", "deep/": b""}, "none of its 2 members is one to unpack"),
+        ({"__MACOSX/a/1.png": b"1", "a/._1.png": b"2", ".Trash/2.png": b"3"}, "none of its 3 members is one to unpack"),
+    ],
+)
+def test_an_archive_of_other_members(tmp_path, members, message):
+    path = archive(tmp_path / "set.zip", **members)
+    with pytest.raises(ValueError, match=f"{path} is not the set: {message}"):
+        unpacked(path, tmp_path / "pictures", lambda name: name.suffix == ".png", "the set")
+    assert os.listdir(tmp_path) == ["set.zip"]
+
+
+def test_what_systems_leave_is_not_unpacked(tmp_path):
+    path = archive(tmp_path / "set.zip", **{"a/1.png": b"1", "__MACOSX/a/1.png": b"2", "a/.1.png": b"3"})
+    folder = unpacked(path, tmp_path / "pictures", lambda name: name.suffix == ".png", "the set")
+    assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("1.png", b"1")]
+
+
+def test_a_member_that_is_too_large_for_a_picture(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("1.png", bytes(2**22 + 1))
+        file.writestr("2.png", bytes(2**22))
+    with pytest.raises(ValueError, match=f"1.png in {path} must have at most 4,194,304 bytes, got 4,194,305"):
+        unpacked(path, tmp_path / "pictures", lambda name: True, "the set")
+    assert os.listdir(tmp_path) == ["set.zip"]
+    with open_zip(path, "the set") as file:
+        assert member_bytes(file, "2.png") == bytes(2**22)
+
+
+def test_a_member_larger_than_it_says(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("1.png", bytes(2**24))
+        file.infolist()[0].file_size = 10
+    with open_zip(path, "the set") as file:
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=f"1.png in {path} is damaged"):
+            member_bytes(file, "1.png")
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert most < 2**22
+
+
+def test_an_archive_that_is_too_large(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in "123":
+            file.writestr(name, b"1")
+            file.infolist()[-1].file_size = 3 * 2**30
+    with pytest.raises(ValueError, match=f"{path} is not the set: its members have 9,663,676,416 bytes together"):
+        open_zip(path, "the set")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 99])
+def test_a_member_whose_compression_is_damaged_or_unknown(tmp_path, method):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if method == 99 else method) as file:
+        file.writestr("1.png", bytes(range(256)) * 4)
+        place = file.infolist()[0].header_offset + 30 + len("1.png")
+        if method == 99:
+            file.infolist()[0].compress_type = 99
+    content = bytearray(path.read_bytes())
+    content[place + 4 : place + 30] = b"\xff" * 26
+    path.write_bytes(content)
+    with open_zip(path, "the set") as file, pytest.raises(ValueError, match=rf"1.png in {path} is damaged \(.+\)"):
+        member_bytes(file, "1.png")
 
 
 def test_a_member_that_is_encrypted(tmp_path):
