@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from multipyro.data._cache import cached
-from multipyro.data._images import decode_images, files_digest
+from multipyro.data._images import decode_images, files_digest, usable_cores
 
 __all__ = ["Box", "boxes_digest", "face_crop", "find_faces"]
 
@@ -129,7 +128,7 @@ def _detections(
     def build() -> dict[str, np.ndarray]:
         detect = start()
         pictures = decode_images(paths, list(map(str, paths)), (1, height, width))[:, 0]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             found = [np.asarray(boxes, np.int64).reshape(-1, 4) for boxes in pool.map(detect, pictures)]
         return {"picture": np.repeat(np.arange(len(paths)), list(map(len, found))), "box": np.concatenate(found)}
 
@@ -164,7 +163,7 @@ def _opencv() -> ModuleType:
 
         if not (Path(cv2.data.haarcascades) / _FILTER["cascade"]).is_file() or not hasattr(cv2, "CascadeClassifier"):
             raise ImportError(f"version {cv2.__version__} has no Haar cascades")
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # some builds leave out `cv2.data`
         raise ImportError(
             f"faces are found by OpenCV below 5, which cannot be used ({error}): "
             'pip install "multipyro[faces]", or choose another crop'

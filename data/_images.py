@@ -1,5 +1,6 @@
 """JPEG and PNG pictures of a whole data set as one array of bytes."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -15,9 +16,22 @@ from PIL import Image
 
 from multipyro.data._stored import stored_arrays
 
-__all__ = ["centre_crop", "decode_images", "files_digest", "read_arrays", "slices_of"]
+__all__ = [
+    "GreyError",
+    "centre_crop",
+    "decode_images",
+    "eight_bits",
+    "files_digest",
+    "read_arrays",
+    "slices_of",
+    "usable_cores",
+]
 
 _THREADS = 16
+
+
+class GreyError(ValueError):
+    """A picture is sound, and how bright its greys are is not known."""
 
 
 def decode_images(
@@ -37,6 +51,8 @@ def decode_images(
         boxes: Left, top, right and lower edge `(rows, 4)` of what is cut out of each picture first; None for all of it.
 
     Raises:
+        MemoryError: If there is no memory to decode one; the message names it.
+        OSError: If the system does not let one be read; the message names it.
         ValueError: If one cannot be read as an image or has another size; the message names it.
     """
     pixels = np.empty((len(sources), *shape), np.uint8)
@@ -48,8 +64,15 @@ def decode_images(
         file: Path | BinaryIO = BytesIO(source) if isinstance(source, bytes) else source
         try:
             with Image.open(file) as image:
-                picture = image.convert(mode)
+                picture = eight_bits(image).convert(mode)
+        except GreyError as error:
+            raise ValueError(f"{names[row]}: {error}") from error
+        except MemoryError as error:
+            raise MemoryError(f"no memory is left to decode {names[row]}") from error
         except Exception as error:  # of damaged bytes the readers of Pillow raise what they stumble over
+            # what the system says has a number; damaged bytes may send a reader to a place that is none
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise OSError(error.errno, f"{names[row]} cannot be read: {error.strerror}") from error
             said = str(error) or type(error).__name__
             raise ValueError(f"{names[row]} cannot be read as an image ({said}): fetch it again") from error
         try:
@@ -62,10 +85,37 @@ def decode_images(
         pixels[row] = found.reshape(height, width, channels).transpose(2, 0, 1)
 
     # Pillow decodes without Python's lock
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_THREADS, usable_cores())) as pool:
         for _ in pool.map(decode, range(len(sources)), chunksize=64):
             pass
     return pixels
+
+
+def usable_cores() -> int:
+    """How many cores this process may use; all of the machine where the system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The picture, in grey of 8 bits if it is one of 16; Pillow would make all that is above 255 white.
+
+    65535 becomes 255, and what is between is rounded to the nearest byte.
+
+    Raises:
+        GreyError: If its greys are whole numbers or floats of which nothing says how large white is.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        return image
+    grey = np.asarray(image)
+    if image.format == "TIFF":  # it may hold 12 bits in 16, or have white at 0
+        certain = (image.tag_v2.get(258), image.tag_v2.get(262)) == ((16,), 1)
+    else:  # some readers of 16 bits give whole numbers
+        certain = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
+    if image.mode == "F" or not certain or grey.min() < 0 or grey.max() > 65_535:
+        raise GreyError(
+            f"grey of mode {image.mode!r} in a file of {image.format} is not known to be of 8 or 16 bits: convert it"
+        )
+    return Image.fromarray(((grey.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
 def centre_crop(image: Image.Image, crop: int, side: int) -> Image.Image:

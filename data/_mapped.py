@@ -19,7 +19,7 @@ from multipyro.data._stored import stored_array
 __all__ = ["mapped_pictures", "mapped_rows"]
 
 # part of what names a file: another way of making it is another file
-_VERSION = 1
+_VERSION = 2
 # rows that are held at a time: so many, or fewer if they are large
 _ROWS, _BYTES = 1_024, 2**28
 # smaller arrays are read
@@ -82,18 +82,32 @@ def _mapped(
     if found is not None:
         return found
 
+    failed: list[OSError] = []
+
+    def read() -> Iterator[np.ndarray]:
+        try:
+            yield from pieces()
+        except OSError as error:  # of what is read, not of the file that is written
+            failed.append(error)
+            raise
+
     def write(file: BinaryIO) -> None:
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(file, header)
-        for piece in pieces():
+        for piece in read():
             file.write(np.ascontiguousarray(piece, dtype).tobytes())
 
     try:
         write_atomically(path, write)
+        found, reason = _opened(path, shape, dtype), f"{path} cannot be read again"
     except OSError as error:
-        warnings.warn(f"data is held in memory: {error}", stacklevel=4)
-        return np.concatenate(list(pieces()))
-    return _opened(path, shape, dtype)
+        if failed:
+            raise failed[0] from None
+        reason = str(error)
+    if found is None:
+        warnings.warn(f"data is held in memory: {reason}", stacklevel=4)
+        found = np.concatenate([np.empty((0, *shape[1:]), dtype), *pieces()])
+    return found
 
 
 def _opened(path: Path, shape: tuple[int, ...], dtype: type) -> np.ndarray | None:

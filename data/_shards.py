@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from multipyro.data._files import write_atomically
+from multipyro.data._images import usable_cores
 from multipyro.data._root import download_root, roots
 from multipyro.data._stored import stored_arrays
 from multipyro.data.scenes import COLOURS, MATERIALS, SHAPES, SIZES, WORDS, draw_scene, sentence
@@ -135,7 +136,7 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
             f"{len(numbers) * recipe.shard:,} scenes are not rendered yet, and pyvista, which renders them, is not "
             f"installed: {_INSTALL}"
         )
-    count = min(processes or len(os.sched_getaffinity(0)), len(numbers))
+    count = min(processes or usable_cores(), len(numbers))
     # threads of numpy may round otherwise, and those of a software renderer wait for one another
     threads = dict.fromkeys(("LP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # workers import what this process does, whatever folder it runs in

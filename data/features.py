@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from multipyro.data._images import eight_bits
+
 __all__ = ["nearest_rows", "resnet_features", "weights_digest"]
 
 _SHORTER = 224
@@ -134,7 +136,7 @@ def _batches(pictures: Tensor | Sequence[Path], batch_size: int) -> Iterator[Ten
     for path in pictures:
         try:
             with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
+                pixels = np.array(eight_bits(image).convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image ({error}): fetch it again") from error
         yield torch.from_numpy(pixels).permute(2, 0, 1)[None]

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from multipyro.data._cache import cached
+from multipyro.data._images import eight_bits
 from multipyro.data._parts import check_num_rows
 from multipyro.data._polymnist_files import original_arrays, original_digest, original_in
 from multipyro.data._root import VARIABLE, roots
@@ -141,7 +142,7 @@ def _photographs(root: Path) -> list[Path]:
 def _background(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(eight_bits(image).convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): replace it") from error
     if min(pixels.shape[:2]) <= _SIDE:

@@ -219,6 +219,19 @@ def test_without_opencv(root, monkeypatch):
         faces(root)
 
 
+def test_an_opencv_without_data(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", types.ModuleType("cv2"))
+    with pytest.raises(ImportError, match=r"module 'cv2' has no attribute 'data'.*pip install"):
+        faces(root)
+
+
+def test_a_system_that_does_not_tell_which_cores_it_gives(root, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    seen = stub(monkeypatch, FOUND)
+    faces(root)
+    assert len(seen) == 12
+
+
 def test_an_opencv_without_cascades(root, tmp_path, monkeypatch):
     data = types.SimpleNamespace(haarcascades=f"{tmp_path}/")
     monkeypatch.setitem(sys.modules, "cv2", types.SimpleNamespace(__version__="5.0.0", data=data))

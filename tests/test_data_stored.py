@@ -187,7 +187,9 @@ def test_a_damaged_picture_is_named(tmp_path, kind):
                 assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("error", [IndexError("index out of range"), MemoryError(), NotImplementedError(), KeyError(3)])
+@pytest.mark.parametrize(
+    "error", [IndexError("index out of range"), OSError(22, "seek"), NotImplementedError(), KeyError(3)]
+)
 def test_whatever_a_reader_of_pictures_raises_names_the_file(tmp_path, monkeypatch, error):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
 
@@ -197,3 +199,65 @@ def test_whatever_a_reader_of_pictures_raises_names_the_file(tmp_path, monkeypat
     monkeypatch.setattr("PIL.Image.Image.convert", fails)
     with pytest.raises(ValueError, match=r"1.png cannot be read as an image \(.+\)"):
         decode_images([tmp_path / "1.png"], ["1.png"], (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PermissionError(13, "Permission denied"), "1.png cannot be read: Permission denied"),
+        (OSError(24, "Too many open files"), "1.png cannot be read: Too many open files"),
+        (MemoryError(), "no memory is left to decode 1.png"),
+    ],
+)
+def test_what_the_system_refuses_is_no_damage(tmp_path, own, monkeypatch, error, expected):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr("PIL.Image.open", fails)
+    with pytest.raises(type(error), match=expected) as caught:
+        decode_images([tmp_path / "1.png"], ["1.png"], (3, 8, 8))
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+    # without a warning that the copy cannot be written
+    with pytest.raises(type(error), match=expected.replace("1.png", f"{tmp_path}/1.png")):
+        _mapped.mapped_pictures([tmp_path / "1.png"], (3, 8, 8))
+
+
+GREYS = np.array([[0, 128, 129, 255], [256, 32_767, 32_768, 65_535]], np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff", "big-endian tiff", "pgm"])
+def test_grey_of_16_bits_is_scaled(tmp_path, kind):
+    path = tmp_path / f"1.{kind.split()[-1]}"
+    if kind == "pgm":
+        path.write_bytes(b"P5 4 2 65535\n" + GREYS.astype(">u2").tobytes())
+    else:
+        Image.fromarray(GREYS.astype(">u2") if kind.startswith("big") else GREYS).save(path)
+    with Image.open(path) as image:
+        assert image.mode == {"png": "I;16", "tiff": "I;16", "pgm": "I"}.get(kind, "I;16B")
+    expected = np.rint(GREYS / 257)
+    assert (decode_images([path], ["1"], (1, 2, 4))[0, 0] == expected).all()
+    assert (decode_images([path], ["1"], (3, 2, 4))[0] == expected).all()
+
+
+def test_grey_of_unknown_scale_is_refused(tmp_path):
+    path = tmp_path / "1.tiff"
+    wrong = [(Image.fromarray(np.full((2, 2), 300, dtype)), {}) for dtype in (np.int32, np.float32)]
+    # white is at 0
+    wrong += [(Image.fromarray(GREYS), {"tiffinfo": {262: 0}})]
+    for image, options in wrong:
+        image.save(path, **options)
+        with pytest.raises(ValueError, match=f"{path}: grey of mode '{image.mode}' in a file of TIFF is not known"):
+            decode_images([path], [str(path)], (1, *image.size[::-1]))
+
+
+def test_a_copy_that_cannot_be_opened_is_held_in_memory(tmp_path, own, monkeypatch):
+    Image.new("RGB", (4, 4), (7, 7, 7)).save(tmp_path / "1.png")
+    monkeypatch.setattr(_mapped, "_opened", lambda *_: None)
+    with pytest.warns(UserWarning, match=r"data is held in memory: .*\.npy cannot be read again"):
+        found = _mapped.mapped_pictures([tmp_path / "1.png", None], (3, 4, 4))
+    assert found.shape == (2, 3, 4, 4)
+    assert found.mean((1, 2, 3)).tolist() == [7, 0]
+    with pytest.warns(UserWarning, match="data is held in memory"):
+        assert _mapped.mapped_pictures([], (3, 4, 4)).shape == (0, 3, 4, 4)
