@@ -188,16 +188,25 @@ def celeba_source(data_root: str | os.PathLike | None = None, download: bool = F
             return root / _FOLDER
         if (root / _COMPACT).is_file():
             return root / _COMPACT
+    partial = [root / _FOLDER for root in places if any((root / _FOLDER).glob("*"))]
+    found = "".join(f"; {folder} was found, which lacks {_lacking(folder)}" for folder in partial)
     absent = (
-        f"CelebA is not there: put {_PICTURES}/*.jpg or {_PICTURES}.zip, {' and '.join(_LISTS)} into "
-        f"<folder>/{_FOLDER} (from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with gdown installed, "
-        f"torchvision downloads them at first use), or {_COMPACT} into <folder>, and name <folder> with --data-root "
-        f"or {VARIABLE}"
+        f"CelebA is {'incomplete' if partial else 'not there'}{found}: put {_PICTURES}/*.jpg or {_PICTURES}.zip, "
+        f"{' and '.join(_LISTS)} into <folder>/{_FOLDER} (from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; with "
+        f"gdown installed, torchvision downloads them at first use), or {_COMPACT} into <folder>, and name <folder> "
+        f"with --data-root or {VARIABLE}"
     )
-    if not download or any(any((root / _FOLDER).glob("*")) for root in places):
+    if not download or partial:
         raise FileNotFoundError(absent)
     fetch(_FOLDER, (f"{_PICTURES}.zip", *_LISTS), _download, absent)
     return download_root() / _FOLDER
+
+
+def _lacking(folder: Path) -> str:
+    """What is not in a folder of the original."""
+    lists = [name for name in _LISTS if not (folder / name).is_file()]
+    pictures = (folder / _PICTURES).is_dir() or (folder / f"{_PICTURES}.zip").is_file()
+    return " and ".join([*lists, *([] if pictures else [f"{_PICTURES}/ or {_PICTURES}.zip"])])
 
 
 def _download(folder: Path) -> Path:

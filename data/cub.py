@@ -5,6 +5,7 @@ import gzip
 import os
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,7 +213,7 @@ def _original(folder: Path) -> _Listed:
         if not (folder / name).is_file() or not (folder / part).is_dir():
             raise FileNotFoundError(f"CUB is incomplete: {folder} lacks {name} or {part}/")
         pictures = sorted(path for path in (folder / part).glob("*/*") if path.suffix.lower() in _SUFFIXES)
-        captions += _lines(folder / name, (folder / name).read_text("utf-8", "replace"), len(pictures))
+        captions += _lines(folder / name, (folder / name).read_bytes().decode("utf-8", "replace"), len(pictures))
         sources += pictures
         tested += [part == "test"] * len(pictures)
     folders = sorted({path.parent.name for path in sources})
@@ -246,7 +247,7 @@ def _caltech(folder: Path) -> _Listed:
         raise FileNotFoundError(
             f"CUB is incomplete: {len(absent)} of {len(texts)} files of captions lack, {absent[0]} first"
         )
-    captions = [line for path in texts for line in _lines(path, path.read_text("utf-8", "replace"), 1)]
+    captions = [line for path in texts for line in _lines(path, path.read_bytes().decode("utf-8", "replace"), 1)]
     sources = [folder / "images" / names[number] for number in ordered]
     return _Listed(sources, [*map(str, sources)], captions, classes - 1, np.isin(classes, _TESTED))
 
@@ -261,11 +262,15 @@ def _numbered(path: Path) -> dict[str, str]:
         raise ValueError(
             f"{path} must have a number and a value in each line, got {' '.join(wrong[0])!r}: fetch it again"
         )
+    twice = [number for number, times in Counter(number for number, _ in lines).items() if times > 1]
+    if twice:
+        raise ValueError(f"{path} must have each number once, got {twice[0]} more often: fetch it again")
     return dict(lines)
 
 
 def _lines(path: Path, content: str, pictures: int) -> list[str]:
-    lines = content.splitlines()
+    # nothing else ends a caption, not what `splitlines` takes for the end of a line
+    lines = [line.removesuffix("\r") for line in content.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) != _EACH * pictures:

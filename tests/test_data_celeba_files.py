@@ -116,7 +116,13 @@ def test_a_download_that_fails_leaves_nothing(root, tmp_path, monkeypatch, fails
 
 def test_a_partial_folder_is_not_completed_by_a_download(root, tmp_path, monkeypatch):
     asked = fake_drive(monkeypatch, packed(tmp_path / "drive"))
-    (packed(root) / "list_attr_celeba.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="CelebA is not there: put"):
+    folder = packed(root)
+    (folder / "list_attr_celeba.txt").unlink()
+    said = f"CelebA is incomplete; {folder} was found, which lacks list_attr_celeba.txt: put"
+    with pytest.raises(FileNotFoundError, match=said):
         celeba(root)
+    (folder / "img_align_celeba.zip").unlink()
+    said = "which lacks list_attr_celeba.txt and img_align_celeba/ or img_align_celeba.zip: put"
+    with pytest.raises(FileNotFoundError, match=said):
+        celeba(root, download=False)
     assert asked == []

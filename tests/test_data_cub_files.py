@@ -78,6 +78,20 @@ def test_a_picture_is_missing_or_none(root):
         cub(root)
 
 
+def test_only_a_line_feed_ends_a_caption(root):
+    """Not a vertical tab, nor what Unicode has beside it; a carriage return before it is none of the caption."""
+    texts = fake_cub.captions(range(30))
+    odd = ["a\x0b bird\x0c n\x1c a\x85 b\u2028 c\u2029 d", *texts[1:]]
+    plain = ["a bird n a b c d", *texts[1:]]
+    packed = fake_cub.write_compact(root, lines=[f"{line}\r" for line in odd]).parent
+    expected = fake_cub.write_compact(root / "other", lines=plain).parent
+    assert cub(packed.parent).train.content_hash == cub(expected.parent).train.content_hash
+    path = fake_cub.write_caltech(root / "third") / "../cvpr2016_cub/text_c10/010.Jay/03.txt"
+    whole = cub(root / "third").train.content_hash
+    path.write_bytes(path.read_bytes().replace(b"a red bird", "a\u2028red\x0bbird".encode()).replace(b"\n", b"\r\n"))
+    assert cub(root / "third").train.content_hash == whole
+
+
 def remove(path):
     """Remove the file."""
     path.unlink()
@@ -102,6 +116,8 @@ def edited(old, new):
         ),
         "other pictures": ("images.txt", edited("90 ", "91 "), ValueError, "must number the same pictures, got 12 and"),
         "other lines": ("images.txt", edited("Auk/", "Auk /"), ValueError, "{path} must have a number and a value"),
+        "a number twice": ("images.txt", edited("89 ", "90 "), ValueError, "{path} must have each number once, got 90"),
+        "a label twice": ("image_class_labels.txt", edited("89 ", "90 "), ValueError, "{path} must have each number"),
         "other classes": ("image_class_labels.txt", edited(" 10\n", " x\n"), ValueError, "1 to 200, got x for 010.Jay"),
     }.values(),
 )
