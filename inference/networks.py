@@ -138,7 +138,7 @@ class Networks:
         """Modality name -> likelihood over latents `(..., batch, latent_dim)`."""
         found = {}
         for name, modality in self.modalities.items():
-            scaled = self._scale(modality) if modality.likelihood in SCALED else {}
+            scaled = self._scale(name) if modality.likelihood in SCALED else {}
             found[name] = _LIKELIHOODS[modality.likelihood](self._decoder(name, latent_dim), **scaled)
         return found
 
@@ -194,11 +194,12 @@ class Networks:
         families = {name: self.families[name] for name in modalities}
         return Networks(chosen, self.hidden_features, self.normalised, families)
 
-    def _scale(self, modality: Modality) -> dict[str, Any]:
+    def _scale(self, name: str) -> dict[str, Any]:
         """The arguments that the scale of a modality gives its likelihood."""
+        modality = self.modalities[name]
         if isinstance(modality.scale, int | float):
             return {"scale": modality.scale, "learn_scale": False}
-        strided = self.families[modality.name] == "strided" and modality.likelihood == "normal"
+        strided = self.families[name] == "strided" and modality.likelihood == "normal"
         own = inspect.signature(_LIKELIHOODS[modality.likelihood]).parameters["scale"].default
         scale = _PIXEL_SCALE if strided else own
         if modality.scale == "channels":
