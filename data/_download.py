@@ -33,9 +33,8 @@ def fetch(folder: str, names: Sequence[str], download: Callable[[Path], Path], a
             for name in names:
                 os.replace(found / name, whole / name)
             _place(whole, target)
-    except (
-        Exception
-    ) as error:  # of a refusal or a wrong md5, torchvision and what it imports raise classes of their own
+    # of a refusal or a wrong md5, torchvision and what it imports raise classes of their own
+    except Exception as error:
         raise FileNotFoundError(f"{absent} (the download failed: {error})") from error
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from multipyro.data._parts import check_num_rows
 from multipyro.data.multimodal import MultimodalData
 
 __all__ = ["Splits"]
@@ -44,9 +45,8 @@ class Splits:
         Raises:
             ValueError: If `num_rows` is no positive whole number.
         """
+        check_num_rows(num_rows)
         if num_rows is None:
             return self
-        if isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1:
-            raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
         parts = (getattr(self, name) for name in self.NAMES)
         return Splits(*(part.take(torch.arange(min(num_rows, len(part)))) for part in parts))
