@@ -73,5 +73,5 @@ setup(
             "tensorboard>=2.21.0,<2.22",
         ],
     },
-    entry_points={"console_scripts": ["multipyro = multipyro.inference.cli:main"]},
+    entry_points={"console_scripts": ["multipyro = multipyro.inference.cli.parser:main"]},
 )

@@ -14,12 +14,12 @@ LIKELIHOODS = (
     "beta",
     "categorical",
     "continuous_bernoulli",
-    "discretised_logistic",
+    "discretized_logistic",
     "laplace",
     "normal",
 )
 #: Those with a location and a scale.
-SCALED = ("discretised_logistic", "laplace", "normal")
+SCALED = ("discretized_logistic", "laplace", "normal")
 # pad texts of words: as the paper on aggregate posteriors prints it, and as vocabularies of captions have it
 _BLANK, _PAD = "-", "<pad>"
 
@@ -39,7 +39,7 @@ class Modality:
         vocabulary: In place of an alphabet, the words of a text by class id; they stand between single spaces. One
             that is `"<pad>"`, or the first one if it is `"-"`, is the blank, which pads; without such a word a text
             has a word at every position.
-        scale: Of a normal, Laplace or discretised logistic likelihood, in the unit of the data: a number, which stays;
+        scale: Of a normal, Laplace or discretized logistic likelihood, in the unit of the data: a number, which stays;
             `"learned"`; `"channels"`, one learned for each channel; None for what the likelihood or the network has.
 
     Raises:

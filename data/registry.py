@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from multipyro.data._root import VARIABLE
-from multipyro.data.celeba import celeba, celeba_source
-from multipyro.data.cub import cub, cub_source
-from multipyro.data.described import described
-from multipyro.data.digits import digits
-from multipyro.data.mnist import is_available, mnist
-from multipyro.data.mnist_fashion import fashion_found, mnist_fashion
-from multipyro.data.mnist_svhn import mnist_svhn, mnist_svhn_text
-from multipyro.data.polymnist import background_paths, polymnist, polymnist_source
+from multipyro.data.custom.toml import described
+from multipyro.data.scenes.two_objects import one_object, scenes_missing, two_objects
+from multipyro.data.sets.celeba import celeba, celeba_source
+from multipyro.data.sets.cub import cub, cub_source
+from multipyro.data.sets.digits import digits
+from multipyro.data.sets.mnist import is_available, mnist
+from multipyro.data.sets.mnist_fashion import fashion_found, mnist_fashion
+from multipyro.data.sets.mnist_svhn import mnist_svhn, mnist_svhn_text
+from multipyro.data.sets.polymnist import background_paths, polymnist, polymnist_source
+from multipyro.data.sets.svhn import svhn_paths
 from multipyro.data.splits import Splits
-from multipyro.data.svhn import svhn_paths
-from multipyro.data.two_objects import one_object, scenes_missing, two_objects
+from multipyro.data.storage.roots import VARIABLE
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
 
@@ -34,7 +34,7 @@ class DatasetInfo:
         default_given: The modalities that are given by default.
         default_targets: The modalities that are predicted by default.
         source: Where it comes from.
-        licence: Under which terms, as far as its owner states them.
+        license: Under which terms, as far as its owner states them.
         options: Option name -> default.
         load: Called as `load(seed=..., **options)`, with `data_root` if `on_disk`.
         on_disk: Whether it is read from files.
@@ -52,7 +52,7 @@ class DatasetInfo:
     default_given: tuple[str, ...]
     default_targets: tuple[str, ...]
     source: str
-    licence: str
+    license: str
     options: dict[str, Any]
     load: Callable[..., Splits]
     on_disk: bool
@@ -126,7 +126,7 @@ DATASETS: dict[str, DatasetInfo] = {
             ("image",),
             "torchvision's files",
             "CC BY-SA 3.0",
-            {"binarise": "dynamic", "word": False, "num_rows": None},
+            {"binarize": "dynamic", "word": False, "num_rows": None},
             mnist,
             True,
             _mnist_missing,
@@ -154,7 +154,7 @@ DATASETS: dict[str, DatasetInfo] = {
             ("attributes",),
             "torchvision's files, or a compact one",
             "non-commercial research",
-            {"form": "attributes", "likelihood": "bernoulli", "label": "Smiling", "crop": "centre", "num_rows": None},
+            {"form": "attributes", "likelihood": "bernoulli", "label": "Smiling", "crop": "center", "num_rows": None},
             celeba,
             True,
             _absent(celeba_source),
@@ -182,7 +182,7 @@ DATASETS: dict[str, DatasetInfo] = {
             ("image", "fashion"),
             "torchvision's files",
             "CC BY-SA 3.0 (MNIST), MIT (Fashion-MNIST)",
-            {"binarise": "dynamic", "pairs": 1, "num_rows": None},
+            {"binarize": "dynamic", "pairs": 1, "num_rows": None},
             mnist_fashion,
             True,
             _mnist_fashion_missing,
@@ -253,7 +253,7 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     Args:
         name: A key of `DATASETS`, or a path that ends in `.toml`, of a description as `described` has it.
         data_root: Folder searched before all others; by default those of the environment variable `MULTIPYRO_DATA`.
-        seed: Seed of whatever the data set draws once: fixed binarisation, PolyMNIST's pairs and patches. Which rows
+        seed: Seed of whatever the data set draws once: fixed binarization, PolyMNIST's pairs and patches. Which rows
             train and which test never depends on it.
         **options: Options of the data set (`DATASETS[name].options`).
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from multipyro.data._parts import check_num_rows
 from multipyro.data.multimodal import MultimodalData
+from multipyro.data.sets._parts import check_num_rows
 
 __all__ = ["Splits"]
 

@@ -21,10 +21,10 @@ from pyro import poutine
 
 from multipyro.data import Splits, load_dataset
 from multipyro.inference import build, fit_recipe, generative, log_likelihood, networks_for
-from multipyro.inference.classifiers import train_classifiers
-from multipyro.inference.coherence import conditional_coherence, joint_coherence
-from multipyro.inference.prediction import evaluating
-from multipyro.inference.runs import versions
+from multipyro.inference.evaluation.classifiers import train_classifiers
+from multipyro.inference.evaluation.coherence import conditional_coherence, joint_coherence
+from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.training.runs import versions
 from multipyro.ppl_models import point_estimate
 
 

@@ -28,7 +28,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from multipyro.data import Modality, MultimodalData, SharedRows, Splits, load_dataset
 from multipyro.inference import build, cross_generate, joint_samples, load, networks_for
-from multipyro.inference.runs import read_run, versions
+from multipyro.inference.training.runs import read_run, versions
 
 WINDOW = 3
 # training rows that components and directions are found on
@@ -60,7 +60,7 @@ class Vectors:
         self.cca = CCA(directions, max_iter=5_000).fit(self.picture(x["image"]), self.caption(x["caption"]))
 
     def _embedded(self, captions, size):
-        """A vector for each word: the positive pointwise mutual information with its neighbours, in few dimensions."""
+        """A vector for each word: the positive pointwise mutual information with its neighbors, in few dimensions."""
         counts = np.zeros((len(self.words), len(self.words)))
         for gap in range(1, WINDOW + 1):
             np.add.at(counts, (captions[:, :-gap].ravel(), captions[:, gap:].ravel()), 1)

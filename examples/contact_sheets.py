@@ -2,12 +2,12 @@
 
 For every data set that is found here, some rows as a batch gives them: the pictures side by side, below them what the
 row says in letters. Looking at them is the test: a wrong order of files, a crop beside the face, a channel in the wrong
-place or a caption of the neighbour shows at once, and no number does. What is not found is named with what to fetch.
+place or a caption of the neighbor shows at once, and no number does. What is not found is named with what to fetch.
 
     python examples/contact_sheets.py --out sheets
     python examples/contact_sheets.py --data celeba cub --part train --seed 3 --out sheets
 
-Expect digits that are their names, faces with the hair, hats and glasses that stand below them, birds in the colours of
+Expect digits that are their names, faces with the hair, hats and glasses that stand below them, birds in the colors of
 their captions, and pairs of one digit in two hands; texts of MNIST-SVHN start anywhere, and words of CelebA come in any
 order.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from multipyro.data import DATASETS, load_dataset
-from multipyro.data.celeba import ATTRIBUTES
+from multipyro.data.sets.celeba import ATTRIBUTES
 
 # name of the sheet -> data set and options, where one sheet is not enough or the options say little
 SHEETS = {
@@ -29,7 +29,7 @@ SHEETS = {
     "celeba-words": ("celeba", {"form": "words"}),
     "celeba-text": ("celeba", {"form": "text"}),
     "cub-box": ("cub", {"crop": "box"}),
-    "mnist-grey": ("mnist", {"binarise": "none", "word": True}),
+    "mnist-gray": ("mnist", {"binarize": "none", "word": True}),
 }
 WIDTH = 34
 

@@ -1,7 +1,7 @@
 """Are faces sharper when the decoder is trained against a discriminator as well?
 
 JMVAE-kl and JMVAE-GAN learn faces and their 40 attributes (Improving Bi-directional Generation between Different
-Modalities with Variational Autoencoders, Suzuki et al., section 6.2), with the same networks, rows, epochs, optimiser
+Modalities with Variational Autoencoders, Suzuki et al., section 6.2), with the same networks, rows, epochs, optimizer
 and seed. Both are judged on the same test rows by the variance of the Laplacian over that of real faces, at full
 resolution and at half of it, where a pattern of single pixels does not count; by how far their spectrum of frequencies
 is from that of real faces, blurred or patterned; by the error of reconstructions; and by what a classifier of real
@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, fit_recipe, joint_samples, load, networks_for
-from multipyro.inference.classifiers import train_classifiers
-from multipyro.inference.prediction import evaluating
-from multipyro.inference.runs import versions
+from multipyro.inference.evaluation.classifiers import train_classifiers
+from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.training.runs import versions
 from multipyro.ppl_models import point_estimate
 
 METHODS = ("jmvae-kl", "jmvae-gan")
@@ -94,7 +94,7 @@ def train(method, splits, args):
 
 
 def brightness(images):
-    """Brightness `(rows, 1, height, width)` of colour images."""
+    """Brightness `(rows, 1, height, width)` of color images."""
     return (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
 
 
@@ -112,8 +112,8 @@ def spectral_distance(images, real, blocks=10):
     window = torch.outer(torch.hann_window(side), torch.hann_window(side))  # edges that do not meet are no detail
 
     def power(part):
-        grey = brightness(part)[:, 0]
-        found = torch.fft.fft2((grey - grey.mean((1, 2), keepdim=True)) * window).abs().square().mean(0).flatten()
+        gray = brightness(part)[:, 0]
+        found = torch.fft.fft2((gray - gray.mean((1, 2), keepdim=True)) * window).abs().square().mean(0).flatten()
         return torch.zeros(int(radius.max()) + 1).index_add(0, radius, found)[1 : side // 2]
 
     pairs = zip(images.chunk(blocks), real.chunk(blocks), strict=True)
@@ -306,7 +306,7 @@ if __name__ == "__main__":
     parser.add_argument("--alpha", type=float, default=0.1)
     parser.add_argument("--warmup", type=int, default=3, help="epochs")
     parser.add_argument("--reconstruction", type=float, default=0.005, help="weight of the likelihood for the decoder")
-    parser.add_argument("--discriminator", choices=("normalised", "leaky"), default="leaky")
+    parser.add_argument("--discriminator", choices=("normalized", "leaky"), default="leaky")
     parser.add_argument("--base", type=int, default=0, help="the test row whose attributes Figure 7 changes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, help="folder for checkpoints; a run that is there goes on")

@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, load, networks_for
-from multipyro.inference.classifiers import train_classifiers
-from multipyro.inference.coherence import share_of
-from multipyro.inference.runs import read_run, versions
+from multipyro.inference.evaluation.classifiers import train_classifiers
+from multipyro.inference.evaluation.coherence import share_of
+from multipyro.inference.training.runs import read_run, versions
 
 JUDGED = ("Male", "Smiling")
 VOCABULARY = ("-", "Male", "Female", "Smiling")

@@ -1,7 +1,7 @@
 """How is a method added in one file, from its equation to its row in the table?
 
 The method: experts that agree should not make each other surer, as a product of experts does, so take their geometric
-mean, the barycentre of the experts under the reverse Kullback-Leibler divergence,
+mean, the barycenter of the experts under the reverse Kullback-Leibler divergence,
 
     q(z | x_S)  ~  prod_{m in S} q_m(z | x_m)^(1 / |S|),
 

@@ -1,7 +1,7 @@
 """Can the programs be trained by a script of plain Pyro, and what does a K-sample bound add?
 
 A mixture-of-products guide (MoPoE; Sutter et al., 2021) for digits and their labels is trained with Pyro's `SVI`,
-Pyro's optimiser and `Trace_ELBO`, then goes on with `RenyiELBO(alpha=0)`, the importance-weighted bound of Burda et al.
+Pyro's optimizer and `Trace_ELBO`, then goes on with `RenyiELBO(alpha=0)`, the importance-weighted bound of Burda et al.
 (2016). Nothing of `fit` is used.
 
 Expect, with seed 0 (nats a row of the 300 test rows; a continuous Bernoulli is a density, so bounds are positive):
@@ -10,7 +10,7 @@ Expect, with seed 0 (nats a row of the 300 test rows; a continuous Bernoulli is 
     after Trace_ELBO      73.6    77.3
     after RenyiELBO       70.2    80.0
 
-The second training raises the bound it maximises, at the cost of the ELBO, and image -> label is right for 0.87 of the
+The second training raises the bound it maximizes, at the cost of the ELBO, and image -> label is right for 0.87 of the
 rows. With `ProductOfExperts` in its place and nothing but the joint bound, the label's expert would never be trained to
 work alone, and image -> label would stay near chance (0.14): that is what `SubsetELBO` is for.
 """
@@ -25,7 +25,7 @@ from pyro.optim import Adam
 from multipyro.data import load_dataset
 from multipyro.guides import MixtureOfProducts, NormalEncoder
 from multipyro.inference import cross_generate, generative, step_seed
-from multipyro.ppl_models import MLP, Categorical, ContinuousBernoulli, MultimodalModel, OneHotMLP
+from multipyro.ppl_models import MLP, CategoricalLikelihood, ContinuousBernoulliLikelihood, MultimodalModel, OneHotMLP
 
 LATENT = 8
 
@@ -47,8 +47,8 @@ def main(args):
     model = MultimodalModel(
         LATENT,
         {
-            "image": ContinuousBernoulli(MLP(LATENT, (1, 8, 8), (128, 128))),
-            "label": Categorical(MLP(LATENT, 10, (128, 128))),
+            "image": ContinuousBernoulliLikelihood(MLP(LATENT, (1, 8, 8), (128, 128))),
+            "label": CategoricalLikelihood(MLP(LATENT, 10, (128, 128))),
         },
     )
     guide = MixtureOfProducts(
@@ -59,9 +59,9 @@ def main(args):
         },
     )
     epochs = (1, 1) if args.smoke else (args.epochs, max(1, args.epochs // 3))
-    optimiser = Adam({"lr": 2e-3})
+    optimizer = Adam({"lr": 2e-3})
     many = RenyiELBO(alpha=0, num_particles=10, vectorize_particles=True, max_plate_nesting=1)
-    train(SVI(model, guide, optimiser, Trace_ELBO()), digits.train, epochs[0], args.seed)
+    train(SVI(model, guide, optimizer, Trace_ELBO()), digits.train, epochs[0], args.seed)
 
     x, observed = digits.test.rows(torch.arange(len(digits.test)))
 
@@ -69,7 +69,7 @@ def main(args):
         return -loss.loss(model, guide, x, observed) / len(digits.test)
 
     print(f"held out after Trace_ELBO: ELBO {held_out(Trace_ELBO()):.2f}, 10-sample bound {held_out(many):.2f}")
-    train(SVI(model, guide, optimiser, many), digits.train, epochs[1], args.seed, first_epoch=epochs[0])
+    train(SVI(model, guide, optimizer, many), digits.train, epochs[1], args.seed, first_epoch=epochs[0])
     print(f"held out after RenyiELBO:  ELBO {held_out(Trace_ELBO()):.2f}, 10-sample bound {held_out(many):.2f}")
 
     labels = cross_generate(model, guide, {"image": x["image"]}, ["label"], output="mean")["label"][0]

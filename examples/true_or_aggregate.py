@@ -20,9 +20,9 @@ import torch
 
 from multipyro.data import load_dataset
 from multipyro.inference import build, fit_recipe, guide_predictive_log_likelihood, log_likelihood, networks_for
-from multipyro.inference.classifiers import train_classifiers
-from multipyro.inference.coherence import conditional_coherence, joint_coherence
-from multipyro.inference.runs import versions
+from multipyro.inference.evaluation.classifiers import train_classifiers
+from multipyro.inference.evaluation.coherence import conditional_coherence, joint_coherence
+from multipyro.inference.training.runs import versions
 
 TEXT = "word"
 

@@ -12,7 +12,7 @@ A sentence holds eight words about the two objects, and one that says how the fi
 that learned from real scenes is shown a picture and the relation, and tells the eight words; the share of those in
 which it agrees with a sentence is its correctness, as in the paper. Beside it stands the classifier's own accuracy on
 real pairs, and what pairs that do not belong together get. A sentence about a real picture is also held against the
-scene itself, in which every word can be checked. Expect colours and sizes before shapes, and all of it below what the
+scene itself, in which every word can be checked. Expect colors and sizes before shapes, and all of it below what the
 paper reaches with 20 times more training.
 """
 
@@ -26,15 +26,15 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
-from multipyro.data.scenes import RELATIONS, WORDS, draw_scene, sentence, sentence_is_true
+from multipyro.data.scenes.composition import RELATIONS, WORDS, draw_scene, sentence, sentence_is_true
 from multipyro.inference import build, cross_generate, joint_samples, load, networks_for
-from multipyro.inference.runs import read_run, versions
+from multipyro.inference.training.runs import read_run, versions
 
 # where test rows begin among the scenes of the set
 FIRST_TEST = 95_000
 RELATION = 4
 OTHERS = [position for position in range(9) if position != RELATION]
-KINDS = ("size", "colour", "material", "shape")
+KINDS = ("size", "color", "material", "shape")
 OPPOSITE = {"right": "left", "left": "right", "front": "behind", "behind": "front"}
 
 
@@ -123,7 +123,7 @@ def truth(texts, scenes):
 
 def described(thing):
     """The four words of an object, in the order of the sentence."""
-    return thing.size, thing.colour, thing.material, thing.shape
+    return thing.size, thing.color, thing.material, thing.shape
 
 
 def rows_of(data, number):

@@ -29,8 +29,8 @@ import torch
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, fit_recipe, networks_for
-from multipyro.inference.prediction import evaluating
-from multipyro.inference.runs import versions
+from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.training.runs import versions
 
 WORDS = ("zero", "one", "two", "three", "four", "left", "right")
 LEFT, RIGHT = 5, 6
@@ -99,8 +99,8 @@ def figure(found, examples, x, row):
         [position + 1.5 * width for position in range(4)], [f"word {position + 1}" for position in range(4)]
     )
     axes.set_ylabel("entropy given z and the words before it, nats")
-    axes.axhline(math.log(2), color="grey", linestyle=":", linewidth=1)
-    axes.text(3.8, math.log(2) + 0.005, "log 2", ha="right", va="bottom", color="grey")
+    axes.axhline(math.log(2), color="gray", linestyle=":", linewidth=1)
+    axes.text(3.8, math.log(2) + 0.005, "log 2", ha="right", va="bottom", color="gray")
     axes.set_ylim(0, 0.8)
     axes.legend(fontsize=8)
     grid = right.subplots(len(examples), 5)

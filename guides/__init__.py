@@ -2,18 +2,18 @@
 
 from multipyro.guides._base import Guide
 from multipyro.guides.aggregate import AggregateGuide, RowwiseDistribution
+from multipyro.guides.algebra.mixtures import StratifiedMixture
+from multipyro.guides.algebra.products import Experts, product_of_experts, subset_products
+from multipyro.guides.algebra.unnormalized import ProductOfDensities, hamiltonian_draws
 from multipyro.guides.attributes import AttributeExperts
 from multipyro.guides.bridged import BridgedGuide, bridged_parameters
-from multipyro.guides.encoders import JointEncoder, LaplaceEncoder, NormalEncoder
-from multipyro.guides.families import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
+from multipyro.guides.experts import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from multipyro.guides.flow_experts import FlowExperts
-from multipyro.guides.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
-from multipyro.guides.hamiltonian import ProductOfDensities, hamiltonian_draws
 from multipyro.guides.hierarchical import HierarchicalGuide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.guides.joint import JointGuide
-from multipyro.guides.mixtures import StratifiedMixture
-from multipyro.guides.products import Experts, product_of_experts, subset_products
+from multipyro.ppl_models.networks.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
+from multipyro.ppl_models.networks.heads import JointEncoder, LaplaceEncoder, NormalEncoder
 
 __all__ = [
     "AggregateGuide",

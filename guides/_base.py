@@ -11,20 +11,20 @@ from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
-from multipyro.guides._distributions import map_parameters
-from multipyro.guides._once import encode_once
-from multipyro.guides.products import Experts
-from multipyro.ppl_models import StandardNormalPrior
-from multipyro.ppl_models._batch import (
+from multipyro._distributions import map_parameters
+from multipyro.batch import (
     batch_rows,
     check_batch,
     check_module_names,
     filled,
-    normalises_over_the_batch,
+    normalizes_over_the_batch,
     rows_of_latent,
     running_statistics,
     unique_name,
 )
+from multipyro.guides._encoder_cache import encode_once
+from multipyro.guides.algebra.products import Experts
+from multipyro.ppl_models import StandardNormalPrior
 
 __all__ = ["Guide", "encode", "encode_joint"]
 
@@ -253,7 +253,7 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
     def each(function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
         return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
 
-    if mask is None or not (encoder.training and normalises_over_the_batch(encoder)):
+    if mask is None or not (encoder.training and normalizes_over_the_batch(encoder)):
         return encoder(each(lambda v: filled(v, mask)))
     rows = mask.nonzero()[:, 0]
     if len(rows) < 2:

@@ -7,8 +7,8 @@ import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
+from multipyro.batch import filled
 from multipyro.guides._base import Guide
-from multipyro.ppl_models._batch import filled
 
 __all__ = ["AggregateGuide", "RowwiseDistribution"]
 

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.guides.products import product_of_experts
+from multipyro.guides.algebra.products import product_of_experts
 
 __all__ = ["AttributeExperts"]
 

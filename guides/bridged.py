@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from multipyro.guides._base import Guide, encode
-from multipyro.guides.encoders import NormalEncoder, trunk
 from multipyro.ppl_models import MLP
+from multipyro.ppl_models.networks.heads import NormalEncoder, trunk
 
 __all__ = ["BridgedGuide", "bridged_parameters"]
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from multipyro.guides._base import Guide, encode_joint
 from multipyro.guides.aggregate import RowwiseDistribution
-from multipyro.guides.encoders import JointEncoder
-from multipyro.guides.hamiltonian import ProductOfDensities
-from multipyro.guides.products import Experts
+from multipyro.guides.algebra.products import Experts
+from multipyro.guides.algebra.unnormalized import ProductOfDensities
+from multipyro.ppl_models.networks.heads import JointEncoder
 
 __all__ = ["FlowExperts"]
 
@@ -20,7 +20,7 @@ class FlowExperts(Guide):
 
     .. math:: q(z \mid x_S) \propto \prod_{m \in S} q_m(z \mid x_m) \,/\, p(z)^{|S| - 1}, \qquad 1 < |S| < M
 
-    The product has no normalised density; it is drawn from by Hamiltonian Monte Carlo (`ProductOfDensities`), so
+    The product has no normalized density; it is drawn from by Hamiltonian Monte Carlo (`ProductOfDensities`), so
     neither an ELBO nor a KL can be taken of it. Importance sampling (`proposal`) draws from the equal mixture of the
     flows in its place. Every draw costs `steps * leapfrogs` gradients of all flows of the subset: 10 draws of 360 rows
     in 64 dimensions by two flows of four half couplings take ten seconds on one core.

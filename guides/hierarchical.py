@@ -6,11 +6,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.batch import filled
 from multipyro.guides._base import Guide
-from multipyro.guides._once import encode_once
-from multipyro.guides.encoders import NormalEncoder, trunk
+from multipyro.guides._encoder_cache import encode_once
 from multipyro.ppl_models import MLP
-from multipyro.ppl_models._batch import filled
+from multipyro.ppl_models.networks.heads import NormalEncoder, trunk
 
 __all__ = ["HierarchicalGuide"]
 

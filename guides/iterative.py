@@ -10,12 +10,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from multipyro._distributions import map_parameters
+from multipyro.batch import batch_rows
 from multipyro.guides._base import Guide
-from multipyro.guides._distributions import map_parameters
-from multipyro.guides._once import encode_once, encoders_run_once
-from multipyro.guides.mixtures import StratifiedMixture
+from multipyro.guides._encoder_cache import encode_once, encoders_run_once
+from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.ppl_models import point_estimate
-from multipyro.ppl_models._batch import batch_rows
 
 __all__ = ["IterativeSampling"]
 
@@ -72,8 +72,8 @@ class IterativeSampling(Guide):
 
     Example:
         >>> from multipyro.guides import JointGuide
-        >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
-        >>> model = MultimodalModel(2, {"a": Normal(MLP(2, 4)), "b": Normal(MLP(2, 3))})
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"a": NormalLikelihood(MLP(2, 4)), "b": NormalLikelihood(MLP(2, 3))})
         >>> guide = IterativeSampling(model, JointGuide(2, {"a": MLP(4, 8), "b": MLP(3, 8)}), rounds=5)
         >>> guide({"a": torch.zeros(6, 4)})["z"].shape
         torch.Size([6, 2])

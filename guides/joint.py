@@ -6,9 +6,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro._distributions import map_parameters
 from multipyro.guides._base import Guide, encode, encode_joint
-from multipyro.guides._distributions import map_parameters
-from multipyro.guides.encoders import JointEncoder
+from multipyro.ppl_models.networks.heads import JointEncoder
 
 __all__ = ["JointGuide"]
 

@@ -1,26 +1,26 @@
 """Objectives, training, prediction and evaluation."""
 
-from multipyro.inference._seeds import step_seed
-from multipyro.inference.adversarial import DiscriminatorLoss, GeneratorLoss
-from multipyro.inference.checkpoints import load_state, save_state
-from multipyro.inference.classifiers import Classifier, train_classifiers
-from multipyro.inference.coherence import coherence_by_number, conditional_coherence, joint_coherence
-from multipyro.inference.combinators import conditional, frozen, generative, restrict
-from multipyro.inference.diagnostics import to_inference_data
-from multipyro.inference.evidence import (
+from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
+from multipyro.inference.evaluation.coherence import coherence_by_number, conditional_coherence, joint_coherence
+from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.inference.evaluation.inference_data import to_inference_data
+from multipyro.inference.evaluation.likelihoods import (
     ConditionalBounds,
     LogLikelihood,
     guide_conditional_log_likelihood,
     log_likelihood,
 )
-from multipyro.inference.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.fit import FitResult, NonFiniteLossError, fit, fit_recipe
-from multipyro.inference.jsd import JensenShannonELBO
-from multipyro.inference.linear_mixture import LinearMixtureELBO
-from multipyro.inference.metrics import evaluate, latent_accuracy
-from multipyro.inference.networks import Networks, networks_for
-from multipyro.inference.prediction import cross_generate, embed, joint_samples, reconstruct
-from multipyro.inference.predictive import guide_predictive_log_likelihood
+from multipyro.inference.evaluation.metrics import evaluate, latent_accuracy
+from multipyro.inference.evaluation.prediction import cross_generate, embed, joint_samples, reconstruct
+from multipyro.inference.evaluation.predictive import guide_predictive_log_likelihood
+from multipyro.inference.handlers import conditional, frozen, generative, restrict
+from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
+from multipyro.inference.objectives.jensen_shannon import JensenShannonELBO
+from multipyro.inference.objectives.linear_mixture import LinearMixtureELBO
+from multipyro.inference.objectives.schedules import LinearWarmup
+from multipyro.inference.objectives.stratified import StratifiedELBO
+from multipyro.inference.objectives.subset import SubsetELBO
+from multipyro.inference.objectives.terms import MultimodalELBO, Term, WeightedELBO
 from multipyro.inference.recipes import (
     COMMON_OPTIONS,
     METHODS,
@@ -32,11 +32,11 @@ from multipyro.inference.recipes import (
     register,
     site_weights,
 )
-from multipyro.inference.runs import LoadedRun, load
-from multipyro.inference.schedules import LinearWarmup
-from multipyro.inference.stratified import StratifiedELBO
-from multipyro.inference.subset_elbo import SubsetELBO
-from multipyro.inference.terms import MultimodalELBO, Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks, networks_for
+from multipyro.inference.training.checkpoints import load_state, save_state
+from multipyro.inference.training.fitting import FitResult, NonFiniteLossError, fit, fit_recipe
+from multipyro.inference.training.runs import LoadedRun, load
+from multipyro.inference.training.seeds import step_seed
 
 __all__ = [
     "COMMON_OPTIONS",

@@ -2,42 +2,47 @@
 
 from multipyro.ppl_models.conditional import ConditionalModel, IndependentPrior
 from multipyro.ppl_models.hierarchical import HierarchicalModel
-from multipyro.ppl_models.instance import InstanceNormDecoder, InstanceNormEncoder, SharedLayers
-from multipyro.ppl_models.likelihoods import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    Laplace,
+from multipyro.ppl_models.likelihoods.base import (
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    LaplaceLikelihood,
     Likelihood,
-    Normal,
+    NormalLikelihood,
     point_estimate,
 )
+from multipyro.ppl_models.likelihoods.pixels import BetaLikelihood, DiscretisedLogistic, DiscretisedLogisticDistribution
+from multipyro.ppl_models.likelihoods.text import AutoregressiveCategorical, AutoregressiveText
 from multipyro.ppl_models.multimodal import MultimodalModel
-from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
-from multipyro.ppl_models.pixels import Beta, DiscretisedLogistic, DiscretisedLogisticDistribution
-from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
-from multipyro.ppl_models.residual import ResidualDecoder, ResidualEncoder, ResidualTextDecoder, ResidualTextEncoder
-from multipyro.ppl_models.strided import Discriminator, NormalisedMLP, StridedDecoder, StridedEncoder
-from multipyro.ppl_models.text import AutoregressiveCategorical, AutoregressiveText
-from multipyro.ppl_models.text_networks import (
+from multipyro.ppl_models.networks.instance import InstanceNormDecoder, InstanceNormEncoder, SharedLayers
+from multipyro.ppl_models.networks.mlp import MLP, ConvDecoder, ConvEncoder, OneHotMLP
+from multipyro.ppl_models.networks.residual import (
+    ResidualDecoder,
+    ResidualEncoder,
+    ResidualTextDecoder,
+    ResidualTextEncoder,
+)
+from multipyro.ppl_models.networks.strided import Discriminator, NormalisedMLP, StridedDecoder, StridedEncoder
+from multipyro.ppl_models.networks.text import (
     CharacterDecoder,
     CharacterEncoder,
     SentenceDecoder,
     SentenceEncoder,
     TokenGRU,
 )
+from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
 
 __all__ = [
     "MLP",
     "AutoregressiveCategorical",
     "AutoregressiveText",
-    "Bernoulli",
-    "Beta",
-    "Categorical",
+    "BernoulliLikelihood",
+    "BetaLikelihood",
+    "CategoricalLikelihood",
     "CharacterDecoder",
     "CharacterEncoder",
     "ConditionalModel",
-    "ContinuousBernoulli",
+    "ContinuousBernoulliLikelihood",
     "ConvDecoder",
     "ConvEncoder",
     "DiscretisedLogistic",
@@ -47,11 +52,11 @@ __all__ = [
     "IndependentPrior",
     "InstanceNormDecoder",
     "InstanceNormEncoder",
-    "Laplace",
+    "LaplaceLikelihood",
     "LaplacePrior",
     "Likelihood",
     "MultimodalModel",
-    "Normal",
+    "NormalLikelihood",
     "NormalisedMLP",
     "OneHotMLP",
     "ResidualDecoder",

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import check_module_names, filled
+from multipyro.batch import check_module_names, filled
 
 __all__ = ["check_names", "masked", "observe"]
 

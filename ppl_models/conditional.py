@@ -8,7 +8,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import batch_rows, check_batch, unique_name
+from multipyro.batch import batch_rows, check_batch, unique_name
 from multipyro.ppl_models._observe import check_names, observe
 
 __all__ = ["ConditionalModel", "IndependentPrior", "check_conditions"]
@@ -47,8 +47,8 @@ class ConditionalModel(PyroModule):
             called, if a row lacks a condition or a condition is to be generated.
 
     Example:
-        >>> from multipyro.ppl_models import Normal, OneHotMLP, MLP
-        >>> image = Normal(MLP(2 + 8, 16))
+        >>> from multipyro.ppl_models import NormalLikelihood, OneHotMLP, MLP
+        >>> image = NormalLikelihood(MLP(2 + 8, 16))
         >>> model = ConditionalModel(2, {"image": image}, ["label"], features={"label": OneHotMLP(10, 8)})
         >>> model({"label": torch.tensor([3, 7]), "image": None})["image"].shape
         torch.Size([2, 16])

@@ -6,7 +6,7 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import batch_rows, check_batch, rows_with_evidence, unique_name
+from multipyro.batch import batch_rows, check_batch, rows_with_evidence, unique_name
 from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
@@ -41,10 +41,10 @@ class HierarchicalModel(PyroModule):
 
     Example:
         >>> import torch
-        >>> from multipyro.ppl_models import MLP, Normal
+        >>> from multipyro.ppl_models import MLP, NormalLikelihood
         >>> from multipyro.guides import NormalEncoder
         >>> down = NormalEncoder(MLP(2, 8), latent_dim=3)
-        >>> model = HierarchicalModel((3, 2), {"image": Normal(MLP(3, 16))}, [down])
+        >>> model = HierarchicalModel((3, 2), {"image": NormalLikelihood(MLP(3, 16))}, [down])
         >>> values = model({"image": torch.zeros(5, 16)})
         >>> list(values), values["z1"].shape
         (['z2', 'z1', 'image'], torch.Size([5, 3]))

@@ -7,7 +7,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.ppl_models._batch import batch_rows, check_batch, rows_of_latent, unique_name
+from multipyro.batch import batch_rows, check_batch, rows_of_latent, unique_name
 from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
@@ -43,8 +43,9 @@ class MultimodalModel(PyroModule):
 
     Example:
         >>> import torch
-        >>> from multipyro.ppl_models import Categorical, MLP, Normal
-        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 16)), "label": Categorical(MLP(2, 10))})
+        >>> from multipyro.ppl_models import CategoricalLikelihood, MLP, NormalLikelihood
+        >>> likelihoods = {"image": NormalLikelihood(MLP(2, 16)), "label": CategoricalLikelihood(MLP(2, 10))}
+        >>> model = MultimodalModel(2, likelihoods)
         >>> values = model({"image": torch.zeros(5, 16), "label": None})
         >>> values["label"].shape
         torch.Size([5])

@@ -30,7 +30,7 @@ class StandardNormalPrior(nn.Module):
 
 
 class LaplacePrior(nn.Module):
-    r"""A Laplace prior centred at 0 whose scales sum to the latent size, learned or all 1.
+    r"""A Laplace prior centered at 0 whose scales sum to the latent size, learned or all 1.
 
     .. math:: p(z) = \prod_d \mathrm{Laplace}(z_d; 0, s_d), \qquad s = D\,\mathrm{softmax}(\ell)
 

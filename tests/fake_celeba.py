@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from multipyro.data.celeba import ATTRIBUTES
+from multipyro.data.sets.celeba import ATTRIBUTES
 
 ROWS = 12
 
@@ -18,7 +18,7 @@ def attributes(rows=ROWS, seed=0):
 
 
 def face(number, width=178, height=218):
-    """A picture whose grey level tells its number, with a white frame that no crop keeps."""
+    """A picture whose gray level tells its number, with a white frame that no crop keeps."""
     pixels = np.full((height, width, 3), 255, np.uint8)
     pixels[20:-20, 10:-10] = 15 * number + 20
     return Image.fromarray(pixels)

@@ -9,7 +9,7 @@ from PIL import Image
 # the last sorts before the others of its class
 CLASSES = {"train": {"002.Auk": ("b.jpg", "a.jpg"), "010.Jay": tuple(f"{n:02d}.jpg" for n in range(8))}}
 CLASSES["test"] = {"001.Wren": ("x.jpg", "y.jpg")}
-LINES = ("a red bird number {}.", "it's grey, with a long bill.", "bird")
+LINES = ("a red bird number {}.", "it's gray, with a long bill.", "bird")
 
 
 def captions(numbers):
@@ -18,7 +18,7 @@ def captions(numbers):
 
 
 def write_original(root):
-    """Write the folder of MMVAE: ten pictures of two classes to train, two of one to test; their grey tells them."""
+    """Write the folder of MMVAE: ten pictures of two classes to train, two of one to test; their gray tells them."""
     folder, number = root / "cub", 0
     for part, classes in CLASSES.items():
         begin = number

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from multipyro.data import mnist
-from multipyro.data._idx import IdxSet
+from multipyro.data.storage.idx import IdxSet
 
 # the package gives the function of this name
-mnist_module = importlib.import_module("multipyro.data.mnist")
+mnist_module = importlib.import_module("multipyro.data.sets.mnist")
 
 TRAIN, VALIDATION, TEST = 40, 20, 30
 
@@ -44,7 +44,7 @@ def write_mnist(root, files, packed, name="MNIST"):
 
 
 def write_backgrounds(root, count=5, size=(40, 50)):
-    """Write photographs of noise below a root, each with a colour range of its own."""
+    """Write photographs of noise below a root, each with a color range of its own."""
     folder = root / "PolyMNIST" / "backgrounds"
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(1)
@@ -55,15 +55,15 @@ def write_backgrounds(root, count=5, size=(40, 50)):
 
 
 def write_polymnist(root, folder="PolyMNIST"):
-    """Write the published pictures, whose colours tell number, digit and modality; of digit d there are 5 + d % 3."""
+    """Write the published pictures, whose colors tell number, digit and modality; of digit d there are 5 + d % 3."""
     for part, most in (("train", 99), ("test", 2)):
         for m in range(5):
             place = root / folder / part / f"m{m}"
             place.mkdir(parents=True)
             for digit in range(10):
                 for number in range(min(5 + digit % 3, most)):
-                    colour = (20 * number, 20 * digit, 40 * m + (part == "test"))
-                    Image.new("RGB", (28, 28), colour).save(place / f"{number}.{digit}.png")
+                    color = (20 * number, 20 * digit, 40 * m + (part == "test"))
+                    Image.new("RGB", (28, 28), color).save(place / f"{number}.{digit}.png")
     return root / folder
 
 
@@ -88,9 +88,9 @@ def no_data(monkeypatch, tmp_path):
     return tmp_path / "cache" / "multipyro"
 
 
-def grey(root):
+def gray(root):
     """The three parts of the small MNIST as stored."""
-    splits = mnist(root, binarise="none", download=False)
+    splits = mnist(root, binarize="none", download=False)
     return {name: getattr(splits, name).x["image"] for name in splits.NAMES}
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from multipyro.guides import Guide, MixtureOfExperts, ProductOfExperts
-from multipyro.ppl_models import MultimodalModel, Normal
+from multipyro.ppl_models import MultimodalModel, NormalLikelihood
 
 __all__ = [
     "FixedGuide",
@@ -134,7 +134,7 @@ class LinearGaussian:
         return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
 
     def expert(self, name: str, values: Tensor) -> dist.Distribution:
-        """`p(z | x_m) / p(z)`, normalised over z (orthogonal loadings)."""
+        """`p(z | x_m) / p(z)`, normalized over z (orthogonal loadings)."""
         return self.expert_encoder(name)(values)
 
     def expert_encoder(self, name: str) -> LinearEncoder:
@@ -157,7 +157,7 @@ class LinearGaussian:
             network = nn.Linear(self.latent_dim, len(self.offsets[name]), dtype=DTYPE)
             network.weight.data.copy_(self.loadings[name])
             network.bias.data.copy_(self.offsets[name])
-            likelihoods[name] = Normal(network, scale=self.scales[name]).double()
+            likelihoods[name] = NormalLikelihood(network, scale=self.scales[name]).double()
             likelihoods[name].log_scale.fill_(math.log(self.scales[name]))
         return MultimodalModel(self.latent_dim, likelihoods).double()
 

@@ -21,7 +21,7 @@ from multipyro.inference import (
     Term,
     WeightedELBO,
 )
-from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal, OneHotMLP
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 ROWS, SIZE, CLASSES, LENGTH = 6, 4, 5, 3
 FILLS = (0.0, 1e30, float("nan"), -float("inf"))
@@ -39,14 +39,14 @@ def batch():
 def model(prior=None, likelihoods=("image", "label", "word")):
     torch.manual_seed(1)
     made = {
-        "image": Normal(MLP(2, SIZE, (8,))),
-        "label": Categorical(MLP(2, CLASSES, (8,))),
-        "word": Categorical(MLP(2, (LENGTH, CLASSES), (8,))),
+        "image": NormalLikelihood(MLP(2, SIZE, (8,))),
+        "label": CategoricalLikelihood(MLP(2, CLASSES, (8,))),
+        "word": CategoricalLikelihood(MLP(2, (LENGTH, CLASSES), (8,))),
     }
     return MultimodalModel(2, {name: made[name] for name in likelihoods}, prior)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """A feature network with batch norm."""
 
     def __init__(self, network):
@@ -58,18 +58,18 @@ class Normalised(nn.Module):
         return self.norm(self.network(values))
 
 
-def networks(normalised=False):
+def networks(normalized=False):
     made = {
         "image": MLP(SIZE, 6, (8,)),
         "label": OneHotMLP(CLASSES, 6, (8,)),
         "word": OneHotMLP(CLASSES, 6, (8,), LENGTH),
     }
-    return {name: Normalised(network) if normalised else network for name, network in made.items()}
+    return {name: Normalized(network) if normalized else network for name, network in made.items()}
 
 
-def guide(family, normalised=False):
+def guide(family, normalized=False):
     torch.manual_seed(2)
-    encoders = {name: NormalEncoder(net, 2) for name, net in networks(normalised).items()}
+    encoders = {name: NormalEncoder(net, 2) for name, net in networks(normalized).items()}
     if family == "product":
         return ProductOfExperts(2, encoders)
     if family == "product without prior":
@@ -77,11 +77,11 @@ def guide(family, normalised=False):
     if family == "mixture":
         return MixtureOfExperts(2, encoders)
     if family == "laplace mixture":
-        return MixtureOfExperts(2, {name: LaplaceEncoder(net, 2) for name, net in networks(normalised).items()})
+        return MixtureOfExperts(2, {name: LaplaceEncoder(net, 2) for name, net in networks(normalized).items()})
     if family == "mixture of products":
         return MixtureOfProducts(2, encoders)
     if family == "bridged":
-        return BridgedGuide(2, networks(normalised), (8,))
+        return BridgedGuide(2, networks(normalized), (8,))
     subsets = [("image", "label"), ("image", "word"), ("label", "word")]
     joint = {pair: JointEncoder({m: networks()[m] for m in pair}, 2) for pair in subsets}
     return JointGuide(2, networks(), encoders={**{(m,): encoder for m, encoder in encoders.items()}, **joint})

@@ -8,7 +8,7 @@ from multipyro.inference import (
     Term,
     WeightedELBO,
 )
-from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal, OneHotMLP
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 ROWS = 5
 
@@ -17,13 +17,14 @@ def batch():
     return {"image": torch.randn(ROWS, 4), "label": torch.randint(3, (ROWS,))}
 
 
-def programs(normalised=False):
+def programs(normalized=False):
     network = MLP(4, 6, (8,))
-    if normalised:
+    if normalized:
         network = nn.Sequential(network, nn.BatchNorm1d(6))
         network.out_features = 6
     model = MultimodalModel(
-        2, {"image": Normal(MLP(2, 4, (8,)), learn_scale=True), "label": Categorical(MLP(2, 3, (8,)))}
+        2,
+        {"image": NormalLikelihood(MLP(2, 4, (8,)), learn_scale=True), "label": CategoricalLikelihood(MLP(2, 3, (8,)))},
     )
     guide = ProductOfExperts(2, {"image": NormalEncoder(network, 2), "label": NormalEncoder(OneHotMLP(3, 6, (8,)), 2)})
     return model, guide

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from multipyro.data import Modality
 from multipyro.guides import JointGuide, NormalEncoder, ProductOfExperts
 from multipyro.inference import METHODS, DiscriminatorLoss, GeneratorLoss, build, networks_for
-from multipyro.inference.combinators import frozen
-from multipyro.ppl_models import MLP, Categorical, Discriminator, MultimodalModel, Normal, OneHotMLP
+from multipyro.inference.handlers import frozen
+from multipyro.ppl_models import MLP, CategoricalLikelihood, Discriminator, MultimodalModel, NormalLikelihood, OneHotMLP
 
 MODALITIES = {
     "label": Modality("label", (), "label", "categorical", 3),
@@ -48,7 +48,7 @@ class Quadratic(nn.Module):
 
 
 def line(decoder=(1.0, 0.5)):
-    model = MultimodalModel(1, {"image": Normal(Linear(*decoder), scale=0.5)})
+    model = MultimodalModel(1, {"image": NormalLikelihood(Linear(*decoder), scale=0.5)})
     return model, ProductOfExperts(1, {"image": Linear(0.3, 0.0, 0.8)}, prior_expert=False)
 
 
@@ -59,12 +59,14 @@ def best():
     return torch.tensor([constant, -q.loc / q.scale**2, 0.5 / q.scale**2 - 0.5 / p.scale**2])
 
 
-def programs(normalised=False):
+def programs(normalized=False):
     torch.manual_seed(3)
-    model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,))), "label": Categorical(MLP(2, 3, (8,)))})
+    model = MultimodalModel(
+        2, {"image": NormalLikelihood(MLP(2, 4, (8,))), "label": CategoricalLikelihood(MLP(2, 3, (8,)))}
+    )
     branches = {"image": MLP(4, 8, (8,)), "label": OneHotMLP(3, 8, (8,))}
     encoders = {"image": NormalEncoder(MLP(4, 8, (8,)), 2), "label": NormalEncoder(OneHotMLP(3, 8, (8,)), 2)}
-    features = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)) if normalised else MLP(4, 8, (8,))
+    features = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)) if normalized else MLP(4, 8, (8,))
     features.out_features = 8
     return model, JointGuide(2, branches, encoders=encoders), Discriminator(features)
 
@@ -134,7 +136,7 @@ def test_both_losses_are_those_of_the_textbook():
 
 def test_the_generator_meets_the_discriminator_as_it_trains():
     """With batch norm: among real values, by the statistics of the batch, frozen or not."""
-    (model, guide, judge), x = programs(normalised=True), batch()
+    (model, guide, judge), x = programs(normalized=True), batch()
     loss = GeneratorLoss(judge, "image", reconstruction=0.0)
     drawn = seeded(loss.draw, model, guide, x)
     fake = copy.deepcopy(judge)(torch.cat(drawn[:3]))[6:]
@@ -152,7 +154,7 @@ def test_the_three_faces_of_a_loss_agree():
 
 
 def test_each_gradient_reaches_its_modules_alone():
-    model, guide, judge = programs(normalised=True)
+    model, guide, judge = programs(normalized=True)
     modules = {"decoder": model.likelihoods["image"], "rest": model.likelihoods["label"], "guide": guide, "D": judge}
     before = {name: [b.clone() for b in module.buffers()] for name, module in modules.items()}
     for loss, reached in ((GeneratorLoss(judge, "image"), "decoder"), (DiscriminatorLoss(judge, "image"), "D")):
@@ -192,7 +194,7 @@ def test_samples_come_from_the_prior_of_the_model_or_a_uniform_one():
 
 @pytest.mark.parametrize("side", [GeneratorLoss, DiscriminatorLoss])
 def test_a_missing_row_has_no_part_but_its_sample(side):
-    model, guide, judge = programs(normalised=True)
+    model, guide, judge = programs(normalized=True)
     x, rows = batch(), torch.tensor([True, False, True, True, False, True])
     losses = []
     for fill in (0.0, 1e30, math.nan):

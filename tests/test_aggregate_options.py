@@ -8,8 +8,8 @@ import torch
 from test_recipes import batch_of, data, programs_in, recipe_of, seeded, state
 
 from multipyro.guides import AggregateGuide, FlowPrior, StratifiedMixture
-from multipyro.guides.flows import FlowDistribution
 from multipyro.inference import cross_generate, fit_recipe, joint_samples, load, log_likelihood
+from multipyro.ppl_models.networks.flows import FlowDistribution
 
 CASES = {
     "mopoe": {"aggregate": ["label", "signal+word"], "aggregate_prior": True},

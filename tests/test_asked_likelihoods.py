@@ -7,8 +7,8 @@ import torch
 
 from multipyro.data import Modality, load_dataset
 from multipyro.inference import build, fit_recipe, load, networks_for
-from multipyro.inference.cli import main
-from multipyro.ppl_models import Beta, Laplace
+from multipyro.inference.cli.parser import main
+from multipyro.ppl_models import BetaLikelihood, LaplaceLikelihood
 
 SMALL = ["--data", "digits", "--epochs", "1", "--latent-dim", "2", "--hidden", "8", "8"]
 
@@ -32,9 +32,9 @@ def likelihood_of(family, scale, networks=None):
         ("normal", 1.0, "strided", 1.0, (), False),
         ("normal", "learned", "mlp", 1.0, (), True),
         ("normal", "channels", "strided", 0.27, (3, 1, 1), True),
-        ("discretised_logistic", None, "mlp", 0.1, (), True),
-        ("discretised_logistic", 0.2, "mlp", 0.2, (), False),
-        ("discretised_logistic", "channels", "mlp", 0.1, (3, 1, 1), True),
+        ("discretized_logistic", None, "mlp", 0.1, (), True),
+        ("discretized_logistic", 0.2, "mlp", 0.2, (), False),
+        ("discretized_logistic", "channels", "mlp", 0.1, (3, 1, 1), True),
     ],
 )
 def test_the_scale_of_a_modality_is_that_of_its_likelihood(family, scale, networks, first, shape, learned):
@@ -50,7 +50,7 @@ def test_rows_stay_and_their_description_changes(digits):
     assert asked.train.content_hash == digits.train.content_hash and asked.test.options == digits.test.options
     assert digits.test.modalities["image"].likelihood == "continuous_bernoulli"
     assert asked.train.modalities["word"] == digits.train.modalities["word"]
-    assert isinstance(networks_for(asked.train.modalities, (8,)).likelihoods(2)["image"], Beta)
+    assert isinstance(networks_for(asked.train.modalities, (8,)).likelihoods(2)["image"], BetaLikelihood)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_run_keeps_what_was_asked_for(tmp_path, capsys):
     kept = json.loads((run / "run.json").read_text())["modalities"]["image"]
     assert (kept["likelihood"], kept["scale"]) == ("laplace", 0.1)
     likelihood = load(run).model.likelihoods["image"]
-    assert isinstance(likelihood, Laplace) and likelihood.log_scale.exp().item() == pytest.approx(0.1)
+    assert isinstance(likelihood, LaplaceLikelihood) and likelihood.log_scale.exp().item() == pytest.approx(0.1)
     assert main(["evaluate", str(run), "--particles", "2"]) == 0
     # another scale is another run
     other = ["--likelihood", "image=laplace:0.2", "--out", str(run), "--resume"]

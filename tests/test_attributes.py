@@ -8,7 +8,7 @@ from torch import nn
 
 from multipyro.guides import AttributeExperts, JointGuide, NormalEncoder
 from multipyro.inference import cross_generate, log_likelihood
-from multipyro.ppl_models import MLP, Bernoulli, MultimodalModel, Normal
+from multipyro.ppl_models import MLP, BernoulliLikelihood, MultimodalModel, NormalLikelihood
 
 NAN = float("nan")
 
@@ -51,12 +51,12 @@ def test_other_values_are_refused(experts, values):
 
 
 def test_a_missing_entry_of_a_likelihood_contributes_nothing():
-    likelihood = Bernoulli(nn.Linear(2, 3), missing_entries=True)
+    likelihood = BernoulliLikelihood(nn.Linear(2, 3), missing_entries=True)
     z = torch.randn(4, 2, requires_grad=True)
     whole, part = torch.tensor([[1.0, 0.0, 1.0]]).expand(4, 3), torch.tensor([[1.0, NAN, 1.0]]).expand(4, 3)
     likelihood.check(part, "attributes")
     with pytest.raises(ValueError, match="NaN"):
-        Bernoulli(nn.Linear(2, 3)).check(part, "attributes")
+        BernoulliLikelihood(nn.Linear(2, 3)).check(part, "attributes")
     each = likelihood(z).base_dist.log_prob(whole)
     torch.testing.assert_close(likelihood(z).log_prob(part), each[:, 0] + each[:, 2])
     (gradient,) = torch.autograd.grad(likelihood(z).log_prob(part).sum(), likelihood.network.weight)
@@ -65,7 +65,9 @@ def test_a_missing_entry_of_a_likelihood_contributes_nothing():
 
 
 def test_a_query_of_some_attributes_generates():
-    model = MultimodalModel(2, {"face": Normal(MLP(2, 5)), "attributes": Bernoulli(MLP(2, 3), missing_entries=True)})
+    model = MultimodalModel(
+        2, {"face": NormalLikelihood(MLP(2, 5)), "attributes": BernoulliLikelihood(MLP(2, 3), missing_entries=True)}
+    )
     encoders = {"face": NormalEncoder(MLP(5, 8), 2), "attributes": AttributeExperts(3, 2)}
     guide = JointGuide(2, {"face": MLP(5, 8), "attributes": MLP(3, 8)}, encoders=encoders)
     query = {"attributes": torch.tensor([[1.0, NAN, NAN], [NAN, NAN, NAN]])}

@@ -31,22 +31,30 @@ from multipyro.inference import (
     log_likelihood,
     restrict,
 )
-from multipyro.ppl_models import MLP, Bernoulli, Categorical, ContinuousBernoulli, MultimodalModel, Normal, OneHotMLP
+from multipyro.ppl_models import (
+    MLP,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    MultimodalModel,
+    NormalLikelihood,
+    OneHotMLP,
+)
 
 ROWS = 4
 
 
 def made():
     likelihoods = {
-        "image": Bernoulli(MLP(2, (1, 3, 3), (8,))),
-        "label": Categorical(MLP(2, 5, (8,))),
-        "grey": ContinuousBernoulli(MLP(2, 3, (8,))),
-        "real": Normal(MLP(2, 3, (8,))),
+        "image": BernoulliLikelihood(MLP(2, (1, 3, 3), (8,))),
+        "label": CategoricalLikelihood(MLP(2, 5, (8,))),
+        "gray": ContinuousBernoulliLikelihood(MLP(2, 3, (8,))),
+        "real": NormalLikelihood(MLP(2, 3, (8,))),
     }
     encoders = {
         "image": NormalEncoder(MLP((1, 3, 3), 6, (8,)), 2),
         "label": NormalEncoder(OneHotMLP(5, 6, (8,)), 2),
-        "grey": NormalEncoder(MLP(3, 6, (8,)), 2),
+        "gray": NormalEncoder(MLP(3, 6, (8,)), 2),
         "real": NormalEncoder(MLP(3, 6, (8,)), 2),
     }
     return MultimodalModel(2, likelihoods), ProductOfExperts(2, encoders)
@@ -56,7 +64,7 @@ def batch(**changed):
     x = {
         "image": torch.bernoulli(torch.full((ROWS, 1, 3, 3), 0.5)),
         "label": torch.randint(5, (ROWS,)),
-        "grey": torch.rand(ROWS, 3),
+        "gray": torch.rand(ROWS, 3),
         "real": torch.randn(ROWS, 3),
     }
     return {**x, **changed}
@@ -79,9 +87,9 @@ BAD_VALUES = {
     "NaN pixel": (with_value("image", float("nan")), ValueError, "'image'.*NaN.*observed"),
     "infinite value": (with_value("real", float("inf")), ValueError, "'real'.*infinite"),
     "NaN value": (with_value("real", float("nan")), ValueError, "'real'.*NaN"),
-    "beyond one": (with_value("grey", 1.5), ValueError, r"'grey'.*\[0, 1\].*1\.5"),
+    "beyond one": (with_value("gray", 1.5), ValueError, r"'gray'.*\[0, 1\].*1\.5"),
     "pixels up to 255": (with_value("image", 255.0), ValueError, r"'image'.*\[0, 1\].*255"),
-    "grey pixels": (with_value("image", 0.3), ValueError, "'image'.*grey.*ContinuousBernoulli.*Normal.*grey=True"),
+    "gray pixels": (with_value("image", 0.3), ValueError, "'image'.*gray.*ContinuousBernoulli.*Normal.*gray=True"),
 }
 
 
@@ -115,7 +123,7 @@ def test_prediction_and_likelihood_check_values_without_validation(case):
 def test_missing_rows_are_not_checked():
     model, guide = made()
     rows = torch.tensor([True, False, True, True])
-    for changed in (with_value("image", float("nan")), with_value("label", 99), with_value("grey", 7.0)):
+    for changed in (with_value("image", float("nan")), with_value("label", 99), with_value("gray", 7.0)):
         (name,) = changed
         model(batch(**changed), {name: rows})
         guide(batch(**changed), {name: rows})
@@ -127,8 +135,8 @@ def test_a_list_is_no_tensor():
         made()[0].likelihoods["label"].check([1, 2], "label")
 
 
-def test_grey_bernoulli_by_an_explicit_option():
-    likelihood = Bernoulli(MLP(2, 3, (8,)), grey=True)
+def test_gray_bernoulli_by_an_explicit_option():
+    likelihood = BernoulliLikelihood(MLP(2, 3, (8,)), gray=True)
     values = torch.rand(ROWS, 3)
     likelihood.check(values, "image")
     model = MultimodalModel(2, {"image": likelihood})
@@ -145,7 +153,7 @@ def test_unknown_modalities():
     model, guide = made()
     x = batch(sound=torch.zeros(ROWS, 3))
     for program in (model, guide):
-        with pytest.raises(ValueError, match=r"\['sound'\].*'image', 'label', 'grey', 'real'"):
+        with pytest.raises(ValueError, match=r"\['sound'\].*'image', 'label', 'gray', 'real'"):
             program(x)
     with pytest.raises(ValueError, match="sound.*image"):
         cross_generate(model, guide, batch(), ["sound"])
@@ -199,11 +207,11 @@ def test_an_empty_subset():
 @pytest.mark.parametrize("name", ("z", "z1", "z27", "z_image", "data"))
 def test_a_modality_named_like_a_latent(name):
     with pytest.raises(ValueError, match=f"'{name}'.*latent"):
-        MultimodalModel(2, {"image": Normal(MLP(2, 3)), name: Normal(MLP(2, 3))})
+        MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 3)), name: NormalLikelihood(MLP(2, 3))})
 
 
 def test_names_that_only_begin_like_a_latent_are_fine():
-    MultimodalModel(2, {name: Normal(MLP(2, 3)) for name in ("zebra", "z1a", "database")})
+    MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3)) for name in ("zebra", "z1a", "database")})
 
 
 def test_a_guide_names_the_subsets_it_answers():
@@ -226,8 +234,8 @@ def test_a_guide_names_the_subsets_it_answers():
 def test_a_mixture_none_of_whose_subsets_is_given():
     _, guide = made()
     mixture = MixtureOfProducts(2, dict(guide.encoders.items()), mixture_subsets=[("image", "label"), ("real",)])
-    with pytest.raises(ValueError, match=r"image\+label.*real.*grey"):
-        mixture({"grey": torch.rand(ROWS, 3)})
+    with pytest.raises(ValueError, match=r"image\+label.*real.*gray"):
+        mixture({"gray": torch.rand(ROWS, 3)})
 
 
 def test_options_that_do_not_exist():
@@ -304,7 +312,7 @@ def test_an_embedding_of_nan_or_of_no_rows():
 @pytest.mark.parametrize("name", ("values", "type", "a.b", ""))
 def test_modalities_that_cannot_name_a_module(name):
     with pytest.raises(ValueError, match="cannot name a module of torch"):
-        MultimodalModel(2, {name: Normal(MLP(2, 3))})
+        MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3))})
     with pytest.raises(ValueError, match="cannot name a module of torch"):
         ProductOfExperts(2, {name: NormalEncoder(MLP(3, 6), 2)})
 
@@ -314,7 +322,7 @@ def test_modalities_that_cannot_name_a_module(name):
 )
 def test_modalities_with_the_name_of_a_latent_or_a_plate(name):
     with pytest.raises(ValueError, match="has the name of a latent or of a plate"):
-        MultimodalModel(2, {name: Normal(MLP(2, 3))})
+        MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3))})
 
 
 def test_a_schedule_that_nobody_would_move():

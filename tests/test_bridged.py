@@ -121,7 +121,7 @@ def test_every_row_is_completed_from_what_it_has(fill):
     assert guide({m: x[m] for m in "ab"}, {m: torch.zeros(6).bool() for m in "ab"})["z"].isfinite().all()
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """A feature network that ends in batch norm."""
 
     def __init__(self, size):
@@ -134,7 +134,7 @@ class Normalised(nn.Module):
 
 def test_batch_norm_sees_observed_rows_only():
     torch.manual_seed(0)
-    guide = BridgedGuide(2, {"a": Normalised(4), "b": Normalised(3)}, (8,))
+    guide = BridgedGuide(2, {"a": Normalized(4), "b": Normalized(3)}, (8,))
     x = data()
     rows = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
     found = []

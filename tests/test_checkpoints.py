@@ -16,7 +16,7 @@ from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference import Recipe, Stage, build, fit, fit_recipe, load, load_state, save_state
-from multipyro.inference.checkpoints import read_checkpoint
+from multipyro.inference.training.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "progress": False}
 
@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
     assert read_checkpoint(path)["epoch"] == 1
 
 
-def test_an_optimiser_that_cannot_be_read_back_shows_at_once(tmp_path):
+def test_an_optimizer_that_cannot_be_read_back_shows_at_once(tmp_path):
     class Odd(torch.optim.SGD):
         def state_dict(self):
             return {**super().state_dict(), "odd": MyGuide}

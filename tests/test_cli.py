@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from multipyro.data import load_dataset
-from multipyro.inference import commands
-from multipyro.inference.cli import main, parser
+from multipyro.inference.cli import commands
+from multipyro.inference.cli.parser import main, parser
 
 SMALL = ["--epochs", "1", "--latent-dim", "4", "--batch-size", "256"]
 GUIDE = """
@@ -297,7 +297,7 @@ def test_debugging_shows_where_an_error_comes_from(monkeypatch):
 
 
 def test_as_a_process():
-    code = "import sys; from multipyro.inference.cli import main; sys.exit(main(['train', 'nothing']))"
+    code = "import sys; from multipyro.inference.cli.parser import main; sys.exit(main(['train', 'nothing']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("multipyro: unknown method")
     assert "Traceback" not in done.stderr

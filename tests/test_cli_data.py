@@ -9,8 +9,9 @@ from PIL import Image
 from toy import toy_data, toy_networks
 
 from multipyro.data import Splits, load_dataset, mnist
-from multipyro.inference import build, commands, fit_recipe, networks_for
-from multipyro.inference.cli import main, parser
+from multipyro.inference import build, fit_recipe, networks_for
+from multipyro.inference.cli import commands
+from multipyro.inference.cli.parser import main, parser
 
 SETTINGS = {"epochs": 1, "batch_size": 64, "progress": False}
 
@@ -21,13 +22,13 @@ def found(run, *arguments):
 
 
 @pytest.fixture
-def grey(monkeypatch, tmp_path):
-    """The folder of a small MNIST, and a run on its grey levels."""
+def gray(monkeypatch, tmp_path):
+    """The folder of a small MNIST, and a run on its gray levels."""
     fake_mnist.no_data(monkeypatch, tmp_path)
     files = fake_mnist.contents()
     fake_mnist.expect(monkeypatch, files)
     fake_mnist.write_mnist(tmp_path / "data", files, packed=False)
-    splits = load_dataset("mnist", tmp_path / "data", binarise="none", word=True)
+    splits = load_dataset("mnist", tmp_path / "data", binarize="none", word=True)
     recipe = build("mvae", networks_for(splits.train.modalities, (8,)), 2)
     fit_recipe(recipe, splits, out=tmp_path / "run", **SETTINGS)
     return tmp_path / "run", ("--data-root", str(tmp_path / "data")), splits
@@ -38,9 +39,9 @@ def changed(run, **data):
     (run / "run.json").write_text(json.dumps({**config, "data": {**config["data"], **data}}))
 
 
-def test_data_comes_with_the_options_it_was_loaded_with(grey):
-    run, root, splits = grey
-    options = {"seed": 0, "binarise": "none", "word": True, "num_rows": None}
+def test_data_comes_with_the_options_it_was_loaded_with(gray):
+    run, root, splits = gray
+    options = {"seed": 0, "binarize": "none", "word": True, "num_rows": None}
     assert json.loads((run / "run.json").read_text())["data"]["options"] == options
     again = found(run, *root)
     assert again.test.modalities == splits.test.modalities
@@ -49,11 +50,11 @@ def test_data_comes_with_the_options_it_was_loaded_with(grey):
     ]
 
 
-def test_other_pixels_are_refused_where_the_stored_values_are_the_same(grey, capsys):
-    run, root, splits = grey
+def test_other_pixels_are_refused_where_the_stored_values_are_the_same(gray, capsys):
+    run, root, splits = gray
     drawn = mnist(root[1], word=True)
     assert drawn.train.content_hash == splits.train.content_hash
-    changed(run, options={"binarise": "dynamic", "word": True})
+    changed(run, options={"binarize": "dynamic", "word": True})
     assert main(["evaluate", str(run), *root]) == 2
     assert "other rows (validation_hash, test_hash)" in capsys.readouterr().err
     # a run of an earlier version keeps neither options nor further hashes
@@ -64,8 +65,8 @@ def test_other_pixels_are_refused_where_the_stored_values_are_the_same(grey, cap
 
 
 @pytest.mark.parametrize("name", ["content_hash", "validation_hash", "test_hash"])
-def test_every_part_must_be_the_same(grey, name):
-    run, root, _ = grey
+def test_every_part_must_be_the_same(gray, name):
+    run, root, _ = gray
     changed(run, **{name: "0" * 64})
     with pytest.raises(ValueError, match=f"other rows .{name}. of mnist"):
         found(run, *root)
@@ -111,7 +112,7 @@ def test_options_stay_with_the_rows():
 
 @pytest.fixture
 def described(tmp_path, monkeypatch):
-    """A description of sixty rows of a grey picture, its class and a caption."""
+    """A description of sixty rows of a gray picture, its class and a caption."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "mine").mkdir()
     lines = ["file,sort,caption"]
@@ -148,11 +149,11 @@ def test_a_data_set_takes_its_options_from_the_command_line(tmp_path, monkeypatc
     fake_mnist.expect(monkeypatch, files)
     fake_mnist.write_mnist(tmp_path / "data", files, packed=False)
     place = ["--data", "mnist", "--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--epochs", "1"]
-    options = ["--data-option", "binarise=fixed", "--data-option", "num_rows=7"]
+    options = ["--data-option", "binarize=fixed", "--data-option", "num_rows=7"]
     assert main(["train", "mvae", *place, *options]) == 0
     data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
-    assert data["rows"] == 7 and data["options"]["binarise"] == "fixed"
+    assert data["rows"] == 7 and data["options"]["binarize"] == "fixed"
     assert main(["train", "mvae", *place, "--data-option", "rows=7"]) == 2
-    assert "mnist has no option rows: it has binarise, word, num_rows" in capsys.readouterr().err
+    assert "mnist has no option rows: it has binarize, word, num_rows" in capsys.readouterr().err
     assert main(["train", "mvae", *place, "--data-option", "rows"]) == 2
     assert "--data-option must be KEY=VALUE" in capsys.readouterr().err

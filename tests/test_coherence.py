@@ -18,7 +18,7 @@ from multipyro.inference import (
     latent_accuracy,
     train_classifiers,
 )
-from multipyro.ppl_models import Categorical, MultimodalModel, Normal
+from multipyro.ppl_models import CategoricalLikelihood, MultimodalModel, NormalLikelihood
 
 LABEL = Modality("label", (), "label", "categorical", 2)
 WORD = Modality("word", (2,), "text", "categorical", 3, ("ab", "b"), " ab")
@@ -74,7 +74,11 @@ def data(labels, vector=None, **kwargs):
 
 
 def model():
-    label, word, vector = Categorical(Switch(0.3)), Categorical(Speller()), Normal(nn.Identity(), 2.0)
+    label, word, vector = (
+        CategoricalLikelihood(Switch(0.3)),
+        CategoricalLikelihood(Speller()),
+        NormalLikelihood(nn.Identity(), 2.0),
+    )
     return MultimodalModel(1, {"label": label, "word": word, "vector": vector})
 
 
@@ -183,7 +187,7 @@ def test_a_probe_finds_separable_latents_and_only_those():
     assert latent_accuracy(guide, data(labels), data(labels), ["vector"])["value"] == 1
     noise = [data(labels, torch.randn(400, 1)) for _ in range(2)]
     assert_share(latent_accuracy(guide, *noise, ["vector"]), 0.5)
-    # on another scale and offset the probe is the same: it standardises
+    # on another scale and offset the probe is the same: it standardizes
     moved = [data(rows.labels, rows.x["vector"] * 1e-4 + 50) for rows in (data(labels), data(labels))]
     assert latent_accuracy(guide, *moved, ["vector"])["value"] == 1
 

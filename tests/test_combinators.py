@@ -24,7 +24,7 @@ from multipyro.inference import (
     generative,
     restrict,
 )
-from multipyro.ppl_models import MLP, Categorical, LaplacePrior, MultimodalModel, Normal
+from multipyro.ppl_models import MLP, CategoricalLikelihood, LaplacePrior, MultimodalModel, NormalLikelihood
 
 # restrict
 
@@ -74,7 +74,7 @@ def test_restrict_keeps_the_parameters_names_and_trains_them():
 def test_frozen_is_bit_for_bit_the_same_afterwards(loss):
     x = batch()
     for which in ("model", "guide"):
-        model, guide = programs(normalised=True)
+        model, guide = programs(normalized=True)
         held, moving = (model, guide) if which == "model" else (guide, model)
         before, modes = state_of(held), [part.training for part in held.modules()]
         leaves = {name: parameter for name, parameter in held.named_parameters()}
@@ -117,7 +117,7 @@ def test_the_gradient_passes_through_a_frozen_guide_on_the_models_side():
 
 
 def test_named_submodules_of_a_frozen_program_train():
-    model, guide = programs(normalised=True)
+    model, guide = programs(normalized=True)
     kept = guide.encoders["label"]
     before = state_of(guide)
     svi = SVI(frozen(model), frozen(guide, train=[kept]), Adam({"lr": 0.1}), elbo())
@@ -128,7 +128,7 @@ def test_named_submodules_of_a_frozen_program_train():
 
 
 def test_a_kept_submodule_stays_in_its_own_mode():
-    _, guide = programs(normalised=True)
+    _, guide = programs(normalized=True)
     guide.train()
     modes = {}
     for name, part in guide.named_modules():
@@ -176,7 +176,7 @@ def test_raw_learned_parameters_of_distributions_get_no_gradient():
             return dist.Normal(self.loc, self.scale).to_event(1)
 
     for prior in (RawPrior(), LaplacePrior(2)):
-        model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,)), learn_scale=True)}, prior)
+        model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4, (8,)), learn_scale=True)}, prior)
         guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 6, (8,)), 2)})
         for loss in (elbo(), StratifiedELBO(2, "dreg"), Trace_ELBO()):
             loss.loss_and_grads(frozen(model), guide, {"image": torch.randn(ROWS, 4)})
@@ -194,7 +194,7 @@ def test_a_recurrent_network_freezes_and_thaws():
         def forward(self, values):
             return self.gru(values.unsqueeze(-1))[1][0]
 
-    model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,)))})
+    model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4, (8,)))})
     guide = ProductOfExperts(2, {"image": NormalEncoder(Recurrent(), 2)})
     before, x = state_of(guide), {"image": torch.randn(ROWS, 4, requires_grad=True)}
     elbo().differentiable_loss(model, frozen(guide), x).backward()
@@ -285,7 +285,9 @@ def test_rows_without_evidence_are_drawn_from_the_models_prior(parallel):
             return dist.Normal(torch.full((2,), 5.0), torch.full((2,), 3.0)).to_event(1)
 
     decoder = nn.Linear(2, 4)
-    model = MultimodalModel(2, {"image": Normal(decoder, scale=0.1), "label": Categorical(MLP(2, 3, (8,)))}, Shifted())
+    model = MultimodalModel(
+        2, {"image": NormalLikelihood(decoder, scale=0.1), "label": CategoricalLikelihood(MLP(2, 3, (8,)))}, Shifted()
+    )
     _, guide = programs()
     rows = torch.tensor([True, False, True, False, True])
     x, number = {"label": torch.randint(3, (ROWS,))}, 3000 if parallel else 200

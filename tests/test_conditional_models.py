@@ -30,7 +30,7 @@ from multipyro.inference import (
     load,
     log_likelihood,
 )
-from multipyro.ppl_models import ConditionalModel, Normal
+from multipyro.ppl_models import ConditionalModel, NormalLikelihood
 
 KINDS = ("cvae", "cmma")
 PROBLEM = LinearGaussian(2)
@@ -68,13 +68,13 @@ class Exact:
         prior = None if shared else p.posterior_encoder("label")
         features = {"label": Same(sizes["label"])} if shared else None
         self.model = ConditionalModel(
-            3, {"image": Normal(network, p.scales["image"])}, ["label"], prior, features
+            3, {"image": NormalLikelihood(network, p.scales["image"])}, ["label"], prior, features
         ).double()
         self.model.likelihoods["image"].log_scale.fill_(math.log(p.scales["image"]))
         self.sizes = sizes
 
     def guide(self, exact=True):
-        """The joint guide, at the posterior or as it is initialised."""
+        """The joint guide, at the posterior or as it is initialized."""
         guide = JointGuide(3, {m: Same(n) for m, n in self.sizes.items()}, encoders={"label": self.model.prior})
         guide = guide.double()
         if exact:
@@ -204,8 +204,8 @@ def test_predictions_have_the_moments_of_the_exact_conditional(exact):
         rows = found.shape[1]
         error = (covariance.diagonal() / draws).sqrt()
         assert ((found.mean(0) - mean[:rows]).abs() < 4.5 * error).all()
-        centred = found - found.mean(0)
-        spread = torch.einsum("sri,srj->rij", centred, centred) / draws
+        centered = found - found.mean(0)
+        spread = torch.einsum("sri,srj->rij", centered, centered) / draws
         scale = (covariance.diagonal()[:, None] * covariance.diagonal() * 2 / draws).sqrt()
         assert ((spread - covariance).abs() < 4.5 * scale).all()
 
@@ -301,7 +301,7 @@ def test_what_it_cannot_score_or_generate_is_refused_by_name(exact):
     [((), ["label"], ()), (("image",), [], ()), (("image",), ["image"], ()), (("image",), ["label"], ("word",))],
 )
 def test_a_model_that_makes_no_sense_is_refused(likelihoods, conditions, features):
-    parts = {name: Normal(nn.Linear(2, 2)) for name in likelihoods}
+    parts = {name: NormalLikelihood(nn.Linear(2, 2)) for name in likelihoods}
     with pytest.raises(ValueError, match="conditions"):
         ConditionalModel(2, parts, conditions, features={name: Same(2) for name in features})
 

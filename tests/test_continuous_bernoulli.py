@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from multipyro.ppl_models import ContinuousBernoulli
-from multipyro.ppl_models.continuous_bernoulli import ContinuousBernoulliDistribution
+from multipyro.ppl_models import ContinuousBernoulliLikelihood
+from multipyro.ppl_models.likelihoods.continuous_bernoulli import ContinuousBernoulliDistribution
 
 LOGITS = torch.tensor([-100.0, -50.0, -20.0, -15.0, -3.0, -0.2, -0.051, -0.049, 0.0, 1e-6, 0.01, 0.3, 5.0, 17.0, 60.0])
 
@@ -66,7 +66,7 @@ def test_gradients_are_finite_at_the_edges_and_exact_in_the_middle(value):
 
 
 def test_shapes_and_bad_values():
-    density = ContinuousBernoulli(torch.nn.Linear(2, 5))(torch.zeros(3, 4, 2))
+    density = ContinuousBernoulliLikelihood(torch.nn.Linear(2, 5))(torch.zeros(3, 4, 2))
     assert (density.batch_shape, density.event_shape) == ((3, 4), (5,))
     assert density.expand((2, 3, 4)).sample((6,)).shape == (6, 2, 3, 4, 5)
     with pytest.raises(ValueError, match="support"):

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from multipyro.data import celeba, load_dataset
-from multipyro.data.celeba import ATTRIBUTES, celeba_source
+from multipyro.data.sets.celeba import ATTRIBUTES, celeba_source
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.celeba")
+module = importlib.import_module("multipyro.data.sets.celeba")
 
 VALUES = torch.from_numpy(fake_celeba.attributes()).float()
 SEEN = "Bald Bangs Black_Hair Blond_Hair Brown_Hair Bushy_Eyebrows Eyeglasses Gray_Hair Heavy_Makeup Male "
@@ -36,7 +36,7 @@ def root(tmp_path, monkeypatch):
 
 
 def rows_of(part):
-    """The numbers of the rows that the grey levels of the originals tell."""
+    """The numbers of the rows that the gray levels of the originals tell."""
     return ((part.x["image"].float().mean((1, 2, 3)) - 20) / 15).round().long()
 
 
@@ -80,8 +80,8 @@ def test_the_crops(root):
     Image.fromarray(pixels).save(path, quality=100, subsampling=0)
     read = np.asarray(Image.open(path))
     square = Image.fromarray(read[35:183, 15:163])
-    centre = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    assert np.array_equal(celeba(root).train.x["image"][0], centre)
+    center = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.array_equal(celeba(root).train.x["image"][0], center)
     pooled = celeba(root, crop="pooled").train.x["image"][0].permute(1, 2, 0).numpy()
     blocks = [read[48 + i : 176 : 2, 25 + j : 153 : 2].astype(float) for i in (0, 1) for j in (0, 1)]
     assert abs(pooled - sum(blocks) / 4).max() <= 0.5
@@ -286,7 +286,7 @@ def test_a_picture_that_is_none(root, content):
         celeba(root)
 
 
-@pytest.mark.parametrize(("crop", "message"), [("centre", "at least 148x148 pixels"), ("pooled", "at least 176 rows")])
+@pytest.mark.parametrize(("crop", "message"), [("center", "at least 148x148 pixels"), ("pooled", "at least 176 rows")])
 def test_a_picture_of_another_size(root, crop, message):
     path = fake_celeba.write_original(root) / "img_align_celeba" / "000005.jpg"
     Image.new("RGB", (178, 100)).save(path)
@@ -354,7 +354,7 @@ def test_a_compact_picture_of_another_size(root):
         ({"likelihood": "normal", "form": "text"}, "of attributes as numbers, got form 'text'"),
         ({"label": "Nice"}, "label must be one of"),
         ({"crop": "face"}, "crop must be one of"),
-        ({"crop": "pooled"}, "have had their centre crop, got crop 'pooled'"),
+        ({"crop": "pooled"}, "have had their center crop, got crop 'pooled'"),
         ({"num_rows": 0}, "num_rows must be a whole number from 1 on, or None, got 0"),
     ],
 )

@@ -91,7 +91,7 @@ def test_what_is_found_nowhere_is_downloaded_once(root, tmp_path, monkeypatch):
     source = packed(tmp_path / "drive")
     asked = fake_drive(monkeypatch, source)
     splits = load_dataset("celeba", root)
-    # the grey levels of the pictures tell their rows
+    # the gray levels of the pictures tell their rows
     levels = (splits.train.x["image"].float().mean((1, 2, 3)) - 20) / 15
     assert torch.equal(levels.round(), torch.arange(0.0, 12, 3))
     needed = ["img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt"]

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from multipyro.data import DATASETS, cub, load_dataset, nearest_rows, resnet_features, words_of
-from multipyro.data.captions import caption_ids, caption_modality, vocabulary_of
-from multipyro.data.cub import cub_source
+from multipyro.data.sets.captions import caption_ids, caption_modality, vocabulary_of
+from multipyro.data.sets.cub import cub_source
 from multipyro.inference import build, cross_generate, fit_recipe, networks_for
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.cub")
-features_module = importlib.import_module("multipyro.data.features")
+module = importlib.import_module("multipyro.data.sets.cub")
+features_module = importlib.import_module("multipyro.data.sets.features")
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def agree(part, grey, scale):
+def agree(part, gray, scale):
     """Check that each row's caption is one of its picture, in turn; the numbers of the pictures."""
     x, _ = part.rows(torch.arange(len(part)))
-    numbers = ((x["image"].mean((1, 2, 3)) * 255 - grey) / scale).round().long().tolist()
+    numbers = ((x["image"].mean((1, 2, 3)) * 255 - gray) / scale).round().long().tolist()
     texts = part.modalities["caption"].decode(x["caption"])
     each = len(part) // len(part.x["image"].pool)
     known = set(part.modalities["caption"].vocabulary)
@@ -122,13 +122,13 @@ def test_pictures_are_held_and_decoded_once(root, tmp_path, monkeypatch):
     ("text", "words"),
     {
         "end": ("a red bird.", "a red bird ."),
-        "commas": ("red,grey, and 2,000 or 3:1: so", "red , grey , and 2,000 or 3:1 : so"),
+        "commas": ("red,gray, and 2,000 or 3:1: so", "red , gray , and 2,000 or 3:1 : so"),
         "genitive": ("the bird's bill isn't it's own, they're", "the bird 's bill is n't it 's own , they 're"),
         "plural genitive": ("long tarsus', and birds' wings", "long tarsus ' , and birds ' wings"),
         "case": ("Baltimore Oriole It's", "Baltimore Oriole It 's"),
         "brackets": ("wings (black & white) 5%!", "wings ( black & white ) 5 % !"),
         "hyphens": ("two-toned yellow/green 1.5", "two-toned yellow/green 1.5"),
-        "sentences": ("grey. small... black", "grey . small ... black"),
+        "sentences": ("gray. small... black", "gray . small ... black"),
         "specials": ("a <eos> b", "a < eos > b"),
         "spaces": ("  a \t b ", "a b"),
         "nothing": ("", ""),
@@ -182,7 +182,7 @@ def weights(tmp_path_factory):
     with torch.device("meta"):
         empty = resnet101(weights=None).state_dict()
     generator = torch.Generator().manual_seed(3)
-    # as a network before training: convolutions that keep the variance, normalisations that do nothing
+    # as a network before training: convolutions that keep the variance, normalizations that do nothing
     state = {
         name: torch.randn(values.shape, generator=generator) * (2 / values[0].numel()) ** 0.5
         if values.dim() > 1

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from multipyro.data import cub, load_dataset
-from multipyro.data._images import decode_images
-from multipyro.data.cub import cub_source
+from multipyro.data.sets.cub import cub_source
+from multipyro.data.storage.images import decode_images
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.cub")
+module = importlib.import_module("multipyro.data.sets.cub")
 
 
 @pytest.fixture

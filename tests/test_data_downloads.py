@@ -15,9 +15,10 @@ import fake_mnist
 import pytest
 import torchvision
 
-from multipyro.data import _download, mnist
-from multipyro.data._archives import member_bytes, open_zip, unpacked
-from multipyro.data._download import fetch
+from multipyro.data import mnist
+from multipyro.data.storage import download as _download
+from multipyro.data.storage.archives import member_bytes, open_zip, unpacked
+from multipyro.data.storage.download import fetch
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ for name in ("multipyro", "multipyro.data"):
 """
 
 _KILLED = """
-from multipyro.data._download import fetch
+from multipyro.data.storage.download import fetch
 
 def download(folder):
     (folder / "a").write_text("half")
@@ -125,7 +126,7 @@ def test_a_download_that_is_killed_leaves_nothing_that_looks_like_the_set(cache)
 _BUILDS = """
 import sys
 import numpy as np
-from multipyro.data._cache import cached
+from multipyro.data.storage.cache import cached
 
 def build():
     print("builds", flush=True)

@@ -14,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from multipyro.data import _faces, load_dataset
-from multipyro.data._faces import face_crop, find_faces
-from multipyro.data.celeba import ATTRIBUTES, celeba_source
+from multipyro.data import load_dataset
+from multipyro.data.sets import _faces
+from multipyro.data.sets._faces import face_crop, find_faces
+from multipyro.data.sets.celeba import ATTRIBUTES, celeba_source
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.celeba")
+module = importlib.import_module("multipyro.data.sets.celeba")
 needs_opencv = pytest.mark.skipif(
     importlib.util.find_spec("cv2") is None, reason='needs OpenCV: pip install "multipyro[faces]"'
 )
@@ -48,7 +49,7 @@ def pieces(tmp_path):
 
 
 def number_of(picture):
-    """The number that the grey level in the middle tells."""
+    """The number that the gray level in the middle tells."""
     return round((float(picture[109, 89]) - 20) / 15)
 
 
@@ -164,7 +165,7 @@ def test_another_picture_or_filter_is_another_search(root, monkeypatch, change):
     if change == "picture":
         fake_celeba.face(4).save(root / "celeba" / "img_align_celeba" / "000001.jpg")
     else:
-        monkeypatch.setitem(_faces._FILTER, "neighbours", 3)
+        monkeypatch.setitem(_faces._FILTER, "neighbors", 3)
     faces(root)
     assert sorted(seen) == ([3, 4] if change == "picture" else list(range(12)))
 
@@ -172,7 +173,7 @@ def test_another_picture_or_filter_is_another_search(root, monkeypatch, change):
 def test_other_faces_are_other_pixels(root, monkeypatch):
     stub(monkeypatch, FOUND)
     first = faces(root)
-    monkeypatch.setitem(_faces._FILTER, "neighbours", 3)
+    monkeypatch.setitem(_faces._FILTER, "neighbors", 3)
     stub(monkeypatch, FOUND | {9: [RIGHT]})
     assert not torch.equal(faces(root).train.x["image"][3], first.train.x["image"][3])
 
@@ -278,7 +279,7 @@ def test_real_faces(tmp_path, monkeypatch):
     paths = sorted(folder.iterdir())
     for path, picture in zip(paths, pictures, strict=True):
         square = Image.open(io.BytesIO(picture)).resize((148, 148), Image.Resampling.BICUBIC)
-        # where the centre crop was; what was around it is made of its edge
+        # where the center crop was; what was around it is made of its edge
         pixels = np.pad(np.asarray(square), ((35, 35), (15, 15), (0, 0)), mode="edge")
         Image.fromarray(pixels).save(path, quality=95)
     ((rows, boxes),) = find_faces([paths], 178, 218)

@@ -1,4 +1,4 @@
-"""MNIST: files found, checked, binarised and split."""
+"""MNIST: files found, checked, binarized and split."""
 
 import gzip
 import os
@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from multipyro.data import DIGIT_WORDS, _idx, load_dataset, mnist
+from multipyro.data import DIGIT_WORDS, load_dataset, mnist
+from multipyro.data.storage import idx as _idx
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -30,7 +31,7 @@ def parts(splits):
 
 
 def test_parts_are_cut_from_the_files(root):
-    splits = mnist(root, binarise="none", word=True)
+    splits = mnist(root, binarize="none", word=True)
     files = fake_mnist.contents()
     pixels = {
         p: torch.frombuffer(bytearray(files[f"{p}-images-idx3-ubyte"][16:]), dtype=torch.uint8)
@@ -60,7 +61,7 @@ def test_unpacked_and_packed_files_are_the_same(root, tmp_path):
     fake_mnist.write_mnist(other, fake_mnist.contents(), packed=False)
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     assert all(
-        torch.equal(a, b) for a, b in zip(fake_mnist.grey(root).values(), fake_mnist.grey(other).values(), strict=True)
+        torch.equal(a, b) for a, b in zip(fake_mnist.gray(root).values(), fake_mnist.gray(other).values(), strict=True)
     )
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
@@ -89,30 +90,30 @@ def test_dynamic_pixels_are_new_in_each_epoch_and_repeat(root):
         assert torch.equal(images(part, epoch=0), images(part, epoch=1))
 
 
-def test_dynamic_pixels_follow_their_grey_level(root):
-    grey = fake_mnist.grey(root)["train"].float() / 255
+def test_dynamic_pixels_follow_their_gray_level(root):
+    gray = fake_mnist.gray(root)["train"].float() / 255
     draws = 400
     train = mnist(root).train
     mean = sum(torch.cat([x["image"] for x, _ in train.batches(40, epoch=e)]) for e in range(draws)) / draws
-    error = (grey * (1 - grey) / draws).sqrt()
-    assert torch.equal(mean[grey == 0], grey[grey == 0])
-    assert torch.equal(mean[grey == 1], grey[grey == 1])
+    error = (gray * (1 - gray) / draws).sqrt()
+    assert torch.equal(mean[gray == 0], gray[gray == 0])
+    assert torch.equal(mean[gray == 1], gray[gray == 1])
     inner = error > 0
-    z = (mean - grey)[inner] / error[inner]
+    z = (mean - gray)[inner] / error[inner]
     assert abs(z.mean()) < 4 / z.numel() ** 0.5
     assert abs(z.square().mean() - 1) < 4 * (2 / z.numel()) ** 0.5 + 0.01
 
 
 def test_fixed_pixels_are_drawn_once(root):
-    first, again, other = (mnist(root, seed=seed, binarise="fixed") for seed in (0, 0, 1))
+    first, again, other = (mnist(root, seed=seed, binarize="fixed") for seed in (0, 0, 1))
     for name, part in parts(first).items():
         assert part.transform is None
         assert set(part.x["image"].unique().tolist()) == {0, 255}
         assert torch.equal(part.x["image"], getattr(again, name).x["image"])
         assert not torch.equal(part.x["image"], getattr(other, name).x["image"])
-        grey = fake_mnist.grey(root)[name].float() / 255
+        gray = fake_mnist.gray(root)[name].float() / 255
         drawn = part.x["image"].float() / 255
-        assert abs((drawn - grey).mean()) < 4 * (grey * (1 - grey)).sum().sqrt() / grey.numel()
+        assert abs((drawn - gray).mean()) < 4 * (gray * (1 - gray)).sum().sqrt() / gray.numel()
     assert first.train.modalities["image"].likelihood == "bernoulli"
     assert torch.equal(first.test.x["image"], mnist(root).test.x["image"])
 
@@ -123,9 +124,9 @@ def test_some_modalities_of_dynamic_data(root):
     assert list(x) == ["label"]
 
 
-def test_an_unknown_binarisation(root):
-    with pytest.raises(ValueError, match="binarise must be one of .*'dynamic', 'fixed', 'none'.*, got 'static'"):
-        mnist(root, binarise="static")
+def test_an_unknown_binarization(root):
+    with pytest.raises(ValueError, match="binarize must be one of .*'dynamic', 'fixed', 'none'.*, got 'static'"):
+        mnist(root, binarize="static")
 
 
 def test_files_that_are_not_there(tmp_path, monkeypatch):

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torchvision
 
-from multipyro.data import _idx, load_dataset
-from multipyro.data._idx import idx_arrays
+from multipyro.data import load_dataset
+from multipyro.data.storage import idx as _idx
+from multipyro.data.storage.idx import idx_arrays
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.mnist_fashion")
+module = importlib.import_module("multipyro.data.sets.mnist_fashion")
 
 IMAGES = "train-images-idx3-ubyte"
 
@@ -33,7 +34,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_rows_agree_and_parts_share_nothing(root, pairs):
-    splits = load_dataset("mnist-fashion", root, binarise="none", pairs=pairs)
+    splits = load_dataset("mnist-fashion", root, binarize="none", pairs=pairs)
     stored = idx_arrays(module._FILES, root)
     garments = torch.cat([stored[name][0] for name in splits.NAMES])
     classes = torch.cat([stored[name][1] for name in splits.NAMES])
@@ -47,27 +48,27 @@ def test_rows_agree_and_parts_share_nothing(root, pairs):
         assert (same.sum(1) == 1).all()
         rows = same.int().argmax(1)
         assert torch.equal(classes[rows], x["label"])
-        digits = load_dataset("mnist", root, binarise="none")
-        grey = getattr(digits, name)
-        assert torch.equal(grey.labels[part.x["image"].index], x["label"])
-        assert torch.equal(x["image"], grey.x["image"][part.x["image"].index].float() / 255)
+        digits = load_dataset("mnist", root, binarize="none")
+        gray = getattr(digits, name)
+        assert torch.equal(gray.labels[part.x["image"].index], x["label"])
+        assert torch.equal(x["image"], gray.x["image"][part.x["image"].index].float() / 255)
         assert rows.bincount().unique().tolist() in ([pairs], [0, pairs])
         # the smaller number of each class in the part
         mine = classes[:60] if name != "test" else classes[60:]
         held = mine.bincount(minlength=10) if name == "test" else mine.bincount(minlength=10) * 5 // 6
         held = mine.bincount(minlength=10) - held if name == "validation" else held
-        assert torch.equal(x["label"].bincount(minlength=10), pairs * held.minimum(grey.labels.bincount(minlength=10)))
+        assert torch.equal(x["label"].bincount(minlength=10), pairs * held.minimum(gray.labels.bincount(minlength=10)))
         used.append({*rows.tolist()})
     assert sum(map(len, used)) == len(set.union(*used))
 
 
 def test_pixels_are_drawn_as_those_of_mnist(root):
-    grey = load_dataset("mnist-fashion", root, binarise="none").train
-    dynamic, fixed = (load_dataset("mnist-fashion", root, binarise=binarise) for binarise in ("dynamic", "fixed"))
+    gray = load_dataset("mnist-fashion", root, binarize="none").train
+    dynamic, fixed = (load_dataset("mnist-fashion", root, binarize=binarize) for binarize in ("dynamic", "fixed"))
     for name in ("image", "fashion"):
         draws = [next(iter(dynamic.train.batches(500, epoch=epoch)))[0][name] for epoch in range(30)]
         assert {*torch.stack(draws).unique().tolist()} == {0.0, 1.0}
-        mean, wanted = torch.stack(draws).mean(0), grey.rows(torch.arange(len(grey)))[0][name]
+        mean, wanted = torch.stack(draws).mean(0), gray.rows(torch.arange(len(gray)))[0][name]
         # four standard errors of the mean over all pixels of the squared deviations, whose expectation is p (1 - p)
         error = ((mean - wanted) ** 2 * 30 - wanted * (1 - wanted)).mean()
         assert error.abs() < 0.01
@@ -75,7 +76,7 @@ def test_pixels_are_drawn_as_those_of_mnist(root):
         assert {*fixed.train.x[name].pool.unique().tolist()} == {0, 255}
         assert torch.equal(fixed.test.x[name].pool, dynamic.test.x[name].pool)
     assert dynamic.train.modalities["fashion"].likelihood == "bernoulli"
-    assert grey.modalities["image"].likelihood == "continuous_bernoulli"
+    assert gray.modalities["image"].likelihood == "continuous_bernoulli"
     picture = dynamic.train.select(["fashion"]).rows(torch.tensor([0]))[0]
     assert list(picture) == ["fashion"]
     other = load_dataset("mnist-fashion", root, seed=1)
@@ -123,7 +124,7 @@ def test_files_that_are_not_there(root, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"binarise": "often"}, "binarise must be one of"),
+        ({"binarize": "often"}, "binarize must be one of"),
         ({"pairs": 0}, "pairs must be a whole number from 1 on, got 0"),
     ],
 )

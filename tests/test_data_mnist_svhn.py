@@ -11,11 +11,11 @@ import torch
 from scipy.io import savemat
 
 from multipyro.data import DIGIT_WORDS, Modality, load_dataset
-from multipyro.data._characters import padded_alphabet, placed
-from multipyro.data._pairs import pairs_by_class
-from multipyro.data.svhn import svhn_arrays
+from multipyro.data.sets._characters import padded_alphabet, placed
+from multipyro.data.sets._pairs import pairs_by_class
+from multipyro.data.sets.svhn import svhn_arrays
 
-svhn = importlib.import_module("multipyro.data.svhn")
+svhn = importlib.import_module("multipyro.data.sets.svhn")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_digits_of_the_files(root, compressed):
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_pairs_agree_and_parts_share_nothing(root, seed, pairs):
     splits = load_dataset("mnist-svhn", root, seed=seed, pairs=pairs)
-    grey, digits = fake_mnist.grey(root), torch.cat([d for _, d in svhn_arrays(root).values()])
+    gray, digits = fake_mnist.gray(root), torch.cat([d for _, d in svhn_arrays(root).values()])
     labels = {name: getattr(load_dataset("mnist", root), name).labels for name in splits.NAMES}
     used = {}
     for name, begin, end in (("train", 0, 54), ("validation", 54, 60), ("test", 60, 90)):
@@ -62,7 +62,7 @@ def test_pairs_agree_and_parts_share_nothing(root, seed, pairs):
         written, house, classes = numbers(part)
         assert torch.equal(labels[name][written], classes)
         assert torch.equal(digits[house], classes)
-        assert torch.equal(part.rows(torch.tensor([0]))[0]["mnist"], grey[name][written[:1]].float() / 255)
+        assert torch.equal(part.rows(torch.tensor([0]))[0]["mnist"], gray[name][written[:1]].float() / 255)
         assert begin <= house.min() <= house.max() < end
         used[name] = {*house.tolist()}
         for count, label in enumerate(classes.bincount(minlength=10).tolist()):
@@ -268,5 +268,5 @@ def test_the_real_files():
         pytest.skip(str(error))
     for part in vars(splits).values():
         assert part.labels.unique().tolist() == list(range(10))
-    # the digit's colour differs from what stands around it, so pictures are not flat
+    # the digit's color differs from what stands around it, so pictures are not flat
     assert splits.test.x["svhn"].pool.float().std((2, 3)).mean() > 10

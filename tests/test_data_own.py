@@ -9,7 +9,7 @@ from PIL import Image
 
 from multipyro.data import Modality, described, from_dataset, from_tensors, infer_modality
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+COLORS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 ROWS = 40
 
 
@@ -21,16 +21,16 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty pictures of one colour each, of several sizes, with a class, a caption, numbers and an array."""
+    """Forty pictures of one color each, of several sizes, with a class, a caption, numbers and an array."""
     place = tmp_path / "birds"
     (place / "pictures").mkdir(parents=True)
-    names = list(COLOURS)
+    names = list(COLORS)
     with (place / "birds.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["file", "colour", "caption", "bald", "old", "weight", "part"])
+        table.writerow(["file", "color", "caption", "bald", "old", "weight", "part"])
         for row in range(ROWS):
             name = names[row % 3]
-            Image.new("RGB", (10 + row % 4, 8), COLOURS[name]).save(place / "pictures" / f"{row}.png")
+            Image.new("RGB", (10 + row % 4, 8), COLORS[name]).save(place / "pictures" / f"{row}.png")
             part = ("train", "validation", "test")[0 if row < 30 else 1 + row % 2]
             caption = f"A {name} bird, isn't it?" if row != 3 else ""
             table.writerow([f"{row}.png", name, caption, row % 2, 1 - row % 2, 0.5 * row, part])
@@ -40,13 +40,13 @@ def folder(tmp_path):
 
 DESCRIPTION = """
 table = "birds.csv"
-labels = "colour"
+labels = "color"
 [modalities.image]
 column = "file"
 folder = "pictures"
 size = [8, 6]
-[modalities.colour]
-column = "colour"
+[modalities.color]
+column = "color"
 [modalities.caption]
 column = "caption"
 kind = "text"
@@ -77,9 +77,9 @@ def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
         seen += rows.tolist()
         assert torch.equal(x["spectrum"][:, 0], rows * 4.0)
         assert torch.equal(x["attributes"], torch.stack([rows % 2, 1 - rows % 2], 1).float())
-        names = [part.modalities["colour"].class_words[i] for i in x["colour"]]
-        assert names == [list(COLOURS)[row % 3] for row in rows.tolist()]
-        expected = torch.tensor([COLOURS[name] for name in names])[:, :, None, None] / 255
+        names = [part.modalities["color"].class_words[i] for i in x["color"]]
+        assert names == [list(COLORS)[row % 3] for row in rows.tolist()]
+        expected = torch.tensor([COLORS[name] for name in names])[:, :, None, None] / 255
         assert x["image"].shape[1:] == (3, 8, 6) and (x["image"] - expected).abs().max() < 1e-6
         captions = part.modalities["caption"].decode(x["caption"])
         held = torch.ones(len(rows), dtype=torch.bool) if observed is None else observed["caption"]
@@ -87,7 +87,7 @@ def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
             f"a {name} bird , is n't it ?" for name, there in zip(names, held, strict=True) if there
         ]
         assert held.tolist() == [row != 3 for row in rows.tolist()]
-        assert torch.equal(part.labels, x["colour"])
+        assert torch.equal(part.labels, x["color"])
     assert sorted(seen) == list(range(ROWS))
 
 
@@ -96,7 +96,7 @@ def test_what_modalities_are_is_inferred_or_said(folder):
     found = {name: (modality.kind, modality.likelihood) for name, modality in modalities.items()}
     assert found == {
         "image": ("image", "laplace"),
-        "colour": ("label", "categorical"),
+        "color": ("label", "categorical"),
         "caption": ("text", "categorical"),
         "attributes": ("vector", "bernoulli"),
         "weight": ("vector", "normal"),
@@ -129,7 +129,7 @@ def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
     path = written(folder)
     first = described(path).train.x["image"].clone()
     (stored,) = cache.iterdir()
-    monkeypatch.setattr("multipyro.data._mapped.decode_images", None)  # nothing is decoded again
+    monkeypatch.setattr("multipyro.data.storage.mapped.decode_images", None)  # nothing is decoded again
     assert torch.equal(described(path).train.x["image"], first)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
@@ -145,7 +145,7 @@ def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
 def test_large_arrays_are_mapped_and_equal_those_that_are_read(folder, cache, monkeypatch):
     path = written(folder, '[modalities.spectrum]\nfile = "spectrum.npy"\n')
     read = described(path).train.x["spectrum"]
-    monkeypatch.setattr("multipyro.data._mapped._MAPPED_BYTES", 0)
+    monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
     assert torch.equal(described(path).train.x["spectrum"], read) and len(list(cache.iterdir())) == 1
 
 
@@ -155,9 +155,9 @@ WRONG = [
     ("x =", "no TOML file"),
     ('table = "other.csv"\n[modalities.a]\ncolumn = "bald"', "there is no table"),
     ('table = "birds.csv"', "at least one modality"),
-    ('table = "birds.csv"\n[modalities.a]\ncolumn = "wings"', r"column 'wings': the table has \['file', 'colour'"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumn = "wings"', r"column 'wings': the table has \['file', 'color'"),
     ('table = "birds.csv"\n[modalities.a]\ncolumn = "bald"\nkind = "sound"', "kind must be one of"),
-    ('table = "birds.csv"\n[modalities.a]\ncolumns = ["colour"]', "must be a column of numbers.*'red'"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumns = ["color"]', "must be a column of numbers.*'red'"),
     ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"', r"size must be \[height, width\]"),
     ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"\nsize = [4, 4]', "40 of 40 pictures lack"),
     ('table = "birds.csv"\n[modalities.a]\nfile = "few.npy"', "same number of rows.*'modalities.a.file': 3"),
@@ -167,7 +167,7 @@ WRONG = [
     ('split = [0.5, 0.1]\n[modalities.a]\nfile = "few.npy"', "three shares"),
     ('[modalities.a]\nfile = "few.npy"', "leave a part without rows"),
     (
-        'split = "colour"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"',
+        'split = "color"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"',
         "must hold .'train', 'validation', 'test'",
     ),
     ('labels = "caption"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"', "every row needs a class, 1 cells"),
@@ -192,16 +192,16 @@ COLUMNS = [
     ('column = "file"\nsize = [8, 8]\nchannels = true', r"channels must be one of \(1, 3\), got True"),
     ('column = "caption"\nkind = "text"\nlength = true', "length must be a whole number from 1 .*, got True"),
     ('column = "caption"\nkind = "text"\nlength = 1000000000000', "length must be a whole number from 1 to 65536"),
-    ('column = "colour"\nkind = "image"\nsize = [8, 8]', "must name pictures: none of the 40 cells of 'colour'"),
-    ('column = "colour"\nlikelihood = "normal"', r"likelihood must be one of \('categorical',\) for a label, got 'nor"),
+    ('column = "color"\nkind = "image"\nsize = [8, 8]', "must name pictures: none of the 40 cells of 'color'"),
+    ('column = "color"\nlikelihood = "normal"', r"likelihood must be one of \('categorical',\) for a label, got 'nor"),
     ('column = "weight"\nlikelihood = "categorical"', "likelihood must be one of .*'normal'.* for a vector, got 'cat"),
     ('column = "weight"\nscale = true', "scale must be a number above 0, 'learned' or 'channels', got True"),
     ('columns = ["bald"]\nscale = 2', "scale: modality 'a' is bernoulli and takes no scale, got 2"),
-    ('column = "colour"\nscale = 2', "a label, as its cells look.*: scale does not apply"),
+    ('column = "color"\nscale = 2', "a label, as its cells look.*: scale does not apply"),
     ('columns = ["bald"]\nkind = "label"', "several columns: kind does not apply, what applies is columns, likelihood"),
     ('columns = ["bald"]\nsize = [1, 1]\nlength = 1', "several columns: size, length do not apply"),
     ('file = "spectrum.npy"\nkind = "label"', "an array: kind does not apply, what applies is file, likelihood"),
-    ('column = "colour"\nlength = 3', "a label, as its cells look; kind may say otherwise: length does not apply"),
+    ('column = "color"\nlength = 3', "a label, as its cells look; kind may say otherwise: length does not apply"),
     ('column = "weight"\nkind = "vector"\ntokens = "words"', "a column of numbers: tokens does not apply"),
     ('column = "file"\nsize = [8, 8]\ntokens = "words"', "pictures, as its cells look.*: tokens does not apply"),
     (
@@ -238,12 +238,12 @@ def test_a_damaged_file_is_named(folder, name):
 
 
 def test_tensors_are_described_by_what_they_hold():
-    grey = torch.rand(50, 1, 4, 4)
+    gray = torch.rand(50, 1, 4, 4)
     splits = from_tensors(
         {
             "photo": (torch.rand(50, 3, 4, 4) * 255).to(torch.uint8),
-            "grey": grey,
-            "drawing": (grey > 0.5).float(),
+            "gray": gray,
+            "drawing": (gray > 0.5).float(),
             "label": torch.arange(50) % 4,
             "text": torch.randint(5, (50, 6)),
             "flags": (torch.rand(50, 3) > 0.5).float(),
@@ -255,7 +255,7 @@ def test_tensors_are_described_by_what_they_hold():
     found = {name: (m.kind, m.likelihood, m.num_classes) for name, m in splits.train.modalities.items()}
     assert found == {
         "photo": ("image", "laplace", None),
-        "grey": ("image", "continuous_bernoulli", None),
+        "gray": ("image", "continuous_bernoulli", None),
         "drawing": ("image", "bernoulli", None),
         "label": ("label", "categorical", 4),
         "text": ("text", "categorical", 9),

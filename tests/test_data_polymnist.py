@@ -11,10 +11,10 @@ import torch
 from fake_mnist import equal
 
 from multipyro.data import load_dataset, polymnist
-from multipyro.data.polymnist import background_paths, polymnist_source
+from multipyro.data.sets.polymnist import background_paths, polymnist_source
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.polymnist")
+module = importlib.import_module("multipyro.data.sets.polymnist")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def sources(images, split, root):
 
     The backgrounds are below 100 and a digit inverts them, so that it lies above 155.
     """
-    digits = fake_mnist.grey(root)[split][:, 0] > 128
+    digits = fake_mnist.gray(root)[split][:, 0] > 128
     found = images[:, 0] > 128
     assert all(torch.equal(found, images[:, channel] > 128) for channel in (1, 2))
     same = (found[:, None] == digits[None]).flatten(2).all(2)

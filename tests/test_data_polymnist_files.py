@@ -11,17 +11,17 @@ import torch
 from fake_mnist import equal
 
 from multipyro.data import DATASETS, load_dataset, polymnist
-from multipyro.data.polymnist import polymnist_source
+from multipyro.data.sets.polymnist import polymnist_source
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.polymnist")
+module = importlib.import_module("multipyro.data.sets.polymnist")
 
 
 def told(part):
-    """Number, digit and modality that the colours of each picture tell, and whether it is a test's."""
-    colours = torch.stack([values[:, :, 14, 14] for values in part.x.values()], 1).long()
+    """Number, digit and modality that the colors of each picture tell, and whether it is a test's."""
+    colors = torch.stack([values[:, :, 14, 14] for values in part.x.values()], 1).long()
     assert all((values == values[:, :, :1, :1]).all() for values in part.x.values())
-    return colours[..., 0] // 20, colours[..., 1] // 20, colours[..., 2] // 40, colours[..., 2] % 40
+    return colors[..., 0] // 20, colors[..., 1] // 20, colors[..., 2] // 40, colors[..., 2] % 40
 
 
 def published(splits):
@@ -76,7 +76,7 @@ def test_the_published_pictures(pictures, monkeypatch):
 
 
 def test_of_60000_published_pictures_10000_validate():
-    files = importlib.import_module("multipyro.data._polymnist_files")
+    files = importlib.import_module("multipyro.data.sets._polymnist_files")
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     keys = {(number, digit): "" for digit, count in enumerate(counts) for number in range(count)}
     parts = files._parted({("train", 0): dict(sorted(keys.items())), ("test", 0): {(0, 0): ""}})

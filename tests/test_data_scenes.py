@@ -5,10 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from multipyro.data._light import ground
-from multipyro.data._shapes import shapes
-from multipyro.data.scenes import (
-    COLOURS,
+from multipyro.data.scenes.composition import (
+    COLORS,
     LIGHTS,
     MATERIALS,
     RELATIONS,
@@ -21,6 +19,8 @@ from multipyro.data.scenes import (
     sentence,
     sentence_is_true,
 )
+from multipyro.data.scenes.meshes import shapes
+from multipyro.data.scenes.shadows import ground
 
 SCENES = [draw_scene(0, index) for index in range(200)]
 SINGLE = [draw_scene(0, index, num_objects=1, simple=True) for index in range(100)]
@@ -149,7 +149,7 @@ def test_outlines_hold_the_surfaces():
 def test_attributes_are_drawn_alike():
     things = [thing for index in range(600) for thing in draw_scene(3, index).objects]
     for words, values in zip(
-        zip(*(thing.words for thing in things), strict=True), (SIZES, COLOURS, MATERIALS, SHAPES), strict=True
+        zip(*(thing.words for thing in things), strict=True), (SIZES, COLORS, MATERIALS, SHAPES), strict=True
     ):
         share = 1 / len(values)
         deviation = np.sqrt(share * (1 - share) / len(things))
@@ -159,7 +159,7 @@ def test_attributes_are_drawn_alike():
 
 def test_simple_scenes():
     words = [sentence(scene, 0, 0) for scene in SINGLE]
-    assert set(words) == {(size, colour, "metal", "sphere") for size in SIZES for colour in ("red", "blue")}
+    assert set(words) == {(size, color, "metal", "sphere") for size in SIZES for color in ("red", "blue")}
     assert len({scene.objects[0].position for scene in SINGLE}) == len(SINGLE)
     assert all(sentence_is_true(text, scene) for text, scene in zip(words, SINGLE, strict=True))
 
@@ -196,7 +196,7 @@ def test_order_and_relation_are_drawn_alike():
 def test_a_wrong_word_is_found(position):
     scene = next(s for s in SCENES if s.objects[0].words != s.objects[1].words)
     words = list(sentence(scene, 0, SCENES.index(scene)))
-    groups = (tuple(SIZES), tuple(COLOURS), MATERIALS, SHAPES)
+    groups = (tuple(SIZES), tuple(COLORS), MATERIALS, SHAPES)
     group = RELATIONS if position == 4 else groups[position if position < 4 else position - 5]
     other = {"right": "left", "left": "right", "front": "behind", "behind": "front"}
     words[position] = other[words[4]] if position == 4 else next(word for word in group if word != words[position])
@@ -213,7 +213,7 @@ def test_surfaces_have_unit_normals_outwards_and_fill_the_unit_cube(shape):
     points, normals, quads = shapes()[shape]
     np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1)
     np.testing.assert_allclose([points.min(0), points.max(0)], [[-1] * 3, [1] * 3], atol=1e-6)
-    # a normal of a convex shape never points towards its middle
+    # a normal of a convex shape never points toward its middle
     assert ((points * normals).sum(1) > 0).all()
     corners = points[quads]
     across = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
@@ -250,7 +250,7 @@ def test_shadows_lie_where_an_object_keeps_the_light_away(shape):
 
 def test_shadows_are_as_a_slow_count_of_rays_says():
     scene, size = place((0.3, 0.2), shape="cube", rotation=30.0), 24
-    from multipyro.data import _light
+    from multipyro.data.scenes import shadows as _light
 
     points = np.array([[0.9, -0.2, 0.0], [-0.4, 0.6, 0.0], [0.3, 0.9, 0.0], [-0.6, 0.3, 0.0], [5.0, 5.0, 0.0]]).T
     lamp = np.asarray(LIGHTS[2])[:, None] + 0.5 * _light._BALL

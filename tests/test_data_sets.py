@@ -21,7 +21,7 @@ def test_the_table():
     )
     for name, info in DATASETS.items():
         assert info.name == name
-        assert all([info.title, info.source, info.licence])
+        assert all([info.title, info.source, info.license])
         assert set(info.default_given) | set(info.default_targets) <= set(info.modalities)
         assert set(info.default_given).isdisjoint(info.default_targets)
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multipyro.data import _cache, _mapped
-from multipyro.data._images import decode_images, files_digest, read_arrays
-from multipyro.data._stored import stored_array, stored_arrays
+from multipyro.data.storage import cache as _cache
+from multipyro.data.storage import mapped as _mapped
+from multipyro.data.storage.images import decode_images, files_digest, read_arrays
+from multipyro.data.storage.stored import stored_array, stored_arrays
 
 
 def written(path, content):
@@ -74,15 +75,15 @@ def own(tmp_path, monkeypatch):
 
 
 def test_cached_pictures_and_arrays_are_those_of_their_folder(tmp_path, own, monkeypatch):
-    monkeypatch.setattr("multipyro.data._mapped._MAPPED_BYTES", 0)
-    for name, grey in (("a", 0), ("b", 255)):
+    monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
+    for name, gray in (("a", 0), ("b", 255)):
         bitmap, array = io.BytesIO(), io.BytesIO()
-        Image.new("RGB", (4, 4), (grey,) * 3).save(bitmap, "bmp")
-        np.save(array, np.full((5, 2), float(grey)))
+        Image.new("RGB", (4, 4), (gray,) * 3).save(bitmap, "bmp")
+        np.save(array, np.full((5, 2), float(gray)))
         written(tmp_path / name / "1.bmp", bitmap.getvalue())
         file = written(tmp_path / name / "x.npy", array.getvalue())
-        assert (_mapped.mapped_pictures([tmp_path / name / "1.bmp"], (3, 4, 4)) == grey).all()
-        assert (_mapped.mapped_rows(file, np.load(file), np.arange(5), np.float32) == grey).all()
+        assert (_mapped.mapped_pictures([tmp_path / name / "1.bmp"], (3, 4, 4)) == gray).all()
+        assert (_mapped.mapped_rows(file, np.load(file), np.arange(5), np.float32) == gray).all()
     paths = [tmp_path / name / "1.bmp" for name in "ba"]
     assert _mapped.mapped_pictures(paths, (1, 4, 4)).mean((1, 2, 3)).tolist() == [255, 0]
     assert _mapped.mapped_pictures(paths[::-1], (1, 4, 4)).mean((1, 2, 3)).tolist() == [0, 255]
@@ -224,31 +225,31 @@ def test_what_the_system_refuses_is_no_damage(tmp_path, own, monkeypatch, error,
         _mapped.mapped_pictures([tmp_path / "1.png"], (3, 8, 8))
 
 
-GREYS = np.array([[0, 128, 129, 255], [256, 32_767, 32_768, 65_535]], np.uint16)
+GRAYS = np.array([[0, 128, 129, 255], [256, 32_767, 32_768, 65_535]], np.uint16)
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "big-endian tiff", "pgm"])
-def test_grey_of_16_bits_is_scaled(tmp_path, kind):
+def test_gray_of_16_bits_is_scaled(tmp_path, kind):
     path = tmp_path / f"1.{kind.split()[-1]}"
     if kind == "pgm":
-        path.write_bytes(b"P5 4 2 65535\n" + GREYS.astype(">u2").tobytes())
+        path.write_bytes(b"P5 4 2 65535\n" + GRAYS.astype(">u2").tobytes())
     else:
-        Image.fromarray(GREYS.astype(">u2") if kind.startswith("big") else GREYS).save(path)
+        Image.fromarray(GRAYS.astype(">u2") if kind.startswith("big") else GRAYS).save(path)
     with Image.open(path) as image:
         assert image.mode == {"png": "I;16", "tiff": "I;16", "pgm": "I"}.get(kind, "I;16B")
-    expected = np.rint(GREYS / 257)
+    expected = np.rint(GRAYS / 257)
     assert (decode_images([path], ["1"], (1, 2, 4))[0, 0] == expected).all()
     assert (decode_images([path], ["1"], (3, 2, 4))[0] == expected).all()
 
 
-def test_grey_of_unknown_scale_is_refused(tmp_path):
+def test_gray_of_unknown_scale_is_refused(tmp_path):
     path = tmp_path / "1.tiff"
     wrong = [(Image.fromarray(np.full((2, 2), 300, dtype)), {}) for dtype in (np.int32, np.float32)]
     # white is at 0
-    wrong += [(Image.fromarray(GREYS), {"tiffinfo": {262: 0}})]
+    wrong += [(Image.fromarray(GRAYS), {"tiffinfo": {262: 0}})]
     for image, options in wrong:
         image.save(path, **options)
-        with pytest.raises(ValueError, match=f"{path}: grey of mode '{image.mode}' in a file of TIFF is not known"):
+        with pytest.raises(ValueError, match=f"{path}: gray of mode '{image.mode}' in a file of TIFF is not known"):
             decode_images([path], [str(path)], (1, *image.size[::-1]))
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from multipyro.data import described, from_tensors
-from multipyro.data._tables import read_table
-from multipyro.inference.networks import networks_for
+from multipyro.data.custom.tables import read_table
+from multipyro.inference.recipes.networks import networks_for
 
 ROWS = 60
 
@@ -87,10 +87,10 @@ def array_of(tmp_path, values):
 @pytest.mark.parametrize("mapped", [False, True])
 def test_rows_of_arrays_with_nan_are_masked(tmp_path, monkeypatch, mapped):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("multipyro.data._columns._CHUNK", 7)
+    monkeypatch.setattr("multipyro.data.custom.columns._CHUNK", 7)
     if mapped:
-        monkeypatch.setattr("multipyro.data._mapped._MAPPED_BYTES", 0)
-        monkeypatch.setattr("multipyro.data._mapped._BYTES", 20)  # rows at a time
+        monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
+        monkeypatch.setattr("multipyro.data.storage.mapped._BYTES", 20)  # rows at a time
     values = np.arange(150.0).reshape(50, 3)
     values[::4, 1] = np.nan
     splits = array_of(tmp_path, values)

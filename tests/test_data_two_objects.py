@@ -14,13 +14,24 @@ import numpy as np
 import pytest
 import torch
 
-from multipyro.data import _render, _shards, load_dataset, write_atomically
-from multipyro.data._shards import SceneRecipe, can_render
-from multipyro.data.scenes import COLOURS, MATERIALS, SHAPES, SIZES, WORDS, draw_scene, sentence, sentence_is_true
-from multipyro.data.two_objects import one_object, scene_arrays, two_objects
+from multipyro.data import load_dataset, write_atomically
+from multipyro.data.scenes import render_jobs as _shards
+from multipyro.data.scenes import renderer as _render
+from multipyro.data.scenes.composition import (
+    COLORS,
+    MATERIALS,
+    SHAPES,
+    SIZES,
+    WORDS,
+    draw_scene,
+    sentence,
+    sentence_is_true,
+)
+from multipyro.data.scenes.render_jobs import SceneRecipe, can_render
+from multipyro.data.scenes.two_objects import one_object, scene_arrays, two_objects
 
 # the package gives the function of this name
-module = importlib.import_module("multipyro.data.two_objects")
+module = importlib.import_module("multipyro.data.scenes.two_objects")
 needs_pyvista = pytest.mark.skipif(not can_render(), reason='needs pyvista: pip install "multipyro[render]"')
 
 SHARD = 5
@@ -28,7 +39,7 @@ SETS = {"two-objects": module.SceneSet(2, False, (20, 10, 10)), "one-object": mo
 
 
 class Painter:
-    """Stands for the renderer: a picture of one colour that the scene determines."""
+    """Stands for the renderer: a picture of one color that the scene determines."""
 
     versions = "none"
 
@@ -37,8 +48,8 @@ class Painter:
 
     def draw(self, scene):
         """A picture."""
-        colour = np.abs(np.array(scene.objects[0].position)) * 50
-        return np.broadcast_to(colour[:, None, None], (3, self.size, self.size)).astype(np.uint8)
+        color = np.abs(np.array(scene.objects[0].position)) * 50
+        return np.broadcast_to(color[:, None, None], (3, self.size, self.size)).astype(np.uint8)
 
 
 @pytest.fixture
@@ -181,7 +192,7 @@ def test_the_arrays_of_scenes(painted):
     found = scene_arrays("two-objects", "validation", fields, size=32, num_rows=8)
     shapes = [(3, 32, 32), (9,), (2, 4), (2, 3), (2,), (2, 3), (3,), (4, 3)]
     assert [values.shape for values in found.values()] == [(8, *shape) for shape in shapes]
-    attributes = (tuple(SIZES), tuple(COLOURS), MATERIALS, SHAPES)
+    attributes = (tuple(SIZES), tuple(COLORS), MATERIALS, SHAPES)
     for row in range(8):
         scene = draw_scene(0, 20 + row)
         words = tuple(WORDS[number] for number in found["text"][row])
@@ -267,11 +278,11 @@ class Renderer:
         self.size = size
 
     def draw(self, scene):
-        colour = np.abs(np.array(scene.objects[0].position)) * 50
-        return np.broadcast_to(colour[:, None, None], (3, self.size, self.size)).astype(np.uint8)
+        color = np.abs(np.array(scene.objects[0].position)) * 50
+        return np.broadcast_to(color[:, None, None], (3, self.size, self.size)).astype(np.uint8)
 
-sys.modules["multipyro.data._render"] = types.SimpleNamespace(Renderer=Renderer)
-from multipyro.data._shards import work
+sys.modules["multipyro.data.scenes.renderer"] = types.SimpleNamespace(Renderer=Renderer)
+from multipyro.data.scenes.render_jobs import work
 work()
 """
 
@@ -289,7 +300,7 @@ def test_worker_processes_write_what_one_process_does(small, monkeypatch, capfd)
 
 BACKGROUND = """
 import importlib
-module = importlib.import_module("multipyro.data.two_objects")
+module = importlib.import_module("multipyro.data.scenes.two_objects")
 module.SHARD, module._SETS = {shard}, {{"two-objects": module.SceneSet(2, False, (20, 10, 10))}}
 module.two_objects(size=32, processes=2)
 """
@@ -327,8 +338,8 @@ def pictures():
     """Scenes, and their pictures by the real renderer, made in the order of their numbers and in the other one."""
     code = """
 import json, sys, numpy
-from multipyro.data._render import Renderer
-from multipyro.data.scenes import draw_scene
+from multipyro.data.scenes.renderer import Renderer
+from multipyro.data.scenes.composition import draw_scene
 renderer = Renderer(56)
 scenes = [draw_scene(0, index) for index in range(24)]
 first = [renderer.draw(scene) for scene in scenes]
@@ -349,14 +360,14 @@ def test_a_picture_does_not_depend_on_what_was_drawn_before(pictures):
 
 
 @needs_pyvista
-def test_pictures_show_each_object_in_its_place_and_colour(pictures):
+def test_pictures_show_each_object_in_its_place_and_color(pictures):
     for index, picture in enumerate(pictures[0]):
         scene = draw_scene(0, index)
         for thing in scene.objects:
             x, y, _ = scene.project(np.array(thing.position)) * 56
             patch = picture[:, int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2].reshape(3, -1).mean(1)
-            wanted = np.array(COLOURS[thing.colour], float)
-            if thing.colour == "gray":
+            wanted = np.array(COLORS[thing.color], float)
+            if thing.color == "gray":
                 assert np.ptp(patch) < 8
                 continue
             # the same hue, whatever the light

@@ -8,13 +8,17 @@ from linear_gaussian import LinearGaussian
 from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import diagnostics, prediction, to_inference_data
-from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal, OneHotMLP
+from multipyro.inference import to_inference_data
+from multipyro.inference.evaluation import inference_data as diagnostics
+from multipyro.inference.evaluation import prediction
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 
 def digits_like():
     """An image and a label, programs and data."""
-    model = MultimodalModel(2, {"image": Normal(MLP(2, (1, 3, 3), (8,))), "label": Categorical(MLP(2, 4, (8,)))})
+    model = MultimodalModel(
+        2, {"image": NormalLikelihood(MLP(2, (1, 3, 3), (8,))), "label": CategoricalLikelihood(MLP(2, 4, (8,)))}
+    )
     encoders = {"image": MLP((1, 3, 3), 8, ()), "label": OneHotMLP(4, 8, ())}
     guide = ProductOfExperts(2, {name: NormalEncoder(network, 2) for name, network in encoders.items()})
     return model, guide, {"image": torch.randn(5, 1, 3, 3), "label": torch.tensor([0, 1, 2, 3, 0])}

@@ -10,8 +10,9 @@ from linear_gaussian import DTYPE, FixedGuide, LinearGaussian, repeated
 from torch import nn
 
 from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, ProductOfExperts
-from multipyro.inference import guide_conditional_log_likelihood, log_likelihood, prediction
-from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal
+from multipyro.inference import guide_conditional_log_likelihood, log_likelihood
+from multipyro.inference.evaluation import prediction
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 
 
 def guides(problem):
@@ -174,7 +175,7 @@ def test_a_label_whose_classes_are_equally_likely_by_symmetry():
         def forward(self, z):
             return torch.stack([torch.zeros_like(z[..., 0]), z[..., 0]], -1)
 
-    model = MultimodalModel(1, {"label": Categorical(Table())})
+    model = MultimodalModel(1, {"label": CategoricalLikelihood(Table())})
     guide = ProductOfExperts(1, {"label": NormalEncoder(_Embedding(), 1)})
     x = {"label": torch.tensor([0, 1])}
     found = log_likelihood(model, guide, x, num_particles=4000)
@@ -280,7 +281,7 @@ def test_bad_input():
 
 
 def test_a_guide_must_answer_what_it_proposes_for():
-    model = MultimodalModel(2, {"image": Normal(MLP(2, 5, (8,))), "label": Normal(MLP(2, 3, (8,)))})
+    model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 5, (8,))), "label": NormalLikelihood(MLP(2, 3, (8,)))})
     guide = JointGuide(2, {"image": MLP(5, 8, ()), "label": MLP(3, 8, ())})
     x = {"image": torch.randn(4, 5), "label": torch.randn(4, 3)}
     assert log_likelihood(model, guide, x, num_particles=5).rows.shape == (4,)

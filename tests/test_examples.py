@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 import multipyro.inference
 from multipyro.guides import Guide
 from multipyro.inference import METHODS, WeightedELBO
-from multipyro.inference.own import guide_class
+from multipyro.inference.cli.plugins import guide_class
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # script -> what its report must hold

@@ -10,12 +10,19 @@ from matplotlib.figure import Figure
 from multipyro.data import Modality
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.figures import _draw
-from multipyro.ppl_models import MLP, Categorical, ContinuousBernoulli, MultimodalModel, Normal, OneHotMLP
+from multipyro.inference.evaluation.figures import _draw
+from multipyro.ppl_models import (
+    MLP,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
+    MultimodalModel,
+    NormalLikelihood,
+    OneHotMLP,
+)
 
 MODALITIES = {
     "image": Modality("image", (1, 4, 4), "image", "continuous_bernoulli"),
-    "colour": Modality("colour", (3, 4, 4), "image", "normal"),
+    "color": Modality("color", (3, 4, 4), "image", "normal"),
     "label": Modality("label", (), "label", "categorical", 3),
     "word": Modality("word", (3,), "text", "categorical", 4, ("ab", "ca", "bbb"), " abc"),
     "vector": Modality("vector", (6,), "vector", "normal"),
@@ -25,15 +32,15 @@ MODALITIES = {
 @pytest.fixture
 def programs():
     likelihoods = {
-        "image": ContinuousBernoulli(MLP(2, (1, 4, 4), (8,))),
-        "colour": Normal(MLP(2, (3, 4, 4), (8,))),
-        "label": Categorical(MLP(2, 3, (8,))),
-        "word": Categorical(MLP(2, (3, 4), (8,))),
-        "vector": Normal(MLP(2, 6, (8,))),
+        "image": ContinuousBernoulliLikelihood(MLP(2, (1, 4, 4), (8,))),
+        "color": NormalLikelihood(MLP(2, (3, 4, 4), (8,))),
+        "label": CategoricalLikelihood(MLP(2, 3, (8,))),
+        "word": CategoricalLikelihood(MLP(2, (3, 4), (8,))),
+        "vector": NormalLikelihood(MLP(2, 6, (8,))),
     }
     encoders = {
         "image": MLP((1, 4, 4), 8, ()),
-        "colour": MLP((3, 4, 4), 8, ()),
+        "color": MLP((3, 4, 4), 8, ()),
         "label": OneHotMLP(3, 8, ()),
         "word": OneHotMLP(4, 8, (), length=3),
         "vector": MLP(6, 8, ()),
@@ -45,7 +52,7 @@ def programs():
 def rows(number):
     return {
         "image": torch.rand(number, 1, 4, 4),
-        "colour": torch.rand(number, 3, 4, 4),
+        "color": torch.rand(number, 3, 4, 4),
         "label": torch.arange(number) % 3,
         "word": MODALITIES["word"].encode(["ab", "ca", "bbb"] * number)[:number],
         "vector": torch.randn(number, 6),
@@ -68,12 +75,12 @@ def written(figure):
 
 def test_cross_generation_has_a_row_for_each_given_and_a_column_for_each_sample(programs):
     given = {name: rows(3)[name] for name in ("word", "label")}
-    figure = cross_generation_figure(*programs, MODALITIES, given, ["image", "colour"], num_samples=2)
+    figure = cross_generation_figure(*programs, MODALITIES, given, ["image", "color"], num_samples=2)
     assert len(figure.axes) == 3 * (2 + 2 * 2)
     assert texts(figure) == ["ab", "0", "ca", "1", "bbb", "2"]
     assert len(pictures(figure)) == 3 * 2 * 2
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert titles == ["given\nword", "given\nlabel", "image", "colour"]
+    assert titles == ["given\nword", "given\nlabel", "image", "color"]
     assert written(figure)
 
 

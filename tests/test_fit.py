@@ -32,8 +32,8 @@ from multipyro.inference import (
     restrict,
     step_seed,
 )
-from multipyro.inference.checkpoints import read_checkpoint
-from multipyro.inference.fit import NonFiniteLossError
+from multipyro.inference.training.checkpoints import read_checkpoint
+from multipyro.inference.training.fitting import NonFiniteLossError
 
 QUICK = {"epochs": 3, "batch_size": 16, "seed": 5, "progress": False}
 
@@ -106,18 +106,18 @@ def test_batches_and_loaders_are_data_too():
     [lambda trained: torch.optim.SGD(trained, lr=1e-3), pyro.optim.SGD({"lr": 1e-3})],
     ids=["torch", "pyro"],
 )
-def test_optimisers_of_torch_and_of_pyro(optimizer):
+def test_optimizers_of_torch_and_of_pyro(optimizer):
     mine, plain = toy_programs(), toy_programs()
     fit(*mine, Trace_ELBO(), toy_data(), optimizer=optimizer, gradient_clip=5.0, **QUICK)
     trained = [*plain[0].parameters(), *plain[1].parameters()]
-    optimiser = torch.optim.SGD(trained, lr=1e-3)
+    optimizer = torch.optim.SGD(trained, lr=1e-3)
     for epoch in range(3):
         for batch, (x, observed) in enumerate(toy_data().batches(16, shuffle=True, seed=5, epoch=epoch)):
             torch.manual_seed(step_seed(5, epoch, batch))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             Trace_ELBO().loss_and_grads(*plain, x, observed)
             nn.utils.clip_grad_norm_(trained, 5.0)
-            optimiser.step()
+            optimizer.step()
     assert_same(parameters(*mine), parameters(*plain), atol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_optimisers_of_torch_and_of_pyro(optimizer):
     ],
     ids=["scheduler", "function of arguments", "clipping", "name"],
 )
-def test_optimisers_that_cannot_be_used_are_refused(optimizer):
+def test_optimizers_that_cannot_be_used_are_refused(optimizer):
     with pytest.raises(TypeError, match="optimi"):
         fit(*toy_programs(), Trace_ELBO(), toy_data(), optimizer=optimizer, **QUICK)
 

@@ -8,7 +8,7 @@ from pyro.infer import Trace_ELBO
 from toy import toy_data, toy_programs
 
 from multipyro.inference import Recipe, Stage, Term, WeightedELBO, fit, fit_recipe
-from multipyro.inference._plan import _plain
+from multipyro.inference.training._plan import _plain
 
 QUICK = {"epochs": 1, "batch_size": 16, "progress": False}
 

@@ -48,7 +48,7 @@ def test_the_product_of_exact_posteriors_is_the_exact_posterior_of_all(count):
     assert agrees(product.sample((DRAWS,))[:, 0], *moments)
     # up to a constant its density is that posterior's
     z = torch.randn(6, 1, 3, dtype=DTYPE)
-    apart = product.unnormalised_log_prob(z) - exact.log_prob(z)
+    apart = product.unnormalized_log_prob(z) - exact.log_prob(z)
     torch.testing.assert_close(apart, apart[:1].expand_as(apart))
     # neither where the chains start, nor the prior divided by once for three
     assert not agrees(product.mixture().sample((DRAWS,))[:, 0], *moments)
@@ -77,7 +77,7 @@ def test_the_product_of_flows_agrees_with_quadrature():
     product = ProductOfDensities([flow(x) for flow in flows], standard(2))
     axis = torch.linspace(-6, 6, 301, dtype=DTYPE)
     grid = torch.cartesian_prod(axis, axis)
-    mass = product.unnormalised_log_prob(grid.unsqueeze(1))[:, 0].detach().softmax(0)
+    mass = product.unnormalized_log_prob(grid.unsqueeze(1))[:, 0].detach().softmax(0)
     z = product.sample((DRAWS,))[:, 0]
     for function in (lambda z: z[:, 0].tanh(), lambda z: z[:, 1].tanh(), lambda z: (z[:, 0] * z[:, 1]).tanh()):
         values = function(z)

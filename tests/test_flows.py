@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from multipyro.guides import ConditionalFlow, FlowPrior, NormalEncoder, RealNVP
-from multipyro.guides.flows import _MAX_LOG_SCALE
 from multipyro.inference import frozen
 from multipyro.ppl_models import MLP, LaplacePrior, StandardNormalPrior
+from multipyro.ppl_models.networks.flows import _MAX_LOG_SCALE
 
 DTYPE = torch.float64
 

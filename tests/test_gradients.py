@@ -33,7 +33,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("family", ("product", "mixture", "mixture of products"))
 @pytest.mark.parametrize("name", LOSSES)
-def test_reparametrised_gradients_match_finite_differences(name, family):
+def test_reparametrized_gradients_match_finite_differences(name, family):
     problem = LinearGaussian(2, latent_dim=2)
     x, model, guide, loss = problem.sample(5), problem.model(), guide_of(problem, family), LOSSES[name]
     observed = {"label": torch.tensor([True, False, True, True, False])}
@@ -90,7 +90,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("count, particles, bound", SETTINGS)
-def test_the_reparametrised_gradient_is_unbiased(count, particles, bound):
+def test_the_reparametrized_gradient_is_unbiased(count, particles, bound):
     errors, shares = compare(count, particles, "reparam", bound)
     assert max(errors) < 4 and max(shares) < 0.05
 

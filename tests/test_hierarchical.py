@@ -28,7 +28,7 @@ from multipyro.inference import (
     load,
     log_likelihood,
 )
-from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, Normal
+from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -37,7 +37,7 @@ def plain(**options):
     return WeightedELBO(lambda m, g, _: [Term(m, g)], **options)
 
 
-class Factorised(Guide):
+class Factorized(Guide):
     """Linear-Gaussian layers that are independent given the joined modalities, `encoders[l - 1]` for `zl`."""
 
     def __init__(self, modalities, layers, bottom_up=False):
@@ -132,14 +132,14 @@ class Hierarchy:
         return solve @ weighted, solve @ (precision @ mean - weighted @ self.offset), total
 
     def guide(self, shift=0.0, stretch=1.0, bottom_up=False):
-        """The best factorised guide at `shift=0, stretch=1`: the posterior's means, its precisions' diagonal."""
+        """The best factorized guide at `shift=0, stretch=1`: the posterior's means, its precisions' diagonal."""
         matrix, offset, precision = self.posterior()
         scale = precision.diagonal().rsqrt() * stretch
         layers = [LinearEncoder(matrix[p], offset[p] + shift, scale[p]) for p in self.slices()]
-        return Factorised(self.modalities, layers, bottom_up).double()
+        return Factorized(self.modalities, layers, bottom_up).double()
 
     def bound(self, x, guide):
-        """The bound of each row for any factorised guide, `(rows,)`, by expectations of quadratic forms."""
+        """The bound of each row for any factorized guide, `(rows,)`, by expectations of quadratic forms."""
         sites = guide.posterior(x)
         layers = [sites[f"z{number}"] for number in range(1, len(self.dims) + 1)]
         means, variances = [q.mean for q in layers], [q.variance for q in layers]
@@ -173,7 +173,7 @@ def test_the_bound_equals_its_closed_form(problem, kl):
         assert error < 0.2
 
 
-def test_the_best_factorised_guide_misses_the_evidence_by_the_computed_gap(problem):
+def test_the_best_factorized_guide_misses_the_evidence_by_the_computed_gap(problem):
     x, (_, _, precision) = problem.sample(20), problem.posterior()
     gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
     best = problem.bound(x, problem.guide())
@@ -183,7 +183,7 @@ def test_the_best_factorised_guide_misses_the_evidence_by_the_computed_gap(probl
 
 
 @pytest.mark.parametrize("dims", [(3, 2), (3, 2, 2)], ids=len)
-def test_training_reaches_the_best_factorised_bound(dims):
+def test_training_reaches_the_best_factorized_bound(dims):
     problem = Hierarchy(dims)
     guide = problem.guide(0.8, 2.5)
     start, best = (problem.bound(problem.sample(300, 2), g).mean() for g in (guide, problem.guide()))
@@ -219,9 +219,9 @@ def test_an_upper_layer_that_says_nothing_leaves_jmvae():
     top = guide.layers[1]
     for parameter in (top.matrix, top.bias, top.log_scale):
         parameter.data.zero_()
-    x, below = problem.sample(8), Factorised(problem.modalities, [guide.layers[0]])
+    x, below = problem.sample(8), Factorized(problem.modalities, [guide.layers[0]])
 
-    class Flat(Factorised):
+    class Flat(Factorized):
         def posterior(self, x, observed=None):
             return super().posterior(x, observed)["z1"]
 
@@ -240,7 +240,7 @@ def test_an_upper_layer_that_says_nothing_leaves_jmvae():
 @pytest.mark.parametrize("kl", ("analytic", "sampled"))
 def test_one_layer_is_jmvae_value_for_value(kl):
     branches = {"image": MLP(4, 8, (8,)), "label": MLP(5, 8, (8,))}
-    likelihoods = {"image": Normal(MLP(3, 4, (8,))), "label": Normal(MLP(3, 5, (8,)))}
+    likelihoods = {"image": NormalLikelihood(MLP(3, 4, (8,))), "label": NormalLikelihood(MLP(3, 5, (8,)))}
     hierarchical, flat = HierarchicalGuide((3,), branches, (8,)), JointGuide(3, branches)
     flat.joint.encoder.heads = hierarchical.heads[0].heads
     x = {"image": torch.randn(7, 4), "label": torch.randn(7, 5)}
@@ -318,13 +318,13 @@ def test_the_guide_reads_every_layer_off_one_deterministic_path():
 @pytest.mark.parametrize("dims, transitions", [((), 0), ((2,), 1), ((2, 2), 0), ((2, 2, 2), 1)])
 def test_sizes_and_transitions_must_agree(dims, transitions):
     with pytest.raises(ValueError, match="L - 1 transitions"):
-        HierarchicalModel(dims, {"image": Normal(nn.Linear(2, 2))}, [nn.Identity()] * transitions)
+        HierarchicalModel(dims, {"image": NormalLikelihood(nn.Linear(2, 2))}, [nn.Identity()] * transitions)
 
 
 @pytest.mark.parametrize("names", [(), ("z1",), ("data",)])
 def test_names_of_latents_are_refused(names):
     with pytest.raises(ValueError, match="latent|at least one"):
-        HierarchicalModel((2,), {name: Normal(nn.Linear(2, 2)) for name in names}, [])
+        HierarchicalModel((2,), {name: NormalLikelihood(nn.Linear(2, 2)) for name in names}, [])
 
 
 @pytest.mark.parametrize("options, dims", [({}, (3, 3)), ({"layers": 3, "dims": [5, 4, 2]}, (5, 4, 2))])

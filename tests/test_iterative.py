@@ -21,7 +21,7 @@ from multipyro.inference import (
     load,
     log_likelihood,
 )
-from multipyro.ppl_models import MLP, MultimodalModel, Normal
+from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 
 PROBLEM = LinearGaussian(2)
 DRAWS = 20_000
@@ -232,7 +232,7 @@ def test_t_rounds_are_t_encodings(given, rounds):
 
 
 def parts():
-    model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,))), "label": Normal(MLP(2, 3, (8,)))})
+    model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4, (8,))), "label": NormalLikelihood(MLP(2, 3, (8,)))})
     return model, JointGuide(2, {"image": MLP(4, 8, (8,)), "label": MLP(3, 8, (8,))})
 
 

@@ -49,15 +49,15 @@ def linear_guide(problem):
 
 def train(stage: Stage, model, guide, problem, parts):
     """Trains some parts of a guide on fresh rows of the model in every step, the step size falling."""
-    optimiser = torch.optim.Adam([p for part in parts for p in part.parameters()], lr=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.05, STEPS, pct_start=0.2)
+    optimizer = torch.optim.Adam([p for part in parts for p in part.parameters()], lr=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, STEPS, pct_start=0.2)
     for step in range(STEPS):
         torch.manual_seed(
             STEPS + step
         )  # the seed of the rows would give the guide the very numbers they were made from
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         stage.loss.loss_and_grads(model, guide, problem.sample(ROWS, seed=step))
-        optimiser.step()
+        optimizer.step()
         schedule.step()
 
 

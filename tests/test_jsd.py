@@ -10,7 +10,7 @@ from toy import toy_networks
 
 from multipyro.guides import MixtureOfExperts, StratifiedMixture
 from multipyro.inference import JensenShannonELBO, build
-from multipyro.inference.jsd import jensen_shannon
+from multipyro.inference.objectives.jensen_shannon import jensen_shannon
 
 WEIGHTS = {"image": 0.5, "label": 2.0, "prior": 1.5}
 

@@ -20,9 +20,9 @@ from multipyro.inference import (
     log_likelihood,
     train_classifiers,
 )
-from multipyro.inference.commands import summarise
-from multipyro.inference.networks import Networks
-from multipyro.inference.tables import flat_metrics, format_value, markdown_table, metrics_table
+from multipyro.inference.cli.commands import summarize
+from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metrics_table
+from multipyro.inference.recipes.networks import Networks
 
 
 def test_classifiers_of_the_digits():
@@ -90,9 +90,9 @@ def test_the_report_has_what_metrics_json_promises(small):
     assert found["classifier_accuracy"]["image"] > 0.8
     assert found["parameters"] == sum(p.numel() for m in (recipe.model, recipe.guide) for p in m.parameters())
     assert found["data"]["content_hash"]["test"] == small.test.content_hash
-    relabelled = replace(small.test, labels=small.test.labels.flip(0))
-    assert found["data"]["labels_hash"]["test"] == small.test.labels_hash != relabelled.labels_hash
-    assert relabelled.content_hash == small.test.content_hash and replace(small.test, labels=None).labels_hash is None
+    relabeled = replace(small.test, labels=small.test.labels.flip(0))
+    assert found["data"]["labels_hash"]["test"] == small.test.labels_hash != relabeled.labels_hash
+    assert relabeled.content_hash == small.test.content_hash and replace(small.test, labels=None).labels_hash is None
     assert found["data"]["rows"] == {"train": 300, "validation": 20, "test": 60}
     assert {"multipyro", "torch", "pyro-ppl"} <= set(found["versions"])
     assert found["seed"] == 0 and found["seconds"] > 0
@@ -210,7 +210,7 @@ def test_a_comparison_counts_the_seeds_that_have_a_metric(small):
     _, first = report("mvae", small.select(["image", "label"]))
     second = {**first, "latent_accuracy": {**first["latent_accuracy"], "image": None}, "parameters": 0}
     second["coherence"] = {**first["coherence"], "joint": {"value": 0.5, "se": 0.01}}
-    found = summarise([second, first])
+    found = summarize([second, first])
     joint = [0.5, first["coherence"]["joint"]["value"]]
     expected = {"value": statistics.fmean(joint), "std": statistics.stdev(joint), "seeds": 2}
     assert found["joint coherence"] == pytest.approx(expected)

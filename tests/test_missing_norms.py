@@ -29,7 +29,7 @@ from multipyro.inference import (
 def test_batch_norm_sees_observed_rows_only(family, fill):
     rows = torch.tensor([True, False, True, True, False, True])
     x = filled(batch(), "image", rows, fill)
-    g, twin = guide(family, normalised=True), guide(family, normalised=True)
+    g, twin = guide(family, normalized=True), guide(family, normalized=True)
     g.train(), twin.train()
     found = g.experts(x, {"image": rows})["image"]
     expected = twin.encoders["image"](batch()["image"][rows])
@@ -55,7 +55,7 @@ def test_batch_norm_lets_no_fill_value_into_a_loss(family):
         x = batch()
         for name, rows in observed.items():
             x = filled(x, name, rows, fill)
-        results.append(value_and_gradients(LOSSES["elbo"](), (model(), guide(family, normalised=True)), x, observed))
+        results.append(value_and_gradients(LOSSES["elbo"](), (model(), guide(family, normalized=True)), x, observed))
     for value, gradients in results[1:]:
         assert value == results[0][0]
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
@@ -66,7 +66,7 @@ def test_batch_norm_lets_no_fill_value_into_a_loss(family):
 def test_batch_norm_with_no_row_observed_or_one(family, number):
     """Of fewer than two rows there are no statistics: the running ones answer, and stay as they are."""
     rows = torch.arange(ROWS) < number
-    m, g = model(), guide(family, normalised=True)
+    m, g = model(), guide(family, normalized=True)
     for _ in range(3):
         g.posterior(batch())
     norms = [part for part in g.modules() if isinstance(part, nn.BatchNorm1d)]
@@ -88,7 +88,7 @@ def test_batch_norm_with_no_row_observed_or_one(family, number):
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_encoders_of_a_joint_guide_see_only_rows_that_hold_what_they_take(fill):
     rows = torch.tensor([True, False, True, True, False, True])
-    g, twin = guide("joint", normalised=True), guide("joint", normalised=True)
+    g, twin = guide("joint", normalized=True), guide("joint", normalized=True)
     x, kept = filled(batch(), "image", rows, fill), {name: values[rows] for name, values in batch().items()}
     found, expected = g.posterior(x, {"image": rows}), twin.posterior(kept)
     torch.testing.assert_close(found.mean[rows], expected.mean)

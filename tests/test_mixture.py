@@ -21,7 +21,7 @@ def parts(number, rows, size=2, families=(dist.Normal,), seed=0):
     return [families[j % len(families)](loc[j], scale[j]).to_event(1) for j in range(number)]
 
 
-def labelled(number, rows, weights=None):
+def labeled(number, rows, weights=None):
     """Components so narrow and far apart that a sample, rounded, names its component."""
     loc = torch.arange(number, dtype=DTYPE).reshape(-1, 1, 1).expand(number, rows, 1)
     return StratifiedMixture(dist.Normal(loc, 1e-3).to_event(1), weights)
@@ -109,7 +109,7 @@ def test_samples_fit_the_density(families, through):
 @pytest.mark.parametrize("rows", (128, 31, 100, 5, 1))
 def test_shares_are_exact_at_any_batch_size(rows):
     number, draws = 31, 1000
-    mixture = labelled(number, rows)
+    mixture = labeled(number, rows)
     counts, by_row = torch.zeros(draws, number), torch.zeros(rows, number)
     for draw in range(draws):
         index = mixture.sample().round().long()[:, 0]
@@ -124,9 +124,9 @@ def test_shares_are_exact_at_any_batch_size(rows):
     assert ((by_row / draws - 1 / number).abs() < 5.5 * error).all()
 
 
-def test_neighbouring_rows_are_not_tied():
+def test_neighboring_rows_are_not_tied():
     """The permutation is random: two rows share a component no more often than chance has it."""
-    mixture = labelled(4, 8)
+    mixture = labeled(4, 8)
     same = torch.zeros(1500, 7)
     for draw in range(1500):
         index = mixture.sample().round()[:, 0]
@@ -140,7 +140,7 @@ def test_shares_are_exact_with_missing_rows():
     held = torch.rand(rows, number, generator=torch.Generator().manual_seed(0)) > 0.4
     held[:, 1] |= ~held.any(-1)
     weights = held.double() / held.sum(-1, keepdim=True)
-    mixture = labelled(number, rows, weights)
+    mixture = labeled(number, rows, weights)
     seen = torch.zeros(rows, number)
     for _ in range(draws):
         seen[torch.arange(rows), mixture.sample().round().long()[:, 0]] += 1
@@ -151,7 +151,7 @@ def test_shares_are_exact_with_missing_rows():
 
 def test_shares_within_each_row_of_many_samples():
     weights = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]], dtype=DTYPE)
-    index = labelled(3, 2, weights).sample((100,)).round().long()[..., 0]
+    index = labeled(3, 2, weights).sample((100,)).round().long()[..., 0]
     counts = torch.stack([torch.bincount(index[:, row], minlength=3) for row in range(2)])
     assert ((counts - 100 * weights).abs() <= 1).all()
 
@@ -159,7 +159,7 @@ def test_shares_within_each_row_of_many_samples():
 def test_one_sample_alone_follows_the_weights():
     """The order of the samples is random too: the first of many is distributed like any other."""
     weights = torch.tensor([[0.1, 0.2, 0.7]], dtype=DTYPE)
-    mixture = labelled(3, 1, weights)
+    mixture = labeled(3, 1, weights)
     first = torch.stack([mixture.sample((5,))[0, 0, 0].round() for _ in range(1500)]).long()
     error = (weights[0] * (1 - weights[0]) / 1500).sqrt()
     assert ((torch.bincount(first, minlength=3) / 1500 - weights[0]).abs() < 4 * error).all()

@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from multipyro.data import Modality, MultimodalData, Splits
-from multipyro.inference import METHODS, Networks, build, cli, fit_recipe, load, networks_for
-from multipyro.inference._arguments import networks_from
-from multipyro.inference._families import FAMILIES
-from multipyro.inference.cli import main
+from multipyro.inference import METHODS, Networks, build, fit_recipe, load, networks_for
+from multipyro.inference.cli import parser
+from multipyro.inference.cli.arguments import networks_from
+from multipyro.inference.cli.parser import main
+from multipyro.inference.recipes.architectures import FAMILIES
 
 ALPHABET = "-ab"
 WORDS = ("<pad>", "a", "b")
 MODALITIES = {
-    "grey": Modality("grey", (1, 64, 64), "image", "bernoulli"),
+    "gray": Modality("gray", (1, 64, 64), "image", "bernoulli"),
     "written": Modality("written", (1, 28, 28), "image", "laplace"),
     "odd": Modality("odd", (3, 28, 28), "image", "laplace"),
     "small": Modality("small", (3, 32, 32), "image", "laplace"),
@@ -31,20 +32,20 @@ MODALITIES = {
     "features": Modality("features", (2048,), "vector", "laplace"),
 }
 PICKED = {
-    **dict.fromkeys(("grey", "name", "tags", "label", "flags"), "mlp"),
+    **dict.fromkeys(("gray", "name", "tags", "label", "flags"), "mlp"),
     **{"odd": "convolutional", "wide": "convolutional", "small": "plain", "large": "strided"},
     **{"written": "shallow", "features": "tapered"},
     **{"string": "characters", "long": "characters", "caption": "sentence"},
 }
 SUITED = {
     "mlp": set(MODALITIES),
-    "shallow": {"grey", "written", "odd", "small", "large", "wide", "flags", "features"},
+    "shallow": {"gray", "written", "odd", "small", "large", "wide", "flags", "features"},
     "tapered": {"flags", "features"},
-    "convolutional": {"grey", "written", "odd", "small", "large", "wide"},
-    "plain": {"grey", "small", "large", "wide"},
-    "strided": {"grey", "small", "large"},
-    "residual": {"grey", "large", "long"},
-    "instance": {"grey", "written", "odd", "small", "large", "wide"},
+    "convolutional": {"gray", "written", "odd", "small", "large", "wide"},
+    "plain": {"gray", "small", "large", "wide"},
+    "strided": {"gray", "small", "large"},
+    "residual": {"gray", "large", "long"},
+    "instance": {"gray", "written", "odd", "small", "large", "wide"},
     "characters": {"string", "long", "caption"},
     "sentence": {"string", "long", "caption"},
     "gru": {"name", "string", "long", "tags", "caption"},
@@ -155,7 +156,7 @@ def test_a_run_keeps_its_networks(tmp_path):
 
 
 def test_the_command_line_asks_for_networks(tmp_path, capsys):
-    assert tuple(FAMILIES) == cli._FAMILIES
+    assert tuple(FAMILIES) == parser._FAMILIES
     small = ["--epochs", "1", "--batch-size", "512", "--modalities", "image", "word", "--latent-dim", "2"]
     run = tmp_path / "run"
     assert (

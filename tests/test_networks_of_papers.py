@@ -35,7 +35,7 @@ def convolution(before, after, *kernel, bias=True):
 
 
 def block(before, after, *kernel, bias):
-    """Two normalisations, a 1x1 and a strided convolution; the skip with its own convolution and normalisation."""
+    """Two normalizations, a 1x1 and a strided convolution; the skip with its own convolution and normalization."""
     ones = (1,) * len(kernel)
     branch = 4 * before + convolution(before, before, *ones, bias=bias) + convolution(before, after, *kernel, bias=bias)
     return branch + convolution(before, after, *kernel, bias=False) + 2 * after

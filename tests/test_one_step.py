@@ -5,7 +5,7 @@ import torch
 from linear_gaussian import LinearGaussian
 from small_programs import batch, elbo, programs, seeded
 
-from multipyro.guides._once import encoders_run_once
+from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference import (
     StratifiedELBO,
     SubsetELBO,
@@ -80,7 +80,7 @@ def test_a_frozen_guide_and_the_same_guide_in_training_share_no_encoder_result(f
 
 
 def test_an_encoder_in_another_mode_gives_a_result_of_its_own():
-    _, guide = programs(normalised=True)
+    _, guide = programs(normalized=True)
     x = batch()
     with encoders_run_once():
         training, evaluating = guide.posterior(x), frozen(guide)(x)

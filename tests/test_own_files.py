@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from multipyro.inference.own import guide_class
+from multipyro.inference.cli.plugins import guide_class
 
 GUIDE = """
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from multipyro.guides import ProductOfExperts
-from neighbour_of_mine import SCALE
+from neighbor_of_mine import SCALE
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Mine(ProductOfExperts):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "neighbour_of_mine.py").write_text("SCALE = 2.0\n")
+    (tmp_path / "neighbor_of_mine.py").write_text("SCALE = 2.0\n")
     modules, path = dict(sys.modules), list(sys.path)
     yield tmp_path
     assert sys.path == path
@@ -36,7 +36,7 @@ def folder(tmp_path):
     assert {name: sys.modules[name] for name in modules} == modules
 
 
-def test_a_file_may_have_dataclasses_and_import_its_neighbours(folder, monkeypatch):
+def test_a_file_may_have_dataclasses_and_import_its_neighbors(folder, monkeypatch):
     (folder / "mine_alone.py").write_text(GUIDE)
     monkeypatch.chdir(folder)
     for place in ("mine_alone.py:Mine", f"{folder}/mine_alone.py:Mine"):

@@ -96,7 +96,7 @@ def check(seen, folders):
     """The facts that hold however multipyro was installed."""
     assert seen["version"] == seen["metadata"] == multipyro.__version__
     assert seen["typed"]
-    assert seen["scripts"] == {"multipyro": "multipyro.inference.cli:main"}
+    assert seen["scripts"] == {"multipyro": "multipyro.inference.cli.parser:main"}
     assert seen["folders"] == {name: str(path) for name, path in folders.items()}
     assert seen["generic"] == []
 

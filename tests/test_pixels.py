@@ -9,8 +9,15 @@ from torch import nn
 
 from multipyro.data import Modality
 from multipyro.inference import networks_for
-from multipyro.ppl_models import MLP, Beta, DiscretisedLogistic, DiscretisedLogisticDistribution, Laplace, Normal
-from multipyro.ppl_models.pixels import ClampedBeta
+from multipyro.ppl_models import (
+    MLP,
+    BetaLikelihood,
+    DiscretisedLogistic,
+    DiscretisedLogisticDistribution,
+    LaplaceLikelihood,
+    NormalLikelihood,
+)
+from multipyro.ppl_models.likelihoods.pixels import ClampedBeta
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 LOCS = torch.tensor([-0.5, 0.0, 0.003, 0.37, 0.99, 1.0, 1.7], dtype=torch.float64)
@@ -65,7 +72,7 @@ def test_the_mean_is_exact_where_the_scale_is_above_a_bin(scale):
 @pytest.mark.parametrize("mean", [0.02, 0.3, 0.5, 0.98])
 def test_beta_integrates_to_one_and_has_its_moments(mean):
     logit = torch.tensor([mean], dtype=torch.float64).logit()
-    pixel = Beta(nn.Identity())(logit[None])
+    pixel = BetaLikelihood(nn.Identity())(logit[None])
     grid = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     density = pixel.log_prob(grid[:, None, None]).exp()[:, 0]
     assert abs(density.mean() - 1) < 2e-3
@@ -76,7 +83,7 @@ def test_beta_integrates_to_one_and_has_its_moments(mean):
     assert abs(pixel.mean.item() - mean) < 1e-4
 
 
-@pytest.mark.parametrize("make", [Beta, DiscretisedLogistic], ids=["beta", "discretised logistic"])
+@pytest.mark.parametrize("make", [BetaLikelihood, DiscretisedLogistic], ids=["beta", "discretized logistic"])
 @pytest.mark.parametrize("output", [-200.0, -3.0, 0.0, 3.0, 200.0])
 def test_values_and_gradients_are_finite_at_black_and_white(make, output):
     likelihood = make(nn.Identity())
@@ -94,7 +101,7 @@ def test_the_density_next_to_an_edge_is_that_of_the_margin():
     assert pixel.expand((3,)).log_prob(torch.zeros(3)).shape == (3,)
 
 
-@pytest.mark.parametrize("make", [Normal, Laplace, DiscretisedLogistic])
+@pytest.mark.parametrize("make", [NormalLikelihood, LaplaceLikelihood, DiscretisedLogistic])
 def test_each_channel_may_have_a_scale(make):
     scales = torch.tensor([0.1, 0.2, 0.4]).reshape(3, 1, 1)
     likelihood = make(MLP(2, (3, 4, 4), (8,)), scales, learn_scale=True)
@@ -111,10 +118,13 @@ def test_each_channel_may_have_a_scale(make):
         (lambda: DiscretisedLogistic(nn.Identity()).check(torch.tensor([[1.2]]), "image"), r"must lie in \[0, 1\]"),
         (lambda: DiscretisedLogistic(nn.Identity(), scale=0.0), "scale must be positive, got 0.0"),
         (lambda: DiscretisedLogisticDistribution(torch.zeros(1), torch.ones(1), 1), "bins must be at least 2"),
-        (lambda: Beta(nn.Identity(), strength=0.0), "strength must be a number above 0"),
-        (lambda: Beta(nn.Identity(), margin=0.5), "margin must lie between"),
-        (lambda: Beta(nn.Identity()).check(torch.tensor([[-0.1]]), "image"), r"must lie in \[0, 1\]"),
-        (lambda: Normal(nn.Identity(), torch.tensor([1.0, -1.0])), r"scale must be positive, got \[1.0, -1.0\]"),
+        (lambda: BetaLikelihood(nn.Identity(), strength=0.0), "strength must be a number above 0"),
+        (lambda: BetaLikelihood(nn.Identity(), margin=0.5), "margin must lie between"),
+        (lambda: BetaLikelihood(nn.Identity()).check(torch.tensor([[-0.1]]), "image"), r"must lie in \[0, 1\]"),
+        (
+            lambda: NormalLikelihood(nn.Identity(), torch.tensor([1.0, -1.0])),
+            r"scale must be positive, got \[1.0, -1.0\]",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(act, message):
@@ -122,13 +132,13 @@ def test_what_cannot_be_is_told(act, message):
         act()
 
 
-@pytest.mark.parametrize("family", ["beta", "discretised_logistic"])
+@pytest.mark.parametrize("family", ["beta", "discretized_logistic"])
 def test_data_may_ask_for_them(family):
     modality = Modality("image", (3, 8, 8), "image", family)
     assert (
         type(networks_for({"image": modality}).likelihoods(2)["image"])
         is {
-            "beta": Beta,
-            "discretised_logistic": DiscretisedLogistic,
+            "beta": BetaLikelihood,
+            "discretized_logistic": DiscretisedLogistic,
         }[family]
     )

@@ -8,8 +8,9 @@ from linear_gaussian import DTYPE, FixedGuide, LinearGaussian, repeated
 from torch import nn
 
 from multipyro.guides import Guide, MixtureOfProducts, NormalEncoder, ProductOfExperts
-from multipyro.inference import cross_generate, embed, joint_samples, prediction, reconstruct
-from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal
+from multipyro.inference import cross_generate, embed, joint_samples, reconstruct
+from multipyro.inference.evaluation import prediction
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 
 
 class ShiftedPrior(nn.Module):
@@ -22,8 +23,8 @@ class ShiftedPrior(nn.Module):
 def small(dropout=0.0):
     """A model of an image, a label and a word, and a product guide."""
     decoder = nn.Sequential(MLP(2, 8, (16,), activate_output=True), nn.Dropout(dropout), MLP(8, (1, 3, 3), ()))
-    label, word = Categorical(MLP(2, 4, (16,))), Categorical(MLP(2, (5, 3), (16,)))
-    model = MultimodalModel(2, {"image": Normal(decoder), "label": label, "word": word})
+    label, word = CategoricalLikelihood(MLP(2, 4, (16,))), CategoricalLikelihood(MLP(2, (5, 3), (16,)))
+    model = MultimodalModel(2, {"image": NormalLikelihood(decoder), "label": label, "word": word})
     guide = ProductOfExperts(2, {"image": NormalEncoder(MLP((1, 3, 3), 8, (16,)), 2)})
     return model, guide
 
@@ -42,10 +43,10 @@ def assert_moments(samples, mean, covariance):
     number = len(samples)
     error = (covariance.diagonal() / number).sqrt()
     assert ((samples.mean(0) - mean).abs() < 4.5 * error).all()
-    centred = (samples - mean).flatten(0, 1)
-    found = centred.T @ centred / len(centred)
+    centered = (samples - mean).flatten(0, 1)
+    found = centered.T @ centered / len(centered)
     spread = (covariance**2 + torch.outer(covariance.diagonal(), covariance.diagonal())).sqrt()
-    assert ((found - covariance).abs() < 4.5 * spread / len(centred) ** 0.5).all()
+    assert ((found - covariance).abs() < 4.5 * spread / len(centered) ** 0.5).all()
 
 
 @pytest.mark.parametrize("given", [("image",), ("label", "word"), ("image", "label")])

@@ -11,7 +11,7 @@ from toy import MODALITIES, toy_data
 
 from multipyro.guides import IterativeSampling
 from multipyro.inference import build, guide_conditional_log_likelihood, guide_predictive_log_likelihood
-from multipyro.inference.networks import networks_for
+from multipyro.inference.recipes.networks import networks_for
 
 
 def predictive(problem, guide, x, given, target):

@@ -32,7 +32,7 @@ from multipyro.inference import (
     reconstruct,
     to_inference_data,
 )
-from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, Normal
+from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 
 FAMILIES = (ProductOfExperts, MixtureOfExperts, MixtureOfProducts)
 
@@ -78,7 +78,7 @@ class PrivateProblem(LinearGaussian):
             network = nn.Linear(self.latent_dim + self.private_dim, len(self.offsets[name]), dtype=DTYPE)
             network.weight.data.copy_(torch.cat([self.loadings[name], self.own[name]], 1))
             network.bias.data.copy_(self.offsets[name])
-            likelihoods[name] = Normal(network, scale=self.scales[name]).double()
+            likelihoods[name] = NormalLikelihood(network, scale=self.scales[name]).double()
             likelihoods[name].log_scale.fill_(math.log(self.scales[name]))
         private = dict.fromkeys(self.modalities, self.private_dim)
         return MultimodalModel(self.latent_dim, likelihoods, private=private).double()
@@ -324,13 +324,13 @@ def test_sites_and_order():
     assert names == ["data", "z", "z_image", "z_word", "word", "image"]
     assert list(guide(part)) == ["z", "z_image", "z_word"]
     assert list(model({"label": None}, num_rows=2)) == ["z", "z_label", "label"]
-    learned = MultimodalModel(2, {"a": Normal(nn.Linear(5, 3))}, private={"a": LaplacePrior(3)})
+    learned = MultimodalModel(2, {"a": NormalLikelihood(nn.Linear(5, 3))}, private={"a": LaplacePrior(3)})
     assert isinstance(
         poutine.trace(learned).get_trace({"a": None}, num_rows=2).nodes["z_a"]["fn"].base_dist, dist.Laplace
     )
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """A feature network that is batch norm alone."""
 
     def __init__(self):
@@ -342,9 +342,9 @@ class Normalised(nn.Module):
 
 
 def test_a_private_encoder_with_batch_norm_takes_a_batch_without_its_modality():
-    private = {m: NormalEncoder(Normalised(), 1) for m in ("a", "b")}
+    private = {m: NormalEncoder(Normalized(), 1) for m in ("a", "b")}
     guide = ProductOfExperts(2, {m: NormalEncoder(MLP(4, 4, ()), 2) for m in ("a", "b")}, private=private)
-    model = MultimodalModel(2, {m: Normal(MLP(3, 4, ())) for m in ("a", "b")}, private={"a": 1, "b": 1})
+    model = MultimodalModel(2, {m: NormalLikelihood(MLP(3, 4, ())) for m in ("a", "b")}, private={"a": 1, "b": 1})
     x = {"a": torch.randn(4, 4), "b": torch.full((4, 4), float("nan"))}
     observed = {"b": torch.zeros(4).bool()}
     before = private["b"].network.norm.running_mean.clone()

@@ -24,15 +24,15 @@ from multipyro.guides import (
 from multipyro.inference import StratifiedELBO, SubsetELBO, Term, WeightedELBO, restrict
 from multipyro.ppl_models import (
     MLP,
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    ContinuousBernoulliLikelihood,
     ConvDecoder,
     ConvEncoder,
-    Laplace,
+    LaplaceLikelihood,
     LaplacePrior,
     MultimodalModel,
-    Normal,
+    NormalLikelihood,
     OneHotMLP,
     StandardNormalPrior,
     point_estimate,
@@ -45,7 +45,7 @@ COUNTS = (1, 2, 3, 5)
 
 def model_and_guide(count, family=ProductOfExperts):
     names = NAMES[:count]
-    model = MultimodalModel(2, {name: Normal(MLP(2, 3, (8,))) for name in names})
+    model = MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3, (8,))) for name in names})
     if family is JointGuide:
         return model, JointGuide(2, {name: MLP(3, 6, (8,)) for name in names})
     return model, family(2, {name: NormalEncoder(MLP(3, 6, (8,)), 2) for name in names})
@@ -91,7 +91,7 @@ def test_attributes_of_programs():
     model, guide = model_and_guide(3)
     assert model.modalities == guide.modalities == NAMES[:3]
     assert model.latent_dim == guide.latent_dim == 2 and guide.subsets is None
-    assert isinstance(model.prior, StandardNormalPrior) and isinstance(model.likelihoods["a"], Normal)
+    assert isinstance(model.prior, StandardNormalPrior) and isinstance(model.likelihoods["a"], NormalLikelihood)
     joint = JointGuide(2, {name: MLP(3, 6) for name in "ab"}, encoders={"b": NormalEncoder(MLP(3, 6), 2)})
     assert joint.subsets == (("b",), ("a", "b"))
 
@@ -100,19 +100,19 @@ def test_latents_shared_through_a_trunk_that_runs_once():
     calls = []
     trunk = nn.Linear(2, 6)
     trunk.register_forward_hook(lambda *_: calls.append(1))
-    model = MultimodalModel(2, {name: Normal(MLP(6, 3, (8,))) for name in "ab"}, trunk=trunk)
+    model = MultimodalModel(2, {name: NormalLikelihood(MLP(6, 3, (8,))) for name in "ab"}, trunk=trunk)
     model({"a": torch.zeros(ROWS, 3), "b": torch.zeros(ROWS, 3)})
     assert calls == [1]
 
 
 LIKELIHOODS = {
-    "bernoulli": (Bernoulli(MLP(2, (1, 3, 3), (8,))), (1, 3, 3)),
-    "grey bernoulli": (Bernoulli(MLP(2, (5,), (8,)), grey=True), (5,)),
-    "continuous bernoulli": (ContinuousBernoulli(MLP(2, 5, (8,))), (5,)),
-    "label": (Categorical(MLP(2, 5, (8,))), ()),
-    "word": (Categorical(MLP(2, (4, 5), (8,))), (4,)),
-    "normal": (Normal(MLP(2, 3, (8,)), scale=0.5), (3,)),
-    "laplace": (Laplace(ConvDecoder(2, (3, 9, 12), (8, 4)), learn_scale=True), (3, 9, 12)),
+    "bernoulli": (BernoulliLikelihood(MLP(2, (1, 3, 3), (8,))), (1, 3, 3)),
+    "gray bernoulli": (BernoulliLikelihood(MLP(2, (5,), (8,)), gray=True), (5,)),
+    "continuous bernoulli": (ContinuousBernoulliLikelihood(MLP(2, 5, (8,))), (5,)),
+    "label": (CategoricalLikelihood(MLP(2, 5, (8,))), ()),
+    "word": (CategoricalLikelihood(MLP(2, (4, 5), (8,))), (4,)),
+    "normal": (NormalLikelihood(MLP(2, 3, (8,)), scale=0.5), (3,)),
+    "laplace": (LaplaceLikelihood(ConvDecoder(2, (3, 9, 12), (8, 4)), learn_scale=True), (3, 9, 12)),
 }
 
 
@@ -145,24 +145,24 @@ def test_likelihoods_accept_their_own_samples(name):
 
 
 def test_scales_of_likelihoods():
-    fixed, learned = Normal(MLP(2, 3), scale=0.3), Laplace(MLP(2, 3), learn_scale=True)
+    fixed, learned = NormalLikelihood(MLP(2, 3), scale=0.3), LaplaceLikelihood(MLP(2, 3), learn_scale=True)
     assert fixed(torch.zeros(1, 2)).base_dist.scale.unique().item() == pytest.approx(0.3)
     assert learned(torch.zeros(1, 2)).base_dist.scale.unique().item() == pytest.approx(0.75)
     assert "log_scale" in dict(learned.named_parameters()) and "log_scale" not in dict(fixed.named_parameters())
     for scale in (0.0, -1.0):
         with pytest.raises(ValueError, match="positive"):
-            Normal(MLP(2, 3), scale=scale)
+            NormalLikelihood(MLP(2, 3), scale=scale)
 
 
 def test_a_learned_scale_finds_the_noise_of_the_data():
-    likelihood = Normal(nn.Linear(1, 50), learn_scale=True)
+    likelihood = NormalLikelihood(nn.Linear(1, 50), learn_scale=True)
     nn.init.zeros_(likelihood.network.weight), nn.init.zeros_(likelihood.network.bias)
     values = 0.2 * torch.randn(200, 50)
-    optimiser = torch.optim.Adam([likelihood.log_scale], lr=0.05)
+    optimizer = torch.optim.Adam([likelihood.log_scale], lr=0.05)
     for _ in range(120):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (-likelihood(torch.zeros(200, 1)).log_prob(values).mean()).backward()
-        optimiser.step()
+        optimizer.step()
     assert likelihood.log_scale.exp().item() == pytest.approx(0.2, abs=4 * 0.2 / math.sqrt(2 * 10_000))
 
 
@@ -179,7 +179,7 @@ def test_laplace_scales_sum_to_the_latent_size(size):
 
 
 def test_the_laplace_prior_learns():
-    model = MultimodalModel(2, {"a": Normal(MLP(2, 3, (8,)))}, LaplacePrior(2))
+    model = MultimodalModel(2, {"a": NormalLikelihood(MLP(2, 3, (8,)))}, LaplacePrior(2))
     guide = ProductOfExperts(2, {"a": NormalEncoder(MLP(3, 6, (8,)), 2)}, prior_expert=False)
     Trace_ELBO().loss_and_grads(model, guide, batch(1))
     assert model.prior.logits.grad.abs().sum() > 0
@@ -297,7 +297,7 @@ def test_many_models_train_side_by_side_with_plain_svi():
 
 
 def test_named_programs_keep_their_names():
-    model = MultimodalModel(2, {"image": Normal(MLP(2, 4, (8,)))}, name="mine")
+    model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4, (8,)))}, name="mine")
     trace = poutine.trace(model).get_trace({"image": torch.zeros(2, 4)})
     assert all(name.startswith("mine.") for name in trace.param_nodes) and trace.param_nodes
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference import METHODS, Networks, build, cross_generate, embed, fit_recipe, frozen, load
-from multipyro.inference.combinators import conditional
-from multipyro.inference.prediction import answers
-from multipyro.inference.terms import sample_sites
+from multipyro.inference.evaluation.prediction import answers
+from multipyro.inference.handlers import conditional
+from multipyro.inference.objectives.terms import sample_sites
 
 MODALITIES = {
     "signal": Modality("signal", (4,), "vector", "normal"),
@@ -25,13 +25,13 @@ COUNTS = {2: ("signal", "word"), 3: ("signal", "label", "word"), 5: tuple(MODALI
 ROWS = 24
 # method -> options that make it small, where the default would be slow
 SMALL = {"mmvae": {"particles": 2}, "jnf": {"flow_steps": 1, "sampler_steps": 2, "leapfrogs": 1}}
-# the parameters that cannot get a gradient: biases that the normalisation right after them takes away
+# the parameters that cannot get a gradient: biases that the normalization right after them takes away
 WITHOUT_GRADIENT = "before_norm.bias"
 ALL = pytest.mark.parametrize("method", METHODS)
 
 
-class Normalised(nn.Module):
-    """A feature network whose last layer is normalised over the batch."""
+class Normalized(nn.Module):
+    """A feature network whose last layer is normalized over the batch."""
 
     def __init__(self, network):
         super().__init__()
@@ -47,7 +47,7 @@ class NormalisedNetworks(Networks):
     """Encoders with batch norm, which have statistics that a frozen stage could move."""
 
     def branches(self):
-        return {name: Normalised(network) for name, network in super().branches().items()}
+        return {name: Normalized(network) for name, network in super().branches().items()}
 
     def select(self, modalities):
         return NormalisedNetworks({name: self.modalities[name] for name in modalities}, self.hidden_features)

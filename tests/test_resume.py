@@ -14,9 +14,10 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 from toy import NET, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
 
-from multipyro.inference import LinearWarmup, Recipe, Stage, Term, WeightedELBO, build, checkpoints, fit, fit_recipe
-from multipyro.inference import runs as run_folders
-from multipyro.inference.checkpoints import read_checkpoint
+from multipyro.inference import LinearWarmup, Recipe, Stage, Term, WeightedELBO, build, fit, fit_recipe
+from multipyro.inference.training import checkpoints
+from multipyro.inference.training import runs as run_folders
+from multipyro.inference.training.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 4, "batch_size": 16, "seed": 5, "progress": False}
 
@@ -36,7 +37,7 @@ def without_speed(history):
 
 
 def assert_same_runs(left, right):
-    """Two run folders hold the same parameters, optimiser states, bests and logs."""
+    """Two run folders hold the same parameters, optimizer states, bests and logs."""
     for name in ("last.ckpt", "best.ckpt"):
         ours, theirs = (read_checkpoint(Path(run, "checkpoints", "stage-1-main", name)) for run in (left, right))
         assert_same(dict(ours["state_dict"]), dict(theirs["state_dict"]))

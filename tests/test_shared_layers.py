@@ -12,8 +12,8 @@ from torch import nn
 
 from multipyro.data import Modality, MultimodalData, Splits
 from multipyro.inference import build, cross_generate, fit_recipe, load, networks_for, step_seed
-from multipyro.inference._arguments import options_from
-from multipyro.inference.cli import main
+from multipyro.inference.cli.arguments import options_from
+from multipyro.inference.cli.parser import main
 from multipyro.ppl_models import InstanceNormDecoder, InstanceNormEncoder, SharedLayers, TokenGRU
 
 MODALITIES = {
@@ -93,7 +93,7 @@ def test_image_and_text_train_one_module_that_runs_once_a_step(inference):
         torch.testing.assert_close(both, image + text, atol=1e-4, rtol=1e-4)
 
 
-def test_one_step_of_the_optimiser_changes_the_shared_layers_once():
+def test_one_step_of_the_optimizer_changes_the_shared_layers_once():
     x, _ = rows().rows(torch.arange(ROWS))
     recipe, twin, given = recipe_of(), recipe_of(), []
     torch.manual_seed(step_seed(0, 0, 0))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from multipyro.batch import batch_statistics, running_statistics
 from multipyro.data import Modality
 from multipyro.guides import JointEncoder
 from multipyro.inference import build, fit_recipe, networks_for
-from multipyro.ppl_models import Discriminator, Normal, NormalisedMLP, StridedDecoder, StridedEncoder
-from multipyro.ppl_models._batch import batch_statistics, running_statistics
+from multipyro.ppl_models import Discriminator, NormalisedMLP, NormalLikelihood, StridedDecoder, StridedEncoder
 
 FACES = {
     "image": Modality("image", (3, 64, 64), "image", "normal"),
@@ -30,7 +30,7 @@ def test_the_layers_are_those_of_the_paper():
     assert decoder.layers[0].out_features == 4096 and [p.out_channels for p in transposed] == [256, 128, 64, 3]
     assert isinstance(decoder.layers[-1], nn.ConvTranspose2d)  # a linear output
     assert all(part.kernel_size == (4, 4) and part.stride == (2, 2) for part in (*convolutions, *transposed))
-    leaky = StridedEncoder((3, 64, 64), 8, normalise=False, slope=0.2)
+    leaky = StridedEncoder((3, 64, 64), 8, normalize=False, slope=0.2)
     assert kinds(leaky, nn.BatchNorm2d, nn.LeakyReLU) == ["LeakyReLU"] * 4
     assert kinds(NormalisedMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
         *("Linear", "ReLU", "Linear", "BatchNorm1d", "ReLU"),
@@ -84,14 +84,14 @@ def test_sides_that_four_strides_do_not_divide_are_refused(make):
         NormalisedMLP(4, 2)(torch.zeros(2, 5))
 
 
-def test_large_colour_images_and_the_vectors_beside_them_get_these():
+def test_large_color_images_and_the_vectors_beside_them_get_these():
     networks = networks_for(FACES)
     branches = networks.branches()
     assert isinstance(branches["image"], StridedEncoder) and isinstance(branches["attributes"], NormalisedMLP)
     assert networks.joint_features == (1024,) and branches["image"].out_features == 4096
     assert networks.encoders(8)["attributes"].heads.in_features == 1024
     likelihood = networks.likelihoods(8)["image"]
-    assert isinstance(likelihood, Normal) and likelihood.log_scale.exp().item() == pytest.approx(0.27)
+    assert isinstance(likelihood, NormalLikelihood) and likelihood.log_scale.exp().item() == pytest.approx(0.27)
     assert [layer.out_features for layer in networks.likelihoods(8)["attributes"].network.layers[::2]] == [
         512,
         4096,
@@ -104,12 +104,12 @@ def test_large_colour_images_and_the_vectors_beside_them_get_these():
     )
 
 
-@pytest.mark.parametrize("kind", ["normalised", "leaky"])
+@pytest.mark.parametrize("kind", ["normalized", "leaky"])
 def test_discriminators(kind):
     networks = networks_for(FACES, (16, 16))
     found = networks.discriminator("image", kind)
     norms = [part for part in found.modules() if isinstance(part, nn.BatchNorm2d)]
-    assert isinstance(found, Discriminator) and len(norms) == (3 if kind == "normalised" else 0)
+    assert isinstance(found, Discriminator) and len(norms) == (3 if kind == "normalized" else 0)
     assert found(torch.rand(4, 3, 64, 64)).shape == (4,)
     assert networks.discriminator("attributes", kind)(torch.rand(4, 40)).shape == (4,)
 

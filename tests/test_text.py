@@ -9,7 +9,7 @@ from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import Term, WeightedELBO, cross_generate, frozen, joint_samples, log_likelihood
-from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel, Normal, OneHotMLP, point_estimate
+from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel, NormalLikelihood, OneHotMLP, point_estimate
 
 CLASSES, LENGTH, DIM = 3, 3, 2
 SEQUENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
@@ -24,7 +24,7 @@ def text(**options):
 
 
 def programs():
-    model = MultimodalModel(DIM, {"signal": Normal(MLP(DIM, 4, (8,))), "text": text()})
+    model = MultimodalModel(DIM, {"signal": NormalLikelihood(MLP(DIM, 4, (8,))), "text": text()})
     encoders = {
         "signal": NormalEncoder(MLP(4, 8, (8,)), DIM),
         "text": NormalEncoder(OneHotMLP(CLASSES, 8, (8,), LENGTH), DIM),

@@ -21,7 +21,7 @@ from multipyro.inference import (
     load_state,
     save_state,
 )
-from multipyro.inference.checkpoints import read_checkpoint
+from multipyro.inference.training.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 4, "batch_size": 16, "seed": 5, "progress": False}
 SGD = torch.optim.SGD

@@ -16,9 +16,9 @@ from multipyro.inference import (
     frozen,
     restrict,
 )
-from multipyro.inference._modules import modules_of
-from multipyro.inference.combinators import conditional
-from multipyro.inference.prediction import answers
+from multipyro.inference._program_modules import modules_of
+from multipyro.inference.evaluation.prediction import answers
+from multipyro.inference.handlers import conditional
 from multipyro.ppl_models import MLP, OneHotMLP
 
 

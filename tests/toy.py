@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from multipyro.data import Modality, MultimodalData
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import Networks
-from multipyro.ppl_models import MLP, Categorical, MultimodalModel, Normal, OneHotMLP
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 MODALITIES = {
     "signal": Modality("signal", (4,), "vector", "normal"),
@@ -29,7 +29,9 @@ def toy_programs(seed=0):
     """A model and a guide, the same for the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MultimodalModel(2, {"signal": Normal(MLP(2, 4, (8,))), "label": Categorical(MLP(2, 3, (8,)))})
+        model = MultimodalModel(
+            2, {"signal": NormalLikelihood(MLP(2, 4, (8,))), "label": CategoricalLikelihood(MLP(2, 3, (8,)))}
+        )
         encoders = {
             "signal": NormalEncoder(MLP(4, 8, (8,)), 2),
             "label": NormalEncoder(OneHotMLP(3, 8, (8,)), 2),

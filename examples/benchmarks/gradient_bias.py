@@ -4,7 +4,7 @@ The model is linear and Gaussian with a latent of one dimension, the guide a mix
 There the bound is a low-dimensional Gaussian integral, so its exact gradient comes from quadrature. Against it stand
 the averages of many draws of each estimator of `StratifiedELBO`:
 
-* `reparam`, the plain reparametrised gradient, is unbiased for both bounds;
+* `reparam`, the plain reparametrized gradient, is unbiased for both bounds;
 * `dreg` (Tucker et al., 2019, eq. 8, as used by Shi et al., 2019) is exact for decoders; for encoders it is exact with
   one expert, or with one sample a stratum of the stratified bound, and biased elsewhere, because a sample comes from
   its expert while its weight holds the mixture;
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference import StratifiedELBO
-from multipyro.ppl_models import MultimodalModel, Normal
+from multipyro.ppl_models import MultimodalModel, NormalLikelihood
 
 #: Experts, samples of each, bound.
 SETTINGS = (
@@ -63,7 +63,7 @@ def programs(number: int) -> tuple[MultimodalModel, MixtureOfExperts, dict[str, 
         network = nn.Linear(1, 1)
         nn.init.constant_(network.weight, 1.0 + 0.3 * position)
         nn.init.constant_(network.bias, 0.2 * position)
-        likelihoods[name] = Normal(network, scale=0.7)
+        likelihoods[name] = NormalLikelihood(network, scale=0.7)
     model = MultimodalModel(1, likelihoods).double()
     guide = MixtureOfExperts(1, {m: LinearEncoder(0.6, 0.5 - 0.6 * i, 0.5 + 0.1 * i) for i, m in enumerate(names)})
     x = {name: torch.tensor([[0.8 - 0.9 * position]], dtype=torch.float64) for position, name in enumerate(names)}

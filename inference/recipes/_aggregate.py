@@ -10,13 +10,13 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from multipyro.batch import batch_rows, filled, private_modality, rows_with_evidence
 from multipyro.guides import AggregateGuide, ConditionalFlow, FlowPrior, Guide
-from multipyro.inference.combinators import Program, frozen, restrict
-from multipyro.inference.networks import Networks
+from multipyro.inference.handlers import Program, frozen, restrict
+from multipyro.inference.objectives.terms import SiteWeights, Term, WeightedELBO
 from multipyro.inference.recipes._base import Recipe, Stage, site_weights
-from multipyro.inference.terms import SiteWeights, Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
-from multipyro.ppl_models._batch import batch_rows, filled, private_modality, rows_with_evidence
 
 __all__ = ["AGGREGATE_OPTIONS", "posterior_elbo", "prior_elbo", "q_agg_elbo", "with_aggregates"]
 

@@ -8,24 +8,24 @@ from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from multipyro.inference._modules import modules_of
-from multipyro.inference.combinators import Program, conditional, generative
-from multipyro.inference.networks import Networks
-from multipyro.inference.schedules import LinearWarmup
-from multipyro.inference.terms import SiteWeights
+from multipyro.inference._program_modules import modules_of
+from multipyro.inference.handlers import Program, conditional, generative
+from multipyro.inference.objectives.schedules import LinearWarmup
+from multipyro.inference.objectives.terms import SiteWeights
+from multipyro.inference.recipes.networks import Networks
 
 __all__ = ["MethodInfo", "Recipe", "Stage", "Update", "site_weights"]
 
 
 @dataclass(frozen=True)
 class Update:
-    """One of several updates of each batch, with an objective, modules and an optimiser of its own.
+    """One of several updates of each batch, with an objective, modules and an optimizer of its own.
 
     Args:
         loss: The objective. Everything that is not in `train` is frozen while it is computed, batch-norm statistics
             included; gradients pass through it.
         train: The modules that train, of the model, the guide and the recipe's others.
-        optimizer: Called with their parameters, returns a torch optimiser; None for that of the training call.
+        optimizer: Called with their parameters, returns a torch optimizer; None for that of the training call.
         name: Its name in logs.
 
     Example:
@@ -46,13 +46,13 @@ class Stage:
     """One run of SVI within a recipe, or of several updates of each batch in turn, as adversarial training needs.
 
     Args:
-        loss: The objective; of a stage with updates it is not minimised as such, but gives the validation bound.
+        loss: The objective; of a stage with updates it is not minimized as such, but gives the validation bound.
         epochs: Number of epochs; None for what the training call says.
         train: The modules that train, everything else frozen; None for all of model and guide.
-        optimizer: Called with the parameters, returns a torch optimiser; None for Adam.
+        optimizer: Called with the parameters, returns a torch optimizer; None for Adam.
         name: Name of the stage in checkpoints and logs.
         updates: What each batch does in this order, in place of one step on `loss`; they say themselves what trains
-            and by which optimiser. The training bound is minus the loss of the first.
+            and by which optimizer. The training bound is minus the loss of the first.
 
     Example:
         >>> from pyro.infer import Trace_ELBO
@@ -88,8 +88,8 @@ class Recipe:
     Example:
         >>> from pyro.infer import Trace_ELBO
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
-        >>> from multipyro.ppl_models import MLP, MultimodalModel, Normal
-        >>> model = MultimodalModel(2, {"image": Normal(MLP(2, 16))})
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
         >>> Recipe("mine", model, guide, (Stage(Trace_ELBO()),), latent_dim=2).stages[0].name
         'main'

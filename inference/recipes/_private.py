@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from multipyro.inference.networks import Networks
-from multipyro.inference.schedules import LinearWarmup
-from multipyro.inference.terms import SiteWeights
+from multipyro.inference.objectives.schedules import LinearWarmup
+from multipyro.inference.objectives.terms import SiteWeights
+from multipyro.inference.recipes.networks import Networks
 
 __all__ = ["PRIVATE_OPTIONS", "PrivateLatents", "private_latents"]
 

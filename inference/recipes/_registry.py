@@ -3,9 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from multipyro.inference._modules import modules_of
-from multipyro.inference.combinators import Program
-from multipyro.inference.networks import Networks
+from multipyro.inference._program_modules import modules_of
+from multipyro.inference.handlers import Program
 from multipyro.inference.recipes._aggregate import AGGREGATE_OPTIONS, with_aggregates
 from multipyro.inference.recipes._base import MethodInfo, Recipe
 from multipyro.inference.recipes.bivcca import BIVCCA
@@ -21,6 +20,7 @@ from multipyro.inference.recipes.mmvae_plus import MMVAE_PLUS
 from multipyro.inference.recipes.mopoe import MOPOE
 from multipyro.inference.recipes.mvae import MVAE
 from multipyro.inference.recipes.mvtcae import MVTCAE
+from multipyro.inference.recipes.networks import Networks
 from multipyro.inference.recipes.telbo import TELBO
 from multipyro.inference.recipes.vae import VAE
 from multipyro.inference.recipes.vlvae import VLVAE

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from multipyro.inference.networks import Networks
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import SharedLayers
 
 __all__ = ["SharedParts", "shared_parts"]

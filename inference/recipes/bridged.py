@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from multipyro.guides import BridgedGuide
-from multipyro.inference.combinators import Program, frozen, restrict
-from multipyro.inference.networks import Networks
+from multipyro.inference.handlers import Program, frozen, restrict
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["BRIDGED"]

@@ -1,15 +1,15 @@
 """CVAE and CMMA: one modality given another, one model a direction.
 
 Both predict from the model's prior given the condition; the authors' evaluation helper of the JMVAE paper draws from
-the posterior instead, which has seen the target. Their CMMA also minimises an annealed KL to N(0, I), left out here.
+the posterior instead, which has seen the target. Their CMMA also minimizes an annealed KL to N(0, I), left out here.
 """
 
 from collections.abc import Mapping, Sequence
 
 from multipyro.guides import JointEncoder, JointGuide
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import ConditionalModel
 
 __all__ = ["CMMA", "CVAE"]

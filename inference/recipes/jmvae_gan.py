@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from multipyro.inference.adversarial import DiscriminatorLoss, GeneratorLoss
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, Update
 from multipyro.inference.recipes.jmvae import JMVAE_KL
+from multipyro.inference.recipes.networks import Networks
 
 __all__ = ["JMVAE_GAN"]
 
@@ -18,7 +18,7 @@ def _build(
     adversarial: str | None = None,
     reconstruction: float = 1.0,
     latents: str = "model",
-    discriminator: str = "normalised",
+    discriminator: str = "normalized",
     beta: float = 1.0,
     warmup: int = 0,
     weights: Mapping[str, float] | str | None = None,
@@ -57,7 +57,7 @@ JMVAE_GAN = MethodInfo(
     networks="2^M - 1 encoders, 1 discriminator",
     options={
         **{"alpha": 0.1, "adversarial": None, "reconstruction": 1.0},
-        **{"latents": "model", "discriminator": "normalised"},
+        **{"latents": "model", "discriminator": "normalized"},
     },
     build=_build,
     families=("strided",),

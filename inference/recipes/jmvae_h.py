@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from multipyro.guides import HierarchicalGuide, IterativeSampling, NormalEncoder
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes.jmvae import joint_program
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, HierarchicalModel
 
 __all__ = ["JMVAE_H"]

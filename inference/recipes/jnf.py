@@ -3,7 +3,7 @@ r"""JNF: a joint VAE, then a flow a modality drawn to the frozen joint encoder; 
 .. math:: \mathrm{ELBO}(m \| g), \qquad\text{then}\qquad
     \sum_a \mathrm{ELBO}(g_a \| \mathrm{frozen}\ g) = -\sum_a \mathrm{KL}(q(z|x) \| q_a(z|x_a))
 
-The second stage maximises :math:`E_{q(z|x)} \log q_a(z|x_a)`, so each flow becomes the aggregate of the joint
+The second stage maximizes :math:`E_{q(z|x)} \log q_a(z|x_a)`, so each flow becomes the aggregate of the joint
 posteriors, as AGG's `q_agg` does. A product of several flows has no ELBO: it has a sampler of its own (`FlowExperts`).
 
 Departures: real-NVP steps that see the features of the modality, in place of masked autoregressive ones that do not; as
@@ -18,10 +18,10 @@ References:
 from collections.abc import Mapping
 
 from multipyro.guides import ConditionalFlow, FlowExperts, NormalEncoder
-from multipyro.inference.combinators import Program, frozen, restrict
-from multipyro.inference.networks import Networks
+from multipyro.inference.handlers import Program, frozen, restrict
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["JNF"]

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference.jsd import JensenShannonELBO
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.jensen_shannon import JensenShannonELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["MMJSD"]

@@ -9,10 +9,10 @@ code's gradient for more than one particle is the plain one, and so is the defau
 from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.stratified import StratifiedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
-from multipyro.inference.stratified import StratifiedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
 __all__ = ["MMVAE_PLUS"]

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.subset import SubsetELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
-from multipyro.inference.subset_elbo import SubsetELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["MVAE"]

@@ -17,10 +17,10 @@ References:
 from collections.abc import Mapping
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference.combinators import Program, restrict
-from multipyro.inference.networks import Networks
+from multipyro.inference.handlers import Program, restrict
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["MVTCAE"]

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
+from multipyro.batch import subsets_of
 from multipyro.guides import JointGuide
-from multipyro.inference.combinators import Program, frozen, restrict
-from multipyro.inference.networks import Networks
+from multipyro.inference.handlers import Program, frozen, restrict
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
-from multipyro.ppl_models._batch import subsets_of
 
 __all__ = ["TELBO"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference.networks import Networks
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["VAE"]

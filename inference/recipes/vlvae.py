@@ -20,13 +20,13 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from multipyro.guides import Guide, JointGuide, NormalEncoder
-from multipyro.guides.encoders import chain, trunk
-from multipyro.inference.combinators import Program, restrict
-from multipyro.inference.networks import Networks
+from multipyro.inference.handlers import Program, restrict
+from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes._shared import SharedParts, shared_parts
-from multipyro.inference.terms import Term, WeightedELBO
+from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel
+from multipyro.ppl_models.networks.heads import chain, trunk
 
 __all__ = ["VLVAE"]
 

@@ -1,0 +1,227 @@
+"""Rendered scenes and their sentences: two objects and how they stand, and one red or blue sphere."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from multipyro.data.modality import Modality
+from multipyro.data.multimodal import MultimodalData
+from multipyro.data.scenes.composition import WORDS
+from multipyro.data.scenes.render_jobs import SHARD, SceneRecipe, can_render, count_shards, load_shards, render_missing
+from multipyro.data.splits import Splits
+
+__all__ = ["SceneSet", "one_object", "scene_arrays", "scenes_missing", "two_objects"]
+
+_MIN_SIZE, _MAX_SIZE = 32, 512
+
+
+class SceneSet(NamedTuple):
+    """A set of scenes: objects of each, whether they are simple, and rows to train, validate and test."""
+
+    num_objects: int
+    simple: bool
+    rows: tuple[int, int, int]
+
+
+_TWO = SceneSet(2, False, (90_000, 5_000, 5_000))
+_ONE = SceneSet(1, True, (9_000, 500, 500))
+_SETS = {"two-objects": _TWO, "one-object": _ONE}
+_SIZE = 112
+_SIMPLE_WORDS = ("small", "large", "red", "blue", "metal", "sphere")
+_SIMPLE_SENTENCES = tuple(f"{size} {color} metal sphere" for size in ("small", "large") for color in ("red", "blue"))
+
+
+def two_objects(
+    data_root: str | os.PathLike | None = None,
+    seed: int = 0,
+    size: int = _SIZE,
+    num_rows: int | None = None,
+    likelihood: str = "beta",
+    processes: int | None = None,
+) -> Splits:
+    """Pictures in the manner of CLEVR of two objects, and sentences of nine words that say what stands where.
+
+    Modalities: `image` uint8 `(rows, 3, size, size)` in memory, float32 in `[0, 1]` in batches; `text` int64
+    `(rows, 9)`, the words `size color material shape relation size color material shape` out of 19. The first object
+    of the sentence is right or left of the second, in front of it or behind, as the camera sees it. Which object comes
+    first and which of the two true relations is told is drawn at random.
+
+    Scenes that no searched folder has are rendered at the first use (the extra `[render]`), a hundred to a file: into
+    `TwoObjects/` in the download folder, which can be copied into a data root. A run that is killed goes on where it
+    was. Picture and sentence depend on the seed and on the number of the row alone, bit for bit on one machine: not on
+    the number of processes, and not on `num_rows`, so a larger set contains the smaller one. The parts are rows 0 to
+    89,999, 90,000 to 94,999 and 95,000 to 99,999.
+
+    References:
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.2: 100,000
+        pairs, 90,000 to train and 10,000 to validate. Departures: the 10,000 are halved into rows that choose and rows
+        that judge, and the pictures are rendered by VTK and not by Blender. The paper does not say whether the first
+        object is right of the second or the second of the first, nor how the scenes were framed: here neither object
+        hides any of the other or leaves the image.
+
+        CLEVR (Johnson et al., 2017): shapes, sizes, colors, relations, jitter of the camera and of the lamps.
+
+    Args:
+        data_root: Folder with `TwoObjects/`; see `multipyro.data.storage.roots` for where else is searched.
+        seed: Seed of the scenes and of the sentences; another seed is another data set, rendered anew.
+        size: Pixels of each side, 32 to 512.
+        num_rows: At most so many rows of each part, the first ones; None for all. Only these are rendered, rounded up
+            to hundreds.
+        likelihood: Family of the pixels, see `Modality`; the paper's is `"beta"`.
+        processes: Processes that render; one a core by default.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        ImportError: If scenes have to be rendered and pyvista is not installed.
+        ValueError: If an option is out of range.
+        OSError: If the download folder cannot be written.
+    """
+    return _load("two-objects", data_root, seed, size, num_rows, likelihood, processes)
+
+
+def one_object(
+    data_root: str | os.PathLike | None = None,
+    seed: int = 0,
+    size: int = _SIZE,
+    num_rows: int | None = None,
+    likelihood: str = "beta",
+    processes: int | None = None,
+) -> Splits:
+    """The simplified scenes: one metal sphere, red or blue, small or large, anywhere on the ground.
+
+    Modalities: `image` as in `two_objects`; `text` int64 `(rows, 4)` such as `large red metal sphere`. Labels are the
+    four sentences. 9,000 rows to train, 500 to validate, 500 to test.
+
+    References:
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.5 and
+        Figure 1. The number of pictures is not published, nor whether position and light vary; here both do.
+
+    Args:
+        data_root: See `two_objects`.
+        seed: See `two_objects`.
+        size: See `two_objects`.
+        num_rows: See `two_objects`.
+        likelihood: See `two_objects`.
+        processes: See `two_objects`.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        ImportError: See `two_objects`.
+        ValueError: See `two_objects`.
+        OSError: See `two_objects`.
+    """
+    return _load("one-object", data_root, seed, size, num_rows, likelihood, processes)
+
+
+def scene_arrays(
+    name: str,
+    split: str,
+    fields: Sequence[str],
+    data_root: str | os.PathLike | None = None,
+    seed: int = 0,
+    size: int = _SIZE,
+    num_rows: int | None = None,
+    processes: int | None = None,
+) -> dict[str, np.ndarray]:
+    """What is known of the scenes of one part, in the order of its rows, to check pictures and sentences by.
+
+    Args:
+        name: `"two-objects"` or `"one-object"`.
+        split: `"train"`, `"validation"` or `"test"`.
+        fields: Some of `image`, uint8 `(rows, 3, size, size)`; `text`, indices of `WORDS` `(rows, words)`;
+            `attributes` `(rows, objects, 4)`, indices of the words for size, color, material and shape in the order
+            of `multipyro.data.scenes.composition`; `position` of the centers `(rows, objects, 3)`, with z upwards;
+            `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers are seen: pixels from the
+            left, pixels from the top, and depth; `camera` `(rows, 3)` and `lights` `(rows, 4, 3)`, positions.
+        data_root: See `two_objects`.
+        seed: See `two_objects`.
+        size: See `two_objects`.
+        num_rows: See `two_objects`.
+        processes: See `two_objects`.
+
+    Returns:
+        Field -> array.
+
+    Raises:
+        ImportError: See `two_objects`.
+        ValueError: See `two_objects`.
+        OSError: See `two_objects`.
+    """
+    scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
+    rows, shards = _shards(scene_set, split, num_rows)
+    render_missing(recipe, shards, data_root, processes)
+    found: dict[str, np.ndarray] = {}
+    for start, arrays in zip(range(0, rows, SHARD), load_shards(recipe, shards, data_root, processes), strict=True):
+        for field in fields:
+            values = arrays[field][: rows - start]
+            # filled in place: two copies of a hundred thousand pictures are many
+            found.setdefault(field, np.empty((rows, *values.shape[1:]), values.dtype))[start : start + SHARD] = values
+    return found
+
+
+def scenes_missing(name: str, data_root: str | os.PathLike | None = None) -> str:
+    """What has to be rendered of a set at the default options and what that takes, or an empty string."""
+    scene_set = _SETS[name]
+    total = sum(scene_set.rows) // SHARD
+    there = count_shards(SceneRecipe(scene_set.num_objects, scene_set.simple, _SIZE, 0), range(total), data_root)
+    if there == total:
+        return ""
+    state = f"{there * SHARD:,} of {total * SHARD:,} scenes are rendered; the others are at first use"
+    return state if can_render() else f'{state}, which needs pip install "multipyro[render]"'
+
+
+def _load(
+    name: str,
+    data_root: str | os.PathLike | None,
+    seed: int,
+    size: int,
+    num_rows: int | None,
+    likelihood: str,
+    processes: int | None,
+) -> Splits:
+    scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
+    # all parts at once, under one progress bar
+    parts = {split: _shards(scene_set, split, num_rows)[1] for split in Splits.NAMES}
+    render_missing(recipe, [number for shards in parts.values() for number in shards], data_root, processes)
+    words, told = (WORDS, None) if not scene_set.simple else (_SIMPLE_WORDS, _SIMPLE_SENTENCES)
+    positions = 4 if scene_set.num_objects == 1 else 9
+    text = Modality("text", (positions,), "text", "categorical", len(words), told, vocabulary=words)
+    modalities = {"image": Modality("image", (3, size, size), "image", likelihood), "text": text}
+    ids = torch.tensor([words.index(word) if word in words else -1 for word in WORDS])
+    splits = {}
+    for split in Splits.NAMES:
+        found = scene_arrays(name, split, ("image", "text"), data_root, seed, size, num_rows, processes)
+        x = {"image": torch.from_numpy(found["image"]), "text": ids[torch.from_numpy(found["text"]).long()]}
+        labels = None
+        if told is not None:
+            labels = (x["text"][:, None] == text.encode(list(told))).all(-1).int().argmax(1)
+        splits[split] = MultimodalData(name, modalities, x, labels=labels, split=split)
+    return Splits(**splits)
+
+
+def _recipe(name: str, seed: int, size: int, num_rows: int | None, processes: int | None) -> SceneRecipe:
+    options = (("seed", seed, 0), ("size", size, _MIN_SIZE), ("num_rows", num_rows, 1), ("processes", processes, 1))
+    for option, value, least in options:
+        optional = option in ("num_rows", "processes")
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not whole and not (optional and value is None):
+            wanted = f"a whole number from {least} on{', or None' if optional else ''}"
+            raise ValueError(f"{option} must be {wanted}, got {value!r}")
+    if size > _MAX_SIZE:
+        raise ValueError(f"size must be at most {_MAX_SIZE}, got {size}")
+    return SceneRecipe(_SETS[name].num_objects, _SETS[name].simple, size, seed, SHARD)
+
+
+def _shards(scene_set: SceneSet, split: str, num_rows: int | None) -> tuple[int, range]:
+    """Rows of a part, and its files."""
+    part = Splits.NAMES.index(split)
+    first = sum(scene_set.rows[:part])
+    rows = min(num_rows or scene_set.rows[part], scene_set.rows[part])
+    return rows, range(first // SHARD, (first + rows - 1) // SHARD + 1)

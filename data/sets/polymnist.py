@@ -1,0 +1,197 @@
+"""PolyMNIST: five pictures of one digit in different hands, the published ones or built from MNIST and photographs."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from multipyro.data.modality import Modality
+from multipyro.data.multimodal import MultimodalData
+from multipyro.data.sets._parts import check_num_rows
+from multipyro.data.sets._polymnist_files import original_arrays, original_digest, original_in
+from multipyro.data.sets.mnist import mnist_arrays
+from multipyro.data.splits import Splits
+from multipyro.data.storage.cache import cached
+from multipyro.data.storage.images import eight_bits
+from multipyro.data.storage.roots import VARIABLE, roots
+
+__all__ = ["background_paths", "polymnist", "polymnist_source"]
+
+_FOLDER = "PolyMNIST/backgrounds"
+_SUFFIXES = (".jpeg", ".jpg", ".png")
+_MODALITIES = 5
+_SIDE = 28
+_THRESHOLD = 128
+# part of the recipe, whose digest names the cached file: another recipe is another file
+_VERSION = 2
+
+
+def polymnist(
+    data_root: str | os.PathLike | None = None,
+    seed: int = 0,
+    num_modalities: int = _MODALITIES,
+    num_rows: int | None = None,
+    download: bool = True,
+) -> Splits:
+    """Modalities `m0` to `m4`: digits of one class, each in another handwriting over a patch of its own photograph.
+
+    The published pictures are read where they are found: `train/m0/0.7.png` is the picture of number 0 among those of
+    the digit 7. Of the 60,000 that train, listed class by class and in each by their number, the sixth, the twelfth and
+    so on validate, 10,000 rows. They were paired before, so a handwriting that trains in one modality may validate in
+    another; none tests.
+
+    Else they are built. MNIST is cut first, into 50,000 images to train, the last 10,000 of its training files to
+    validate, and 10,000 to test. Within each part, each class and modality has a random order of its own; the i-th
+    digits of all modalities are one row. So every MNIST image occurs once a modality, and none in two parts. Pixels
+    above 128 invert a random 28x28 patch of the modality's background.
+
+    Values are uint8 in memory and float32 in `[0, 1]` in batches, shape `(rows, 3, 28, 28)`.
+
+    The result is cached in the download folder, whole or not at all, and loaded without running code from the file.
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.2; its pictures are https://zenodo.org/record/4899160.
+        Departures: it has no validation part; where the set is built, the photographs are whatever five lie in the
+        folder, in the order of their names, so published numbers compare loosely.
+
+    Args:
+        data_root: Folder with the published pictures (`train/` and `test/` in `PolyMNIST/`, `PolyMNIST/MMNIST/` or
+            `MMNIST/`), or with `PolyMNIST.zip`, which is read where it lies; or with `PolyMNIST/backgrounds/*.jpg` and
+            MNIST.
+        seed: Seed of the pairing and of the patches, where they are built.
+        num_modalities: The first so many of the five.
+        num_rows: At most so many rows of each part, the first of those that all would be; None for all. Only these
+            are built.
+        download: Whether torchvision may download MNIST.
+
+    Returns:
+        The three parts.
+
+    Raises:
+        FileNotFoundError: If neither the published pictures nor backgrounds and MNIST are found, or only some of them.
+        ValueError: If an option is out of range, a file is damaged or no image of the right size, the archive has a
+            member that leads out of it, or the folders have not the same pictures.
+    """
+    if (
+        isinstance(num_modalities, bool)
+        or not isinstance(num_modalities, int)
+        or not 1 <= num_modalities <= _MODALITIES
+    ):
+        raise ValueError(f"num_modalities must be a whole number from 1 to {_MODALITIES}, got {num_modalities!r}")
+    check_num_rows(num_rows)
+    source = polymnist_source(data_root)
+    if source is not None:
+        arrays = _published(source, num_modalities, num_rows)
+    else:
+        arrays = _built(data_root, seed, num_modalities, num_rows, download)
+    modalities = {f"m{m}": Modality(f"m{m}", (3, _SIDE, _SIDE), "image", "laplace") for m in range(num_modalities)}
+    parts = {}
+    for split in Splits.NAMES:
+        x = {name: torch.from_numpy(arrays[f"{split}_{name}"]) for name in modalities}
+        labels = torch.from_numpy(arrays[f"{split}_labels"])
+        parts[split] = MultimodalData("polymnist", modalities, x, labels=labels, split=split)
+    return Splits(**parts)
+
+
+def polymnist_source(data_root: str | os.PathLike | None = None) -> Path | None:
+    """The folder or the archive of the published pictures, None where they are to be built.
+
+    The first folder that is searched and has them or any photograph decides.
+    """
+    for root in roots(data_root):
+        source = original_in(root)
+        if source is not None or _photographs(root):
+            return source
+    return None
+
+
+def background_paths(data_root: str | os.PathLike | None = None) -> list[Path]:
+    """The five background photographs, sorted by name.
+
+    Raises:
+        FileNotFoundError: If no searched folder has five.
+        ValueError: If the first folder that has any has more than five.
+    """
+    advice = (
+        f"put {_MODALITIES} photographs (.jpg or .png) into <folder>/{_FOLDER}, or the published pictures "
+        "(PolyMNIST.zip of https://zenodo.org/record/4899160) into <folder>, and name <folder> with --data-root"
+    )
+    seen = []
+    for root in roots(data_root):
+        folder, paths = root / _FOLDER, _photographs(root)
+        if len(paths) > _MODALITIES:
+            raise ValueError(
+                f"{folder} has {len(paths)} photographs, expected {_MODALITIES}: leave {_MODALITIES} there"
+            )
+        if len(paths) == _MODALITIES:
+            return paths
+        if paths:
+            seen.append(f"{folder} has {len(paths)} of {_MODALITIES}")
+    raise FileNotFoundError(
+        f"PolyMNIST lacks its backgrounds ({'; '.join(seen) or 'none found'}): {advice} or {VARIABLE}"
+    )
+
+
+def _photographs(root: Path) -> list[Path]:
+    return sorted(path for path in (root / _FOLDER).glob("*") if path.suffix.lower() in _SUFFIXES)
+
+
+def _background(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(eight_bits(image).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}): replace it") from error
+    if min(pixels.shape[:2]) <= _SIDE:
+        raise ValueError(f"{path} must be larger than {_SIDE}x{_SIDE} pixels, got {pixels.shape[1]}x{pixels.shape[0]}")
+    return pixels
+
+
+def _published(source: Path, num_modalities: int, num_rows: int | None) -> dict[str, np.ndarray]:
+    recipe = {
+        "version": _VERSION,
+        "num_rows": num_rows,
+        "modalities": num_modalities,
+        "pictures": original_digest(source, num_modalities),
+    }
+    return cached("PolyMNIST", recipe, lambda: original_arrays(source, num_modalities, num_rows))
+
+
+def _built(
+    data_root: str | os.PathLike | None, seed: int, num_modalities: int, num_rows: int | None, download: bool
+) -> dict[str, np.ndarray]:
+    paths = background_paths(data_root)[:num_modalities]
+    recipe = {
+        "version": _VERSION,
+        "seed": seed,
+        "num_rows": num_rows,
+        "backgrounds": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
+    }
+    return cached("PolyMNIST", recipe, lambda: _build(paths, data_root, seed, num_rows, download))
+
+
+def _build(
+    paths: list[Path], data_root: str | os.PathLike | None, seed: int, num_rows: int | None, download: bool
+) -> dict[str, np.ndarray]:
+    backgrounds = [_background(path) for path in paths]
+    arrays = {}
+    for number, (split, (pixels, labels)) in enumerate(mnist_arrays(data_root, download).items()):
+        pixels, labels = pixels.numpy(), labels.numpy()
+        classes = [np.flatnonzero(labels == digit) for digit in range(10)]
+        order = np.random.default_rng([seed, number]).permutation(len(labels))
+        kept = slice(None, num_rows)
+        arrays[f"{split}_labels"] = np.sort(labels)[order][kept]
+        for m, background in enumerate(backgrounds):
+            # streams of their own: fewer modalities or rows leave the others as they are
+            generator = np.random.default_rng([seed, number, m + 1])
+            rows = np.concatenate([generator.permutation(members) for members in classes])[order]
+            # the upper end is exclusive, as in the original
+            tops, lefts = (generator.integers(0, size - _SIDE, len(rows))[kept] for size in background.shape[:2])
+            windows = np.lib.stride_tricks.sliding_window_view(background, (_SIDE, _SIDE), axis=(0, 1))
+            patches = windows[tops, lefts]  # (rows, 3, 28, 28)
+            digit = (pixels[rows[kept]] > _THRESHOLD)[:, None]
+            arrays[f"{split}_m{m}"] = np.where(digit, 255 - patches, patches)
+    return arrays

@@ -1,0 +1,3 @@
+"""Where data lies: folders, caches, archives, images."""
+
+__all__: list[str] = []

@@ -1,0 +1,203 @@
+"""The mixture of experts as a reparametrized distribution that stratifies its components over the rows."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from multipyro._distributions import detached, map_parameters, stacked
+
+__all__ = ["StratifiedMixture"]
+
+
+class StratifiedMixture(dist.TorchDistribution):
+    r"""A mixture with constant weights, sampled by strata, with gradients along the sample path.
+
+    .. math:: q(z) = \sum_j \pi_j q_j(z)
+
+    `log_prob` is always the density of the full mixture, whichever component a sample came from. `rsample` gives the
+    rows (or, with a sample shape, the samples of each row) one systematic draw under a random permutation: every
+    sample has exactly the probability `pi_j` of component `j`, and the numbers of samples a component gets differ
+    from their expectation by less than one where all rows have the same weights, at any batch size.
+
+    The released code of MoPoE gives component `j` the `j`-th block of the batch, which over-represents the last one
+    unless the number of subsets divides the batch.
+
+    References:
+        Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), eq. 3;
+        Generalized Multimodal ELBO (Sutter et al., 2021), eq. 6.
+
+    Args:
+        components: Distributions of batch shape `batch` and one event dimension; or one distribution whose first
+            batch dimension runs over the components.
+        weights: `(*batch, num_components)` or `(num_components,)`, summing to 1, 0 allowed; equal by default. They
+            are constants: no gradient reaches them.
+        names: The modality that each component has seen, where it is one modality each; some objectives need it.
+
+    Example:
+        >>> left, right = (dist.Normal(torch.full((4, 1), m), 0.1).to_event(1) for m in (-1.0, 1.0))
+        >>> mixture = StratifiedMixture([left, right])
+        >>> (mixture.sample() > 0).sum().item()
+        2
+    """
+
+    arg_constraints: dict = {}
+    support = dist.constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        components: Sequence[dist.Distribution] | dist.Distribution,
+        weights: Tensor | None = None,
+        validate_args: bool | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if isinstance(components, torch.distributions.Distribution):
+            stack, number = components, components.batch_shape[0]
+            batch_shape, event_shape = components.batch_shape[1:], components.event_shape
+            self._parts: tuple[dist.Distribution, ...] = ()
+        else:
+            components = tuple(components)
+            if not components:
+                raise ValueError("a mixture needs at least one component, got none")
+            batch_shape = torch.broadcast_shapes(*[component.batch_shape for component in components])
+            stack, number, event_shape = stacked(components), len(components), components[0].event_shape
+            self._parts = () if stack is not None else components
+        if len(event_shape) != 1:
+            raise ValueError(f"components must have one event dimension, got event shape {tuple(event_shape)}")
+        sample = _innermost(components[0] if stack is None else stack).mean  # that of a flow itself is dear
+        weights = torch.full((number,), 1 / number, dtype=torch.float64) if weights is None else weights.detach()
+        weights = weights.to(sample)
+        if weights.shape[-1] != number:
+            raise ValueError(f"weights must have {number} entries a row, one a component, got {tuple(weights.shape)}")
+        if names is not None and len(names) != number:
+            raise ValueError(f"names must be {number}, one a component, got {list(names)}")
+        self.names = None if names is None else tuple(names)
+        batch_shape = torch.broadcast_shapes(batch_shape, weights.shape[:-1])
+        self._stack = None if stack is None else stack.expand((number, *batch_shape))
+        self._parts = tuple(part.expand(batch_shape) for part in self._parts)
+        self.weights = weights.expand(*batch_shape, number)
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    @property
+    def num_components(self) -> int:
+        """Number of components of the mixture."""
+        return self.weights.shape[-1]
+
+    @property
+    def components(self) -> tuple[dist.Distribution, ...]:
+        """The components, each of batch shape `batch`."""
+        if self._stack is None:
+            return self._parts
+        return tuple(map_parameters(lambda p, j=j: p[j], self._stack) for j in range(self.num_components))
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the mixture, `(*batch, latent_dim)`."""
+        means = self._stack.mean if self._stack is not None else torch.stack([part.mean for part in self._parts])
+        return (self._leading_weights().unsqueeze(-1) * means).sum(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of the mixture by the law of total variance, `(*batch, latent_dim)`."""
+        parts = [self._stack] if self._stack is not None else self._parts
+        if self._stack is not None:
+            means, variances = parts[0].mean, parts[0].variance
+        else:
+            means, variances = (torch.stack([getattr(part, name) for part in parts]) for name in ("mean", "variance"))
+        second = (self._leading_weights().unsqueeze(-1) * (variances + means.square())).sum(0)
+        return second - self.mean.square()
+
+    def expand(self, batch_shape, _instance=None) -> "StratifiedMixture":
+        """The same mixture over a larger batch shape."""
+        weights = self.weights.expand(*batch_shape, self.num_components)
+        if self._stack is None:
+            return StratifiedMixture([part.expand(batch_shape) for part in self._parts], weights, names=self.names)
+        # new batch dimensions stand between the component's dimension and the old batch
+        padding = (1,) * (len(batch_shape) - len(self.batch_shape))
+        event = self.event_shape
+
+        def widen(parameter: Tensor) -> Tensor:
+            parameter = parameter.expand(self.num_components, *self.batch_shape, *event)
+            return parameter.reshape(self.num_components, *padding, *self.batch_shape, *event).expand(
+                self.num_components, *batch_shape, *event
+            )
+
+        return StratifiedMixture(map_parameters(widen, self._stack), weights, names=self.names)
+
+    def detach(self) -> "StratifiedMixture":
+        """The same mixture, gradients reaching none of its components' parameters."""
+        if self._stack is None:
+            return StratifiedMixture([detached(part) for part in self._parts], self.weights, names=self.names)
+        return StratifiedMixture(detached(self._stack), self.weights, names=self.names)
+
+    def component_log_probs(self, value: Tensor) -> Tensor:
+        """Log-density of every component, `(num_components, ...)` before the sample and batch dimensions."""
+        if self._stack is None:
+            return torch.stack([part.log_prob(value) for part in self._parts])
+        dim = -1 - len(self.event_shape) - len(self.batch_shape)
+        lead = max(value.dim() + dim + 1, 0)
+        log_probs = self._stack.log_prob(value.unsqueeze(lead))
+        return log_probs.movedim(lead, 0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of the full mixture."""
+        log_weights = self._leading_weights().log()  # -inf for an absent component: its share and gradient are 0
+        log_probs = self.component_log_probs(value)
+        extra = log_probs.dim() - log_weights.dim()
+        log_weights = log_weights.reshape(self.num_components, *[1] * extra, *self.batch_shape)
+        return (log_weights + log_probs).logsumexp(0)
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        """Reparametrized samples, `(*sample_shape, *batch, latent_dim)`, stratified over the components."""
+        sample_shape = torch.Size(sample_shape)
+        if self.num_components == 1:
+            part = self._parts[0] if self._stack is None else map_parameters(lambda p: p[0], self._stack)
+            return part.rsample(sample_shape)
+        number = sample_shape.numel()
+        index = self._assign(number)  # (number, *batch)
+        if self._stack is None:
+            samples = torch.stack([part.rsample((number,)) for part in self._parts])
+            value = samples.gather(0, self._per_element(index)[None])[0]
+        else:
+            full = (self.num_components, *self.batch_shape, *self.event_shape)
+            chosen = map_parameters(lambda p: p.expand(full).gather(0, self._per_element(index)), self._stack)
+            value = chosen.rsample()
+        return value.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
+
+    def rsample_strata(self, sample_shape=()) -> Tensor:
+        """Samples of every component, `(*sample_shape, num_components, *batch, latent_dim)`."""
+        if self._stack is not None:
+            return self._stack.rsample(sample_shape)
+        return torch.stack([part.rsample(sample_shape) for part in self._parts], dim=len(sample_shape))
+
+    def _leading_weights(self) -> Tensor:
+        return self.weights.movedim(-1, 0)
+
+    def _per_element(self, index: Tensor) -> Tensor:
+        return index.unsqueeze(-1).expand(*index.shape, *self.event_shape)
+
+    def _assign(self, number: int) -> Tensor:
+        """The component of each of `number` samples of each row, `(number, *batch)`.
+
+        Systematic sampling: `n` equally spaced points with one common random offset fall on the cumulated weights,
+        in random order, so that each point alone is uniform on [0, 1). The `n` points are the samples of one row
+        (particles to the left of the rows count as samples), or with one sample a row, the rows.
+        """
+        rows = self.batch_shape[-1] if self.batch_shape else 1
+        samples = number * self.batch_shape[:-1].numel()
+        strata = (samples, rows) if samples > 1 else (rows, 1)
+        points = torch.rand(strata, device=self.weights.device).argsort(0)
+        offset = torch.rand(1, strata[1], device=self.weights.device)
+        uniform = ((points + offset) / strata[0]).clamp(max=1 - 2**-24).reshape(number, *self.batch_shape, 1)
+        cumulated = self.weights.cumsum(-1)
+        # dividing by the last entry makes everything after the last present component exactly 1
+        return (uniform >= (cumulated / cumulated[..., -1:])[..., :-1]).sum(-1)
+
+
+def _innermost(distribution: dist.Distribution) -> dist.Distribution:
+    """The distribution at the bottom of transforms and independent dimensions: of the same type and device."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution

@@ -1,0 +1,301 @@
+"""Combinators: programs made from programs."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from multipyro.batch import rows_of_latent
+from multipyro.guides import Guide
+from multipyro.inference._program_modules import modules_of
+
+__all__ = [
+    "Program",
+    "conditional",
+    "core",
+    "frozen",
+    "frozen_modules",
+    "generative",
+    "program_key",
+    "proposal",
+    "restrict",
+    "sees",
+]
+
+Program = Callable[..., Any]
+
+
+def restrict(program: Program, modalities: Sequence[str], proper: bool = False) -> nn.Module:
+    """The same program, seeing and scoring only some modalities.
+
+    Args:
+        program: A model or a guide, called as `program(x, observed=None)`.
+        modalities: The modalities it still sees; those that a batch does not hold are ignored.
+        proper: Only rows of which `modalities` are a proper part count: those that hold all of them and one more. An
+            objective that sums over parts then gives a row with a missing modality, masked, what it gives a batch
+            without that modality. Of a batch without masks every row counts.
+
+    Returns:
+        The program, called as before.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
+        >>> likelihoods = {"image": NormalLikelihood(MLP(2, 4)), "label": CategoricalLikelihood(MLP(2, 3))}
+        >>> model = MultimodalModel(2, likelihoods)
+        >>> sorted(restrict(model, ["label"])({"image": torch.zeros(5, 4), "label": torch.zeros(5).long()}))
+        ['label', 'z']
+    """
+    detail = (modalities,) if isinstance(modalities, str) else tuple(modalities)
+    return (_ProperPart if proper else _Restricted)(program, detail)
+
+
+def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
+    """The same program, with nothing in it trained or moved, except the modules named in `train`.
+
+    During each call, and only then, its modules are in evaluation mode, their parameters are replaced by detached
+    views, `param` statements are hidden and their values detached. Gradients still pass through it to whatever it is
+    applied to. Afterwards everything is bit for bit as before, batch-norm statistics included.
+
+    Args:
+        program: A model or a guide; of a plain function, the modules it refers to are frozen.
+        train: Submodules of the program that keep training.
+
+    Returns:
+        The program, called as before.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
+        >>> frozen(model)({"image": torch.zeros(5, 4)})["z"].requires_grad
+        False
+    """
+    return _Frozen(program, tuple(train))
+
+
+def generative(model: Program, targets: Sequence[str]) -> nn.Module:
+    """The model with `targets` as unobserved sample sites, whatever `x` holds: the program of a prediction.
+
+    `Predictive(generative(model, ["image"]), guide=guide, num_samples=S)(x)` is a posterior predictive check. A row
+    of which `x` holds nothing draws its latents from the model's prior, whatever the guide drew.
+
+    Args:
+        model: A model, called as `model(x, observed=None)`; it must sample a site whose value in `x` is None.
+        targets: Modalities to sample.
+
+    Returns:
+        The program, called as before.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
+        >>> generative(model, ["image"])({}, num_rows=3)["image"].shape
+        torch.Size([3, 4])
+    """
+    return _Generative(model, (targets,) if isinstance(targets, str) else tuple(targets))
+
+
+def conditional(guide: Program) -> Program:
+    """The program that samples from a guide's `conditional` distribution; a plain function is its own.
+
+    Returns:
+        A program, called as `program(x, observed=None)`.
+
+    Example:
+        >>> from multipyro.guides import MixtureOfExperts, NormalEncoder
+        >>> from multipyro.ppl_models import MLP
+        >>> guide = MixtureOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
+        >>> with torch.no_grad():
+        ...     print(conditional(guide)({"image": torch.zeros(5, 4)})["z"].shape)
+        torch.Size([5, 2])
+    """
+    return _inside(guide, _Conditional)
+
+
+def proposal(guide: Program) -> Program:
+    """The program that samples from a guide's `proposal` distribution; a plain function is its own."""
+    return _inside(guide, _Proposal)
+
+
+def _inside(guide: Program, wrap: Callable[[Guide], nn.Module]) -> Program:
+    """Puts a combinator around the guide itself, within the ones that are around it."""
+    if isinstance(guide, Guide):
+        return wrap(guide)
+    if isinstance(guide, _Combinator) and not isinstance(guide, _Conditional | _Proposal):
+        return type(guide)(_inside(guide.program, wrap), guide.detail)
+    return guide
+
+
+def core(program: Program) -> Program:
+    """What is inside all the combinators around a program."""
+    while isinstance(program, _Combinator):
+        program = program.program
+    return program
+
+
+def sees(program: Program, modality: str) -> bool:
+    """Whether no combinator around a program hides a modality from it."""
+    while isinstance(program, _Combinator):
+        if isinstance(program, _Restricted) and modality not in program.detail:
+            return False
+        program = program.program
+    return True
+
+
+def program_key(program: Program) -> tuple:
+    """What makes two programs the same: the combinators around them and the identity of what is inside."""
+    return program.key() if isinstance(program, _Combinator) else (id(program),)
+
+
+class _Combinator(nn.Module):
+    """A program around a program, which may be a module or a plain function."""
+
+    def __init__(self, program: Program, detail: tuple) -> None:
+        super().__init__()
+        self.program = program
+        self.detail = detail
+
+    def key(self) -> tuple:
+        return (type(self).__name__, *(item if isinstance(item, str) else id(item) for item in self.detail)) + (
+            program_key(self.program)
+        )
+
+
+class _Restricted(_Combinator):
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        inside = {name: values for name, values in x.items() if name in self.detail}
+        masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
+        return self.program(inside, masks, **kwargs)
+
+
+class _ProperPart(_Restricted):
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        masks = {name: mask for name, mask in (observed or {}).items() if name in x}
+        if not masks:
+            return super().forward(x, observed, **kwargs)
+        some = torch.ones_like(next(iter(masks.values())))
+        held = {name: masks.get(name, some) for name, values in x.items() if values is not None}
+        more = [mask for name, mask in held.items() if name not in self.detail]
+        inside = [held[name] for name in self.detail if name in held]
+        rows = torch.stack([some, *inside]).all(0) & torch.stack([~some, *more]).any(0)
+        with poutine.mask(mask=rows):
+            return super().forward(x, observed, **kwargs)
+
+
+class _Conditional(_Combinator):
+    def __init__(self, guide: Guide) -> None:
+        super().__init__(guide, ())
+
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
+        return self.program.sample_conditional(x, observed)
+
+
+class _Proposal(_Combinator):
+    def __init__(self, guide: Guide) -> None:
+        super().__init__(guide, ())
+
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
+        return self.program.sample_proposal(x, observed)
+
+
+class _Frozen(_Combinator):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with frozen_modules(modules_of(self.program), self.detail):
+            with _DetachParams({id(p) for module in self.detail for p in module.parameters()}):
+                return self.program(*args, **kwargs)
+
+
+@contextmanager
+def frozen_modules(modules: Iterable[nn.Module], train: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """In this context nothing in `modules` trains or moves, except the ones named in `train`, as in `frozen`."""
+    kept = {id(part) for module in train for part in module.modules()}
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_frozen_parts(module, kept))
+        yield
+
+
+@contextmanager
+def _frozen_parts(root: nn.Module, kept: set[int]) -> Iterator[None]:
+    """Evaluation mode and detached parameters for every part of `root` that is not in `kept`, then as before."""
+    parts = [part for part in root.modules() if id(part) not in kept]
+    training = [part.training for part in parts]
+    parameters = [dict(part._parameters) for part in parts]
+    flat = [part._flat_weights if isinstance(part, nn.RNNBase) else None for part in parts]
+    cudnn = torch.backends.cudnn.flags(enabled=False) if any(weights is not None for weights in flat) else nullcontext()
+    try:
+        for part, weights in zip(parts, flat, strict=True):
+            part.training = False
+            for name, parameter in part._parameters.items():
+                # a plain tensor in place of the parameter: no operation and no distribution can reach the leaf
+                part._parameters[name] = None if parameter is None else parameter.detach()
+            if weights is not None:
+                part._flat_weights = [weight.detach() for weight in weights]
+        with cudnn:  # cuDNN has no backward through a recurrent network in evaluation mode
+            yield
+    finally:
+        for part, mode, originals, weights in zip(parts, training, parameters, flat, strict=True):
+            part.training = mode
+            part._parameters.update(originals)
+            if weights is not None:
+                part._flat_weights = weights
+
+
+class _DetachParams(Messenger):
+    """Hides `param` statements from everything outside and detaches their values, except those of kept parameters."""
+
+    def __init__(self, kept: set[int]) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def _is_kept(self, msg: dict) -> bool:
+        return len(msg["args"]) > 1 and id(msg["args"][1]) in self.kept
+
+    def _pyro_param(self, msg: dict) -> None:
+        if not self._is_kept(msg):
+            msg["stop"] = True
+
+    def _pyro_post_param(self, msg: dict) -> None:
+        if not self._is_kept(msg):
+            msg["value"] = msg["value"].detach()
+
+
+class _Generative(_Combinator):
+    def forward(
+        self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, num_rows: int | None = None
+    ) -> Any:
+        targets = self.detail
+        if num_rows is None:
+            num_rows = next((len(values) for values in x.values() if values is not None), None)
+        given = {name: values for name, values in x.items() if name not in targets}
+        masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
+        prior = _PriorWithoutEvidence(x, observed, (*given, *targets)) if observed else nullcontext()
+        rows = {} if num_rows is None or given else {"num_rows": num_rows}
+        with prior:
+            return self.program({**given, **dict.fromkeys(targets)}, masks, **rows)
+
+
+class _PriorWithoutEvidence(Messenger):
+    """Gives rows without evidence the model's own draw of each latent, whatever value is replayed into it."""
+
+    def __init__(self, x: Mapping[str, Any], observed: Mapping[str, Tensor], modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.x, self.observed = x, observed
+        self.priors: dict[str, Any] = {}
+        self.modalities = modalities
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if not msg["is_observed"] and msg["name"] not in self.modalities and not poutine.util.site_is_subsample(msg):
+            self.priors[msg["name"]] = msg["fn"]
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        prior, rows = self.priors.pop(msg["name"], None), rows_of_latent(msg["name"], self.x, self.observed)
+        if prior is not None and rows is not None:
+            value = msg["value"]
+            rows = rows.reshape(-1, *[1] * prior.event_dim)
+            lead = value.shape[: value.dim() - prior.event_dim]
+            draw = prior.expand(lead)() if tuple(prior.batch_shape) != tuple(lead) else prior()
+            msg["value"] = torch.where(rows, value, draw)

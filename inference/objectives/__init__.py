@@ -1,0 +1,3 @@
+"""Objectives: what training maximizes."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Training: settings, loop, checkpoints and run folders."""
+
+__all__: list[str] = []

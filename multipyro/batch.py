@@ -1,0 +1,178 @@
+"""Batches of modalities as every program receives them: names, rows, masks and fill values."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = [
+    "batch_rows",
+    "batch_statistics",
+    "check_batch",
+    "check_inputs",
+    "check_module_names",
+    "filled",
+    "normalizes_over_the_batch",
+    "private_modality",
+    "rows_of_latent",
+    "rows_with_evidence",
+    "run_layers",
+    "running_statistics",
+    "subsets_of",
+    "unique_name",
+]
+
+_NO_MODULES = nn.ModuleDict()
+_COUNTERS: defaultdict[str, itertools.count] = defaultdict(itertools.count)
+
+
+def unique_name(base: str) -> str:
+    """A parameter-store prefix that no other program of this process has: `base`, `base_1`, `base_2`, ...
+
+    Two root `PyroModule`s of one name would share parameters and one of them would silently never train.
+    """
+    number = next(_COUNTERS[base])
+    return base if number == 0 else f"{base}_{number}"
+
+
+def check_batch(
+    x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None, modalities: Sequence[str]
+) -> None:
+    """Raises on modalities that the program does not have, and on masks that are no rows of booleans."""
+    if not isinstance(x, Mapping):
+        raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
+    unknown = [name for name in x if name not in modalities]
+    if unknown:
+        raise ValueError(f"unknown modality {unknown}: this program has {list(modalities)}")
+    for name, values in x.items():
+        if values is not None and not isinstance(values, Tensor):
+            raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
+    unknown = [name for name in observed or {} if name not in modalities]
+    if unknown:
+        raise ValueError(f"observed names unknown modality {unknown}: this program has {list(modalities)}")
+    rows = next(((name, len(values)) for name, values in x.items() if values is not None), None)
+    for name, mask in (observed or {}).items():
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"observed[{name!r}] must be a bool tensor of shape (batch,), got {type(mask).__name__}")
+        if mask.dtype != torch.bool or mask.dim() != 1:
+            raise ValueError(
+                f"observed[{name!r}] must be a bool tensor of shape (batch,), got {mask.dtype} {tuple(mask.shape)}"
+            )
+        if rows is not None and len(mask) != rows[1]:
+            raise ValueError(f"observed[{name!r}] has {len(mask)} rows but x[{rows[0]!r}] has {rows[1]}")
+
+
+def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> int:
+    """The number of rows of a batch.
+
+    Raises:
+        ValueError: If modalities disagree, or if nothing in `x` tells and `num_rows` is not given.
+    """
+    sizes = {name: len(values) for name, values in x.items() if values is not None}
+    if num_rows is not None:
+        sizes["num_rows"] = num_rows
+    if not sizes:
+        raise ValueError("x holds no values, so the number of rows is unknown: pass num_rows")
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"modalities of one batch must have the same number of rows, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+def rows_with_evidence(x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
+    """Which rows have at least one observed modality, `(batch,)` bool; None when all rows surely have."""
+    given = [name for name, values in x.items() if values is not None]
+    if not given or not observed or any(name not in observed for name in given):
+        return None
+    return torch.stack([observed[name] for name in given]).any(0)
+
+
+def private_modality(site: str) -> str | None:
+    """The modality whose private latent a site is (`z_<modality>`); None for a shared latent or an observation."""
+    return site.removeprefix("z_") if site.startswith("z_") else None
+
+
+def rows_of_latent(site: str, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
+    """The rows that tell of a latent, `(batch,)` bool: its modality's for a private one, else those with evidence.
+
+    None when all rows do.
+    """
+    modality = private_modality(site)
+    if modality is None:
+        return rows_with_evidence(x, observed)
+    return None if x.get(modality) is None else (observed or {}).get(modality)
+
+
+def filled(values: Tensor, mask: Tensor | None) -> Tensor:
+    """`values` with its missing rows replaced by an observed row (zeros where no row is observed).
+
+    Whatever stood in the missing entries, NaN included, reaches neither a value nor a gradient. A row that was
+    really observed lies in the support of any likelihood.
+    """
+    if mask is None:
+        return values
+    first = values.index_select(0, mask.to(torch.uint8).argmax(0, keepdim=True))
+    fill = torch.where(mask.any(), first, torch.zeros_like(first))
+    return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, fill)
+
+
+def subsets_of(modalities: Sequence[str], proper: bool = False) -> list[tuple[str, ...]]:
+    """Every non-empty subset, the smaller first; without the full one if `proper`."""
+    sizes = range(1, len(modalities) + (not proper))
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
+
+
+def check_module_names(modalities: Iterable[str]) -> None:
+    """Raises if a modality has a name that torch gives to no module, since its networks are kept by it."""
+    taken = [name for name in modalities if not name or "." in name or hasattr(_NO_MODULES, name)]
+    if taken:
+        raise ValueError(f"modality {taken} cannot name a module of torch, which has it as an attribute: rename it")
+
+
+def normalizes_over_the_batch(module: nn.Module) -> bool:
+    """Whether one row's output depends on the other rows when the module trains."""
+    return any(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+@contextmanager
+def running_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms within take their running statistics and leave them as they are."""
+    parts = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norms within take the statistics of their batch and leave the running ones as they are."""
+    parts = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    modes = [(part.training, part.track_running_stats) for part in parts]
+    for part in parts:
+        part.training, part.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for part, (training, tracking) in zip(parts, modes, strict=True):
+            part.training, part.track_running_stats = training, tracking
+
+
+def run_layers(layers: nn.Module, rows: Tensor) -> Tensor:
+    """The output of layers with batch norm; a single row has no statistics and takes the running ones."""
+    if layers.training and len(rows) < 2:
+        with running_statistics(layers):
+            return layers(rows)
+    return layers(rows)
+
+
+def check_inputs(values: Tensor, in_shape: tuple[int, ...]) -> None:
+    """Raises unless values are `(..., *in_shape)`, what a network takes."""
+    if tuple(values.shape[values.dim() - len(in_shape) :]) != in_shape:
+        raise ValueError(f"expected inputs of shape (..., {in_shape}), got {tuple(values.shape)}")
