@@ -1,3 +1,3 @@
 """User-defined data: tensors, tables, TOML descriptions."""
 
-__all__: list[str] = []
+__all__ = []

@@ -1,3 +1,3 @@
 """Rendered scenes of one and two objects."""
 
-__all__: list[str] = []
+__all__ = []

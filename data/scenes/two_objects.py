@@ -138,8 +138,8 @@ def scene_arrays(
         fields: Some of `image`, uint8 `(rows, 3, size, size)`; `text`, indices of `WORDS` `(rows, words)`;
             `attributes` `(rows, objects, 4)`, indices of the words for size, color, material and shape in the order
             of `multipyro.data.scenes.composition`; `position` of the centers `(rows, objects, 3)`, with z upwards;
-            `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers are seen: pixels from the
-            left, pixels from the top, and depth; `camera` `(rows, 3)` and `lights` `(rows, 4, 3)`, positions.
+            `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers are seen: pixels
+            from the left, pixels from the top, and depth; `camera` `(rows, 3)` and `lights` `(rows, 4, 3)`, positions.
         data_root: See `two_objects`.
         seed: See `two_objects`.
         size: See `two_objects`.

@@ -1,3 +1,3 @@
 """Where data lies: folders, caches, archives, images."""
 
-__all__: list[str] = []
+__all__ = []

@@ -1,3 +1,3 @@
 """The algebra of experts: products and mixtures of distributions."""
 
-__all__: list[str] = []
+__all__ = []

@@ -1,3 +1,3 @@
 """The command line."""
 
-__all__: list[str] = []
+__all__ = []

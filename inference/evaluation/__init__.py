@@ -1,3 +1,3 @@
 """Evaluation: prediction, likelihoods, metrics and figures."""
 
-__all__: list[str] = []
+__all__ = []

@@ -1,3 +1,3 @@
 """Objectives: what training maximizes."""
 
-__all__: list[str] = []
+__all__ = []

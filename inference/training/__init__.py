@@ -1,3 +1,3 @@
 """Training: settings, loop, checkpoints and run folders."""
 
-__all__: list[str] = []
+__all__ = []

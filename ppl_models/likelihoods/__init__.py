@@ -1,3 +1,3 @@
 """Likelihoods `p(x_m | z)`: modules that return distributions."""
 
-__all__: list[str] = []
+__all__ = []

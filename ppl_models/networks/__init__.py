@@ -1,3 +1,3 @@
 """Networks: encoders, decoders, heads and flows."""
 
-__all__: list[str] = []
+__all__ = []
