@@ -7,21 +7,28 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
+EXTRAS = {
+    "arviz": ["arviz>=0.17,<1"],  # arviz 1 has other data structures
+    "faces": ["opencv-python-headless>=4.9,<5"],  # OpenCV 5 has no Haar cascades
+    "render": ["pyvista>=0.44"],
+    "tensorboard": ["tensorboard>=2.16"],
+    "vision": ["torchvision>=0.17"],  # not in the default install: each version takes one version of torch
+}
 
 
 def version():
-    """Read the version without importing the package, whose dependencies a build does not have."""
+    """Read the version without importing the package: its dependencies are absent during a build."""
     text = (ROOT / "multipyro" / "__init__.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
 
 
 def packages():
-    """List every package: each top-level source folder and whatever packages it holds."""
-    found = ["multipyro"]
+    """List every package: each top-level source folder and the packages inside it."""
+    names = ["multipyro"]
     for folder in SUBPACKAGES:
-        found.append(f"multipyro.{folder}")
-        found.extend(f"multipyro.{folder}.{inner}" for inner in find_packages(str(ROOT / folder)))
-    return found
+        names.append(f"multipyro.{folder}")
+        names.extend(f"multipyro.{folder}.{inner}" for inner in find_packages(str(ROOT / folder)))
+    return names
 
 
 setup(
@@ -35,6 +42,8 @@ setup(
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
@@ -42,35 +51,40 @@ setup(
     package_dir={"multipyro": "multipyro", **{f"multipyro.{folder}": folder for folder in SUBPACKAGES}},
     package_data={"multipyro": ["py.typed"]},
     zip_safe=False,
-    python_requires=">=3.11,<3.12",
-    # The tests were run with the lower bounds; an upper bound is the first minor version that was not.
+    python_requires=">=3.11",
+    # The lower bounds are versions the tests have passed with; an upper bound stands only where a break is known.
+    # The modules import with torch, pyro-ppl and numpy alone; see multipyro/_optional.py for the others.
     install_requires=[
-        "arviz>=0.23.4,<1",
-        "lightning>=2.6.6,<2.7",
-        "matplotlib>=3.11.2,<3.12",
-        "numpy>=2.4.6,<2.5",
-        "pillow>=13.0.0,<13.1",
-        "pyro-ppl>=1.9.2,<1.10",
-        "rich>=15.0.0,<15.1",
-        "scikit-learn>=1.9.1,<1.10",
-        "scipy>=1.17.1,<1.18",
-        "torch>=2.15.0,<2.16",
-        "torchvision>=0.29.2,<0.30",
+        "lightning-fabric>=2.2",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "pillow>=10.2",
+        "pyro-ppl>=1.9",
+        "rich>=13.7",
+        "scikit-learn>=1.3",
+        "scipy>=1.11",
+        "torch>=2.2",
     ],
     extras_require={
-        # OpenCV 5 has no Haar cascades
-        "faces": ["opencv-python-headless>=4.14.0.94,<4.15"],
-        "render": ["pyvista>=0.49.1,<0.50"],
-        "tensorboard": ["tensorboard>=2.21.0,<2.22"],
+        **EXTRAS,
+        "all": sorted({requirement for extra in EXTRAS.values() for requirement in extra}),
+        "docs": [
+            "mkdocs-gen-files>=0.5",
+            "mkdocs-jupyter>=0.25",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.27",
+        ],
         "test": [
-            "ipykernel>=7.4.0,<7.5",
-            "nbclient>=0.11.0,<0.12",
-            "nbformat>=5.11.1,<5.12",
-            "pytest>=9.2.0,<9.3",
-            "pytest-xdist>=3.8.0,<3.9",
-            "ruff>=0.17.5,<0.18",
-            "setuptools>=84.2.1",
-            "tensorboard>=2.21.0,<2.22",
+            *EXTRAS["arviz"],
+            *EXTRAS["tensorboard"],
+            *EXTRAS["vision"],
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.17.5,<0.18",  # a new minor version formats differently
+            "setuptools>=77",
         ],
     },
     entry_points={"console_scripts": ["multipyro = multipyro.inference.cli.parser:main"]},

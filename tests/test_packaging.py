@@ -1,7 +1,10 @@
 """What is installed: the same packages from a wheel, from an editable checkout and with an old pip."""
 
+import importlib
 import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,11 +12,13 @@ import tarfile
 import venv
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import setuptools
 
 import multipyro
+from multipyro._optional import INSTALL, optional_imports
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("data", "guides", "inference", "ppl_models")
@@ -145,8 +150,45 @@ def test_source_distribution(checkout):
     assert sources | {"multipyro/__init__.py", "multipyro/py.typed", "LICENSE", "setup.py"} <= names
 
 
-def test_readme_and_ci_give_the_same_commands():
+def test_readme_and_ci_install_and_test_alike():
     readme, script = ((ROOT / name).read_text() for name in ("README.md", ".ci/run"))
-    for command in ('pip install -e ".[test]"', "python -m pytest"):
-        assert command in script
-        assert command in readme
+    for command in (r'pip install -e "\.\[(docs,)?test\]"', r"python -m pytest"):
+        assert re.search(command, script)
+        assert re.search(command, readme)
+
+
+def requirements():
+    """What `setup.py` passes to setuptools."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    return setup.call_args.kwargs
+
+
+def test_every_optional_package_is_in_the_requirements():
+    settings = requirements()
+    extras, default = settings["extras_require"], settings["install_requires"]
+    for command in INSTALL.values():
+        extra = re.fullmatch(r'"multipyro\[(\w+)\]"', command)
+        assert extra[1] in extras if extra else any(re.split(r"\W\W", item)[0] == command for item in default)
+
+
+def test_only_known_breaks_bound_versions_from_above():
+    settings = requirements()
+    bounded = {
+        re.match(r"[\w-]+", item)[0]
+        for items in (settings["install_requires"], *settings["extras_require"].values())
+        for item in items
+        if re.search(r"<|==|~=", item)
+    }
+    assert bounded == {"arviz", "opencv-python-headless", "ruff"}
+    assert settings["python_requires"] == ">=3.11"
+
+
+def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    monkeypatch.setitem(sys.modules, "json.nothing", None)
+    message = r'arviz export requires arviz, which is not installed: pip install "multipyro\[arviz\]"'
+    with pytest.raises(ModuleNotFoundError, match=message), optional_imports("arviz export"):
+        import arviz  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="import of json.nothing halted"), optional_imports("this"):
+        importlib.import_module("json.nothing")
