@@ -37,10 +37,7 @@ class GeometricMean(Guide):
 
     def posterior(self, x, observed=None):
         experts = self.experts(x, observed)
-        rows = next(iter(experts.values())).mean
-        held = sum(experts.observed.get(name, torch.ones(len(rows), dtype=torch.bool)).to(rows) for name in experts)
-        share = (1 / held.clamp(min=1)).unsqueeze(-1).expand_as(rows)
-        return product_of_experts(experts, powers=dict.fromkeys(experts, share))
+        return product_of_experts(experts, powers=1 / experts.count())
 
 
 def build_geometric(networks, latent_dim, *, random_subsets=1, beta=1.0, warmup=0, weights=None):

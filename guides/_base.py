@@ -6,19 +6,18 @@ from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro import poutine
 from pyro.nn import PyroModule, pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import map_parameters
 from multipyro.batch import (
+    Rows,
     batch_rows,
     check_batch,
     check_module_names,
     filled,
     normalizes_over_the_batch,
-    rows_of_latent,
     running_statistics,
     unique_name,
 )
@@ -140,9 +139,8 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
 
         Missing rows are filled before they are encoded; an encoder with batch norm sees observed rows only.
         """
-        observed, encoders = observed or {}, self.encoders
-        found = {name: encode(encoders[name], values, observed.get(name)) for name, values in x.items()}
-        return Experts(found, {name: mask for name, mask in observed.items() if name in found})
+        rows, encoders = Rows(x, observed), self.encoders
+        return Experts({m: encode(encoders[m], values, rows.of(m)) for m, values in x.items()}, rows)
 
     def with_private(
         self, shared: dist.Distribution, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -158,10 +156,10 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
             `shared`, or a dict of site -> distribution: `z`, and `z_<modality>` for each modality of `x` with a private
             latent.
         """
-        sites, private = {"z": shared}, self.private
+        sites, private, rows = {"z": shared}, self.private, Rows(x, observed)
         for name in self.modalities:
             if name in x and name in private:
-                sites[f"z_{name}"] = encode(private[name], x[name], (observed or {}).get(name))
+                sites[f"z_{name}"] = encode(private[name], x[name], rows.of(name))
         return sites if len(sites) > 1 else shared
 
     def given(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -196,28 +194,23 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
             raise ValueError(f"subsets must be non-empty and made of {self.modalities}, got {subset}")
         return tuple(name for name in self.modalities if name in subset)
 
-    def _check_answered(self, held: Tensor, answered: Tensor, given: Sequence[str]) -> None:
-        """Raises if a row holds something, but is not answered.
-
-        Args:
-            held: Which row holds which modality of `given`, `(len(given), batch)`.
-            answered: Which rows are answered, `(batch,)`.
-            given: Names of the modalities.
-        """
-        lost = held.any(0) & ~answered
+    def _check_answered(self, rows: Rows, answered: Tensor) -> None:
+        """Raises if a row holds something, but is not answered."""
+        lost = rows.stacked().any(0) & ~answered
         if lost.any():
             row = int(lost.nonzero()[0])
-            names = "+".join(name for name, there in zip(given, held[:, row].tolist(), strict=True) if there)
             subsets = ", ".join("+".join(subset) for subset in self.subsets)
-            raise ValueError(f"row {row} holds {names}, which this guide does not answer: it answers {subsets}")
+            raise ValueError(
+                f"row {row} holds {rows.names_in(row)}, which this guide does not answer: it answers {subsets}"
+            )
 
     def _sample(self, posterior, given, observed) -> dict[str, Tensor]:
         sites = posterior if isinstance(posterior, Mapping) else {"z": posterior}
-        values = {}
+        values, rows = {}, Rows(given, observed)
         with pyro.plate("data", batch_rows(given), dim=-1):
             for name, distribution in sites.items():
-                rows = rows_of_latent(name, given, observed)
-                with nullcontext() if rows is None else poutine.mask(mask=rows):
+                informed = rows.informing(name)
+                with nullcontext() if informed is None else poutine.mask(mask=informed):
                     values[name] = pyro.sample(name, distribution)
         return values
 
@@ -244,9 +237,8 @@ def encode_joint(
     encoder: nn.Module, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
 ) -> dist.Distribution:
     """As `encode`, of an encoder that is called with a dict, for the rows that hold all of `x`."""
-    masks = tuple((observed or {}).get(name) for name in x)
-    held = [mask for mask in masks if mask is not None]
-    return encode(encoder, dict(x), torch.stack(held).all(0) if held else None, *x.values(), *masks)
+    rows = Rows(x, observed)
+    return encode(encoder, dict(x), rows.all_of(rows.modalities), *x.values(), *map(rows.of, rows.modalities))
 
 
 def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution | Tensor:

@@ -7,7 +7,7 @@ import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
-from multipyro.batch import filled
+from multipyro.batch import Rows, filled
 from multipyro.guides._base import Guide
 
 __all__ = ["AggregateGuide", "RowwiseDistribution"]
@@ -146,27 +146,24 @@ class AggregateGuide(Guide):
         return self._sample(self.teacher.with_private(self.aggregate(given), given), given, None)
 
     def _answer(self, ask: Callable, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None):
-        given = tuple(x)
-        masks = {name: observed[name] for name in given if name in (observed or {})}
-        if not masks:
+        given, rows = tuple(x), Rows(x, observed)
+        if not rows.masks:
             if not self._is_mine(given):
                 return ask(x)
             return self.teacher.with_private(self.aggregate(x), x)
         mine = [subset for subset in self.flow_subsets if set(subset) <= set(given) and self._is_mine(subset)]
         if not mine:
             return ask(x, observed)
-        held = torch.stack([masks.get(name, torch.ones_like(next(iter(masks.values())))) for name in given])
-        wanted = torch.tensor([[name in subset for name in given] for subset in mine], device=held.device)
-        rows = (held.unsqueeze(0) == wanted.unsqueeze(-1)).all(1)  # (flows, batch)
-        answers = [self.aggregate({name: filled(x[name], masks.get(name)) for name in subset}) for subset in mine]
-        index = rows.to(torch.uint8).argmax(0)
+        exactly = torch.stack([rows.exactly(subset) for subset in mine])  # (flows, batch)
+        answers = [self.aggregate({name: filled(x[name], rows.of(name)) for name in subset}) for subset in mine]
+        index = exactly.to(torch.uint8).argmax(0)
         if self.teacher.subsets is None or given in self.teacher.subsets:
             # to the teacher, the rows that a flow answers hold nothing
-            rest = ask(x, dict(zip(given, held & ~rows.any(0), strict=True)))
+            rest = ask(x, dict(zip(given, rows.stacked() & ~exactly.any(0), strict=True)))
             answers.append(rest["z"] if isinstance(rest, Mapping) else rest)
-            index = torch.where(rows.any(0), index, len(mine))
+            index = torch.where(exactly.any(0), index, len(mine))
         else:
-            self._check_answered(held, rows.any(0), given)
+            self._check_answered(rows, exactly.any(0))
         return self.teacher.with_private(RowwiseDistribution(answers, index), x, observed)
 
     def _is_mine(self, subset: tuple[str, ...]) -> bool:

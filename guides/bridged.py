@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.batch import Rows
 from multipyro.guides._base import Guide, encode
 from multipyro.ppl_models import MLP
 from multipyro.ppl_models.networks.heads import NormalEncoder, trunk
@@ -69,23 +70,22 @@ class BridgedGuide(Guide):
         )
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
-        observed, branches = observed or {}, self.branches
-        features = {name: encode(branches[name], values, observed.get(name)) for name, values in x.items()}
-        joined = [self._complete(name, features, observed) for name in self.modalities]
+        rows, branches = Rows(x, observed), self.branches
+        features = {name: encode(branches[name], values, rows.of(name)) for name, values in x.items()}
+        joined = [self._complete(name, features, rows) for name in self.modalities]
         return self.fusion(torch.cat(joined, -1))
 
-    def _complete(self, name: str, features: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> Tensor:
+    def _complete(self, name: str, features: Mapping[str, Tensor], rows: Rows) -> Tensor:
         """The features of one modality, predicted by the bridges in the rows that lack it."""
-        mask = observed.get(name)
+        mask = rows.of(name)
         if name in features and mask is None:
             return features[name]
         bridges, like = self.bridges, next(iter(features.values()))
         total, number = like.new_zeros(len(like), self._sizes[name]), like.new_zeros(len(like), 1)
-        for other, feature in features.items():
+        for (other, feature), contained in zip(features.items(), rows.stacked().unsqueeze(-1), strict=True):
             if other != name:
-                held = observed.get(other, torch.ones(len(like), dtype=torch.bool, device=like.device)).unsqueeze(-1)
-                total = total + torch.where(held, bridges[f"{other}->{name}"](feature), 0.0)
-                number = number + held
+                total = total + torch.where(contained, bridges[f"{other}->{name}"](feature), 0.0)
+                number = number + contained
         predicted = total / number.clamp(min=1)  # a row with nothing observed is masked out by the caller
         return torch.where(mask.unsqueeze(-1), features[name], predicted) if name in features else predicted
 

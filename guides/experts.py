@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import subsets_of
+from multipyro.batch import Rows, subsets_of
 from multipyro.guides._base import Guide
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.guides.algebra.products import Experts, product_of_experts, subset_products
@@ -97,7 +97,7 @@ class MixtureOfExperts(Guide):
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
-        weights = _equal_weights([(name,) for name in experts], experts)
+        weights = _equal_weights([(name,) for name in experts], experts.rows)
         shared = StratifiedMixture(list(experts.values()), weights, names=tuple(experts))
         return self.with_private(shared, x, observed)
 
@@ -164,61 +164,52 @@ class MixtureOfProducts(Guide):
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
         subsets = [subset for subset in self.mixture_subsets if set(subset) <= set(experts)]
-        self._check_rows(subsets, experts)
+        self._check_rows(subsets, experts.rows)
         products = subset_products(experts, subsets, prior=[self._has_prior(subset) for subset in subsets])
-        return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts)), x, observed)
+        return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts.rows)), x, observed)
 
     def conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         experts = self.experts(x, observed)
-        self._check_rows([subset for subset in self.mixture_subsets if set(subset) <= set(experts)], experts)
+        self._check_rows([subset for subset in self.mixture_subsets if set(subset) <= set(experts)], experts.rows)
         return self.with_private(self._product(experts), x, observed)
 
     def _product(self, experts: Experts) -> dist.Distribution:
         if self.prior_expert != "full" or set(experts) != set(self.modalities):
             return product_of_experts(experts, prior=self.prior if self.prior_expert == "all" else None)
         # the prior's expert belongs to the rows that hold every modality
-        rows = _held(self.modalities, experts)
-        with_prior = Experts({**experts, "prior": self.prior()}, experts.observed)
-        if rows is not None:
-            with_prior.observed["prior"] = rows
-        return product_of_experts(with_prior)
-
-    def _check_rows(self, subsets: Sequence[tuple[str, ...]], experts: Experts) -> None:
-        """Raises if a row holds something, but none of the mixture's subsets."""
-        if self.subsets is None or not experts.observed:
-            return
-        some = next(iter(experts.observed.values()))
-        rows = {name: experts.observed.get(name, torch.ones_like(some)) for name in experts}
-        held, answered = (
-            torch.stack([torch.stack([rows[name] for name in part]).all(0) for part in parts]).any(0)
-            for parts in ([(name,) for name in rows], subsets)
+        whole, masks = experts.rows.all_of(self.modalities), experts.rows.masks
+        return product_of_experts(
+            {**experts, "prior": self.prior()}, observed=masks if whole is None else {**masks, "prior": whole}
         )
-        if not (answered | ~held).all():
-            row = int((held & ~answered).nonzero()[0])
-            holds, named = "+".join(m for m in rows if rows[m][row]), ", ".join(map("+".join, self.mixture_subsets))
-            raise ValueError(f"row {row} holds {holds}, and none of the mixture's subsets {named} lies within it")
+
+    def _check_rows(self, subsets: Sequence[tuple[str, ...]], rows: Rows) -> None:
+        """Raises if a row holds something, but none of the mixture's subsets."""
+        contained = [rows.all_of(subset) for subset in subsets]
+        if self.subsets is None or any(mask is None for mask in contained):
+            return
+        lost = rows.stacked().any(0) & ~torch.stack(contained).any(0)
+        if lost.any():
+            row = int(lost.nonzero()[0])
+            named = ", ".join(map("+".join, self.mixture_subsets))
+            raise ValueError(
+                f"row {row} holds {rows.names_in(row)}, and none of the mixture's subsets {named} lies within it"
+            )
 
     def _has_prior(self, subset: tuple[str, ...]) -> bool:
         return self.prior_expert == "all" or (self.prior_expert == "full" and subset == self.modalities)
 
 
-def _held(subset: Sequence[str], experts: Experts) -> Tensor | None:
-    """Rows that hold every modality of `subset`; None when all rows do."""
-    masks = [experts.observed[name] for name in subset if name in experts.observed]
-    return torch.stack(masks).all(0) if masks else None
-
-
-def _equal_weights(subsets: Sequence[Sequence[str]], experts: Experts) -> Tensor | None:
+def _equal_weights(subsets: Sequence[Sequence[str]], rows: Rows) -> Tensor | None:
     """Equal weights over the subsets that each row holds, `(batch, len(subsets))`; None when all rows hold all.
 
     A row that holds none gets equal weights over all, so that the mixture stays a distribution; guides mask it out.
     """
-    held = [_held(subset, experts) for subset in subsets]
-    if all(rows is None for rows in held):
+    contained = [rows.all_of(subset) for subset in subsets]
+    if all(mask is None for mask in contained):
         return None
-    some = next(rows for rows in held if rows is not None)
-    counts = torch.stack([torch.ones_like(some) if rows is None else rows for rows in held], -1)
+    like = next(mask for mask in contained if mask is not None)
+    counts = torch.stack([torch.ones_like(like) if mask is None else mask for mask in contained], -1)
     counts = torch.where(counts.any(-1, keepdim=True), counts, True)
     return counts / counts.sum(-1, keepdim=True, dtype=torch.float64)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
+from multipyro.batch import Rows
 from multipyro.guides._base import Guide, encode_joint
 from multipyro.guides.aggregate import RowwiseDistribution
-from multipyro.guides.algebra.products import Experts
 from multipyro.guides.algebra.unnormalized import ProductOfDensities
 from multipyro.ppl_models.networks.heads import JointEncoder
 
@@ -41,6 +40,7 @@ class FlowExperts(Guide):
         name: As in `Guide`.
 
     Example:
+        >>> import torch
         >>> from multipyro.guides import ConditionalFlow
         >>> from multipyro.ppl_models import MLP
         >>> branches, flows = ({name: MLP(4, 8) for name in "abc"} for _ in range(2))
@@ -81,7 +81,8 @@ class FlowExperts(Guide):
         observed: Mapping[str, Tensor] | None,
         several: Callable[[ProductOfDensities], dist.Distribution],
     ) -> dist.Distribution:
-        masks = {name: mask for name, mask in (observed or {}).items() if name in x and not mask.all()}
+        masks = {name: mask for name, mask in Rows(x, observed).masks.items() if not mask.all()}
+        rows = Rows(x, masks)
         whole = len(x) == len(self.modalities)
         if whole and not masks:
             return encode_joint(self.joint, x)
@@ -89,17 +90,10 @@ class FlowExperts(Guide):
         if len(experts) == 1:
             parts = next(iter(experts.values()))
         else:
-            parts = several(ProductOfDensities(list(experts.values()), self.prior(), _held(experts), **self.chain))
+            held = rows.stacked() if masks else None
+            parts = several(ProductOfDensities(list(experts.values()), self.prior(), held, **self.chain))
         if not whole:
             return parts
-        lacking = ~torch.stack(list(masks.values())).all(0)
+        lacking = ~rows.all_of(self.modalities)
         everything = encode_joint(self.joint, x, masks)
         return RowwiseDistribution([everything, parts], lacking.long())
-
-
-def _held(experts: Experts) -> Tensor | None:
-    """Which rows have which expert, `(len(experts), batch)`; None where all have all."""
-    if not experts.observed:
-        return None
-    some = next(iter(experts.observed.values()))
-    return torch.stack([experts.observed.get(name, torch.ones_like(some)) for name in experts])

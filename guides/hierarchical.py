@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import filled
+from multipyro.batch import Rows, filled
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.ppl_models import MLP
@@ -84,16 +84,15 @@ class HierarchicalGuide(Guide):
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dict[str, dist.Distribution]:
-        if observed:
-            masks = [observed[name] for name in self.modalities if name in observed]
-            held = torch.stack(masks)
-            part = held.any(0) & ~held.all(0) if len(masks) == len(self.modalities) else ~held.all(0)
+        rows = Rows(x, observed)
+        if rows.masks:
+            part = rows.stacked().any(0) & ~rows.all_of(self.modalities)
             if part.any():
                 raise ValueError(
                     f"row {int(part.nonzero()[0])} lacks some of {list(self.modalities)}, all of which this guide "
                     "needs: IterativeSampling completes them"
                 )
-            x = {name: filled(x[name], observed.get(name)) for name in self.modalities}
+            x = {name: filled(x[name], rows.of(name)) for name in self.modalities}
         inputs = tuple(x[name] for name in self.modalities)
         return encode_once(self.heads, inputs, lambda: self._layers(inputs))
 

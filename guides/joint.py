@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from multipyro._distributions import map_parameters
+from multipyro.batch import Rows
 from multipyro.guides._base import Guide, encode, encode_joint
 from multipyro.ppl_models.networks.heads import JointEncoder
 
@@ -64,17 +65,14 @@ class JointGuide(Guide):
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
         x = self.given(x, observed)
         given = tuple(x)
-        observed = {name: mask for name, mask in (observed or {}).items() if name in x}
-        if not observed:
-            return self._answer(given, x, observed)
-        some = torch.ones_like(next(iter(observed.values())))
-        held = torch.stack([observed.get(name, some) for name in given])
+        rows = Rows(x, observed)
+        if not rows.masks:
+            return self._answer(given, x, rows.masks)
         subsets = [subset for subset in self.subsets if set(subset) <= set(given)]
-        wanted = torch.tensor([[name in subset for name in given] for subset in subsets], device=held.device)
-        rows = (held == wanted.unsqueeze(-1)).all(1)  # (subsets, batch)
-        self._check_answered(held, rows.any(0), given)
-        answers = [self._answer(subset, x, observed) for subset in subsets]
-        chosen = rows.unsqueeze(-1)
+        exactly = torch.stack([rows.exactly(subset) for subset in subsets])
+        self._check_answered(rows, exactly.any(0))
+        answers = [self._answer(subset, x, rows.masks) for subset in subsets]
+        chosen = exactly.unsqueeze(-1)
 
         def select(*parameters: Tensor) -> Tensor:
             value = parameters[-1]

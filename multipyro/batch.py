@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "Rows",
     "batch_rows",
     "batch_statistics",
     "check_batch",
@@ -28,6 +29,93 @@ __all__ = [
 
 _NO_MODULES = nn.ModuleDict()
 _COUNTERS: defaultdict[str, itertools.count] = defaultdict(itertools.count)
+
+
+class Rows:
+    """Which rows of a batch contain which modalities.
+
+    Every method returns a bool tensor of shape `(batch,)`, or None where the answer is "all rows" and no mask is
+    needed. Nothing here looks at the values of a mask, so no call waits for a device.
+
+    Args:
+        x: Modality name -> values `(batch, *event)`; a modality whose value is None is not in the batch.
+        observed: Modality name -> bool `(batch,)`, the rows in which the modality is observed; an absent key means all
+            rows. Masks of modalities that `x` does not have are ignored.
+
+    Attributes:
+        modalities: The modalities of `x` that have values, in the order of `x`.
+        masks: Modality name -> mask, for those of `modalities` that have one.
+
+    Example:
+        >>> x = {"image": torch.zeros(3, 16), "label": torch.zeros(3).long()}
+        >>> rows = Rows(x, {"label": torch.tensor([True, True, False])})
+        >>> rows.all_of(["image", "label"])
+        tensor([ True,  True, False])
+        >>> rows.exactly(["image"])
+        tensor([False, False,  True])
+        >>> rows.any() is None, rows.count()
+        (True, tensor([2, 2, 1]))
+    """
+
+    def __init__(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> None:
+        present = {name: values for name, values in x.items() if values is not None}
+        self.modalities = tuple(present)
+        self.masks = {name: observed[name] for name in present if name in observed} if observed else {}
+        self._like = next(iter([*self.masks.values(), *present.values()]), None)
+
+    def of(self, modality: str) -> Tensor | None:
+        """Rows that contain a modality; no row for a modality that is not in the batch."""
+        return self.masks.get(modality) if modality in self.modalities else self._full(False)
+
+    def any(self) -> Tensor | None:
+        """Rows that contain at least one modality; None also for a batch without any modality."""
+        if len(self.masks) < len(self.modalities) or not self.masks:
+            return None
+        return torch.stack(list(self.masks.values())).any(0)
+
+    def all_of(self, subset: Sequence[str]) -> Tensor | None:
+        """Rows that contain every modality of `subset`, whatever else they contain."""
+        masks = [mask for mask in map(self.of, subset) if mask is not None]
+        return torch.stack(masks).all(0) if masks else None
+
+    def exactly(self, subset: Sequence[str]) -> Tensor | None:
+        """Rows that contain every modality of `subset` and nothing else."""
+        if not self.masks and set(subset) == set(self.modalities):
+            return None
+        masks = dict(zip(self.modalities, self.stacked(), strict=True))
+        absent = [self._full(False) for name in subset if name not in masks]
+        return torch.stack([mask if name in subset else ~mask for name, mask in masks.items()] + absent).all(0)
+
+    def properly(self, subset: Sequence[str]) -> Tensor:
+        """Rows that contain every modality of `subset` and at least one more."""
+        masks = dict(zip(self.modalities, self.stacked(), strict=True))
+        others = [mask for name, mask in masks.items() if name not in subset]
+        rows = self.all_of(subset)
+        more = torch.stack(others).any(0) if others else self._full(False)
+        return more if rows is None else rows & more
+
+    def informing(self, site: str) -> Tensor | None:
+        """Rows in which at least one observed modality informs a latent.
+
+        A private latent `z_<modality>` is informed by its modality, every other latent by all of them.
+        """
+        modality = private_modality(site)
+        return self.any() if modality is None else self.masks.get(modality)
+
+    def count(self) -> Tensor:
+        """Number of modalities in each row, int64 `(batch,)`."""
+        return self.stacked().sum(0)
+
+    def stacked(self) -> Tensor:
+        """The masks of all modalities, missing ones filled with True, bool `(len(modalities), batch)`."""
+        return torch.stack([self._full(True) if mask is None else mask for mask in map(self.of, self.modalities)])
+
+    def names_in(self, row: int) -> str:
+        """The modalities of one row as `"image+label"`, for messages."""
+        return "+".join(name for name in self.modalities if name not in self.masks or self.masks[name][row])
+
+    def _full(self, value: bool) -> Tensor:
+        return torch.full((len(self._like),), value, dtype=torch.bool, device=self._like.device)
 
 
 def unique_name(base: str) -> str:

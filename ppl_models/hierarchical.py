@@ -6,7 +6,7 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.batch import batch_rows, check_batch, rows_with_evidence, unique_name
+from multipyro.batch import Rows, batch_rows, check_batch, unique_name
 from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
@@ -95,12 +95,13 @@ class HierarchicalModel(PyroModule):
         check_batch(x, observed, self.modalities)
         top, transitions, likelihoods = len(self.latent_dims), self.transitions, self.likelihoods
         sites: dict[str, Tensor] = {}
+        rows = Rows(x, observed)
         with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
-            with masked(rows_with_evidence(x, observed)):
+            with masked(rows.any()):
                 sites[f"z{top}"] = pyro.sample(f"z{top}", self.prior())
                 for layer in range(top - 1, 0, -1):
                     below = transitions[layer - 1](sites[f"z{layer + 1}"])
                     sites[f"z{layer}"] = pyro.sample(f"z{layer}", below)
             for name, values in x.items():
-                sites[name] = observe(name, likelihoods[name], sites["z1"], values, (observed or {}).get(name))
+                sites[name] = observe(name, likelihoods[name], sites["z1"], values, rows.masks.get(name))
         return sites

@@ -7,7 +7,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.batch import batch_rows, check_batch, rows_of_latent, unique_name
+from multipyro.batch import Rows, batch_rows, check_batch, unique_name
 from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
@@ -91,17 +91,18 @@ class MultimodalModel(PyroModule):
         """
         check_batch(x, observed, self.modalities)
         sites: dict[str, Tensor] = {}
+        rows = Rows(x, observed)
         with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
             priors = {"z": self.prior}
             priors.update({f"z_{name}": prior for name, prior in self.private.items() if name in x})
             for site, prior in priors.items():
-                with masked(rows_of_latent(site, x, observed)):
+                with masked(rows.informing(site)):
                     sites[site] = pyro.sample(site, prior())
             shared = self.trunk(sites["z"])
             likelihoods = self.likelihoods
             for name, values in x.items():
                 latents = _joined(shared, sites[f"z_{name}"]) if f"z_{name}" in sites else shared
-                sites[name] = observe(name, likelihoods[name], latents, values, (observed or {}).get(name))
+                sites[name] = observe(name, likelihoods[name], latents, values, rows.masks.get(name))
         return sites
 
 

@@ -6,6 +6,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.batch import Rows
+
 __all__ = ["Experts", "product_of_experts", "subset_products"]
 
 # log-precision of a missing expert: beside any real one its share exp(-1e4) is exactly 0 in every float type, and
@@ -14,29 +16,36 @@ _MISSING = -1e4
 
 
 class Experts(dict):
-    """Modality name -> expert distribution, with the rows each expert has seen.
+    """Modality name -> expert distribution, with the rows that each expert has.
 
     Args:
         experts: Modality name -> distribution of batch shape `(batch,)` and event shape `(latent_dim,)`.
-        observed: Modality name -> bool `(batch,)`; an absent key means that all rows are observed.
+        rows: Which rows contain which of these modalities.
 
     Example:
         >>> one = dist.Normal(torch.ones(3, 2), 1.0).to_event(1)
-        >>> experts = Experts({"a": one, "b": one}, {"b": torch.tensor([True, True, False])})
+        >>> x = {"a": torch.zeros(3, 4), "b": torch.zeros(3, 5)}
+        >>> experts = Experts({"a": one, "b": one}, Rows(x, {"b": torch.tensor([True, True, False])}))
         >>> product_of_experts(experts).base_dist.scale[:, 0] ** 2
         tensor([0.5000, 0.5000, 1.0000])
+        >>> experts.count()[:, 0]
+        tensor([2, 2, 1])
     """
 
-    def __init__(self, experts: Mapping[str, dist.Distribution], observed: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, experts: Mapping[str, dist.Distribution], rows: Rows) -> None:
         super().__init__(experts)
-        self.observed = dict(observed or {})
+        self.rows = rows
+
+    def count(self) -> Tensor:
+        """Number of experts of each row, `(batch, 1)`, and 1 in a row without any, so that it can divide."""
+        return self.rows.count().clamp(min=1).unsqueeze(-1)
 
 
 def product_of_experts(
     experts: Mapping[str, dist.Distribution] | Sequence[dist.Distribution],
     prior: dist.Distribution | nn.Module | None = None,
     observed: Mapping[str, Tensor] | None = None,
-    powers: Mapping[str, float | Tensor] | None = None,
+    powers: Mapping[str, float | Tensor] | float | Tensor | None = None,
 ) -> dist.Distribution:
     r"""The normalized product of diagonal Gaussian experts.
 
@@ -52,8 +61,8 @@ def product_of_experts(
         experts: Independent normals of batch shape `(batch,)` and event shape `(latent_dim,)`, by name or in a row.
         prior: The prior expert, or a module that returns it when called; None for a product without one.
         observed: Name -> rows that have this expert, bool `(batch,)`; by default the masks that `experts` carries.
-        powers: Name -> power of this expert, a number or `(batch, latent_dim)`; 1 by default. Names of experts that are
-            not there are ignored.
+        powers: Power of every expert, a number or a tensor `(batch, 1)` or `(batch, latent_dim)`; or name -> power, by
+            default 1, where names of experts that are not there are ignored.
 
     Returns:
         An independent normal of batch shape `(batch,)`. A row without any expert, the prior's included, gets
@@ -83,7 +92,7 @@ def subset_products(
     subsets: Sequence[Sequence[str]],
     prior: Sequence[bool] | bool = False,
     observed: Mapping[str, Tensor] | None = None,
-    powers: Mapping[str, float | Tensor] | None = None,
+    powers: Mapping[str, float | Tensor] | float | Tensor | None = None,
 ) -> dist.Distribution:
     r"""The products of many subsets of experts at once, each shared prefix multiplied once.
 
@@ -143,7 +152,10 @@ def _terms(experts, observed, powers) -> tuple[list[str], list[tuple[Tensor, Ten
     """Names, and the log-precision and mean of every expert, `(batch, latent_dim)`, missing rows included."""
     if not isinstance(experts, Mapping):
         experts = {str(position): expert for position, expert in enumerate(experts)}
-    observed = getattr(experts, "observed", {}) if observed is None else observed
+    if observed is None:
+        observed = experts.rows.masks if isinstance(experts, Experts) else {}
+    if powers is not None and not isinstance(powers, Mapping):
+        powers = dict.fromkeys(experts, powers)
     terms = []
     for name, expert in experts.items():
         log_precision, loc = _log_precision_and_loc(expert, name)
