@@ -131,9 +131,9 @@ def test_unknown_characters_and_networks_of_texts(table):
     splits = described(path)
     unknown = "\N{REPLACEMENT CHARACTER}"
     assert splits.test.modalities["a"].decode(splits.test.x["a"][:1]) == [f"red {4 * unknown}"]
-    assert networks_for(splits.train.modalities).families == {"a": "characters"}
+    assert networks_for(splits.train.modalities).architectures == {"a": "characters"}
     path.write_text(path.read_text().replace("length = 8", "length = 9"))
-    assert networks_for(described(path).train.modalities).families == {"a": "mlp"}
+    assert networks_for(described(path).train.modalities).architectures == {"a": "mlp"}
 
 
 TABLES = {

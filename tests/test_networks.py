@@ -8,10 +8,9 @@ import torch
 
 from multipyro.data import Modality, MultimodalData, Splits
 from multipyro.inference import METHODS, Networks, build, fit_recipe, load, networks_for
-from multipyro.inference.cli import parser
 from multipyro.inference.cli.arguments import networks_from
 from multipyro.inference.cli.parser import main
-from multipyro.inference.recipes.architectures import FAMILIES
+from multipyro.inference.recipes.architectures import ARCHITECTURES
 
 ALPHABET = "-ab"
 WORDS = ("<pad>", "a", "b")
@@ -59,13 +58,15 @@ def rows(modality, number=3):
 
 
 def test_the_data_picks_its_networks():
-    assert Networks(MODALITIES, (32, 32)).families == PICKED
+    assert Networks(MODALITIES, (32, 32)).architectures == PICKED
 
 
 def test_a_written_digit_has_the_shallow_networks_beside_a_plain_image_alone():
-    for other, family in (("small", "shallow"), ("odd", "mlp"), ("label", "mlp")):
+    for other, architecture in (("small", "shallow"), ("odd", "mlp"), ("label", "mlp")):
         networks = networks_for({name: MODALITIES[name] for name in ("written", other)})
-        assert networks.families["written"] == networks.select(["written"]).families["written"] == family
+        assert (
+            networks.architectures["written"] == networks.select(["written"]).architectures["written"] == architecture
+        )
 
 
 def convolutions(*layers):
@@ -99,14 +100,14 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("family, name, latent_dim", PUBLISHED)
-def test_at_widths_of_512_they_are_those_of_the_papers(family, name, latent_dim):
+@pytest.mark.parametrize("architecture, name, latent_dim", PUBLISHED)
+def test_at_widths_of_512_they_are_those_of_the_papers(architecture, name, latent_dim):
     alphabet = "".join(map(chr, range(32, 103)))
     text = Modality("text", (8,), "text", "categorical", 71, alphabet=alphabet)
-    networks = networks_for({name: text if name == "text" else MODALITIES[name]}, (512, 512), family)
+    networks = networks_for({name: text if name == "text" else MODALITIES[name]}, (512, 512), architecture)
     parts = (networks.encoders(latent_dim)[name], networks.likelihoods(latent_dim)[name].network)
     sizes = tuple(sum(parameter.numel() for parameter in part.parameters()) for part in parts)
-    assert sizes == PUBLISHED[family, name, latent_dim]
+    assert sizes == PUBLISHED[architecture, name, latent_dim]
 
 
 def test_features_narrow_in_steps_with_elus_and_widen_again():
@@ -118,29 +119,31 @@ def test_features_narrow_in_steps_with_elus_and_widen_again():
     assert widths == [256, 512, 1024, 2048]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_serves_all_that_it_suits_and_refuses_the_rest(family):
-    networks = networks_for(MODALITIES, (32, 32), family)
-    assert {name for name, found in networks.families.items() if found == family} >= SUITED[family]
-    assert {name for name, modality in MODALITIES.items() if FAMILIES[family](modality)} == SUITED[family]
-    for name in SUITED[family]:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture_is_built_where_it_suits_and_refused_elsewhere(architecture):
+    networks = networks_for(MODALITIES, (32, 32), architecture)
+    assert {name for name, found in networks.architectures.items() if found == architecture} >= SUITED[architecture]
+    assert {name for name, modality in MODALITIES.items() if ARCHITECTURES[architecture].suits(modality)} == SUITED[
+        architecture
+    ]
+    for name in SUITED[architecture]:
         one = networks.select([name])
         x = rows(MODALITIES[name])
-        assert one.families == {name: family} and one.encoders(2)[name](x).batch_shape == (3,)
+        assert one.architectures == {name: architecture} and one.encoders(2)[name](x).batch_shape == (3,)
         likelihood = one.likelihoods(2)[name](torch.zeros(4, 3, 2))
         assert likelihood.log_prob(x).shape == (4, 3)
-    for name in set(MODALITIES) - SUITED[family]:
-        with pytest.raises(ValueError, match=f"{family}.* do not suit modality '{name}'"):
-            Networks(MODALITIES, (32, 32), families={name: family})
+    for name in set(MODALITIES) - SUITED[architecture]:
+        with pytest.raises(ValueError, match=f"{architecture}.* does not suit modality '{name}'"):
+            Networks(MODALITIES, (32, 32), architectures={name: architecture})
 
 
 def test_what_is_unknown_is_told():
-    with pytest.raises(ValueError, match="unknown networks 'dense': there are mlp, shallow"):
-        networks_for(MODALITIES, families="dense")
-    with pytest.raises(ValueError, match=r"families name unknown modalities \['sound'\]"):
-        networks_for(MODALITIES, families={"sound": "mlp"})
-    with pytest.raises(ValueError, match="'strided' suit none of the modalities"):
-        networks_for({"label": MODALITIES["label"]}, families="strided")
+    with pytest.raises(ValueError, match="unknown architecture 'dense': choose from strided, plain"):
+        networks_for(MODALITIES, architectures="dense")
+    with pytest.raises(ValueError, match=r"architectures name unknown modalities \['sound'\]"):
+        networks_for(MODALITIES, architectures={"sound": "mlp"})
+    with pytest.raises(ValueError, match="'strided' suits none of the modalities"):
+        networks_for({"label": MODALITIES["label"]}, architectures="strided")
 
 
 def test_a_run_keeps_its_networks(tmp_path):
@@ -149,14 +152,13 @@ def test_a_run_keeps_its_networks(tmp_path):
     recipe = build("mvae", networks, 2)
     fit_recipe(recipe, Splits(data, data, data), epochs=1, out=tmp_path, progress=False)
     found = load(tmp_path).recipe.networks
-    assert found.families == {"string": "gru"} and found.hidden_features == (16,)
-    with pytest.raises(ValueError, match='networks.string was "gru", now "characters"'):
+    assert found.architectures == {"string": "gru"} and found.hidden_features == (16,)
+    with pytest.raises(ValueError, match='architectures.string was "gru", now "characters"'):
         other = build("mvae", networks_for(data.modalities, (16,)), 2)
         fit_recipe(other, Splits(data, data, data), epochs=1, out=tmp_path, resume=True, progress=False)
 
 
 def test_the_command_line_asks_for_networks(tmp_path, capsys):
-    assert tuple(FAMILIES) == parser._FAMILIES
     small = ["--epochs", "1", "--batch-size", "512", "--modalities", "image", "word", "--latent-dim", "2"]
     run = tmp_path / "run"
     assert (
@@ -166,9 +168,9 @@ def test_the_command_line_asks_for_networks(tmp_path, capsys):
         == 0
     )
     config = json.loads((run / "run.json").read_text())
-    assert config["networks"] == {"image": "convolutional", "word": "gru"} and config["hidden_features"] == [8]
+    assert config["architectures"] == {"image": "convolutional", "word": "gru"} and config["hidden_features"] == [8]
     assert main(["train", "mvae", "--networks", "gru", "image=mlp", "--out", str(tmp_path / "b"), *small]) == 2
-    assert "--networks must be one family, or NAME=FAMILY" in capsys.readouterr().err
+    assert "--networks must be one architecture, or NAME=ARCHITECTURE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -188,8 +190,8 @@ def test_the_networks_of_a_methods_paper(method, shape, image, text):
         "label": Modality("label", (), "label", "categorical", 3),
     }
     asked = networks_from(["paper"], method, modalities)
-    assert networks_for(modalities, families=asked).families == {"image": image, "text": text, "label": "mlp"}
-    assert {family for info in METHODS.values() for family in info.families} <= set(FAMILIES)
+    assert networks_for(modalities, architectures=asked).architectures == {"image": image, "text": text, "label": "mlp"}
+    assert {name for info in METHODS.values() for name in info.architectures} <= set(ARCHITECTURES)
 
 
 def test_a_method_whose_paper_has_no_networks_says_so():

@@ -62,7 +62,7 @@ def test_the_sizes_are_those_of_the_paper(inference, joined):
         "image": Modality("image", (3, 64, 64), "image", "beta"),
         "text": Modality("text", (9,), "text", "categorical", 20, vocabulary=tuple(map(str, range(20)))),
     }
-    networks = networks_for(scenes, families={"image": "instance", "text": "gru"})
+    networks = networks_for(scenes, architectures={"image": "instance", "text": "gru"})
     recipe = build("vlvae", networks, 50, shared=True, inference=inference, aggregate=None)
     (encoder,), (decoder,) = shared_in(recipe.guide), shared_in(recipe.model)
     # three layers and the moments of 50 latents; five layers
@@ -184,8 +184,8 @@ def test_what_is_no_answer_is_refused_and_false_is_the_default():
 
 def test_networks_of_other_sizes_get_a_layer_to_the_shared_one():
     modalities = {**MODALITIES, "image": Modality("image", (3, 32, 32), "image", "laplace")}
-    for family in ("plain", "convolutional", "strided", "mlp"):
-        networks = networks_for(modalities, (32,), {"image": family})
+    for architecture in ("plain", "convolutional", "strided", "mlp"):
+        networks = networks_for(modalities, (32,), {"image": architecture})
         assert {net.out_features for net in networks.branches(12).values()} == {12}
         recipe = build("vlvae", networks, 2, shared=True, aggregate=None)
         assert torch.isfinite(torch.tensor(recipe.stages[0].loss.loss(recipe.model, recipe.guide, sample(modalities))))

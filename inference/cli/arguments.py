@@ -9,7 +9,7 @@ from typing import Any
 from multipyro.data import DATASETS, Modality
 from multipyro.inference.evaluation.prediction import answers
 from multipyro.inference.recipes import METHODS, Recipe
-from multipyro.inference.recipes.architectures import preferred_families
+from multipyro.inference.recipes.architectures import first_suitable
 
 __all__ = [
     "check_methods",
@@ -87,21 +87,23 @@ def weights_from(pairs: Sequence[str] | None) -> dict[str, float] | str | None:
 def networks_from(
     pairs: Sequence[str] | None, method: str, modalities: Mapping[str, Modality]
 ) -> dict[str, str] | str | None:
-    """Modality -> family of networks from NAME=FAMILY, one family for all that it suits, or those of a paper."""
+    """Modality -> architecture from NAME=ARCHITECTURE, one architecture for all that it suits, or those of a paper."""
     if not pairs:
         return None
     if list(pairs) == ["paper"]:
-        if not METHODS[method].families:
-            having = [name for name, info in METHODS.items() if info.families]
+        if not METHODS[method].architectures:
+            having = [name for name, info in METHODS.items() if info.architectures]
             raise ValueError(
                 f"--networks paper: no networks of {method}'s paper are known, only of {', '.join(having)}"
             )
-        return preferred_families(modalities, METHODS[method].families)
+        return first_suitable(modalities, METHODS[method].architectures)
     if len(pairs) == 1 and "=" not in pairs[0]:
         return pairs[0]
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
-        raise ValueError(f"--networks must be one family, or NAME=FAMILY for each, got {wrong[0]!r} among {len(pairs)}")
+        raise ValueError(
+            f"--networks must be one architecture, or NAME=ARCHITECTURE for each, got {wrong[0]!r} among {len(pairs)}"
+        )
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from multipyro.inference.recipes.architectures import ARCHITECTURES
+
 __all__ = ["main", "parser"]
 
 # what to do after an interruption, by command
@@ -19,11 +21,6 @@ _GO_ON = {
 }
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SEEDS = 2**32
-# the keys of `multipyro.inference.recipes.architectures.FAMILIES`, which takes seconds to import
-_FAMILIES = (
-    *("mlp", "shallow", "tapered", "convolutional", "plain", "strided", "residual", "instance", "characters"),
-    *("sentence", "gru"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,9 +190,9 @@ def _training(command: argparse.ArgumentParser) -> None:
         "--networks",
         nargs="+",
         action=_Pairs,
-        metavar="FAMILY",
-        help=f"in place of those picked by the data: {', '.join(_FAMILIES)}; image=FAMILY for each; or paper, those of "
-        "the method's paper where it has some",
+        metavar="ARCHITECTURE",
+        help=f"in place of the default ones: {', '.join(ARCHITECTURES)}; image=ARCHITECTURE for each; or paper for "
+        "those of the method's paper",
     )
     command.add_argument(
         "--hidden",

@@ -133,8 +133,8 @@ class MethodInfo:
         options: Option name -> default, besides the ones of all methods.
         build: Called as `build(networks, latent_dim, **options)`.
         takes: The modalities it takes by default of those there are, and what it predicts from what.
-        families: Families of the networks of its paper (see `Networks`), for each modality the first that suits it;
-            `--networks paper` asks for them.
+        architectures: Architectures of its paper's networks, of which a modality gets the first that suits it with
+            `--networks paper`.
 
     Example:
         >>> from multipyro.inference import METHODS
@@ -153,7 +153,7 @@ class MethodInfo:
     options: dict[str, Any]
     build: Callable[..., Recipe]
     takes: str = "all; any to any"
-    families: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
 
 
 def site_weights(

@@ -1,86 +1,346 @@
-"""Families of networks: which suit a modality, and which are picked for it."""
+"""The network architectures: what each is, which modalities it suits, and how its encoder and decoder are built."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
 
 from multipyro.data import Modality
+from multipyro.ppl_models import (
+    MLP,
+    CharacterDecoder,
+    CharacterEncoder,
+    ConvDecoder,
+    ConvEncoder,
+    InstanceNormDecoder,
+    InstanceNormEncoder,
+    NormalisedMLP,
+    OneHotMLP,
+    ResidualDecoder,
+    ResidualEncoder,
+    ResidualTextDecoder,
+    ResidualTextEncoder,
+    SentenceDecoder,
+    SentenceEncoder,
+    StridedDecoder,
+    StridedEncoder,
+    TokenGRU,
+)
+from multipyro.ppl_models.networks.heads import chain, trunk
 
-__all__ = ["FAMILIES", "LARGE", "checked_family", "has_sides", "picked_families", "preferred_families", "suits"]
+__all__ = [
+    "ARCHITECTURES",
+    "DISCRIMINATORS",
+    "Architecture",
+    "Sizes",
+    "architecture_for",
+    "default_architectures",
+    "first_suitable",
+]
 
 # the smallest side of the images that get the networks of JMVAE for CelebA
-LARGE = 64
-# the features of ResNet-101
-_FEATURES = 2048
+_LARGE = 64
+# the number of features of ResNet-101
+_RESNET = 2048
+#: Kind of a strided discriminator -> batch norm, slope of leaky ReLUs: those of JMVAE's paper, and those of its code.
+DISCRIMINATORS = {"normalized": (True, 0.0), "leaky": (False, 0.2)}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the widths of all layers follow from; at a last hidden width of 512 they are those of the papers.
+
+    Args:
+        hidden_features: Widths of the hidden layers.
+        normalized: Whether vectors, and the layers after joined branches, have batch norm, as in JMVAE for CelebA.
+        features: Number of output features of an encoder that can choose it; None for the last hidden width.
+    """
+
+    hidden_features: tuple[int, ...]
+    normalized: bool = False
+    features: int | None = None
+
+    @property
+    def last(self) -> int:
+        """The last hidden width."""
+        return self.hidden_features[-1]
+
+    @property
+    def out_features(self) -> int:
+        """The number of output features of an encoder that can choose it."""
+        return self.last if self.features is None else self.features
+
+    @property
+    def joint_features(self) -> tuple[int, ...]:
+        """Widths of the layers after joined branches."""
+        return (2 * self.last,) if self.normalized else ()
+
+    def over(self, divisor: int) -> int:
+        """The last hidden width divided by `divisor`, at least 1."""
+        return max(1, self.last // divisor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network architecture for one modality: an encoder (feature network) and a decoder.
+
+    Args:
+        name: Name in `--networks` and in `networks_for`.
+        about: Its source and what it consists of, in a few words.
+        suits: Whether it can process a modality.
+        encoder: From modality and sizes to a feature network with an attribute `out_features`.
+        decoder: From modality, sizes and latent size to a network from the latent to the parameters of the likelihood.
+        default_for: Whether a modality gets it by default; the first such architecture of `ARCHITECTURES` is used.
+        discriminator: From modality, sizes and kind to a feature network for a discriminator; None for the encoder.
+        normal_scale: Initial standard deviation of a normal likelihood; None for that of the likelihood.
+        batch_norm: Whether vectors beside it have batch norm too.
+
+    Example:
+        >>> ARCHITECTURES["gru"].suits(Modality("label", (), "label", "categorical", 10))
+        False
+    """
+
+    name: str
+    about: str
+    suits: Callable[[Modality], bool]
+    encoder: Callable[[Modality, Sizes], nn.Module]
+    decoder: Callable[[Modality, Sizes, int], nn.Module]
+    default_for: Callable[[Modality], bool] = lambda modality: False
+    discriminator: Callable[[Modality, Sizes, str], nn.Module] | None = None
+    normal_scale: float | None = None
+    batch_norm: bool = False
+
+
+def _sides_divisible(modality: Modality, divisor: int, smallest: int) -> bool:
+    """Whether it is an image whose sides are divisible by `divisor` and at least `smallest`."""
+    return modality.kind == "image" and all(side % divisor == 0 and side >= smallest for side in modality.shape[1:])
 
 
 def _is_color(modality: Modality) -> bool:
     return modality.kind == "image" and modality.shape[0] == 3
 
 
-def has_sides(modality: Modality, divisor: int, least: int) -> bool:
-    """Whether it is an image whose sides are divisible, and large enough."""
-    return modality.kind == "image" and all(side % divisor == 0 and side >= least for side in modality.shape[1:])
-
-
 def _is_text(modality: Modality) -> bool:
     return modality.kind == "text" and modality.likelihood == "categorical" and len(modality.shape) == 1
 
 
-#: Family of networks -> whether it suits a modality.
-FAMILIES: dict[str, Callable[[Modality], bool]] = {
-    "mlp": lambda modality: True,
-    "shallow": lambda modality: modality.kind in ("image", "vector") and modality.likelihood != "categorical",
-    "tapered": lambda modality: modality.kind == "vector" and modality.likelihood != "categorical",
-    "convolutional": lambda modality: modality.kind == "image",
-    "plain": lambda modality: has_sides(modality, 8, 16),
-    "strided": lambda modality: has_sides(modality, 16, 16),
-    "residual": lambda modality: modality.shape == (256,) if _is_text(modality) else modality.shape[1:] == (64, 64),
-    "instance": lambda modality: has_sides(modality, 4, 16),
-    "characters": lambda modality: _is_text(modality) and modality.dim >= 4 and modality.dim.bit_count() == 1,
-    "sentence": lambda modality: _is_text(modality) and modality.dim % 8 == 0,
-    "gru": _is_text,
+def _has_2_to_the_n_positions(modality: Modality) -> bool:
+    return _is_text(modality) and modality.dim >= 4 and modality.dim.bit_count() == 1
+
+
+def _tokens(modality: Modality) -> tuple[int, int]:
+    """Number of classes and of positions."""
+    return modality.num_classes, math.prod(modality.shape)
+
+
+def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
+    *before, _ = sizes.hidden_features
+    if modality.likelihood == "categorical":
+        positions = math.prod(modality.shape) if modality.shape else None
+        return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, True)
+    if sizes.normalized and modality.kind == "vector":
+        return NormalisedMLP(modality.shape, sizes.out_features)
+    return MLP(modality.shape, sizes.out_features, before, activate_output=True)
+
+
+def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
+    if sizes.normalized and modality.kind == "vector":
+        return MLP(latent_dim, modality.shape, (sizes.last, 8 * sizes.last))
+    classes = (modality.num_classes,) if modality.likelihood == "categorical" else ()
+    return MLP(latent_dim, (*modality.shape, *classes), sizes.hidden_features)
+
+
+def _strided_discriminator(modality: Modality, sizes: Sizes, kind: str) -> nn.Module:
+    network = StridedEncoder(modality.shape, sizes.over(8), *DISCRIMINATORS[kind])
+    return chain(network, trunk(network.out_features, sizes.joint_features)) if sizes.joint_features else network
+
+
+def _shallow(sizes: Sizes) -> int:
+    """Units of the only hidden layer."""
+    return max(1, 400 * sizes.last // 512)
+
+
+def _tapered(sizes: Sizes) -> tuple[int, ...]:
+    """Units of the three layers of an encoder."""
+    return (2 * sizes.last, sizes.last, sizes.over(2))
+
+
+def _plain(modality: Modality, sizes: Sizes) -> tuple[tuple[int, ...], int | None]:
+    """Channels of the convolutions, and the width of the linear layer after them, if there is one."""
+    if _sides_divisible(modality, 16, _LARGE):
+        return tuple(map(sizes.over, (8, 4, 2, 1))), None
+    return tuple(map(sizes.over, (16, 8, 8))), sizes.over(4)
+
+
+def _plain_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
+    channels, features = _plain(modality, sizes)
+    return ConvEncoder(modality.shape, features, channels, kernel=4)
+
+
+def _plain_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
+    channels, features = _plain(modality, sizes)
+    return ConvDecoder(latent_dim, modality.shape, channels[::-1], 4, features)
+
+
+def _residual_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
+    if modality.kind == "image":
+        return ResidualEncoder(modality.shape, sizes.over(4))
+    return ResidualTextEncoder(*_tokens(modality), sizes.over(4))
+
+
+def _residual_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
+    if modality.kind == "image":
+        return ResidualDecoder(latent_dim, modality.shape, sizes.over(4))
+    return ResidualTextDecoder(latent_dim, *_tokens(modality), sizes.over(4))
+
+
+def _word_features(sizes: Sizes) -> int:
+    """Size of a word's embedding, divisible by 32."""
+    return 32 * max(1, sizes.over(4) // 32)
+
+
+#: The architectures by name. Of those that are the default for a modality, the first is used.
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            name="strided",
+            about="JMVAE on CelebA: strided convolutions with batch norm; images with sides divisible by 16",
+            suits=lambda modality: _sides_divisible(modality, 16, 16),
+            encoder=lambda modality, sizes: StridedEncoder(modality.shape, sizes.over(8)),
+            decoder=lambda modality, sizes, latent_dim: StridedDecoder(latent_dim, modality.shape, sizes.over(8)),
+            default_for=lambda modality: _is_color(modality) and _sides_divisible(modality, 16, _LARGE),
+            discriminator=_strided_discriminator,
+            normal_scale=0.27,  # JMVAE has 1 on standardized pixels, whose standard deviation in [0, 1] is this
+            batch_norm=True,
+        ),
+        Architecture(
+            name="plain",
+            about="MoPoE on SVHN and, from 64x64 on, MMVAE on CUB: convolutions without batch norm; images with sides "
+            "divisible by 8",
+            suits=lambda modality: _sides_divisible(modality, 8, 16),
+            encoder=_plain_encoder,
+            decoder=_plain_decoder,
+            default_for=lambda modality: _is_color(modality) and modality.shape[1:] == (32, 32),
+        ),
+        Architecture(
+            name="convolutional",
+            about="MoPoE on PolyMNIST (section 4.7 of its appendix): three convolutions of fixed size; images",
+            suits=lambda modality: modality.kind == "image",
+            encoder=lambda modality, sizes: ConvEncoder(modality.shape),
+            decoder=lambda modality, sizes, latent_dim: ConvDecoder(latent_dim, modality.shape),
+            default_for=_is_color,
+        ),
+        Architecture(
+            name="residual",
+            about="MoPoE on CelebA: residual blocks; images of 64x64 and texts of 256 characters",
+            suits=lambda modality: modality.shape == (256,) if _is_text(modality) else modality.shape[1:] == (64, 64),
+            encoder=_residual_encoder,
+            decoder=_residual_decoder,
+        ),
+        Architecture(
+            name="instance",
+            about="VLVAE: residual blocks with instance norm; images with sides divisible by 4",
+            suits=lambda modality: _sides_divisible(modality, 4, 16),
+            encoder=lambda modality, sizes: InstanceNormEncoder(modality.shape, sizes.out_features, sizes.over(8)),
+            decoder=lambda modality, sizes, latent_dim: InstanceNormDecoder(latent_dim, modality.shape, sizes.over(8)),
+        ),
+        Architecture(
+            name="tapered",
+            about="MMVAE on CUB: three narrowing layers with ELUs; vectors",
+            suits=lambda modality: modality.kind == "vector" and modality.likelihood != "categorical",
+            encoder=lambda modality, sizes: MLP(
+                modality.shape, _tapered(sizes)[-1], _tapered(sizes)[:-1], nn.ELU, activate_output=True
+            ),
+            decoder=lambda modality, sizes, latent_dim: MLP(latent_dim, modality.shape, _tapered(sizes)[::-1], nn.ELU),
+            default_for=lambda modality: modality.shape == (_RESNET,),
+        ),
+        Architecture(
+            name="characters",
+            about="MoPoE on MNIST-SVHN-Text: convolutions; texts whose length is a power of 2",
+            suits=_has_2_to_the_n_positions,
+            encoder=lambda modality, sizes: CharacterEncoder(*_tokens(modality), sizes.over(4)),
+            decoder=lambda modality, sizes, latent_dim: CharacterDecoder(latent_dim, *_tokens(modality), sizes.over(4)),
+            default_for=lambda modality: modality.alphabet is not None and modality.dim >= 8,
+        ),
+        Architecture(
+            name="sentence",
+            about="MMVAE on CUB: convolutions over word embeddings; texts whose length is divisible by 8",
+            suits=lambda modality: _is_text(modality) and modality.dim % 8 == 0,
+            encoder=lambda modality, sizes: SentenceEncoder(*_tokens(modality), _word_features(sizes), modality.pad),
+            decoder=lambda modality, sizes, latent_dim: SentenceDecoder(
+                latent_dim, *_tokens(modality), _word_features(sizes)
+            ),
+            default_for=lambda modality: modality.vocabulary is not None and modality.dim >= 16,
+        ),
+        Architecture(
+            name="gru",
+            about="VLVAE: a recurrent encoder and the decoder of `mlp`; texts",
+            suits=_is_text,
+            encoder=lambda modality, sizes: TokenGRU(*_tokens(modality), sizes.out_features),
+            decoder=_mlp_decoder,
+        ),
+        Architecture(
+            name="shallow",
+            about="MMVAE and MoPoE on MNIST: one hidden layer; images and vectors",
+            suits=lambda modality: modality.kind in ("image", "vector") and modality.likelihood != "categorical",
+            encoder=lambda modality, sizes: MLP(modality.shape, _shallow(sizes), (), activate_output=True),
+            decoder=lambda modality, sizes, latent_dim: MLP(latent_dim, modality.shape, (_shallow(sizes),)),
+        ),
+        Architecture(
+            name="mlp",
+            about="JMVAE on MNIST: two hidden layers; everything",
+            suits=lambda modality: True,
+            encoder=_mlp_encoder,
+            decoder=_mlp_decoder,
+            default_for=lambda modality: True,
+        ),
+    )
 }
 
 
-def suits(modality: Modality, family: str) -> bool:
-    """Whether a family suits a modality; raises where there is no such family."""
-    if family not in FAMILIES:
-        raise ValueError(f"unknown networks {family!r}: there are {', '.join(FAMILIES)}")
-    return FAMILIES[family](modality)
+def architecture_for(name: str, modality: Modality) -> Architecture:
+    """The architecture of this name, which must suit the modality.
 
-
-def preferred_families(modalities: Mapping[str, Modality], preferred: Sequence[str]) -> dict[str, str]:
-    """Modality -> the first of some families that suits it; without those that none suits."""
-    found = {}
-    for name, modality in modalities.items():
-        suited = [family for family in preferred if suits(modality, family)]
-        found |= {name: suited[0]} if suited else {}
-    return found
-
-
-def picked_families(modalities: Mapping[str, Modality]) -> dict[str, str]:
-    """Modality -> the family that is picked for it, with regard to those beside it."""
-    picks = {name: _picked(modality) for name, modality in modalities.items()}
-    written = [name for name, m in modalities.items() if m.kind == "image" and m.shape == (1, 28, 28)]
-    return {**picks, **dict.fromkeys(written, "shallow")} if "plain" in picks.values() else picks
-
-
-def _picked(modality: Modality) -> str:
-    if _is_color(modality):
-        small = "plain" if modality.shape[1:] == (32, 32) else "convolutional"
-        return "strided" if has_sides(modality, 16, LARGE) else small
-    if modality.shape == (_FEATURES,) and suits(modality, "tapered"):
-        return "tapered"
-    if modality.alphabet is not None and modality.dim >= 8 and suits(modality, "characters"):
-        return "characters"
-    if modality.vocabulary is not None and modality.dim >= 16 and suits(modality, "sentence"):
-        return "sentence"
-    return "mlp"
-
-
-def checked_family(modality: Modality, family: str) -> str:
-    """The family, which must suit the modality."""
-    if not suits(modality, family):
+    Raises:
+        ValueError: If the name is unknown, or the architecture does not suit the modality.
+    """
+    if not _named(name).suits(modality):
         raise ValueError(
-            f"the networks {family!r} do not suit modality {modality.name!r}: {modality.kind}, shape {modality.shape}"
+            f"the architecture {name!r} does not suit modality {modality.name!r}: {modality.kind}, shape "
+            f"{modality.shape}"
         )
-    return family
+    return _named(name)
+
+
+def first_suitable(modalities: Mapping[str, Modality], names: Sequence[str]) -> dict[str, str]:
+    """Modality -> the first of the named architectures that suits it, without the modalities that none suits.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    suitable = {m: [name for name in names if _named(name).suits(modality)] for m, modality in modalities.items()}
+    return {modality: found[0] for modality, found in suitable.items() if found}
+
+
+def default_architectures(modalities: Mapping[str, Modality]) -> dict[str, str]:
+    """Modality -> its default architecture, which depends on the other modalities too.
+
+    A 28x28 gray image beside one with the architecture `plain` has `shallow`, so that MNIST-SVHN-Text at its default
+    widths has the networks of MoPoE.
+    """
+    defaults = {name: _default(modality) for name, modality in modalities.items()}
+    if "plain" in defaults.values():
+        defaults |= {n: "shallow" for n, m in modalities.items() if m.kind == "image" and m.shape == (1, 28, 28)}
+    return defaults
+
+
+def _default(modality: Modality) -> str:
+    return next(a.name for a in ARCHITECTURES.values() if a.default_for(modality) and a.suits(modality))
+
+
+def _named(name: str) -> Architecture:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {name!r}: choose from {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

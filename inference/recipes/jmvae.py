@@ -70,7 +70,7 @@ JMVAE = MethodInfo(
     networks="1 joint encoder",
     options={"rounds": 10, "start": "noise", "completion": "sample"},
     build=_jmvae,
-    families=("strided",),
+    architectures=("strided",),
 )
 JMVAE_KL = MethodInfo(
     name="jmvae-kl",
@@ -83,5 +83,5 @@ JMVAE_KL = MethodInfo(
     networks="2^M - 1 encoders",
     options={"alpha": 1.0},
     build=_jmvae_kl,
-    families=("strided",),
+    architectures=("strided",),
 )

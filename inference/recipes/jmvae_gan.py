@@ -60,5 +60,5 @@ JMVAE_GAN = MethodInfo(
         **{"latents": "model", "discriminator": "normalized"},
     },
     build=_build,
-    families=("strided",),
+    architectures=("strided",),
 )

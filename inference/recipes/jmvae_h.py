@@ -53,5 +53,5 @@ JMVAE_H = MethodInfo(
     networks="1 joint encoder",
     options={"layers": 2, "dims": None, "rounds": 10, "start": "noise", "completion": "sample"},
     build=_build,
-    families=("strided",),
+    architectures=("strided",),
 )

@@ -43,5 +43,5 @@ MMJSD = MethodInfo(
     networks="M encoders",
     options={"divergence_weights": None, "prior_samples": False, **PRIVATE_OPTIONS},
     build=_build,
-    families=("residual", "characters"),
+    architectures=("residual", "characters"),
 )

@@ -55,5 +55,5 @@ MMVAE = MethodInfo(
     networks="M encoders",
     options={"particles": 10, "gradient": "reparam", "bound": "stratified", "family": "laplace", **PRIVATE_OPTIONS},
     build=_build,
-    families=("plain", "sentence", "tapered", "shallow"),
+    architectures=("plain", "sentence", "tapered", "shallow"),
 )

@@ -50,5 +50,5 @@ MOPOE = MethodInfo(
     networks="M encoders",
     options={"objective": "mixture", "prior_expert": "full", **PRIVATE_OPTIONS},
     build=_build,
-    families=("residual", "characters"),
+    architectures=("residual", "characters"),
 )

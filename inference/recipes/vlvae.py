@@ -113,6 +113,6 @@ VLVAE = MethodInfo(
     networks="1 encoder, 1 flow",
     options={"inference": "marginal", "token_dropout": 0.0, "shared": False, "aggregate": True},
     build=_build,
-    families=("instance", "gru"),
+    architectures=("instance", "gru"),
     takes="the first and the last; either from the other",
 )

@@ -26,7 +26,17 @@ _FILE = "run.json"
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 # what must not change between the parts of an interrupted run
 _FIXED = (
-    *("stages", "method", "latent_dim", "options", "hidden_features", "networks", "modalities", "guide_class", "data"),
+    *(
+        "stages",
+        "method",
+        "latent_dim",
+        "options",
+        "hidden_features",
+        "architectures",
+        "modalities",
+        "guide_class",
+        "data",
+    ),
     *("plan", "config"),
 )
 # what a run.json must hold, and of which kind
@@ -154,7 +164,7 @@ class Run:
             "latent_dim": recipe.latent_dim,
             "options": recipe.options,
             "hidden_features": None if recipe.networks is None else list(recipe.networks.hidden_features),
-            "networks": None if recipe.networks is None else recipe.networks.families,
+            "architectures": None if recipe.networks is None else recipe.networks.architectures,
             "guide_class": recipe.guide_class,
             "modalities": None if recipe.networks is None else described(recipe.networks.modalities),
             "data": data,
@@ -323,7 +333,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
         modalities = {name: Modality(**fields) for name, fields in config["modalities"].items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{Path(run_folder) / _FILE} is damaged: {error}") from error
-    networks = Networks(modalities, config["hidden_features"], families=config.get("networks"))
+    networks = Networks(modalities, config["hidden_features"], architectures=config.get("architectures"))
     recipe = build(config["method"], networks, config["latent_dim"], guide, **config["options"])
     path = checkpoint_of(run_folder, which)
     programs = programs_of(recipe.model, recipe.guide, *recipe.others)
