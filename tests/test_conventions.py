@@ -1,4 +1,4 @@
-"""The manner of the code: which way imports point, what importing changes, docstrings, examples, lengths."""
+"""The conventions of the code: which way imports point, what importing changes and loads, exports, docstrings."""
 
 import ast
 import doctest
@@ -12,13 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# package -> what it may import, beside the modules of `multipyro` itself, which import none of them
 MAY_IMPORT = {
     "data": set(),
     "ppl_models": {"data"},
     "guides": {"data", "ppl_models"},
     "inference": {"data", "guides", "ppl_models"},
 }
-SOURCES = sorted(path for folder in (*MAY_IMPORT, "multipyro") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path
+    for folder, pattern in (("multipyro", "*.py"), *((folder, "**/*.py") for folder in MAY_IMPORT))
+    for path in (ROOT / folder).glob(pattern)
+)
+# In these folders a module is a method or a data set, and there may be any number of them.
+CATALOGS = {"inference/recipes", "data/sets"}
 
 # sklearn, lightning and torchvision change these when they are imported; nobody may change the rest of `state`.
 THIRD_PARTIES = ["arviz", "lightning", "matplotlib.pyplot", "rich", "sklearn.datasets", "torchvision"]
@@ -77,15 +84,19 @@ def exported(tree):
     return None
 
 
-def imports(tree):
-    """Every module that a file imports, anywhere in it."""
-    for node in ast.walk(tree):
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in SOURCES}
+
+
+def imports(name):
+    """The modules of the library that a module imports, anywhere in it."""
+    for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"relative import at line {node.lineno}"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{name}: relative import at line {node.lineno}"
+            assert node.module.split(".")[0] not in MAY_IMPORT, f"{name}: write multipyro.{node.module}"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (each if each in MODULES else node.module for each in names if node.module in MODULES)
 
 
 def test_importing_changes_no_global_state():
@@ -111,14 +122,25 @@ def test_lightning_is_imported_by_fit_alone(module):
     assert in_a_subprocess(code) == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_imports_point_one_way(path):
-    folder = path.relative_to(ROOT).parts[0]
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name):
+    _, folder, *_ = (*name.split("."), None)
     allowed = MAY_IMPORT.get(folder, set()) | {folder}
-    for name in imports(ast.parse(path.read_text())):
-        head, *rest = name.split(".")
-        assert head not in MAY_IMPORT, f"{name}: write multipyro.{name}"
-        assert head != "multipyro" or not rest or rest[0] not in MAY_IMPORT.keys() - allowed, name
+    others = {imported.split(".")[1] for imported in imports(name) if "." in imported}
+    assert others & MAY_IMPORT.keys() <= allowed
+
+
+def test_no_folder_shows_more_than_twelve_modules():
+    folders = {path.parent for path in SOURCES} - {ROOT / folder for folder in CATALOGS}
+    shown = {folder: [path for path in folder.glob("*.py") if path.name != "__init__.py"] for folder in folders}
+    assert {folder.relative_to(ROOT).as_posix(): len(paths) for folder, paths in shown.items() if len(paths) > 12} == {}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_is_shadowed_by_a_function_of_its_name(name):
+    module = importlib.import_module(name)
+    package, _, last = name.rpartition(".")
+    assert not package or getattr(importlib.import_module(package), last) is module
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
