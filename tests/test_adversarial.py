@@ -13,7 +13,8 @@ from multipyro.data import Modality
 from multipyro.guides import JointGuide, NormalEncoder, ProductOfExperts
 from multipyro.inference import METHODS, DiscriminatorLoss, GeneratorLoss, build, networks_for
 from multipyro.inference.handlers import frozen
-from multipyro.ppl_models import MLP, CategoricalLikelihood, Discriminator, MultimodalModel, NormalLikelihood, OneHotMLP
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
+from multipyro.ppl_models.networks import Discriminator
 
 MODALITIES = {
     "label": Modality("label", (), "label", "categorical", 3),

@@ -7,21 +7,20 @@ import torch
 from torch import nn
 
 from multipyro.guides import NormalEncoder
-from multipyro.ppl_models import (
+from multipyro.ppl_models import ConvDecoder, ConvEncoder
+from multipyro.ppl_models.networks import (
     CharacterDecoder,
     CharacterEncoder,
-    ConvDecoder,
-    ConvEncoder,
-    InstanceNormDecoder,
-    InstanceNormEncoder,
-    ResidualDecoder,
-    ResidualEncoder,
+    GRUTextEncoder,
+    InstanceNormConvDecoder,
+    InstanceNormConvEncoder,
+    ResidualConvDecoder,
+    ResidualConvEncoder,
+    ResidualMLP,
     ResidualTextDecoder,
     ResidualTextEncoder,
     SentenceDecoder,
     SentenceEncoder,
-    SharedLayers,
-    TokenGRU,
 )
 
 PICTURE, SMALL, STRING, CAPTION, WORD = (3, 64, 64), (3, 16, 16), (256,), (32,), (8,)
@@ -72,8 +71,8 @@ PUBLISHED = {
         lambda: CharacterDecoder(20, 71, 8),
         21 * 128 + 2 * convolution(128, 128, 4) + convolution(128, 71, 1),
     ),
-    "picture in": (lambda: ResidualEncoder(PICTURE), convolution(3, 128, 3, 3, bias=False) + PICTURE_BLOCKS),
-    "picture out": (lambda: ResidualDecoder(64, PICTURE), 65 * 640 + UP_PICTURE + convolution(128, 3, 3, 3)),
+    "picture in": (lambda: ResidualConvEncoder(PICTURE), convolution(3, 128, 3, 3, bias=False) + PICTURE_BLOCKS),
+    "picture out": (lambda: ResidualConvDecoder(64, PICTURE), 65 * 640 + UP_PICTURE + convolution(128, 3, 3, 3)),
     "string in": (lambda: ResidualTextEncoder(71), convolution(71, 128, 4) + TEXT_BLOCKS),
     "string out": (lambda: ResidualTextDecoder(64, 71), 65 * 640 + UP_TEXT + convolution(128, 71, 4)),
     "sentence in": (lambda: SentenceEncoder(1590), 1590 * 128 + SENTENCE_LAYERS + 2 * (32 + 64 + 128 + 256 + 512)),
@@ -82,11 +81,11 @@ PUBLISHED = {
         64 * 8192 + SENTENCE_LAYERS + 1 + 2 * (512 + 256 + 128 + 64 + 32) + 129 * 1590,
     ),
     "scene in": (
-        lambda: InstanceNormEncoder((3, 112, 112)),
+        lambda: InstanceNormConvEncoder((3, 112, 112)),
         convolution(3, 64, 7, 7) + INSTANCE + convolution(256, 10, 3, 3) + (7840 + 1) * 1000 + 1001 * 200,
     ),
     "scene out": (
-        lambda: InstanceNormDecoder(200, (3, 112, 112)),
+        lambda: InstanceNormConvDecoder(200, (3, 112, 112)),
         convolution(64, 3, 7, 7)
         + INSTANCE
         + convolution(10, 256, 3, 3)
@@ -98,9 +97,9 @@ PUBLISHED = {
         + 128,
     ),
     # of the two heads one map of 100; three layers, then five
-    "shared in": (lambda: SharedLayers(200, 100), 200 * 500 + 1000 + 501 * 500 + 501 * 100),
+    "shared in": (lambda: ResidualMLP(200, 100), 200 * 500 + 1000 + 501 * 500 + 501 * 100),
     "shared out": (
-        lambda: SharedLayers(50, 200, blocks=2),
+        lambda: ResidualMLP(50, 200, blocks=2),
         50 * 500 + 500 * 500 + 2 * (1000 + 501 * 500) + 501 * 200,
     ),
     # the heads, and the layer that MoPoE has before them, are convolutions of the whole map in the papers
@@ -122,7 +121,7 @@ PUBLISHED = {
         plain(3, 64, 128, 256, 512) + 2 * plain(512, 64),
     ),
     "birds out": (lambda: ConvDecoder(64, PICTURE, (512, 256, 128, 64), 4), plain(64, 512, 256, 128, 64, 3)),
-    "words in": (lambda: TokenGRU(20, 9), 20 * 100 + 3 * 200 * (100 + 200 + 2)),
+    "words in": (lambda: GRUTextEncoder(20, 9), 20 * 100 + 3 * 200 * (100 + 200 + 2)),
 }
 
 ENCODERS = {
@@ -130,22 +129,22 @@ ENCODERS = {
     "map and layer": (lambda: ConvEncoder((3, 16, 24), 5, (2, 3), 4), (3, 16, 24)),
     "characters": (lambda: CharacterEncoder(7, 8, 6), WORD),
     "longer characters": (lambda: CharacterEncoder(7, 32, 6), CAPTION),
-    "pictures": (lambda: ResidualEncoder(PICTURE, 2), PICTURE),
+    "pictures": (lambda: ResidualConvEncoder(PICTURE, 2), PICTURE),
     "strings": (lambda: ResidualTextEncoder(7, width=2), STRING),
     "sentences": (lambda: SentenceEncoder(7, 32, 32, padding=1), CAPTION),
-    "scenes": (lambda: InstanceNormEncoder(SMALL, 5, 2), SMALL),
-    "words": (lambda: TokenGRU(7, 8, 5, 4), WORD),
+    "scenes": (lambda: InstanceNormConvEncoder(SMALL, 5, 2), SMALL),
+    "words": (lambda: GRUTextEncoder(7, 8, 5, 4), WORD),
 }
 DECODERS = {
     "map": (lambda: ConvDecoder(4, SMALL, (3, 2), 4), SMALL),
     "map and layer": (lambda: ConvDecoder(4, (3, 16, 24), (3, 2), 4, 5), (3, 16, 24)),
     "characters": (lambda: CharacterDecoder(4, 7, 8, 6), (8, 7)),
     "longer characters": (lambda: CharacterDecoder(4, 7, 32, 6), (32, 7)),
-    "pictures": (lambda: ResidualDecoder(4, PICTURE, 2), PICTURE),
+    "pictures": (lambda: ResidualConvDecoder(4, PICTURE, 2), PICTURE),
     "strings": (lambda: ResidualTextDecoder(4, 7, width=2), (256, 7)),
     "sentences": (lambda: SentenceDecoder(4, 7, 32, 32), (32, 7)),
-    "scenes": (lambda: InstanceNormDecoder(4, SMALL, 2), SMALL),
-    "shared": (lambda: SharedLayers(4, 9, 6, 2), (9,)),
+    "scenes": (lambda: InstanceNormConvDecoder(4, SMALL, 2), SMALL),
+    "shared": (lambda: ResidualMLP(4, 9, 6, 2), (9,)),
 }
 
 
@@ -196,13 +195,13 @@ def test_a_single_row_trains_and_every_parameter_gets_a_gradient(name):
 
 
 def test_shared_layers_add_what_came_before():
-    network = SharedLayers(2, None, 3, blocks=2).eval()
+    network = ResidualMLP(2, None, 3, blocks=2).eval()
     assert network.out_features == 3
     for parameter in network.parameters():
         parameter.data.zero_()
     z = torch.randn(5, 2)
     assert torch.equal(network(z), nn.functional.pad(z, (0, 1)))
-    assert not network.last.state_dict() and SharedLayers(2, 4, 3)(z).shape == (5, 4)
+    assert not network.last.state_dict() and ResidualMLP(2, 4, 3)(z).shape == (5, 4)
 
 
 def test_the_last_layer_of_a_sentence_may_be_the_embedding():
@@ -225,9 +224,9 @@ def test_a_word_that_pads_is_embedded_as_zeros():
         (lambda: CharacterDecoder(4, 7, 2), "power of 2 from 4 on, got 2"),
         (lambda: CharacterEncoder(7, 8)(torch.full((1, 8), 7)), "from 0 to 6, got 7 to 7"),
         (lambda: ResidualTextEncoder(7, width=2)(torch.full((1, 256), -1)), "from 0 to 6, got -1 to -1"),
-        (lambda: TokenGRU(7, 8)(torch.zeros(1, 9, dtype=torch.int64)), r"shape \(..., 8\), got \(1, 9\)"),
-        (lambda: ResidualEncoder((3, 32, 32)), r"must be \(channels, 64, 64\), got \(3, 32, 32\)"),
-        (lambda: ResidualEncoder(PICTURE, 2)(torch.zeros(1, 1, 64, 64)), "expected inputs of shape"),
+        (lambda: GRUTextEncoder(7, 8)(torch.zeros(1, 9, dtype=torch.int64)), r"shape \(..., 8\), got \(1, 9\)"),
+        (lambda: ResidualConvEncoder((3, 32, 32)), r"must be \(channels, 64, 64\), got \(3, 32, 32\)"),
+        (lambda: ResidualConvEncoder(PICTURE, 2)(torch.zeros(1, 1, 64, 64)), "expected inputs of shape"),
         (lambda: ResidualTextDecoder(4, 7, 128), "length must be 256, got 128"),
         (lambda: SentenceEncoder(7, 12), "divisible by 8"),
         (lambda: ConvEncoder((3, 28, 28), kernel=4), r"sides divisible by 8, got \(3, 28, 28\)"),
@@ -235,10 +234,10 @@ def test_a_word_that_pads_is_embedded_as_zeros():
         (lambda: ConvEncoder((28, 28)), r"must be \(channels, height, width\), got \(28, 28\)"),
         (lambda: ConvDecoder(4, SMALL, kernel=5), "kernel must be 3 or 4, got 5"),
         (lambda: ConvEncoder(SMALL, kernel=4)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
-        (lambda: InstanceNormEncoder((3, 18, 16)), "divisible by 4"),
-        (lambda: InstanceNormEncoder(SMALL, 5, 2)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
-        (lambda: SharedLayers(9, 4, 8), "at most hidden_features"),
-        (lambda: SharedLayers(4, 4, 8, 0), "blocks at least 1, got 4, 8 and 0"),
+        (lambda: InstanceNormConvEncoder((3, 18, 16)), "divisible by 4"),
+        (lambda: InstanceNormConvEncoder(SMALL, 5, 2)(torch.zeros(1, 3, 8, 8)), "expected inputs of shape"),
+        (lambda: ResidualMLP(9, 4, 8), "at most hidden_features"),
+        (lambda: ResidualMLP(4, 4, 8, 0), "blocks at least 1, got 4, 8 and 0"),
     ],
 )
 def test_what_cannot_be_is_told(act, message):
@@ -247,7 +246,7 @@ def test_what_cannot_be_is_told(act, message):
 
 
 def test_dropout_is_off_in_evaluation():
-    network = ResidualEncoder(PICTURE, 2).eval()
+    network = ResidualConvEncoder(PICTURE, 2).eval()
     x = torch.rand(2, *PICTURE)
     assert torch.equal(network(x), network(x))
     assert any(isinstance(part, nn.Dropout2d) for part in network.modules())

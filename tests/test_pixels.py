@@ -12,8 +12,8 @@ from multipyro.inference import networks_for
 from multipyro.ppl_models import (
     MLP,
     BetaLikelihood,
-    DiscretisedLogistic,
-    DiscretisedLogisticDistribution,
+    DiscretizedLogistic,
+    DiscretizedLogisticLikelihood,
     LaplaceLikelihood,
     NormalLikelihood,
 )
@@ -25,7 +25,7 @@ LOCS = torch.tensor([-0.5, 0.0, 0.003, 0.37, 0.99, 1.0, 1.7], dtype=torch.float6
 
 @pytest.mark.parametrize("scale", [1e-4, 0.003, 0.05, 0.8, 30.0])
 def test_levels_sum_to_one_and_match_the_textbook(scale):
-    pixels = DiscretisedLogisticDistribution(LOCS, torch.tensor(scale, dtype=torch.float64))
+    pixels = DiscretizedLogistic(LOCS, torch.tensor(scale, dtype=torch.float64))
     log_probs = pixels.log_prob(LEVELS[:, None])
     assert torch.allclose(log_probs.logsumexp(0), torch.zeros(7, dtype=torch.float64), atol=1e-9)
     if scale > 0.001:
@@ -36,7 +36,7 @@ def test_levels_sum_to_one_and_match_the_textbook(scale):
 
 
 def test_far_levels_keep_their_digits():
-    pixels = DiscretisedLogisticDistribution(torch.tensor(0.0), torch.tensor(0.002))
+    pixels = DiscretizedLogistic(torch.tensor(0.0), torch.tensor(0.002))
     tail = pixels.log_prob(torch.tensor(200 / 255))
     half = 0.5 / 255
     # log of sigma(a) - sigma(b) with both next to 1: exp(-b) - exp(-a)
@@ -46,7 +46,7 @@ def test_far_levels_keep_their_digits():
 
 @pytest.mark.parametrize("loc, scale", [(0.37, 0.05), (0.02, 0.1), (0.9, 0.003)])
 def test_samples_of_levels_fit(loc, scale):
-    pixels = DiscretisedLogisticDistribution(torch.tensor(loc), torch.tensor(scale))
+    pixels = DiscretizedLogistic(torch.tensor(loc), torch.tensor(scale))
     draws, number = pixels.sample((20_000,)), 20_000
     counts = torch.bincount((draws * 255).round().long(), minlength=256).double()
     expected = number * pixels.log_prob(LEVELS.float()).double().exp()
@@ -64,7 +64,7 @@ def test_samples_of_levels_fit(loc, scale):
 
 @pytest.mark.parametrize("scale", [0.02, 0.1, 0.5])
 def test_the_mean_is_exact_where_the_scale_is_above_a_bin(scale):
-    pixels = DiscretisedLogisticDistribution(LOCS, torch.tensor(scale, dtype=torch.float64))
+    pixels = DiscretizedLogistic(LOCS, torch.tensor(scale, dtype=torch.float64))
     exact = (LEVELS[:, None] * pixels.log_prob(LEVELS[:, None]).exp()).sum(0)
     assert (pixels.mean - exact).abs().max() < 2e-4
 
@@ -83,7 +83,7 @@ def test_beta_integrates_to_one_and_has_its_moments(mean):
     assert abs(pixel.mean.item() - mean) < 1e-4
 
 
-@pytest.mark.parametrize("make", [BetaLikelihood, DiscretisedLogistic], ids=["beta", "discretized logistic"])
+@pytest.mark.parametrize("make", [BetaLikelihood, DiscretizedLogisticLikelihood], ids=["beta", "discretized logistic"])
 @pytest.mark.parametrize("output", [-200.0, -3.0, 0.0, 3.0, 200.0])
 def test_values_and_gradients_are_finite_at_black_and_white(make, output):
     likelihood = make(nn.Identity())
@@ -101,7 +101,7 @@ def test_the_density_next_to_an_edge_is_that_of_the_margin():
     assert pixel.expand((3,)).log_prob(torch.zeros(3)).shape == (3,)
 
 
-@pytest.mark.parametrize("make", [NormalLikelihood, LaplaceLikelihood, DiscretisedLogistic])
+@pytest.mark.parametrize("make", [NormalLikelihood, LaplaceLikelihood, DiscretizedLogisticLikelihood])
 def test_each_channel_may_have_a_scale(make):
     scales = torch.tensor([0.1, 0.2, 0.4]).reshape(3, 1, 1)
     likelihood = make(MLP(2, (3, 4, 4), (8,)), scales, learn_scale=True)
@@ -114,10 +114,13 @@ def test_each_channel_may_have_a_scale(make):
 @pytest.mark.parametrize(
     "act, message",
     [
-        (lambda: DiscretisedLogistic(nn.Identity()).check(torch.tensor([[0.3]]), "image"), "levels k / 255"),
-        (lambda: DiscretisedLogistic(nn.Identity()).check(torch.tensor([[1.2]]), "image"), r"must lie in \[0, 1\]"),
-        (lambda: DiscretisedLogistic(nn.Identity(), scale=0.0), "scale must be positive, got 0.0"),
-        (lambda: DiscretisedLogisticDistribution(torch.zeros(1), torch.ones(1), 1), "bins must be at least 2"),
+        (lambda: DiscretizedLogisticLikelihood(nn.Identity()).check(torch.tensor([[0.3]]), "image"), "levels k / 255"),
+        (
+            lambda: DiscretizedLogisticLikelihood(nn.Identity()).check(torch.tensor([[1.2]]), "image"),
+            r"must lie in \[0, 1\]",
+        ),
+        (lambda: DiscretizedLogisticLikelihood(nn.Identity(), scale=0.0), "scale must be positive, got 0.0"),
+        (lambda: DiscretizedLogistic(torch.zeros(1), torch.ones(1), 1), "bins must be at least 2"),
         (lambda: BetaLikelihood(nn.Identity(), strength=0.0), "strength must be a number above 0"),
         (lambda: BetaLikelihood(nn.Identity(), margin=0.5), "margin must lie between"),
         (lambda: BetaLikelihood(nn.Identity()).check(torch.tensor([[-0.1]]), "image"), r"must lie in \[0, 1\]"),
@@ -139,6 +142,6 @@ def test_data_may_ask_for_them(family):
         type(networks_for({"image": modality}).likelihoods(2)["image"])
         is {
             "beta": BetaLikelihood,
-            "discretized_logistic": DiscretisedLogistic,
+            "discretized_logistic": DiscretizedLogisticLikelihood,
         }[family]
     )

@@ -14,7 +14,7 @@ from multipyro.data import Modality, MultimodalData, Splits
 from multipyro.inference import build, cross_generate, fit_recipe, load, networks_for, step_seed
 from multipyro.inference.cli.arguments import options_from
 from multipyro.inference.cli.parser import main
-from multipyro.ppl_models import InstanceNormDecoder, InstanceNormEncoder, SharedLayers, TokenGRU
+from multipyro.ppl_models.networks import GRUTextEncoder, InstanceNormConvDecoder, InstanceNormConvEncoder, ResidualMLP
 
 MODALITIES = {
     "image": Modality("image", (6,), "vector", "normal"),
@@ -41,7 +41,7 @@ def recipe_of(**options):
 
 
 def shared_in(program):
-    return [part for part in program.modules() if isinstance(part, SharedLayers)]
+    return [part for part in program.modules() if isinstance(part, ResidualMLP)]
 
 
 def state(module):
@@ -70,9 +70,9 @@ def test_the_sizes_are_those_of_the_paper(inference, joined):
     assert size(encoder) + size(heads) == joined * 500 + 1000 + 501 * 500 + 501 * 100
     assert size(decoder) == 50 * 500 + 500 * 500 + 2 * (1000 + 501 * 500) + 501 * 200
     image, text = recipe.model.likelihoods["image"], recipe.model.likelihoods["text"]
-    assert size(image.network) == size(InstanceNormDecoder(200, (3, 64, 64)))
+    assert size(image.network) == size(InstanceNormConvDecoder(200, (3, 64, 64)))
     assert size(text.network) == 0 and text.decoder.cell.input_size == 100 + 200
-    branches = size(InstanceNormEncoder((3, 64, 64))) + (size(TokenGRU(20, 9)) if inference == "joint" else 0)
+    branches = size(InstanceNormConvEncoder((3, 64, 64))) + (size(GRUTextEncoder(20, 9)) if inference == "joint" else 0)
     assert size(recipe.guide) == branches + size(encoder) + size(heads)
     assert recipe.num_parameters == size(recipe.guide) + size(decoder) + size(image) + size(text)
 

@@ -8,7 +8,8 @@ from multipyro.batch import batch_statistics, running_statistics
 from multipyro.data import Modality
 from multipyro.guides import JointEncoder
 from multipyro.inference import build, fit_recipe, networks_for
-from multipyro.ppl_models import Discriminator, NormalisedMLP, NormalLikelihood, StridedDecoder, StridedEncoder
+from multipyro.ppl_models import NormalLikelihood
+from multipyro.ppl_models.networks import BatchNormConvDecoder, BatchNormConvEncoder, BatchNormMLP, Discriminator
 
 FACES = {
     "image": Modality("image", (3, 64, 64), "image", "normal"),
@@ -22,7 +23,7 @@ def kinds(network, *wanted):
 
 
 def test_the_layers_are_those_of_the_paper():
-    encoder, decoder = StridedEncoder((3, 64, 64)), StridedDecoder(128, (3, 64, 64))
+    encoder, decoder = BatchNormConvEncoder((3, 64, 64)), BatchNormConvDecoder(128, (3, 64, 64))
     convolutions = [part for part in encoder.layers if isinstance(part, nn.Conv2d)]
     assert [part.out_channels for part in convolutions] == [64, 128, 256, 256] and encoder.out_features == 4096
     assert [part.num_features for part in encoder.layers if isinstance(part, nn.BatchNorm2d)] == [128, 256, 256]
@@ -30,17 +31,17 @@ def test_the_layers_are_those_of_the_paper():
     assert decoder.layers[0].out_features == 4096 and [p.out_channels for p in transposed] == [256, 128, 64, 3]
     assert isinstance(decoder.layers[-1], nn.ConvTranspose2d)  # a linear output
     assert all(part.kernel_size == (4, 4) and part.stride == (2, 2) for part in (*convolutions, *transposed))
-    leaky = StridedEncoder((3, 64, 64), 8, normalize=False, slope=0.2)
+    leaky = BatchNormConvEncoder((3, 64, 64), 8, normalize=False, slope=0.2)
     assert kinds(leaky, nn.BatchNorm2d, nn.LeakyReLU) == ["LeakyReLU"] * 4
-    assert kinds(NormalisedMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
+    assert kinds(BatchNormMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
         *("Linear", "ReLU", "Linear", "BatchNorm1d", "ReLU"),
     ]
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (32, 48)])
 def test_any_leading_dimensions_and_sides(sides):
-    encoder, decoder = StridedEncoder((3, *sides), 4), StridedDecoder(5, (3, *sides), 4)
-    mlp = NormalisedMLP((2, 3), 7)
+    encoder, decoder = BatchNormConvEncoder((3, *sides), 4), BatchNormConvDecoder(5, (3, *sides), 4)
+    mlp = BatchNormMLP((2, 3), 7)
     for network in (encoder, decoder, mlp):
         network.eval()
     images = decoder(torch.randn(2, 4, 5))
@@ -51,9 +52,9 @@ def test_any_leading_dimensions_and_sides(sides):
 
 def test_a_single_row_has_no_statistics_and_takes_the_running_ones():
     for network, values in (
-        (NormalisedMLP(4, 3), torch.randn(1, 4)),
-        (StridedEncoder((3, 16, 16), 2), torch.rand(1, 3, 16, 16)),
-        (StridedDecoder(2, (3, 16, 16), 2), torch.randn(1, 2)),
+        (BatchNormMLP(4, 3), torch.randn(1, 4)),
+        (BatchNormConvEncoder((3, 16, 16), 2), torch.rand(1, 3, 16, 16)),
+        (BatchNormConvDecoder(2, (3, 16, 16), 2), torch.randn(1, 2)),
     ):
         before = [buffer.clone() for buffer in network.buffers()]
         found = network(values)
@@ -62,7 +63,7 @@ def test_a_single_row_has_no_statistics_and_takes_the_running_ones():
 
 
 def test_batch_statistics_move_nothing():
-    network, values = NormalisedMLP(4, 3), torch.randn(9, 4)
+    network, values = BatchNormMLP(4, 3), torch.randn(9, 4)
     before = [buffer.clone() for buffer in network.buffers()]
     with batch_statistics(network.eval()):
         found = network.layers(values)
@@ -73,21 +74,21 @@ def test_batch_statistics_move_nothing():
         torch.testing.assert_close(found, network.layers(values))
 
 
-@pytest.mark.parametrize("make", [lambda s: StridedEncoder(s), lambda s: StridedDecoder(2, s)])
+@pytest.mark.parametrize("make", [lambda s: BatchNormConvEncoder(s), lambda s: BatchNormConvDecoder(2, s)])
 def test_sides_that_four_strides_do_not_divide_are_refused(make):
     for shape in ((3, 28, 28), (64, 64), (3, 64, 0)):
         with pytest.raises(ValueError, match="sides divisible by 16, got"):
             make(shape)
     with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(3, 16, 16\)\), got \(2, 3, 32, 32\)"):
-        StridedEncoder((3, 16, 16), 2)(torch.zeros(2, 3, 32, 32))
+        BatchNormConvEncoder((3, 16, 16), 2)(torch.zeros(2, 3, 32, 32))
     with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(4,\)\), got \(2, 5\)"):
-        NormalisedMLP(4, 2)(torch.zeros(2, 5))
+        BatchNormMLP(4, 2)(torch.zeros(2, 5))
 
 
 def test_large_color_images_and_the_vectors_beside_them_get_these():
     networks = networks_for(FACES)
     branches = networks.branches()
-    assert isinstance(branches["image"], StridedEncoder) and isinstance(branches["attributes"], NormalisedMLP)
+    assert isinstance(branches["image"], BatchNormConvEncoder) and isinstance(branches["attributes"], BatchNormMLP)
     assert networks.joint_features == (1024,) and branches["image"].out_features == 4096
     assert networks.encoders(8)["attributes"].heads.in_features == 1024
     likelihood = networks.likelihoods(8)["image"]
@@ -97,10 +98,10 @@ def test_large_color_images_and_the_vectors_beside_them_get_these():
         4096,
         40,
     ]
-    assert isinstance(networks.select(["attributes"]).branches()["attributes"], NormalisedMLP)
+    assert isinstance(networks.select(["attributes"]).branches()["attributes"], BatchNormMLP)
     kept = networks_for(SMALL)
     assert kept.joint_features == () and not any(
-        isinstance(part, StridedEncoder | NormalisedMLP) for part in kept.branches().values()
+        isinstance(part, BatchNormConvEncoder | BatchNormMLP) for part in kept.branches().values()
     )
 
 

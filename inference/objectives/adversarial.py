@@ -105,7 +105,8 @@ class GeneratorLoss(AdversarialLoss):
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
-        >>> from multipyro.ppl_models import MLP, Discriminator, MultimodalModel, NormalLikelihood
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> from multipyro.ppl_models.networks import Discriminator
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
         >>> discriminator = Discriminator(MLP(4, 8, activate_output=True))
@@ -156,7 +157,8 @@ class DiscriminatorLoss(AdversarialLoss):
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
-        >>> from multipyro.ppl_models import MLP, Discriminator, MultimodalModel, NormalLikelihood
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> from multipyro.ppl_models.networks import Discriminator
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
         >>> discriminator = Discriminator(MLP(4, 8, activate_output=True))

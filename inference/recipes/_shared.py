@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import SharedLayers
+from multipyro.ppl_models.networks import ResidualMLP
 
 __all__ = ["SharedParts", "shared_parts"]
 
@@ -24,8 +24,8 @@ class SharedParts(NamedTuple):
     """
 
     branches: dict[str, nn.Module]
-    encoder: SharedLayers
-    decoder: SharedLayers
+    encoder: ResidualMLP
+    decoder: ResidualMLP
 
 
 def shared_parts(networks: Networks, seen: Sequence[str], latent_dim: int) -> SharedParts:
@@ -46,6 +46,6 @@ def shared_parts(networks: Networks, seen: Sequence[str], latent_dim: int) -> Sh
     width = networks.hidden_features[-1]
     features, hidden = (max(1, size * width // _WIDTH) for size in (_FEATURES, _HIDDEN))
     joined = len(seen) * features
-    encoder = SharedLayers(joined, None, max(hidden, joined))
-    decoder = SharedLayers(latent_dim, features, max(hidden, latent_dim), blocks=2)
+    encoder = ResidualMLP(joined, None, max(hidden, joined))
+    decoder = ResidualMLP(latent_dim, features, max(hidden, latent_dim), blocks=2)
     return SharedParts(networks.select(seen).branches(features), encoder, decoder)

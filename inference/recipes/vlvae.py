@@ -2,7 +2,7 @@ r"""VLVAE: a guide that sees the image alone, a model of image and text, and a f
 
 .. math:: \mathrm{ELBO}(m \| g_{\{image\}}), \qquad\text{then the flow by}\quad q_{agg} \;\text{or}\; q_{true}
 
-`shared=True` puts in the paper's shared layers (`SharedLayers`). The features, of both modalities joined where the
+`shared=True` puts in the paper's shared layers (`ResidualMLP`). The features, of both modalities joined where the
 guide sees both, pass one residual block with batch norm before the heads. The latent passes two blocks and a layer,
 once a step, and the decoders of image and text see what comes out in place of `z`. With `--networks image=instance
 text=gru --hidden 512` these have the paper's sizes: 200 features, 500 units. By default the decoders share `z` alone,

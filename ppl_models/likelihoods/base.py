@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.ppl_models.likelihoods.continuous_bernoulli import ContinuousBernoulliDistribution
+from multipyro.ppl_models.likelihoods.continuous_bernoulli import ExactContinuousBernoulli
 from multipyro.ppl_models.likelihoods.text import AutoregressiveCategorical
 
 __all__ = [
@@ -186,7 +186,7 @@ class ContinuousBernoulliLikelihood(Likelihood):
     """
 
     def distribution(self, outputs: Tensor, event_dims: int) -> dist.Distribution:
-        return ContinuousBernoulliDistribution(outputs).to_event(event_dims)
+        return ExactContinuousBernoulli(outputs).to_event(event_dims)
 
     def value_shape(self, out_shape: tuple[int, ...]) -> tuple[int, ...]:
         return out_shape

@@ -6,13 +6,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-__all__ = ["ContinuousBernoulliDistribution"]
+__all__ = ["ExactContinuousBernoulli"]
 
 # below this the closed forms lose digits to cancellation; the series beside them are exact to 1e-9 there
 _SMALL = 0.05
 
 
-class ContinuousBernoulliDistribution(dist.TorchDistribution):
+class ExactContinuousBernoulli(dist.TorchDistribution):
     r"""The continuous Bernoulli on `[0, 1]`, everything computed from its logit.
 
     .. math:: p(x) = \frac{\ell\, e^{\ell x}}{e^\ell - 1}, \qquad E[x] = \frac{1}{1 - e^{-\ell}} - \frac1\ell
@@ -28,7 +28,7 @@ class ContinuousBernoulliDistribution(dist.TorchDistribution):
         logits: Any real numbers, `(..., *batch)`.
 
     Example:
-        >>> density = ContinuousBernoulliDistribution(torch.tensor([0.0, 50.0]))
+        >>> density = ExactContinuousBernoulli(torch.tensor([0.0, 50.0]))
         >>> density.mean
         tensor([0.5000, 0.9800])
     """
@@ -56,9 +56,9 @@ class ContinuousBernoulliDistribution(dist.TorchDistribution):
         exact = size**-2 - torch.exp(-size) / torch.expm1(-size) ** 2
         return torch.where(small, 1 / 12 - self.logits**2 / 240, exact)
 
-    def expand(self, batch_shape, _instance=None) -> "ContinuousBernoulliDistribution":
+    def expand(self, batch_shape, _instance=None) -> "ExactContinuousBernoulli":
         """The same distribution over a larger batch shape."""
-        return ContinuousBernoulliDistribution(self.logits.expand(batch_shape), validate_args=False)
+        return ExactContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density, `(..., *batch)`."""

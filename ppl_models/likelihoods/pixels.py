@@ -9,10 +9,10 @@ from torch.nn.functional import logsigmoid, softplus
 
 from multipyro.ppl_models.likelihoods.base import Likelihood, LocationScale, check_unit_interval
 
-__all__ = ["BetaLikelihood", "ClampedBeta", "DiscretisedLogistic", "DiscretisedLogisticDistribution"]
+__all__ = ["BetaLikelihood", "ClampedBeta", "DiscretizedLogistic", "DiscretizedLogisticLikelihood"]
 
 
-class DiscretisedLogisticDistribution(dist.TorchDistribution):
+class DiscretizedLogistic(dist.TorchDistribution):
     r"""A logistic density summed over bins: a probability of each of `bins` levels from 0 to 1, open at both ends.
 
     .. math:: P(x) = \sigma\!\left(\tfrac{x + h - \mu}{s}\right) - \sigma\!\left(\tfrac{x - h - \mu}{s}\right), \qquad
@@ -30,7 +30,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
         bins: Number of levels, 256 for bytes.
 
     Example:
-        >>> pixels = DiscretisedLogisticDistribution(torch.tensor(0.3), torch.tensor(0.1))
+        >>> pixels = DiscretizedLogistic(torch.tensor(0.3), torch.tensor(0.1))
         >>> round(pixels.log_prob(torch.arange(256) / 255).exp().sum().item(), 5)
         1.0
     """
@@ -50,10 +50,10 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
         """Mean of the logistic held to `[0, 1]`, `(*batch)`: that of the levels to within half a bin."""
         return self.scale * (softplus(self.loc / self.scale) - softplus((self.loc - 1) / self.scale))
 
-    def expand(self, batch_shape, _instance=None) -> "DiscretisedLogisticDistribution":
+    def expand(self, batch_shape, _instance=None) -> "DiscretizedLogistic":
         """The same distribution over a larger batch shape."""
         batch = torch.Size(batch_shape)
-        return DiscretisedLogisticDistribution(self.loc.expand(batch), self.scale.expand(batch), self.bins, False)
+        return DiscretizedLogistic(self.loc.expand(batch), self.scale.expand(batch), self.bins, False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability of a level; a value between two levels has that of a bin around it, `(..., *batch)`."""
@@ -77,7 +77,7 @@ class DiscretisedLogisticDistribution(dist.TorchDistribution):
             return (value.clamp(0, 1) * (self.bins - 1)).round() / (self.bins - 1)
 
 
-class DiscretisedLogistic(LocationScale):
+class DiscretizedLogisticLikelihood(LocationScale):
     r"""Gray levels from 0 to 1, the network giving the location of a discretized logistic.
 
     References:
@@ -90,7 +90,7 @@ class DiscretisedLogistic(LocationScale):
         bins: Number of levels.
 
     Example:
-        >>> pixels = DiscretisedLogistic(nn.Linear(2, 5))(torch.zeros(3, 2))
+        >>> pixels = DiscretizedLogisticLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2))
         >>> pixels.log_prob(torch.zeros(3, 5)).shape
         torch.Size([3])
     """
@@ -102,7 +102,7 @@ class DiscretisedLogistic(LocationScale):
         self.bins = bins
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
-        return DiscretisedLogisticDistribution(loc, scale, self.bins)
+        return DiscretizedLogistic(loc, scale, self.bins)
 
     def check_values(self, values: Tensor, name: str) -> None:
         check_unit_interval(values, name, "discretized logistic")

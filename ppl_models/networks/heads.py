@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.ppl_models import MLP
+from multipyro.ppl_models.networks.mlp import MLP
 
 __all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "chain", "trunk"]
 

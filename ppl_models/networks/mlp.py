@@ -1,13 +1,13 @@
-"""Networks for decoders, encoders and joint branches; every one accepts any leading dimensions."""
+"""Fully connected networks, each for any leading dimensions."""
 
 import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs
+from multipyro.batch import check_inputs, run_layers
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "OneHotMLP"]
+__all__ = ["MLP", "BatchNormMLP", "OneHotMLP", "ResidualMLP"]
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
@@ -93,130 +93,91 @@ class OneHotMLP(nn.Module):
         return self.mlp(nn.functional.one_hot(values, self.num_classes).to(dtype))
 
 
-class ConvEncoder(nn.Module):
-    r"""Strided convolutions, a ReLU after each, then one hidden layer or none: MoPoE's for PolyMNIST by default.
-
-    MMVAE and MoPoE have kernels of 4 for SVHN and CUB. What convolves a whole map is a layer here, with as many
-    parameters: `ConvEncoder((3, 32, 32), 128, (32, 64, 64), kernel=4)` is MoPoE's for SVHN, `ConvEncoder((3, 32, 32),
-    None, (32, 64, 128), kernel=4)` MMVAE's, and that of `(3, 64, 64)` with channels `(64, 128, 256, 512)` MMVAE's for
-    CUB; the heads follow in the encoder around it.
+class BatchNormMLP(nn.Module):
+    r"""Two hidden layers on a vector such as attributes, the second with batch norm: `D512R-D512BR` of JMVAE.
 
     References:
-        Generalized Multimodal ELBO (Sutter et al., 2021), appendix on PolyMNIST and MNIST-SVHN-Text; Variational
-        Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), appendix.
+        Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
+        al.), appendix, CelebA.
 
     Args:
-        in_shape: `(channels, height, width)` of one image.
-        out_features: Number of features of one output, after a ReLU; None for the flattened map, without a layer.
-        channels: Channels of each convolution; each halves height and width.
-        kernel: Side of the kernels: 3, where a half is rounded up, or 4, where every half must be whole.
-
-    Raises:
-        ValueError: If the kernel is another one, or the sides do not fit it.
+        in_shape: Shape of one input, or its size.
+        out_features: Width of both layers.
 
     Example:
         >>> import torch
-        >>> ConvEncoder((3, 28, 28), 512)(torch.zeros(2, 3, 28, 28)).shape
-        torch.Size([2, 512])
-        >>> ConvEncoder((3, 64, 64), None, (64, 128, 256, 512), kernel=4)(torch.zeros(2, 3, 64, 64)).shape
-        torch.Size([2, 8192])
+        >>> BatchNormMLP(40, 16)(torch.zeros(2, 40)).shape
+        torch.Size([2, 16])
     """
 
-    def __init__(
-        self,
-        in_shape: Sequence[int],
-        out_features: int | None = 512,
-        channels: Sequence[int] = (32, 64, 128),
-        kernel: int = 3,
-    ) -> None:
+    def __init__(self, in_shape: int | Sequence[int], out_features: int = 512) -> None:
         super().__init__()
-        self.in_shape = tuple(in_shape)
-        sizes = _halves(self.in_shape, len(channels), kernel)
-        layers: list[nn.Module] = []
-        for before, after in zip([self.in_shape[0], *channels[:-1]], channels, strict=True):
-            layers += [nn.Conv2d(before, after, kernel, stride=2, padding=1), nn.ReLU()]
-        layers.append(nn.Flatten())
-        flat = channels[-1] * math.prod(sizes[-1])
-        if out_features is not None:
-            layers += [nn.Linear(flat, out_features), nn.ReLU()]
-        self.out_features = flat if out_features is None else out_features
-        self.layers = nn.Sequential(*layers)
+        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
+        self.out_features = out_features
+        self.layers = nn.Sequential(
+            nn.Linear(math.prod(self.in_shape), out_features),
+            nn.ReLU(),
+            nn.Linear(out_features, out_features, bias=False),
+            nn.BatchNorm1d(out_features),
+            nn.ReLU(),
+        )
 
     def forward(self, values: Tensor) -> Tensor:
+        lead = values.shape[: values.dim() - len(self.in_shape)]
         check_inputs(values, self.in_shape)
-        lead = values.shape[:-3]
-        return self.layers(values.reshape(-1, *self.in_shape)).reshape(*lead, self.out_features)
+        return run_layers(self.layers, values.reshape(-1, math.prod(self.in_shape))).reshape(*lead, self.out_features)
 
 
-class ConvDecoder(nn.Module):
-    r"""The mirror of `ConvEncoder`: a layer to a map, then transposed convolutions with a linear output.
+class ResidualMLP(nn.Module):
+    r"""Fully connected layers with batch norm and residual connections, for what all modalities share.
 
-    With kernels of 4 the map comes from a transposed convolution too, which has one bias a channel:
-    `ConvDecoder(20, (3, 32, 32), (64, 64, 32), 4, 128)` is MoPoE's for SVHN, `ConvDecoder(20, (3, 32, 32), (128, 64,
-    32), 4)` MMVAE's, and that of `(3, 64, 64)` with channels `(512, 256, 128, 64)` MMVAE's for CUB.
+    .. math:: h_1 = f_1(v) + (v, 0), \qquad h_{i + 1} = f_{i + 1}(h_i) + h_i
+
+    where each block `f` is a layer, batch norm, a leaky ReLU and another layer, and the input is filled up with zeros.
 
     References:
-        As for `ConvEncoder`. MMVAE's end in a sigmoid, MoPoE's do not.
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
+        Kushman), section 5.1, and its released code: 500 units; one block and the heads in the encoder (three layers
+        and one residual connection), two blocks and a last layer of 200 in the decoder (five and two).
 
     Args:
-        in_features: Size of the latent.
-        out_shape: `(channels, height, width)` of one image.
-        channels: Channels before each transposed convolution; each doubles height and width.
-        kernel: Side of the kernels: 3, or 4, where every half of the sides must be whole.
-        hidden_features: Width of a hidden layer before the map, with a ReLU; None for none.
+        in_features: Size of the input, at most `hidden_features`.
+        out_features: Size of the output of a last layer, which is linear; None for no such layer.
+        hidden_features: Width of the hidden layers.
+        blocks: Number of blocks.
 
     Raises:
-        ValueError: If the kernel is another one, or the sides do not fit it.
+        ValueError: If the input is wider than the hidden layers, or there is no block.
 
     Example:
         >>> import torch
-        >>> ConvDecoder(20, (3, 28, 28))(torch.zeros(4, 2, 20)).shape
-        torch.Size([4, 2, 3, 28, 28])
+        >>> ResidualMLP(50, 200, blocks=2)(torch.zeros(4, 2, 50)).shape
+        torch.Size([4, 2, 200])
     """
 
     def __init__(
-        self,
-        in_features: int,
-        out_shape: Sequence[int],
-        channels: Sequence[int] = (128, 64, 32),
-        kernel: int = 3,
-        hidden_features: int | None = None,
+        self, in_features: int, out_features: int | None = None, hidden_features: int = 500, blocks: int = 1
     ) -> None:
         super().__init__()
-        self.out_shape = tuple(out_shape)
-        sizes = _halves(self.out_shape, len(channels), kernel)[::-1]
-        layers: list[nn.Module] = []
-        if hidden_features is not None:
-            layers += [nn.Linear(in_features, hidden_features), nn.ReLU()]
-            in_features = hidden_features
-        if kernel == 3:
-            layers += [nn.Linear(in_features, channels[0] * math.prod(sizes[0])), nn.ReLU()]
-            layers.append(nn.Unflatten(-1, (channels[0], *sizes[0])))
-        else:
-            layers.append(nn.Unflatten(-1, (in_features, 1, 1)))
-            layers += [nn.ConvTranspose2d(in_features, channels[0], sizes[0]), nn.ReLU()]
-        widths = [*channels, self.out_shape[0]]
-        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            # a kernel of 3 needs no output padding for an odd side 2s - 1, and one for an even side 2s
-            padding = [1 - large % 2 if kernel == 3 else 0 for large in sizes[position + 1]]
-            layers.append(nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1, output_padding=padding))
-            if position < len(channels) - 1:
-                layers.append(nn.ReLU())
-        self.layers = nn.Sequential(*layers)
+        if in_features > hidden_features or blocks < 1:
+            raise ValueError(
+                f"in_features must be at most hidden_features and blocks at least 1, got {in_features}, "
+                f"{hidden_features} and {blocks}"
+            )
+        self.hidden_features = hidden_features
+        self.out_features = hidden_features if out_features is None else out_features
+        widths = [in_features, *[hidden_features] * (blocks - 1)]
+        self.blocks = nn.ModuleList(self._block(width, hidden_features) for width in widths)
+        self.last = nn.Identity() if out_features is None else nn.Linear(hidden_features, out_features)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        lead = latents.shape[:-1]
-        return self.layers(latents.reshape(-1, latents.shape[-1])).reshape(*lead, *self.out_shape)
+    @staticmethod
+    def _block(before: int, after: int) -> nn.Module:
+        # the bias of a normalized layer would be taken away again
+        normalized = (nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.LeakyReLU())
+        return nn.Sequential(*normalized, nn.Linear(after, after))
 
-
-def _halves(shape: tuple[int, ...], times: int, kernel: int) -> list[tuple[int, ...]]:
-    """Height and width of an image, and after each stride of 2."""
-    if kernel not in (3, 4):
-        raise ValueError(f"kernel must be 3 or 4, got {kernel}")
-    if len(shape) != 3 or min(shape) < 1 or (kernel == 4 and any(side % 2**times for side in shape[1:])):
-        fit = f" with sides divisible by {2**times}" if kernel == 4 else ""
-        raise ValueError(f"an image must be (channels, height, width){fit}, got {shape}")
-    sizes = [shape[1:]]
-    for _ in range(times):
-        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
-    return sizes
+    def forward(self, values: Tensor) -> Tensor:
+        rows = values.reshape(-1, values.shape[-1])
+        for block in self.blocks:
+            rows = run_layers(block, rows) + nn.functional.pad(rows, (0, self.hidden_features - rows.shape[-1]))
+        return self.last(rows).reshape(*values.shape[:-1], self.out_features)

@@ -10,9 +10,9 @@ from multipyro.batch import run_layers
 __all__ = [
     "CharacterDecoder",
     "CharacterEncoder",
+    "GRUTextEncoder",
     "SentenceDecoder",
     "SentenceEncoder",
-    "TokenGRU",
     "check_tokens",
     "one_hot_rows",
 ]
@@ -218,7 +218,7 @@ class SentenceDecoder(nn.Module):
         return self.words(found).reshape(*latents.shape[:-1], *self.out_shape)
 
 
-class TokenGRU(nn.Module):
+class GRUTextEncoder(nn.Module):
     r"""The last hidden state of a GRU over embedded tokens.
 
     References:
@@ -232,7 +232,7 @@ class TokenGRU(nn.Module):
         embedding: Numbers a token.
 
     Example:
-        >>> TokenGRU(20, 9)(torch.zeros(5, 3, 9, dtype=torch.int64)).shape
+        >>> GRUTextEncoder(20, 9)(torch.zeros(5, 3, 9, dtype=torch.int64)).shape
         torch.Size([5, 3, 200])
     """
 

@@ -1,4 +1,4 @@
-"""Networks of strided 4x4 convolutions with batch norm for 64x64 pictures, and what stands beside them."""
+"""Networks of strided 4x4 convolutions with batch norm for 64x64 images."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from multipyro.batch import check_inputs, run_layers
 
-__all__ = ["Discriminator", "NormalisedMLP", "StridedDecoder", "StridedEncoder"]
+__all__ = ["BatchNormConvDecoder", "BatchNormConvEncoder"]
 
 # mean and standard deviation of pixels in [0, 1], about those of photographs of faces: what a network sees and gives
 # is of the order of 1, and a normal likelihood of the same scale is JMVAE's variance of 1 on standardized pixels
 _LOC, _SCALE = 0.5, 0.27
 
 
-class StridedEncoder(nn.Module):
+class BatchNormConvEncoder(nn.Module):
     r"""Four strided 4x4 convolutions, flattened: `C64R-C128BR-C256BR-C256BR-F` of JMVAE at width 64.
 
     References:
@@ -32,7 +32,7 @@ class StridedEncoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> StridedEncoder((3, 64, 64), width=8)(torch.zeros(2, 3, 64, 64)).shape
+        >>> BatchNormConvEncoder((3, 64, 64), width=8)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 512])
     """
 
@@ -57,7 +57,7 @@ class StridedEncoder(nn.Module):
         return run_layers(self.layers, rows).reshape(*values.shape[:-3], self.out_features)
 
 
-class StridedDecoder(nn.Module):
+class BatchNormConvDecoder(nn.Module):
     r"""One layer, then transposed 4x4 convolutions, linear output: `D4096R-DC256BR-DC128BR-DC64BR-DC3` at width 64.
 
     References:
@@ -75,7 +75,7 @@ class StridedDecoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> StridedDecoder(20, (3, 64, 64), width=8)(torch.zeros(4, 2, 20)).shape
+        >>> BatchNormConvDecoder(20, (3, 64, 64), width=8)(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 64, 64])
     """
 
@@ -97,66 +97,6 @@ class StridedDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         found = run_layers(self.layers, latents.reshape(-1, latents.shape[-1]))
         return (_LOC + _SCALE * found).reshape(*latents.shape[:-1], *self.out_shape)
-
-
-class NormalisedMLP(nn.Module):
-    r"""Two hidden layers on a vector such as attributes, the second with batch norm: `D512R-D512BR` of JMVAE.
-
-    References:
-        Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
-        al.), appendix, CelebA.
-
-    Args:
-        in_shape: Shape of one input, or its size.
-        out_features: Width of both layers.
-
-    Example:
-        >>> import torch
-        >>> NormalisedMLP(40, 16)(torch.zeros(2, 40)).shape
-        torch.Size([2, 16])
-    """
-
-    def __init__(self, in_shape: int | Sequence[int], out_features: int = 512) -> None:
-        super().__init__()
-        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
-        self.out_features = out_features
-        self.layers = nn.Sequential(
-            nn.Linear(math.prod(self.in_shape), out_features),
-            nn.ReLU(),
-            nn.Linear(out_features, out_features, bias=False),
-            nn.BatchNorm1d(out_features),
-            nn.ReLU(),
-        )
-
-    def forward(self, values: Tensor) -> Tensor:
-        lead = values.shape[: values.dim() - len(self.in_shape)]
-        check_inputs(values, self.in_shape)
-        return run_layers(self.layers, values.reshape(-1, math.prod(self.in_shape))).reshape(*lead, self.out_features)
-
-
-class Discriminator(nn.Module):
-    r"""The log-odds that a value is real, from a feature network: `D(x) = sigmoid` of what this gives.
-
-    Args:
-        features: Module from values `(batch, *event)` to features `(batch, out_features)`; its attribute
-            `out_features` gives their size.
-
-    Returns (when called):
-        Logits `(batch,)`.
-
-    Example:
-        >>> import torch
-        >>> Discriminator(StridedEncoder((3, 64, 64), width=8))(torch.zeros(5, 3, 64, 64)).shape
-        torch.Size([5])
-    """
-
-    def __init__(self, features: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-        self.head = nn.Linear(features.out_features, 1)
-
-    def forward(self, values: Tensor) -> Tensor:
-        return self.head(self.features(values)).squeeze(-1)
 
 
 def _sixteenths(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from multipyro.batch import check_inputs, run_layers
 from multipyro.ppl_models.networks.text import one_hot_rows
 
-__all__ = ["ResidualDecoder", "ResidualEncoder", "ResidualTextDecoder", "ResidualTextEncoder"]
+__all__ = ["ResidualConvDecoder", "ResidualConvEncoder", "ResidualTextDecoder", "ResidualTextEncoder"]
 
 _SKIP, _BRANCH, _DROPOUT = 2.0, 0.3, 0.5
 # multiples of the width, from the data to a single position
@@ -60,7 +60,7 @@ def _blocks(multiples: Sequence[int], width: int, dims: int, up: bool) -> list[n
     return [_Block(before, after, not number, True, dims) for number, (before, after) in enumerate(turned)]
 
 
-class ResidualEncoder(nn.Module):
+class ResidualConvEncoder(nn.Module):
     r"""A convolution and four residual blocks from a 64x64 picture to one position.
 
     References:
@@ -75,7 +75,7 @@ class ResidualEncoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> ResidualEncoder((3, 64, 64), width=8)(torch.zeros(2, 3, 64, 64)).shape
+        >>> ResidualConvEncoder((3, 64, 64), width=8)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 40])
     """
 
@@ -92,11 +92,11 @@ class ResidualEncoder(nn.Module):
         return rows.reshape(*values.shape[:-3], self.out_features)
 
 
-class ResidualDecoder(nn.Module):
-    r"""The mirror of `ResidualEncoder`, with a linear output.
+class ResidualConvDecoder(nn.Module):
+    r"""The mirror of `ResidualConvEncoder`, with a linear output.
 
     References:
-        As for `ResidualEncoder`.
+        As for `ResidualConvEncoder`.
 
     Args:
         in_features: Size of the latent.
@@ -108,7 +108,7 @@ class ResidualDecoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> ResidualDecoder(20, (3, 64, 64), width=8)(torch.zeros(4, 2, 20)).shape
+        >>> ResidualConvDecoder(20, (3, 64, 64), width=8)(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 64, 64])
     """
 
@@ -129,7 +129,7 @@ class ResidualTextEncoder(nn.Module):
     r"""One-hot characters through a convolution and six residual blocks, from 256 positions to one.
 
     References:
-        As for `ResidualEncoder`.
+        As for `ResidualConvEncoder`.
 
     Args:
         num_classes: Number of characters.
@@ -162,7 +162,7 @@ class ResidualTextDecoder(nn.Module):
     r"""The mirror of `ResidualTextEncoder`: logits of every character at every position.
 
     References:
-        As for `ResidualEncoder`; its softmax is left to the likelihood.
+        As for `ResidualConvEncoder`; its softmax is left to the likelihood.
 
     Args:
         in_features: Size of the latent.

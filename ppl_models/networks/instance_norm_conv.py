@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs, run_layers
+from multipyro.batch import check_inputs
 
-__all__ = ["InstanceNormDecoder", "InstanceNormEncoder", "SharedLayers"]
+__all__ = ["InstanceNormConvDecoder", "InstanceNormConvEncoder"]
 
 _BLOCKS = 3
 _MAP_CHANNELS = 10
@@ -30,7 +30,7 @@ class _Block(nn.Module):
         return values + self.layers(values)
 
 
-class InstanceNormEncoder(nn.Module):
+class InstanceNormConvEncoder(nn.Module):
     r"""A wide convolution, two strided ones, three residual blocks, and two layers.
 
     References:
@@ -47,7 +47,7 @@ class InstanceNormEncoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> InstanceNormEncoder((3, 64, 64), width=4)(torch.zeros(2, 3, 64, 64)).shape
+        >>> InstanceNormConvEncoder((3, 64, 64), width=4)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 200])
     """
 
@@ -74,11 +74,11 @@ class InstanceNormEncoder(nn.Module):
         return rows.reshape(*values.shape[:-3], self.out_features)
 
 
-class InstanceNormDecoder(nn.Module):
-    r"""The mirror of `InstanceNormEncoder`, with a linear output: logits for a Beta, means for other likelihoods.
+class InstanceNormConvDecoder(nn.Module):
+    r"""The mirror of `InstanceNormConvEncoder`, with a linear output: logits for a Beta, means for other likelihoods.
 
     References:
-        As for `InstanceNormEncoder`; of its two forms that of the code, with one layer more before the map.
+        As for `InstanceNormConvEncoder`; of its two forms that of the code, with one layer more before the map.
 
     Args:
         in_features: Size of the latent, or of what layers before it give.
@@ -90,7 +90,7 @@ class InstanceNormDecoder(nn.Module):
 
     Example:
         >>> import torch
-        >>> InstanceNormDecoder(20, (3, 64, 64), width=4)(torch.zeros(4, 2, 20)).shape
+        >>> InstanceNormConvDecoder(20, (3, 64, 64), width=4)(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 64, 64])
     """
 
@@ -115,61 +115,6 @@ class InstanceNormDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         rows = self.layers(latents.reshape(-1, latents.shape[-1]))
         return rows.reshape(*latents.shape[:-1], *self.out_shape)
-
-
-class SharedLayers(nn.Module):
-    r"""Fully connected layers with batch norm and residual connections, for what all modalities share.
-
-    .. math:: h_1 = f_1(v) + (v, 0), \qquad h_{i + 1} = f_{i + 1}(h_i) + h_i
-
-    where each block `f` is a layer, batch norm, a leaky ReLU and another layer, and the input is filled up with zeros.
-
-    References:
-        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), section 5.1, and its released code: 500 units; one block and the heads in the encoder (three layers
-        and one residual connection), two blocks and a last layer of 200 in the decoder (five and two).
-
-    Args:
-        in_features: Size of the input, at most `hidden_features`.
-        out_features: Size of the output of a last layer, which is linear; None for no such layer.
-        hidden_features: Width of the hidden layers.
-        blocks: Number of blocks.
-
-    Raises:
-        ValueError: If the input is wider than the hidden layers, or there is no block.
-
-    Example:
-        >>> import torch
-        >>> SharedLayers(50, 200, blocks=2)(torch.zeros(4, 2, 50)).shape
-        torch.Size([4, 2, 200])
-    """
-
-    def __init__(
-        self, in_features: int, out_features: int | None = None, hidden_features: int = 500, blocks: int = 1
-    ) -> None:
-        super().__init__()
-        if in_features > hidden_features or blocks < 1:
-            raise ValueError(
-                f"in_features must be at most hidden_features and blocks at least 1, got {in_features}, "
-                f"{hidden_features} and {blocks}"
-            )
-        self.hidden_features = hidden_features
-        self.out_features = hidden_features if out_features is None else out_features
-        widths = [in_features, *[hidden_features] * (blocks - 1)]
-        self.blocks = nn.ModuleList(self._block(width, hidden_features) for width in widths)
-        self.last = nn.Identity() if out_features is None else nn.Linear(hidden_features, out_features)
-
-    @staticmethod
-    def _block(before: int, after: int) -> nn.Module:
-        # the bias of a normalized layer would be taken away again
-        normalized = (nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.LeakyReLU())
-        return nn.Sequential(*normalized, nn.Linear(after, after))
-
-    def forward(self, values: Tensor) -> Tensor:
-        rows = values.reshape(-1, values.shape[-1])
-        for block in self.blocks:
-            rows = run_layers(block, rows) + nn.functional.pad(rows, (0, self.hidden_features - rows.shape[-1]))
-        return self.last(rows).reshape(*values.shape[:-1], self.out_features)
 
 
 def _quarters(shape: tuple[int, ...]) -> tuple[int, ...]:
