@@ -7,25 +7,22 @@ from dataclasses import dataclass
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.ppl_models import (
-    MLP,
+from multipyro.ppl_models import MLP, ConvDecoder, ConvEncoder, OneHotMLP
+from multipyro.ppl_models.networks import (
+    BatchNormConvDecoder,
+    BatchNormConvEncoder,
+    BatchNormMLP,
     CharacterDecoder,
     CharacterEncoder,
-    ConvDecoder,
-    ConvEncoder,
-    InstanceNormDecoder,
-    InstanceNormEncoder,
-    NormalisedMLP,
-    OneHotMLP,
-    ResidualDecoder,
-    ResidualEncoder,
+    GRUTextEncoder,
+    InstanceNormConvDecoder,
+    InstanceNormConvEncoder,
+    ResidualConvDecoder,
+    ResidualConvEncoder,
     ResidualTextDecoder,
     ResidualTextEncoder,
     SentenceDecoder,
     SentenceEncoder,
-    StridedDecoder,
-    StridedEncoder,
-    TokenGRU,
 )
 from multipyro.ppl_models.networks.heads import chain, trunk
 
@@ -140,7 +137,7 @@ def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
         positions = math.prod(modality.shape) if modality.shape else None
         return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, True)
     if sizes.normalized and modality.kind == "vector":
-        return NormalisedMLP(modality.shape, sizes.out_features)
+        return BatchNormMLP(modality.shape, sizes.out_features)
     return MLP(modality.shape, sizes.out_features, before, activate_output=True)
 
 
@@ -152,7 +149,7 @@ def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module
 
 
 def _strided_discriminator(modality: Modality, sizes: Sizes, kind: str) -> nn.Module:
-    network = StridedEncoder(modality.shape, sizes.over(8), *DISCRIMINATORS[kind])
+    network = BatchNormConvEncoder(modality.shape, sizes.over(8), *DISCRIMINATORS[kind])
     return chain(network, trunk(network.out_features, sizes.joint_features)) if sizes.joint_features else network
 
 
@@ -185,13 +182,13 @@ def _plain_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Modu
 
 def _residual_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     if modality.kind == "image":
-        return ResidualEncoder(modality.shape, sizes.over(4))
+        return ResidualConvEncoder(modality.shape, sizes.over(4))
     return ResidualTextEncoder(*_tokens(modality), sizes.over(4))
 
 
 def _residual_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     if modality.kind == "image":
-        return ResidualDecoder(latent_dim, modality.shape, sizes.over(4))
+        return ResidualConvDecoder(latent_dim, modality.shape, sizes.over(4))
     return ResidualTextDecoder(latent_dim, *_tokens(modality), sizes.over(4))
 
 
@@ -208,8 +205,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="strided",
             about="JMVAE on CelebA: strided convolutions with batch norm; images with sides divisible by 16",
             suits=lambda modality: _sides_divisible(modality, 16, 16),
-            encoder=lambda modality, sizes: StridedEncoder(modality.shape, sizes.over(8)),
-            decoder=lambda modality, sizes, latent_dim: StridedDecoder(latent_dim, modality.shape, sizes.over(8)),
+            encoder=lambda modality, sizes: BatchNormConvEncoder(modality.shape, sizes.over(8)),
+            decoder=lambda modality, sizes, latent_dim: BatchNormConvDecoder(latent_dim, modality.shape, sizes.over(8)),
             default_for=lambda modality: _is_color(modality) and _sides_divisible(modality, 16, _LARGE),
             discriminator=_strided_discriminator,
             normal_scale=0.27,  # JMVAE has 1 on standardized pixels, whose standard deviation in [0, 1] is this
@@ -243,8 +240,10 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="instance",
             about="VLVAE: residual blocks with instance norm; images with sides divisible by 4",
             suits=lambda modality: _sides_divisible(modality, 4, 16),
-            encoder=lambda modality, sizes: InstanceNormEncoder(modality.shape, sizes.out_features, sizes.over(8)),
-            decoder=lambda modality, sizes, latent_dim: InstanceNormDecoder(latent_dim, modality.shape, sizes.over(8)),
+            encoder=lambda modality, sizes: InstanceNormConvEncoder(modality.shape, sizes.out_features, sizes.over(8)),
+            decoder=lambda modality, sizes, latent_dim: InstanceNormConvDecoder(
+                latent_dim, modality.shape, sizes.over(8)
+            ),
         ),
         Architecture(
             name="tapered",
@@ -278,7 +277,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="gru",
             about="VLVAE: a recurrent encoder and the decoder of `mlp`; texts",
             suits=_is_text,
-            encoder=lambda modality, sizes: TokenGRU(*_tokens(modality), sizes.out_features),
+            encoder=lambda modality, sizes: GRUTextEncoder(*_tokens(modality), sizes.out_features),
             decoder=_mlp_decoder,
         ),
         Architecture(

@@ -25,11 +25,11 @@ from multipyro.ppl_models import (
     BetaLikelihood,
     CategoricalLikelihood,
     ContinuousBernoulliLikelihood,
-    DiscretisedLogistic,
-    Discriminator,
+    DiscretizedLogisticLikelihood,
     LaplaceLikelihood,
     NormalLikelihood,
 )
+from multipyro.ppl_models.networks import Discriminator
 from multipyro.ppl_models.networks.heads import chain, trunk
 
 __all__ = ["Networks", "networks_for"]
@@ -39,7 +39,7 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "beta": BetaLikelihood,
     "categorical": CategoricalLikelihood,
     "continuous_bernoulli": ContinuousBernoulliLikelihood,
-    "discretized_logistic": DiscretisedLogistic,
+    "discretized_logistic": DiscretizedLogisticLikelihood,
     "laplace": LaplaceLikelihood,
     "normal": NormalLikelihood,
 }
