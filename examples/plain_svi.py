@@ -24,7 +24,7 @@ from pyro.optim import Adam
 
 from multipyro.data import load_dataset
 from multipyro.guides import MixtureOfProducts, NormalEncoder
-from multipyro.inference import cross_generate, generative, step_seed
+from multipyro.inference import cross_generate, predictive, step_seed
 from multipyro.ppl_models import MLP, CategoricalLikelihood, ContinuousBernoulliLikelihood, MultimodalModel, OneHotMLP
 
 LATENT = 8
@@ -74,7 +74,7 @@ def main(args):
 
     labels = cross_generate(model, guide, {"image": x["image"]}, ["label"], output="mean")["label"][0]
     print(f"image -> label: {(labels == x['label']).float().mean():.3f} of {len(labels)} test rows")
-    draws = Predictive(generative(model, ["image"]), guide=guide, num_samples=5)({"label": x["label"][:10]})
+    draws = Predictive(predictive(model, guide, ["image"]), num_samples=5)({"label": x["label"][:10]})
     print("Pyro's Predictive, images given labels:", tuple(draws["image"].shape))
 
 

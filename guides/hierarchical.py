@@ -28,7 +28,7 @@ class HierarchicalGuide(Guide):
     It answers all modalities only; `IterativeSampling` completes missing ones, as the paper does, which trains no
     other encoder. What predicts and embeds (`conditional`) is the top layer alone, in every case: the model draws
     the layers below from `p(z_l | z_{l+1})`, as in JM eq. 6, and Figure 3 there shows the top layer.
-    A reconstruction from `z1` is that of `posterior`, in `Predictive(generative(model, targets), guide)(x)`.
+    For reconstructions from `z1`, use the posterior instead: `Predictive(generative(model, target), guide=guide)(x)`.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et

@@ -13,7 +13,7 @@ from multipyro.inference.evaluation.likelihoods import (
 from multipyro.inference.evaluation.metrics import evaluate, latent_accuracy
 from multipyro.inference.evaluation.prediction import cross_generate, embed, joint_samples, reconstruct
 from multipyro.inference.evaluation.predictive import guide_predictive_log_likelihood
-from multipyro.inference.handlers import conditional, frozen, generative, restrict
+from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict
 from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.objectives.jensen_shannon import JensenShannonELBO
 from multipyro.inference.objectives.linear_mixture import LinearMixtureELBO
@@ -84,6 +84,7 @@ __all__ = [
     "load_state",
     "log_likelihood",
     "networks_for",
+    "predictive",
     "reconstruct",
     "reconstructions_figure",
     "register",

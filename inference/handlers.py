@@ -9,8 +9,9 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from multipyro.batch import rows_of_latent
+from multipyro.batch import batch_rows, filled, rows_of_latent
 from multipyro.guides import Guide
+from multipyro.guides.aggregate import RowwiseDistribution
 from multipyro.inference._program_modules import modules_of
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "frozen",
     "frozen_modules",
     "generative",
+    "latents_from",
+    "predictive",
     "program_key",
     "proposal",
     "restrict",
@@ -76,15 +79,14 @@ def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
     return _Frozen(program, tuple(train))
 
 
-def generative(model: Program, targets: Sequence[str]) -> nn.Module:
-    """The model with `targets` as unobserved sample sites, whatever `x` holds: the program of a prediction.
+def generative(model: Program, target: Sequence[str]) -> nn.Module:
+    """The model with `target` as unobserved sample sites, whatever `x` contains.
 
-    `Predictive(generative(model, ["image"]), guide=guide, num_samples=S)(x)` is a posterior predictive check. A row
-    of which `x` holds nothing draws its latents from the model's prior, whatever the guide drew.
+    Its latents come from the prior: to predict from observed modalities, use `predictive`.
 
     Args:
         model: A model, called as `model(x, observed=None)`; it must sample a site whose value in `x` is None.
-        targets: Modalities to sample.
+        target: Modalities to sample.
 
     Returns:
         The program, called as before.
@@ -95,7 +97,72 @@ def generative(model: Program, targets: Sequence[str]) -> nn.Module:
         >>> generative(model, ["image"])({}, num_rows=3)["image"].shape
         torch.Size([3, 4])
     """
-    return _Generative(model, (targets,) if isinstance(targets, str) else tuple(targets))
+    return _Generative(model, (target,) if isinstance(target, str) else tuple(target))
+
+
+def predictive(model: Program, guide: Program, target: Sequence[str]) -> nn.Module:
+    r"""The program that predicts: latents from the guide given `x`, then `target` from the model.
+
+    .. math:: z \sim q(z \mid x_G), \qquad x_m \sim p(x_m \mid z), \quad m \in T
+
+    `G` is whatever `x` contains, and `q` the guide's `conditional` distribution. So `predictive(...)(x)` is one
+    posterior predictive sample per data point, and `Predictive(predictive(model, guide, ["image"]), num_samples=S)(x)`
+    a posterior predictive check. Latents that the guide leaves out are sampled by the model, as the lower layers of a
+    hierarchical one are. Data points of which nothing is observed take their latents from the model's prior.
+
+    Args:
+        model: A model, called as `model(x, observed=None)`; it must sample a site whose value in `x` is None.
+        guide: A guide, called as `guide(x, observed=None)`.
+        target: Modalities to sample; one that `x` contains too is reconstructed.
+
+    Returns:
+        A program, called as `program(x, observed=None)`. Its sites are the latents and `target`; a latent that the
+        guide infers has the guide's density.
+
+    Example:
+        >>> from pyro.infer import Predictive
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
+        >>> likelihoods = {"image": NormalLikelihood(MLP(2, 4)), "label": CategoricalLikelihood(MLP(2, 3))}
+        >>> model = MultimodalModel(2, likelihoods)
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
+        >>> program = predictive(model, guide, ["label"])
+        >>> Predictive(program, num_samples=7)({"image": torch.zeros(5, 4)})["label"].shape
+        torch.Size([7, 5])
+    """
+    return _Predictive(model, guide, (target,) if isinstance(target, str) else tuple(target))
+
+
+def latents_from(
+    guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+) -> "_LatentsFromGuide":
+    """Samples a guide's `conditional` given `x`, and returns the handler under which a model takes these latents.
+
+    Plates around the call apply to the guide; its sites are in no trace. Under the handler, a latent of the model has
+    the guide's density and value, and the model's own in the data points without evidence about it.
+
+    Args:
+        guide: A guide, called as `guide(x, observed=None)`.
+        x: Modality name -> values `(batch, *event)`.
+        observed: Modality name -> which data points are observed, bool `(batch,)`.
+
+    Returns:
+        A context manager, which can be entered several times with the same latents.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
+        >>> with torch.no_grad(), latents_from(guide, {"image": torch.zeros(5, 4)}):
+        ...     torch.equal(model({}, num_rows=5)["z"], model({}, num_rows=5)["z"])
+        True
+    """
+    record = _Record()
+    with record:
+        conditional(guide)(x, observed)
+    visible = {name: values for name, values in x.items() if sees(guide, name)}
+    return _LatentsFromGuide(record.sites, {name: rows_of_latent(name, visible, observed) for name in record.sites})
 
 
 def conditional(guide: Program) -> Program:
@@ -267,35 +334,86 @@ class _Generative(_Combinator):
     def forward(
         self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, num_rows: int | None = None
     ) -> Any:
-        targets = self.detail
+        target = self.detail
         if num_rows is None:
             num_rows = next((len(values) for values in x.values() if values is not None), None)
-        given = {name: values for name, values in x.items() if name not in targets}
+        given = {name: values for name, values in x.items() if name not in target}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-        prior = _PriorWithoutEvidence(x, observed, (*given, *targets)) if observed else nullcontext()
         rows = {} if num_rows is None or given else {"num_rows": num_rows}
-        with prior:
-            return self.program({**given, **dict.fromkeys(targets)}, masks, **rows)
+        return self.program({**given, **dict.fromkeys(target)}, masks, **rows)
 
 
-class _PriorWithoutEvidence(Messenger):
-    """Gives rows without evidence the model's own draw of each latent, whatever value is replayed into it."""
+class _Predictive(nn.Module):
+    """The latents of a guide and the targets of a model, as one program."""
 
-    def __init__(self, x: Mapping[str, Any], observed: Mapping[str, Tensor], modalities: Sequence[str]) -> None:
+    def __init__(self, model: Program, guide: Program, target: tuple[str, ...]) -> None:
         super().__init__()
-        self.x, self.observed = x, observed
-        self.priors: dict[str, Any] = {}
-        self.modalities = modalities
+        self.decode, self.guide = generative(model, target), guide
+
+    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
+        model, masks = core(self.decode), observed or {}
+        if hasattr(model, "modalities"):  # the decoders of what is given need not run
+            given = {name: values for name, values in x.items() if name in getattr(model, "conditions", ())}
+            masks = {name: mask for name, mask in masks.items() if name in given}
+        else:  # a plain function may read the number of data points from them
+            given, masks = {name: filled(values, masks.get(name)) for name, values in x.items()}, {}
+        hidden = [name for name in given if name not in self.decode.detail]  # no sites of a prediction
+        with latents_from(self.guide, x, observed), poutine.block(hide=hidden):
+            return self.decode(given, masks, num_rows=batch_rows(x))
+
+
+class _Record(Messenger):
+    """Records the latents of a program while no handler outside sees them under their names, nor traces them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, tuple[Any, Tensor]] = {}
+        self.renamed: dict[str, tuple[str, dict]] = {}
 
     def _pyro_sample(self, msg: dict) -> None:
-        if not msg["is_observed"] and msg["name"] not in self.modalities and not poutine.util.site_is_subsample(msg):
-            self.priors[msg["name"]] = msg["fn"]
+        if msg["is_observed"]:
+            msg["stop"] = True
+            return
+        # plates outside shall expand the site, so it cannot be blocked
+        hidden = f"_guide/{msg['name']}"
+        self.renamed[hidden] = msg["name"], msg["infer"]
+        msg["name"] = hidden
+        msg["infer"] = {**(msg["infer"] or {}), "_do_not_trace": True, "is_auxiliary": True}
 
     def _pyro_post_sample(self, msg: dict) -> None:
-        prior, rows = self.priors.pop(msg["name"], None), rows_of_latent(msg["name"], self.x, self.observed)
-        if prior is not None and rows is not None:
-            value = msg["value"]
-            rows = rows.reshape(-1, *[1] * prior.event_dim)
-            lead = value.shape[: value.dim() - prior.event_dim]
-            draw = prior.expand(lead)() if tuple(prior.batch_shape) != tuple(lead) else prior()
-            msg["value"] = torch.where(rows, value, draw)
+        if msg["name"] in self.renamed:
+            msg["name"], msg["infer"] = self.renamed.pop(msg["name"])
+            traced = not (msg["infer"] or {}).get("_do_not_trace")
+            if traced and not poutine.util.site_is_subsample(msg):
+                self.sites[msg["name"]] = msg["fn"], msg["value"]
+
+
+class _LatentsFromGuide(Messenger):
+    """Gives a model's latents a guide's density and value, and leaves the model's in `rows` that are False."""
+
+    def __init__(self, sites: Mapping[str, tuple[Any, Tensor]], rows: Mapping[str, Tensor | None]) -> None:
+        super().__init__()
+        self.sites, self.rows = dict(sites), dict(rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The latents that the guide sampled."""
+        return tuple(self.sites)
+
+    def _pyro_sample(self, msg: dict) -> None:
+        name = msg["name"]
+        if name not in self.sites or msg["is_observed"]:
+            return
+        rows = self.rows.pop(name, None)
+        if rows is not None and not rows.all():
+            self.sites[name] = _with_prior(*self.sites[name], msg["fn"], rows)
+        msg["fn"], msg["value"] = self.sites[name]
+
+
+def _with_prior(fn: Any, value: Tensor, prior: Any, rows: Tensor) -> tuple[Any, Tensor]:
+    """A guide's distribution and value in `rows`, those of the prior in all others."""
+    lead = value.shape[: value.dim() - fn.event_dim]
+    if tuple(prior.batch_shape) != tuple(lead):
+        prior = prior.expand(lead)
+    merged = torch.where(rows.reshape(-1, *[1] * fn.event_dim), value, prior())
+    return RowwiseDistribution([prior, fn], rows.long()), merged

@@ -7,9 +7,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, mean_and_se
+from linear_gaussian import LinearGaussian
 from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
 from small_programs import ROWS, batch, elbo, programs, seeded, state_of, unchanged
 from torch import nn
@@ -24,7 +24,7 @@ from multipyro.inference import (
     generative,
     restrict,
 )
-from multipyro.ppl_models import MLP, CategoricalLikelihood, LaplacePrior, MultimodalModel, NormalLikelihood
+from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 
 # restrict
 
@@ -249,66 +249,6 @@ def test_combinators_can_be_copied_and_carry_their_parameters():
 
 
 # generative
-
-
-@pytest.mark.parametrize("parallel", (False, True))
-def test_pyros_predictive(parallel):
-    model, guide = programs()
-    x = batch()
-    program = generative(model, ["image"])
-    samples = Predictive(program, guide=restrict(guide, ["label"]), num_samples=7, parallel=parallel)(x)
-    assert samples["image"].shape == (7, ROWS, 4) and samples["z"].reshape(7, ROWS, 2).shape == (7, ROWS, 2)
-    assert not torch.equal(samples["image"], x["image"].expand(7, -1, -1))
-    both = Predictive(generative(model, ["image", "label"]), guide=guide, num_samples=3, parallel=parallel)(x)
-    assert both["label"].shape == (3, ROWS) and both["label"].dtype == torch.int64
-
-
-def test_predictive_samples_follow_the_exact_conditional():
-    problem = LinearGaussian(2)
-    x, model, guide = problem.sample(3), problem.model(), problem.product_guide()
-    given = {"label": x["label"]}
-    samples = Predictive(generative(model, ["image"]), guide=guide, num_samples=8000, parallel=True)(given)["image"]
-    posterior = problem.posterior(x, ["label"])
-    mean = posterior.mean @ problem.loadings["image"].T + problem.offsets["image"]
-    found, error = mean_and_se(samples)
-    assert ((found - mean).abs() < 4 * error).all()
-    covariance = problem.loadings["image"] @ posterior.covariance_matrix[0] @ problem.loadings["image"].T
-    variance = covariance.diagonal() + problem.scales["image"] ** 2
-    found, error = mean_and_se((samples - mean) ** 2)
-    assert ((found - variance).abs() < 4 * error).all()
-
-
-@pytest.mark.parametrize("parallel", (False, True))
-def test_rows_without_evidence_are_drawn_from_the_models_prior(parallel):
-    class Shifted(nn.Module):
-        def forward(self):
-            return dist.Normal(torch.full((2,), 5.0), torch.full((2,), 3.0)).to_event(1)
-
-    decoder = nn.Linear(2, 4)
-    model = MultimodalModel(
-        2, {"image": NormalLikelihood(decoder, scale=0.1), "label": CategoricalLikelihood(MLP(2, 3, (8,)))}, Shifted()
-    )
-    _, guide = programs()
-    rows = torch.tensor([True, False, True, False, True])
-    x, number = {"label": torch.randint(3, (ROWS,))}, 3000 if parallel else 200
-    predictive = Predictive(generative(model, ["image"]), guide=guide, num_samples=number, parallel=parallel)
-    image = predictive(x, {"label": rows})["image"]
-    posterior = guide.posterior(x)
-    for row in range(ROWS):
-        mean, scale = (
-            (posterior.mean[row], posterior.stddev[row])
-            if rows[row]
-            else (torch.full((2,), 5.0), torch.full((2,), 3.0))
-        )
-        exact = decoder(mean).detach()
-        variance = (decoder.weight**2 @ scale**2 + 0.01).detach()
-        assert ((image[:, row].mean(0) - exact).abs() < 4 * (variance / number).sqrt()).all()
-        assert ((image[:, row].var(0) / variance - 1).abs() < 4 * (2 / number) ** 0.5).all()
-    torch.manual_seed(0)
-    trace = poutine.trace(guide).get_trace(x, {"label": rows})
-    values = poutine.replay(generative(model, ["image"]), trace=trace)(x, {"label": rows})
-    drawn = trace.nodes["z"]["value"]
-    assert torch.equal(values["z"][rows], drawn[rows]) and (values["z"][~rows] != drawn[~rows]).all()
 
 
 def test_generative_ignores_whatever_x_holds_of_its_targets():

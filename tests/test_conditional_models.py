@@ -24,11 +24,11 @@ from multipyro.inference import (
     fit,
     fit_recipe,
     frozen,
-    generative,
     guide_conditional_log_likelihood,
     joint_samples,
     load,
     log_likelihood,
+    predictive,
 )
 from multipyro.ppl_models import ConditionalModel, NormalLikelihood
 
@@ -189,15 +189,12 @@ def test_predictions_have_the_moments_of_the_exact_conditional(exact):
     x, guide = exact.data(3), exact.guide()
     guide.joint.encoder.heads.bias.data.fill_(math.nan)  # whatever asks the posterior fails
     given, draws = {"label": x["label"]}, 20_000
-    recipe = build("cvae", toy_networks())
     samples = {
         "cross_generate": cross_generate(exact.model, guide, given, ["image"], draws)["image"],
-        "Predictive": Predictive(generative(exact.model, ["image"]), guide=guide, num_samples=draws, parallel=True)(
-            given
-        )["image"],
-        "recipe": type(recipe)("", exact.model, guide, (), 3)
-        .predictive(["label"], ["image"])(repeated(given, draws))["image"]
-        .unsqueeze(1),
+        "Predictive": Predictive(predictive(exact.model, guide, ["image"]), num_samples=draws, parallel=True)(given)[
+            "image"
+        ],
+        "once": predictive(exact.model, guide, ["image"])(repeated(given, draws))["image"].unsqueeze(1),
     }
     mean, covariance = exact.predicted(x)
     for found in samples.values():
@@ -263,7 +260,7 @@ def test_a_row_without_its_condition_is_refused(exact):
         lambda: cross_generate(model, guide, {"label": x["label"]}, ["image"], observed=observed),
         lambda: log_likelihood(model, guide, x, ["image"], ["label"], 5, observed),
         lambda: guide_conditional_log_likelihood(model, guide, x, ["label"], ["image"], 5, observed),
-        lambda: Predictive(generative(model, ["image"]), guide=guide, num_samples=2)({"label": x["label"]}, observed),
+        lambda: Predictive(predictive(model, guide, ["image"]), num_samples=2)({"label": x["label"]}, observed),
         lambda: fit(model, guide, plain(), [(x, observed)], epochs=1, progress=False),
     ]
     for call in calls:

@@ -22,11 +22,11 @@ from multipyro.inference import (
     evaluate,
     fit_recipe,
     frozen,
-    generative,
     guide_conditional_log_likelihood,
     joint_samples,
     load,
     log_likelihood,
+    predictive,
 )
 from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
 
@@ -344,8 +344,7 @@ def test_the_recipe_trains_loads_and_answers_every_subset(options, dims, tmp_pat
         held = {name: x[name] for name in given}
         assert cross_generate(loaded.model, loaded.guide, held, ["signal"], 2)["signal"].shape == (2, 5, 4)
         assert embed(loaded.guide, held).shape == (5, dims[-1])
-        assert loaded.recipe.predictive(given, ["label"])(held)["label"].shape == (5,)
-        drawn = Predictive(generative(loaded.model, ["label"]), guide=loaded.guide, num_samples=2)(held)
+        drawn = Predictive(predictive(loaded.model, loaded.guide, ["label"]), num_samples=2)(held)
         assert drawn["label"].shape[-1] == 5
     report = evaluate(loaded.model, loaded.guide, splits, num_particles=5, num_samples=2, coherence_samples=20)
     assert report["guide_conditional_log_likelihood"]["label->signal"] and report["latent_accuracy"]["label"]

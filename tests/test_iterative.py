@@ -16,10 +16,10 @@ from multipyro.inference import (
     embed,
     evaluate,
     fit_recipe,
-    generative,
     guide_conditional_log_likelihood,
     load,
     log_likelihood,
+    predictive,
 )
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 
@@ -155,9 +155,8 @@ def test_every_sample_of_a_row_has_completions_of_its_own(given, way):
         return
     else:
         number = draws if way == "parallel" else draws // 40  # without plates one call a sample
-        program = generative(model, ["image"])
-        predictive = Predictive(program, guide=guide, num_samples=number, parallel=way == "parallel")
-        found = predictive(given)["image"][:, 0]
+        program = predictive(model, guide, ["image"])
+        found = Predictive(program, num_samples=number, parallel=way == "parallel")(given)["image"][:, 0]
     assert agrees(found, mean, spread)
 
 

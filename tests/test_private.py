@@ -29,6 +29,7 @@ from multipyro.inference import (
     fit_recipe,
     guide_conditional_log_likelihood,
     log_likelihood,
+    predictive,
     reconstruct,
     to_inference_data,
 )
@@ -255,8 +256,7 @@ def test_a_row_that_lacks_a_modality_draws_its_private_latent_from_the_prior(via
     if via == "cross_generate":
         values = reconstruct(model, guide, seen, 300, observed)["image"]
     else:
-        recipe = build("mvae", toy_networks(), 2)
-        program = type(recipe)("", model, guide, recipe.stages, 2).predictive(("image", "label"), ("image",))
+        program = predictive(model, guide, ("image",))
         draws = [program(seen, observed) for _ in range(300)]
         values = torch.stack([model.likelihoods["image"](torch.cat([d["z"], d["z_image"]], -1)).mean for d in draws])
     precision = 1 + guide.experts({"label": x["label"]})["label"].base_dist.scale[0] ** -2

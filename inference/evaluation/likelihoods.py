@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, filled, private_modality, rows_with_evidence
+from multipyro.batch import batch_rows, private_modality, rows_with_evidence
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation.prediction import (
     check_known,
@@ -20,11 +20,10 @@ from multipyro.inference.evaluation.prediction import (
     elements_of_a_row,
     evaluating,
     first_row,
-    latents_given,
     row_chunks,
     take_rows,
 )
-from multipyro.inference.handlers import Program, conditional, proposal, restrict
+from multipyro.inference.handlers import Program, conditional, latents_from, proposal, restrict
 from multipyro.inference.objectives.terms import check_sites, sample_sites
 
 __all__ = [
@@ -243,28 +242,28 @@ def guide_conditional_log_likelihood(
         for rows in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, rows)
             held, held_masks = take_rows({name: x[name] for name in given}, observed, rows)
-            complete = {name: filled(values, (masks or {}).get(name)) for name, values in part.items()}
             found = []
             with encoders_run_once():
                 for number in chunks(num_samples, len(rows) * elements):
                     with pyro.plate("num_samples", number, dim=-2):
-                        guide_trace = latents_given(guide, held, held_masks, scored, complete)
-                        log_probs, left = _scores(scored, guide_trace, part, masks, target)
+                        latents = latents_from(guide, held, held_masks)
+                        log_probs, left = _scores(scored, latents, part, masks, target)
                         # private latents are left to the model too, but eq. 6 is about layers
                         inner = num_samples if any(private_modality(name) is None for name in left) else 1
                         found.append(log_probs)
-                        found += [_scores(scored, guide_trace, part, masks, target)[0] for _ in range(inner - 1)]
+                        found += [_scores(scored, latents, part, masks, target)[0] for _ in range(inner - 1)]
             parts.append(torch.cat(found))
     terms = torch.cat(parts, 1)
     return ConditionalBounds(terms.mean(0), terms.logsumexp(0) - math.log(len(terms)))
 
 
-def _scores(model, guide_trace: poutine.Trace, x, observed, target: Sequence[str]) -> tuple[Tensor, list[str]]:
+def _scores(model, latents, x, observed, target: Sequence[str]) -> tuple[Tensor, list[str]]:
     """`log p(x_T | z)` of every sample and row, and the latents that were not the guide's but the model's."""
-    trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x, observed)
-    trace.compute_log_prob()
+    with latents:
+        trace = poutine.trace(model).get_trace(x, observed)
+    trace.compute_log_prob(lambda name, _: name in target)
     sites = sample_sites(trace)
-    left = [name for name, site in sites.items() if not site["is_observed"] and name not in guide_trace.nodes]
+    left = [name for name, site in sites.items() if not site["is_observed"] and name not in latents.names]
     return sum(sites[name]["log_prob"] for name in target), left
 
 

@@ -12,7 +12,7 @@ from multipyro.batch import batch_rows, check_batch, filled, rows_of_latent
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.handlers import Program, conditional, core, generative, sees
+from multipyro.inference.handlers import Program, conditional, core, generative, predictive, sees
 from multipyro.inference.objectives.terms import sample_sites
 from multipyro.ppl_models import point_estimate
 from multipyro.ppl_models.conditional import check_conditions
@@ -218,7 +218,8 @@ def embed(
             if name not in sites:
                 raise ValueError(f"an embedding is the site {name!r}, and this guide only has {list(sites)}")
             site = sites[name]
-            code, evidence = site["value"] if sample else site["fn"].mean, _rows_told(guide, name, part, masks)
+            visible = {modality: values for modality, values in part.items() if sees(guide, modality)}
+            code, evidence = site["value"] if sample else site["fn"].mean, rows_of_latent(name, visible, masks)
             if evidence is not None:
                 code = torch.where(evidence.unsqueeze(-1), code, _without_evidence(guide, code, sample))
             codes.append(code)
@@ -235,7 +236,7 @@ def generated(
     output: str,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The latents given `x`, and what they decode to, site -> `(num_samples, batch, *event)`, in bounded memory."""
-    decode = generative(model, targets)
+    program, decode = predictive(model, guide, targets), generative(model, targets)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     with evaluating(model, guide), poutine.block():
         head = first_row(x, observed)
@@ -243,43 +244,16 @@ def generated(
         elements = max(elements, elements_of_a_row(conditional(guide), head))
         for rows in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, rows)
-            # what the guide has seen is all that decides about the latents, so the decoder gets no masks
-            given = {name: filled(value, (masks or {}).get(name)) for name, value in _without(part, targets).items()}
             found = []
             with encoders_run_once():
                 for number in chunks(num_samples, len(rows) * elements):
                     with pyro.plate("num_samples", number, dim=-2):
-                        guide_trace = latents_given(guide, part, masks, decode, given, num_rows=len(rows))
-                        replayed = poutine.replay(decode, trace=guide_trace)
-                        trace = poutine.trace(replayed).get_trace(given, num_rows=len(rows))
-                    sites = [name for name in sample_sites(guide_trace) if name in trace.nodes]
-                    latents = {name: trace.nodes[name]["value"] for name in sites}
-                    found.append((latents, {name: _output(trace.nodes[name], output) for name in targets}))
+                        sites = sample_sites(poutine.trace(program).get_trace(part, masks))
+                    latents = {name: site["value"] for name, site in sites.items() if name not in targets}
+                    found.append((latents, {name: _output(sites[name], output) for name in targets}))
             parts.append(tuple(_joined(group, 0) for group in zip(*found, strict=True)))
     latents, values = (_joined(group, 1) for group in zip(*parts, strict=True))
     return latents, values
-
-
-def latents_given(
-    guide: Program,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
-    model: Program,
-    *args: object,
-    **kwargs: object,
-) -> poutine.Trace:
-    """A trace of the guide's `conditional` given `x`; rows with nothing observed hold what `model(*args)` draws."""
-    guide_trace = poutine.trace(conditional(guide)).get_trace(x, observed)
-    sites = sample_sites(guide_trace)
-    told = {name: _rows_told(guide, name, x, observed) for name in sites}
-    lacking = [name for name, rows in told.items() if rows is not None and not rows.all()]
-    if lacking:
-        prior = sample_sites(poutine.trace(model).get_trace(*args, **kwargs))
-        for name in lacking:
-            if name in prior:
-                rows = told[name].reshape(-1, *[1] * sites[name]["fn"].event_dim)
-                sites[name]["value"] = torch.where(rows, sites[name]["value"], prior[name]["value"])
-    return guide_trace
 
 
 def conditions_of(model: Program) -> tuple[str, ...]:
@@ -369,11 +343,6 @@ def answers(guide: Program, subset: Sequence[str]) -> bool:
         return True
     ordered = tuple(name for name in inner.modalities if name in subset and sees(guide, name))
     return len(ordered) == len(subset) and (inner.subsets is None or ordered in inner.subsets)
-
-
-def _rows_told(guide: Program, site: str, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None):
-    """The rows that tell the guide of a latent, as `rows_of_latent`."""
-    return rows_of_latent(site, {name: values for name, values in x.items() if sees(guide, name)}, observed)
 
 
 def _without(x: Mapping[str, Tensor], targets: Sequence[str]) -> dict[str, Tensor]:

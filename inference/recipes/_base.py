@@ -1,15 +1,14 @@
 """What a method is made of: model, guide, stages, and the program that predicts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyro import poutine
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.handlers import Program, conditional, generative
+from multipyro.inference.handlers import Program
 from multipyro.inference.objectives.schedules import LinearWarmup
 from multipyro.inference.objectives.terms import SiteWeights
 from multipyro.inference.recipes.networks import Networks
@@ -112,10 +111,6 @@ class Recipe:
         roots = modules_of((self.model, self.guide, *self.others))
         return sum({id(p): p.numel() for root in roots for p in root.parameters()}.values())
 
-    def predictive(self, given: Sequence[str], targets: Sequence[str]) -> nn.Module:
-        """The program `program(x, observed=None)` that samples the latents and `targets` from `given`."""
-        return _GuideThenDecode(self.model, self.guide, given, targets)
-
 
 @dataclass(frozen=True)
 class MethodInfo:
@@ -189,18 +184,3 @@ def site_weights(
         raise ValueError(f"weights name unknown modalities {unknown}: there are {list(networks.modalities)}")
     schedule = LinearWarmup(warmup, peak=beta)
     return {**(weights or {}), "z": schedule}, (schedule,)
-
-
-class _GuideThenDecode(nn.Module):
-    def __init__(self, model: Program, guide: Program, given: Sequence[str], targets: Sequence[str]) -> None:
-        super().__init__()
-        self.given = tuple(given)
-        self.guide = conditional(guide)
-        self.decode = generative(model, targets)
-
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        given = {name: x[name] for name in self.given}
-        masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-        with poutine.block():
-            trace = poutine.trace(self.guide).get_trace(given, masks)
-        return poutine.replay(self.decode, trace=trace)(given, masks)
