@@ -1,0 +1,197 @@
+"""The settings of a training run: the arguments of `fit`, the command line's flags, and what `run.json` records."""
+
+import json
+import math
+import numbers
+import operator
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args
+
+__all__ = ["TrainingSettings"]
+
+_CALLBACK_METHODS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    minimum: float | None = None,
+    resumable: bool = False,
+) -> Any:
+    """A field with what the command line and the check of a resumed run need to know of it.
+
+    Args:
+        default: The default value.
+        help: What it sets, in a few words.
+        choices: The names that it accepts.
+        minimum: The smallest number that it accepts.
+        resumable: Whether a resumed run may have another value than the run was started with.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "minimum": minimum, "resumable": resumable}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How `fit` and `fit_recipe` train: every setting, checked when the object is created.
+
+    A resumed run must have the settings it was started with, except `epochs`, which may grow, and `device`,
+    `strategy`, `logger`, `progress`, `out`, `resume` and `callbacks`, which do not change the result.
+
+    Args:
+        epochs: Number of passes over the training data, of each stage that does not set its own.
+        batch_size: Examples per batch, in each process.
+        drop_last: Whether a last, smaller training batch is dropped in each epoch. Has no effect on user-defined
+            batches.
+        optimizer: `"adam"`, `"adamw"`, `"amsgrad"`, `"sgd"` (with momentum 0.9) or `"rmsprop"`; a function from a list
+            of parameters to a torch optimizer; or a plain optimizer of Pyro, such as `pyro.optim.Adam({"lr": 1e-3})`.
+        lr: Learning rate of an optimizer given by name.
+        lr_schedule: `"constant"`; `"cosine"` and `"exponential"`, which fall from `lr` to `lr_final * lr` at the end
+            of each stage; `"one-cycle"`, which rises to `lr` over the first 30 % of a stage and then falls, with the
+            shape and constants of `torch.optim.lr_scheduler.OneCycleLR` and without its cycle of the momentum; or a
+            function from an optimizer to a scheduler of torch, which is stepped once per epoch. The named ones change
+            with every step.
+        lr_warmup: Number of epochs over which the learning rate grows linearly from 0 before a named schedule starts.
+        lr_final: The factor that `"cosine"` and `"exponential"` reach.
+        gradient_clip: The largest norm of the gradient of an update; None for no limit.
+        early_stopping: Stop a stage after so many epochs without a better validation bound; None for never.
+        seed: Seed of the order of examples and of every step.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or a `torch.device`.
+        devices: Number of devices, with one process each.
+        strategy: How several devices work together: `"ddp"`, which `"auto"` means too.
+        precision: `"32-true"`, or `"bf16-mixed"` for automatic mixed precision.
+        logger: `"csv"` writes `log.csv` into `out`, `"tensorboard"` event files; or any object with
+            `log_metrics(metrics, step)`, such as the loggers of Lightning; or a list of these; None for none.
+        progress: Whether progress is shown: a bar in a terminal, one line per epoch elsewhere.
+        out: Run folder for `run.json`, the log and the checkpoints; None keeps nothing on disk.
+        resume: Continue the run in `out`, or start one if there is none.
+        callbacks: Objects with any of the methods `on_fit_start`, `on_step_end`, `on_epoch_end` and `on_fit_end`,
+            each called with a `FitState`.
+        config: Plain values to record in `run.json`.
+
+    Raises:
+        TypeError: If a setting has a wrong type.
+        ValueError: If a setting has a wrong value.
+
+    Example:
+        >>> TrainingSettings(epochs=50, lr_schedule="cosine").batch_size
+        128
+        >>> TrainingSettings(epochs=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: epochs must be at least 1, got 0
+    """
+
+    epochs: int = _setting(10, "number of passes over the training data", minimum=1, resumable=True)
+    batch_size: int = _setting(128, "examples per batch, in each process", minimum=1)
+    drop_last: bool = _setting(False, "drop a last, smaller training batch in each epoch")
+    optimizer: str | Callable[..., Any] = _setting(
+        "adam", "the optimizer", choices=("adam", "adamw", "amsgrad", "sgd", "rmsprop")
+    )
+    lr: float = _setting(1e-3, "learning rate", minimum=0)
+    lr_schedule: str | Callable[..., Any] = _setting(
+        "constant", "how the learning rate changes", choices=("constant", "cosine", "exponential", "one-cycle")
+    )
+    lr_warmup: float = _setting(0.0, "epochs over which the learning rate grows from 0", minimum=0)
+    lr_final: float = _setting(0.01, "factor of the learning rate at the end of cosine or exponential", minimum=0)
+    gradient_clip: float | None = _setting(None, "largest norm of the gradient", minimum=0)
+    early_stopping: int | None = _setting(
+        None, "stop after so many epochs without a better validation bound", minimum=1
+    )
+    seed: int = _setting(0, "seed of the order of examples and of every step")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:1 or mps", resumable=True)
+    devices: int = _setting(1, "number of devices, with one process each", minimum=1)
+    strategy: str = _setting("auto", "how several devices work together", choices=("auto", "ddp"), resumable=True)
+    precision: str = _setting("32-true", "precision of the arithmetic", choices=("32-true", "bf16-mixed"))
+    logger: Any = _setting("csv", "where metrics are logged", choices=("csv", "tensorboard"), resumable=True)
+    progress: bool = _setting(True, "show progress", resumable=True)
+    out: str | os.PathLike | None = _setting(None, "run folder", resumable=True)
+    resume: bool = _setting(False, "continue the run in the run folder", resumable=True)
+    callbacks: Sequence[Any] = _setting((), "objects that are called while training", resumable=True)
+    config: Mapping[str, Any] | None = _setting(None, "plain values to record in run.json")
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = _converted(setting.name, setting.type, getattr(self, setting.name))
+            object.__setattr__(self, setting.name, value)
+            choices, minimum = setting.metadata["choices"], setting.metadata["minimum"]
+            if choices and isinstance(value, str) and value not in choices:
+                raise ValueError(f"{setting.name} must be one of {', '.join(choices)}, got {value!r}")
+            if minimum is not None and value is not None and value < minimum:
+                raise ValueError(f"{setting.name} must be at least {minimum}, got {value}")
+        if self.lr_schedule == "one-cycle" and self.lr_warmup:
+            raise ValueError("lr_schedule 'one-cycle' has a warm-up of its own: leave lr_warmup at 0")
+        if self.lr_warmup and callable(self.lr_schedule):
+            raise ValueError("lr_warmup needs a schedule by name: let your own scheduler warm up")
+        if self.resume and self.out is None:
+            raise ValueError("resume needs the folder of the run: pass out")
+        for logger in self.loggers:
+            self._check_logger(logger)
+        for callback in self.callbacks:
+            _check_callback(callback)
+        try:
+            json.dumps(self.config)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"config must be plain values that JSON can represent: {error}") from error
+
+    @property
+    def loggers(self) -> tuple[Any, ...]:
+        """The loggers, `"csv"` and `"tensorboard"` by name."""
+        if self.logger is None:
+            return ()
+        return tuple(self.logger) if isinstance(self.logger, list | tuple) else (self.logger,)
+
+    def _check_logger(self, logger: Any) -> None:
+        if isinstance(logger, str) and logger not in ("csv", "tensorboard"):
+            raise ValueError(
+                f"logger must be 'csv' or 'tensorboard', an object with log_metrics or None, got {logger!r}"
+            )
+        if not isinstance(logger, str) and not callable(getattr(logger, "log_metrics", None)):
+            raise TypeError(f"logger {logger!r} has no method log_metrics(metrics, step)")
+        if logger == "tensorboard" and self.out is None:
+            raise ValueError("logger 'tensorboard' writes into the run folder: pass out")
+
+
+def _check_callback(callback: Any) -> None:
+    if any(base.__module__.startswith(("lightning.pytorch", "pytorch_lightning")) for base in type(callback).__mro__):
+        raise TypeError(
+            f"{type(callback).__name__} needs Lightning's Trainer: write an object with on_epoch_end(state)"
+        )
+    if not any(callable(getattr(callback, name, None)) for name in _CALLBACK_METHODS):
+        raise TypeError(f"callback {callback!r} has none of the methods {', '.join(_CALLBACK_METHODS)}")
+
+
+def _converted(name: str, kind: Any, value: Any) -> Any:
+    """The value of a setting in its declared type; numbers of numpy, paths and devices are accepted as such."""
+    kinds = get_args(kind) or (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    if name == "out":
+        if not os.fspath(value):
+            raise ValueError("out must name a folder, got an empty string")
+        return os.fspath(value)
+    if name == "device":
+        if not re.fullmatch(r"auto|cpu|mps(:0)?|cuda(:\d+)?", str(value)):
+            raise ValueError(f"device must be auto, cpu, cuda, cuda:1 or mps, got {str(value)!r}")
+        return str(value)
+    if bool in kinds and not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    if int in kinds:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+        return operator.index(value)
+    if float in kinds:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+        return float(value)
+    if str in kinds and not isinstance(value, str) and not (len(kinds) > 1 and callable(value)):
+        expected = "a name or a function" if len(kinds) > 1 else "a name"
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    return value
