@@ -78,6 +78,11 @@ class Sizes:
         return max(1, self.last // divisor)
 
 
+def _never(modality: Modality) -> bool:
+    """Of an architecture that is the default for no modality."""
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """A network architecture for one modality: an encoder (feature network) and a decoder.
@@ -103,7 +108,7 @@ class Architecture:
     suits: Callable[[Modality], bool]
     encoder: Callable[[Modality, Sizes], nn.Module]
     decoder: Callable[[Modality, Sizes, int], nn.Module]
-    default_for: Callable[[Modality], bool] = lambda modality: False
+    default_for: Callable[[Modality], bool] = _never
     discriminator: Callable[[Modality, Sizes, str], nn.Module] | None = None
     normal_scale: float | None = None
     batch_norm: bool = False

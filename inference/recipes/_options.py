@@ -1,0 +1,243 @@
+"""Options of a method, read from the signature of the function that builds it."""
+
+import ast
+import inspect
+import math
+import numbers
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["Bounds", "Count", "Option", "Share", "Weight", "check_options", "options_of"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The range of an option's numbers, in an annotation such as `Annotated[int, Bounds(1)]`.
+
+    Args:
+        low: The smallest value.
+        high: The largest value.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
+
+    def contain(self, value: Any) -> bool:
+        """Whether all numbers in a value are in the range; what is not a number is."""
+        if isinstance(value, Mapping):
+            return all(map(self.contain, value.values()))
+        if isinstance(value, list | tuple):
+            return all(map(self.contain, value))
+        return isinstance(value, bool) or not isinstance(value, int | float) or self.low <= value <= self.high
+
+
+#: A number of things: an integer from 1 on.
+Count = Annotated[int, Bounds(1)]
+#: A weight: a number from 0 on.
+Weight = Annotated[float, Bounds(0)]
+#: A share: a number from 0 to 1.
+Share = Annotated[float, Bounds(0, 1)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: a keyword-only parameter of the function that builds a method.
+
+    Args:
+        name: Its name.
+        default: Its default value.
+        type: Its annotation: `bool`, `int`, `float`, `str`, `Literal`, `None`, `Mapping`, `Sequence` or a union of
+            them, with `Bounds` by `Annotated`.
+        help: What it sets, from the Args section of the function's docstring.
+
+    Example:
+        >>> Option("weights", None, Mapping[str, float] | None).parse("image=1,label=10")
+        {'image': 1.0, 'label': 10.0}
+    """
+
+    name: str
+    default: Any
+    type: Any = Any
+    help: str = ""
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values of the `Literal` in its type; empty if there is none."""
+        return tuple(value for part in _parts(self.type) if get_origin(part) is Literal for value in get_args(part))
+
+    @property
+    def expected(self) -> str:
+        """What its values are, in words."""
+        return _words(self.type)
+
+    def convert(self, value: Any) -> Any:
+        """The value as its type has it: an integer becomes a float, a list a tuple, where the type says so.
+
+        Raises:
+            ValueError: If the value is not of the type or out of its bounds.
+        """
+        try:
+            return _converted(value, self.type)
+        except _MismatchError:
+            raise ValueError(f"{self.name} must be {self.expected}, got {value!r}") from None
+
+    def parse(self, text: str) -> Any:
+        """The value that a text on the command line stands for: a Python literal, a plain text, `A=1,B=2` or `A,B`.
+
+        Raises:
+            ValueError: If none of these is of the type.
+        """
+        for reading in (_literal, str, _pairs, _items):
+            try:
+                return _converted(reading(text), self.type)
+            except _MismatchError:
+                continue
+        raise ValueError(f"{self.name} must be {self.expected}, got {text!r}")
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    """The options of a build function: its keyword-only parameters.
+
+    Args:
+        function: The function; the types come from its annotations, the help from the Args section of its docstring.
+
+    Raises:
+        TypeError: If an option has no default, or one that is not of its type.
+
+    Example:
+        >>> def build(networks, latent_dim, *, bound: Literal["tight", "loose"] = "tight"): ...
+        >>> options_of(build)["bound"].choices
+        ('tight', 'loose')
+    """
+    hints, helps = get_type_hints(function, include_extras=True), _argument_helps(function.__doc__ or "")
+    options = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if parameter.default is inspect.Parameter.empty:
+            raise TypeError(f"option {name} of {function.__qualname__} needs a default")
+        option = Option(name, parameter.default, hints.get(name, Any), helps.get(name, ""))
+        try:
+            option.convert(option.default)
+        except ValueError as error:
+            raise TypeError(f"the default of option {error} ({function.__qualname__})") from None
+        options[name] = option
+    return options
+
+
+def check_options(options: Mapping[str, Option], values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """All options with their values: those that are given, converted to their types, and the defaults of the others.
+
+    Args:
+        options: The options by name.
+        values: Option name -> value.
+        method: Name of the method, for messages.
+
+    Raises:
+        ValueError: If an option is unknown, or its value is not of its type or out of its bounds.
+
+    Example:
+        >>> check_options({"alpha": Option("alpha", 1.0, Weight)}, {"alpha": 2}, "jmvae-kl")
+        {'alpha': 2.0}
+    """
+    unknown = [name for name in values if name not in options]
+    if unknown:
+        raise ValueError(f"{method} has no option {', '.join(unknown)}: it has {', '.join(options)}")
+    return {n: option.convert(values[n]) if n in values else option.default for n, option in options.items()}
+
+
+class _MismatchError(Exception):
+    """A value is not of a type."""
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Annotated:
+        converted = _converted(value, arguments[0])
+        if all(bounds.contain(converted) for bounds in arguments[1:]):
+            return converted
+    elif origin in (Union, types.UnionType):
+        for part in arguments:
+            try:
+                return _converted(value, part)
+            except _MismatchError:
+                continue
+    elif origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in arguments):
+            return value
+    elif kind is None or kind is type(None):
+        if value is None:
+            return None
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return {_converted(k, arguments[0]): _converted(v, arguments[1]) for k, v in value.items()}
+    elif isinstance(origin, type) and issubclass(origin, Sequence):
+        if isinstance(value, list | tuple):
+            return tuple(_converted(item, arguments[0]) for item in value)
+    elif kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        if isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value):
+            return kind(value)
+    elif isinstance(value, kind):
+        return value
+    raise _MismatchError
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself, without annotations."""
+    if get_origin(kind) is Annotated:
+        return _parts(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(part for member in get_args(kind) for part in _parts(member))
+    return (kind,)
+
+
+_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a text", None: "None", type(None): "None"}
+
+
+def _words(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return ", ".join([_words(arguments[0]), *map(str, arguments[1:])])
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_words, arguments))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"a mapping from names to values, each {_words(arguments[1])}"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"a list of values, each {_words(arguments[0])}"
+    return _NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise _MismatchError from None
+
+
+def _pairs(text: str) -> dict[str, Any]:
+    pairs = [item.partition("=") for item in text.split(",")]
+    if not all(separator and name for name, separator, _ in pairs):
+        raise _MismatchError
+    return {name: _literal(value) for name, _, value in pairs}
+
+
+def _items(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _argument_helps(docstring: str) -> dict[str, str]:
+    """Argument name -> text, from the Args section of a docstring in Google style."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n|\n)*)", inspect.cleandoc(docstring) + "\n", re.MULTILINE)
+    entries = re.split(r"^    (\w+): ", section[1] if section else "", flags=re.MULTILINE)[1:]
+    return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
