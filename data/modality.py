@@ -34,7 +34,7 @@ class Modality:
         kind: `"image"`, `"label"`, `"text"` or `"vector"`.
         likelihood: The family that suits it, one of `LIKELIHOODS`.
         num_classes: Number of classes of a categorical, a position.
-        class_words: What the classes of the data set are called, for labels and texts that spell them.
+        class_names: What the classes of the data set are called, for labels and texts that spell them.
         alphabet: The characters of a text by class id; the first one pads, after a text or on both sides of it.
         vocabulary: In place of an alphabet, the words of a text by class id; they stand between single spaces. One
             that is `"<pad>"`, or the first one if it is `"-"`, is the blank, which pads; without such a word a text
@@ -59,7 +59,7 @@ class Modality:
     kind: str
     likelihood: str
     num_classes: int | None = None
-    class_words: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
     alphabet: str | None = None
     vocabulary: tuple[str, ...] | None = None
     scale: float | str | None = None
@@ -76,8 +76,8 @@ class Modality:
             raise ValueError(f"modality {self.name!r} is categorical and needs num_classes, got {self.num_classes}")
         if self.scale is not None:
             self._check_scale()
-        if self.class_words is not None:
-            object.__setattr__(self, "class_words", tuple(self.class_words))
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.vocabulary is not None:
             object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
             self._check_vocabulary()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
-from multipyro.data.shared import SharedRows
 
 __all__ = ["Batch", "Batches", "MultimodalData"]
 
@@ -30,8 +30,8 @@ class MultimodalData:
     Args:
         name: Name of the data set.
         modalities: Modality name -> its description, in order.
-        x: Modality name -> values `(rows, *shape)`, a tensor, or `SharedRows` where rows repeat. Images may be stored
-            as uint8; batches hold them as float32 in `[0, 1]`.
+        x: Modality name -> values `(rows, *shape)`, a tensor, or an `IndexedTensor` where rows repeat. Images may
+            be stored as uint8; batches contain them as float32 in `[0, 1]`.
         observed: Modality name -> rows that are observed, bool `(rows,)`; None when all are.
         labels: Class of each row, int64 `(rows,)`, for metrics; None if there are no classes.
         split: `"train"`, `"validation"` or `"test"`.
@@ -54,7 +54,7 @@ class MultimodalData:
 
     name: str
     modalities: Mapping[str, Modality]
-    x: Mapping[str, Tensor | SharedRows]
+    x: Mapping[str, Tensor | IndexedTensor]
     observed: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
     split: str = "train"
@@ -91,7 +91,7 @@ class MultimodalData:
         wanted |= {f"observed[{name!r}]": (mask, "bool") for name, mask in (self.observed or {}).items()}
         wanted |= {} if self.labels is None else {"labels": (self.labels, "int64")}
         for name, (values, kinds) in wanted.items():
-            if not isinstance(values, Tensor | SharedRows) or not values.dim():
+            if not isinstance(values, Tensor | IndexedTensor) or not values.dim():
                 raise TypeError(f"{name} must be a tensor with the rows first, got {values!r}")
             kind = "a floating dtype" if values.is_floating_point() else str(values.dtype).removeprefix("torch.")
             if kind not in kinds.split(" or "):
@@ -108,7 +108,7 @@ class MultimodalData:
         for name in sorted(tensors):
             values = tensors[name]
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-            for part in values.distinct() if isinstance(values, SharedRows) else (values,):
+            for part in values.distinct() if isinstance(values, IndexedTensor) else (values,):
                 digest.update(part.detach().cpu().reshape(-1).numpy())
         return digest.hexdigest()
 

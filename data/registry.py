@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""The table of published data sets, and loading them by name."""
 
 import os
 from collections.abc import Callable
@@ -6,39 +6,39 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from multipyro.data.custom.toml import described
-from multipyro.data.scenes.two_objects import one_object, scenes_missing, two_objects
-from multipyro.data.sets.celeba import celeba, celeba_source
-from multipyro.data.sets.cub import cub, cub_source
-from multipyro.data.sets.digits import digits
-from multipyro.data.sets.mnist import is_available, mnist
-from multipyro.data.sets.mnist_fashion import fashion_found, mnist_fashion
-from multipyro.data.sets.mnist_svhn import mnist_svhn, mnist_svhn_text
-from multipyro.data.sets.polymnist import background_paths, polymnist, polymnist_source
+from multipyro.data.custom import load_toml
+from multipyro.data.scenes.two_objects import load_one_object, load_two_objects, scenes_missing
+from multipyro.data.sets.celeba import celeba_source, load_celeba
+from multipyro.data.sets.cub import cub_source, load_cub
+from multipyro.data.sets.digits import load_digits
+from multipyro.data.sets.mnist import is_available, load_mnist
+from multipyro.data.sets.mnist_fashion import fashion_is_available, load_mnist_fashion
+from multipyro.data.sets.mnist_svhn import load_mnist_svhn, load_mnist_svhn_text
+from multipyro.data.sets.polymnist import background_paths, load_polymnist, polymnist_source
 from multipyro.data.sets.svhn import svhn_paths
 from multipyro.data.splits import Splits
-from multipyro.data.storage.roots import VARIABLE
+from multipyro.data.storage.roots import VARIABLE, roots
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """A row of the table of data sets.
+    """An entry of the table of data sets.
 
     Args:
-        name: Name on the command line.
-        title: What it is.
-        modalities: Its modalities.
-        rows: Rows to train, validate and test.
-        default_given: The modalities that are given by default.
+        name: Name for `load_dataset` and the command line.
+        title: One line about the content.
+        modalities: Names of the modalities with default options.
+        rows: Number of examples for training, validation and test.
+        default_given: The modalities that are conditioned on by default.
         default_targets: The modalities that are predicted by default.
-        source: Where it comes from.
-        license: Under which terms, as far as its owner states them.
+        source: Where the data comes from.
+        license: License, as far as the owners state one.
+        load: Called as `load(seed=..., **options)`, with `data_root=...` if `on_disk`.
         options: Option name -> default.
-        load: Called as `load(seed=..., **options)`, with `data_root` if `on_disk`.
-        on_disk: Whether it is read from files.
-        missing: Called with a data root, says what is missing and what to do, or an empty string.
+        on_disk: Whether the data is read from files.
+        missing: Called with a data root; returns which files are missing and what to do, or an empty string.
 
     Example:
         >>> DATASETS["digits"].rows
@@ -53,16 +53,25 @@ class DatasetInfo:
     default_targets: tuple[str, ...]
     source: str
     license: str
-    options: dict[str, Any]
     load: Callable[..., Splits]
-    on_disk: bool
+    options: dict[str, Any]
+    on_disk: bool = True
     missing: Callable[[str | os.PathLike | None], str]
 
 
+def _not_found(folder: str) -> str:
+    return (
+        f"not found: name a folder that contains {folder} with --data-root or {VARIABLE}, or let it be downloaded at "
+        "first use"
+    )
+
+
 def _mnist_missing(data_root: str | os.PathLike | None) -> str:
-    if is_available(data_root):
-        return ""
-    return f"not found: name a folder with MNIST/raw by --data-root or {VARIABLE}, or it is downloaded at first use"
+    return "" if is_available(data_root) else _not_found("MNIST/raw")
+
+
+def _mnist_fashion_missing(data_root: str | os.PathLike | None) -> str:
+    return _mnist_missing(data_root) if fashion_is_available(data_root) else _not_found("FashionMNIST/raw")
 
 
 def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
@@ -75,173 +84,158 @@ def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
     return _mnist_missing(data_root)
 
 
-def _mnist_fashion_missing(data_root: str | os.PathLike | None) -> str:
-    if fashion_found(data_root):
-        return _mnist_missing(data_root)
-    return (
-        f"not found: name a folder with FashionMNIST/raw by --data-root or {VARIABLE}, or it is downloaded at first use"
-    )
-
-
-def _absent(source: Callable[..., Any]) -> Callable[[str | os.PathLike | None], str]:
-    """Says what a function that finds the files of a set misses."""
-
-    def missing(data_root: str | os.PathLike | None) -> str:
-        try:
-            source(data_root)
-        except FileNotFoundError as error:
-            return str(error)
-        return ""
-
-    return missing
-
-
 def _mnist_svhn_missing(data_root: str | os.PathLike | None) -> str:
-    return _absent(svhn_paths)(data_root) or _mnist_missing(data_root)
+    return _missing(svhn_paths, data_root) or _mnist_missing(data_root)
+
+
+def _missing(find_source: Callable[..., Any], data_root: str | os.PathLike | None) -> str:
+    """The message of the `FileNotFoundError` that looking for a data set raises, or an empty string."""
+    try:
+        find_source(data_root)
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
     for info in (
         DatasetInfo(
-            "digits",
-            "8x8 handwritten digits, their labels and their names",
-            ("image", "label", "word"),
-            (1_297, 200, 300),
-            ("image",),
-            ("label", "word"),
-            "scikit-learn (embedded)",
-            "CC BY 4.0 (UCI)",
-            {},
-            digits,
-            False,
-            lambda data_root: "",
+            name="digits",
+            title="8x8 handwritten digits, their labels and their names",
+            modalities=("image", "label", "word"),
+            rows=(1_297, 200, 300),
+            default_given=("image",),
+            default_targets=("label", "word"),
+            source="scikit-learn (embedded)",
+            license="CC BY 4.0 (UCI)",
+            load=load_digits,
+            options={},
+            on_disk=False,
+            missing=lambda data_root: "",
         ),
         DatasetInfo(
-            "mnist",
-            "MNIST, 28x28, and labels",
-            ("image", "label"),
-            (50_000, 10_000, 10_000),
-            ("label",),
-            ("image",),
-            "torchvision's files",
-            "CC BY-SA 3.0",
-            {"binarize": "dynamic", "word": False, "num_rows": None},
-            mnist,
-            True,
-            _mnist_missing,
+            name="mnist",
+            title="MNIST, 28x28, and labels",
+            modalities=("image", "label"),
+            rows=(50_000, 10_000, 10_000),
+            default_given=("label",),
+            default_targets=("image",),
+            source="torchvision's files",
+            license="CC BY-SA 3.0",
+            load=load_mnist,
+            options={"binarize": "dynamic", "word": False, "num_rows": None},
+            missing=_mnist_missing,
         ),
         DatasetInfo(
-            "polymnist",
-            "one digit in five hands over five photographs",
-            ("m0", "m1", "m2", "m3", "m4"),
-            (50_000, 10_000, 10_000),
-            ("m0",),
-            ("m1", "m2", "m3", "m4"),
-            "the authors' pictures, or built from MNIST and five photographs",
-            "that of MNIST and of the photographs",
-            {"num_modalities": 5, "num_rows": None},
-            polymnist,
-            True,
-            _polymnist_missing,
+            name="polymnist",
+            title="one digit in five handwritings over five photographs",
+            modalities=("m0", "m1", "m2", "m3", "m4"),
+            rows=(50_000, 10_000, 10_000),
+            default_given=("m0",),
+            default_targets=("m1", "m2", "m3", "m4"),
+            source="the authors' images, or built from MNIST and five photographs",
+            license="that of MNIST and of the photographs",
+            load=load_polymnist,
+            options={"num_modalities": 5, "num_rows": None},
+            missing=_polymnist_missing,
         ),
         DatasetInfo(
-            "celeba",
-            "CelebA, 64x64, and 40 attributes; 8,000 + 1,000 + 1,000 rows from the compact file",
-            ("image", "attributes"),
-            (162_770, 19_867, 19_962),
-            ("image",),
-            ("attributes",),
-            "torchvision's files, or a compact one",
-            "non-commercial research",
-            {"form": "attributes", "likelihood": "bernoulli", "label": "Smiling", "crop": "center", "num_rows": None},
-            celeba,
-            True,
-            _absent(celeba_source),
+            name="celeba",
+            title="CelebA, 64x64, and 40 attributes; 8,000 + 1,000 + 1,000 examples from the compact file",
+            modalities=("image", "attributes"),
+            rows=(162_770, 19_867, 19_962),
+            default_given=("image",),
+            default_targets=("attributes",),
+            source="torchvision's files, or a compact one",
+            license="non-commercial research",
+            load=load_celeba,
+            options={
+                "form": "attributes",
+                "likelihood": "bernoulli",
+                "label": "Smiling",
+                "crop": "center",
+                "num_rows": None,
+            },
+            missing=partial(_missing, celeba_source),
         ),
         DatasetInfo(
-            "cub",
-            "CUB, 64x64, and captions of birds; 21,120 + 2,340 + 5,870 rows from the compact file",
-            ("image", "caption"),
-            (79_700, 8_850, 29_330),
-            ("image",),
-            ("caption",),
-            "MMVAE's files, Caltech's and Reed's, or compact ones",
-            "non-commercial research",
-            {"captions": "all", "crop": "whole", "features": None, "num_rows": None},
-            cub,
-            True,
-            _absent(cub_source),
+            name="cub",
+            title="CUB, 64x64, and captions of birds; 21,120 + 2,340 + 5,870 examples from the compact file",
+            modalities=("image", "caption"),
+            rows=(79_700, 8_850, 29_330),
+            default_given=("image",),
+            default_targets=("caption",),
+            source="MMVAE's files, Caltech's and Reed's, or compact ones",
+            license="non-commercial research",
+            load=load_cub,
+            options={"captions": "all", "crop": "whole", "features": None, "num_rows": None},
+            missing=partial(_missing, cub_source),
         ),
         DatasetInfo(
-            "mnist-fashion",
-            "MNIST and Fashion-MNIST, 28x28, joined on their label",
-            ("image", "fashion", "label"),
-            (49_046, 9_807, 9_786),
-            ("label",),
-            ("image", "fashion"),
-            "torchvision's files",
-            "CC BY-SA 3.0 (MNIST), MIT (Fashion-MNIST)",
-            {"binarize": "dynamic", "pairs": 1, "num_rows": None},
-            mnist_fashion,
-            True,
-            _mnist_fashion_missing,
+            name="mnist-fashion",
+            title="MNIST and Fashion-MNIST, 28x28, joined on their label",
+            modalities=("image", "fashion", "label"),
+            rows=(49_046, 9_807, 9_786),
+            default_given=("label",),
+            default_targets=("image", "fashion"),
+            source="torchvision's files",
+            license="CC BY-SA 3.0 (MNIST), MIT (Fashion-MNIST)",
+            load=load_mnist_fashion,
+            options={"binarize": "dynamic", "pairs": 1, "num_rows": None},
+            missing=_mnist_fashion_missing,
         ),
         DatasetInfo(
-            "mnist-svhn",
-            "pairs of a written digit and a house number's; fewer rows from a selection of SVHN",
-            ("mnist", "svhn"),
-            (965_460, 139_360, 200_000),
-            ("mnist",),
-            ("svhn",),
-            "torchvision's files",
-            "CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
-            {"pairs": 20, "num_rows": None},
-            mnist_svhn,
-            True,
-            _mnist_svhn_missing,
+            name="mnist-svhn",
+            title="pairs of a handwritten digit and a house-number digit; fewer examples from a selection of SVHN",
+            modalities=("mnist", "svhn"),
+            rows=(965_460, 139_360, 200_000),
+            default_given=("mnist",),
+            default_targets=("svhn",),
+            source="torchvision's files",
+            license="CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
+            load=load_mnist_svhn,
+            options={"pairs": 20, "num_rows": None},
+            missing=_mnist_svhn_missing,
         ),
         DatasetInfo(
-            "mnist-svhn-text",
-            "the same pairs and the digit's name, which starts anywhere",
-            ("mnist", "svhn", "text"),
-            (965_460, 139_360, 200_000),
-            ("mnist",),
-            ("svhn", "text"),
-            "torchvision's files",
-            "CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
-            {"pairs": 20, "num_rows": None},
-            mnist_svhn_text,
-            True,
-            _mnist_svhn_missing,
+            name="mnist-svhn-text",
+            title="the same pairs and the digit's name at a random position",
+            modalities=("mnist", "svhn", "text"),
+            rows=(965_460, 139_360, 200_000),
+            default_given=("mnist",),
+            default_targets=("svhn", "text"),
+            source="torchvision's files",
+            license="CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
+            load=load_mnist_svhn_text,
+            options={"pairs": 20, "num_rows": None},
+            missing=_mnist_svhn_missing,
         ),
         DatasetInfo(
-            "two-objects",
-            "two objects in the manner of CLEVR, 112x112, rendered, and sentences of nine words",
-            ("image", "text"),
-            (90_000, 5_000, 5_000),
-            ("text",),
-            ("image",),
-            "rendered by pyvista",
-            "none: made here",
-            {"size": 112, "num_rows": None, "likelihood": "beta"},
-            two_objects,
-            True,
-            partial(scenes_missing, "two-objects"),
+            name="two-objects",
+            title="two objects in the style of CLEVR, 112x112, rendered, and sentences of nine words",
+            modalities=("image", "text"),
+            rows=(90_000, 5_000, 5_000),
+            default_given=("text",),
+            default_targets=("image",),
+            source="rendered by pyvista",
+            license="none: rendered locally",
+            load=load_two_objects,
+            options={"size": 112, "num_rows": None, "likelihood": "beta"},
+            missing=partial(scenes_missing, "two-objects"),
         ),
         DatasetInfo(
-            "one-object",
-            "one red or blue metal sphere, 112x112, rendered, and sentences of four words",
-            ("image", "text"),
-            (9_000, 500, 500),
-            ("text",),
-            ("image",),
-            "rendered by pyvista",
-            "none: made here",
-            {"size": 112, "num_rows": None, "likelihood": "beta"},
-            one_object,
-            True,
-            partial(scenes_missing, "one-object"),
+            name="one-object",
+            title="one red or blue metal sphere, 112x112, rendered, and sentences of four words",
+            modalities=("image", "text"),
+            rows=(9_000, 500, 500),
+            default_given=("text",),
+            default_targets=("image",),
+            source="rendered by pyvista",
+            license="none: rendered locally",
+            load=load_one_object,
+            options={"size": 112, "num_rows": None, "likelihood": "beta"},
+            missing=partial(scenes_missing, "one-object"),
         ),
     )
 }
@@ -251,18 +245,18 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     """Loads a data set by name.
 
     Args:
-        name: A key of `DATASETS`, or a path that ends in `.toml`, of a description as `described` has it.
-        data_root: Folder searched before all others; by default those of the environment variable `MULTIPYRO_DATA`.
-        seed: Seed of whatever the data set draws once: fixed binarization, PolyMNIST's pairs and patches. Which rows
-            train and which test never depends on it.
+        name: A key of `DATASETS`, or the path of a TOML description that `load_toml` reads, ending in `.toml`.
+        data_root: Folder that is searched first; by default the folders in the environment variable `MULTIPYRO_DATA`.
+        seed: Seed of what the data set draws once: fixed binarization, PolyMNIST's pairs and patches. The split into
+            training, validation and test never depends on it.
         **options: Options of the data set (`DATASETS[name].options`).
 
     Returns:
-        The three parts, each with the options that load it again.
+        Training, validation and test data, each with the options that load it again.
 
     Raises:
         ValueError: If the name or an option is unknown, or a file is damaged.
-        FileNotFoundError: If the data is found nowhere or in part; the message says what to put where.
+        FileNotFoundError: If files are missing; the message says which, and where to put them.
 
     Example:
         >>> splits = load_dataset("digits")
@@ -271,17 +265,17 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     """
     if name.endswith(".toml"):
         if options:
-            raise ValueError(f"a description has no options, got {', '.join(options)}: say it in {name}")
-        return described(name)
+            raise ValueError(f"a TOML description takes no options, got {', '.join(options)}: set them in {name}")
+        return load_toml(name)
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: there are {', '.join(DATASETS)}, or a description FILE.toml")
+        raise ValueError(f"unknown data set {name!r}: choose {', '.join(DATASETS)}, or a description FILE.toml")
     info = DATASETS[name]
     unknown = [option for option in options if option not in info.options]
     if unknown:
         raise ValueError(
             f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}"
         )
-    where = {"data_root": data_root} if info.on_disk else {}
-    splits = info.load(seed=seed, **where, **options)
+    roots(data_root)  # a wrong folder is an error even for a data set that needs none
+    splits = info.load(seed=seed, **({"data_root": data_root} if info.on_disk else {}), **options)
     chosen = {"seed": seed, **info.options, **options}
     return Splits(*(replace(getattr(splits, part), options=chosen) for part in Splits.NAMES))

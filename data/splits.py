@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 
 from multipyro.data.multimodal import MultimodalData
-from multipyro.data.sets._parts import check_num_rows
 
-__all__ = ["Splits"]
+__all__ = ["Splits", "check_num_rows"]
 
 
 @dataclass(frozen=True)
@@ -50,3 +49,13 @@ class Splits:
             return self
         parts = (getattr(self, name) for name in self.NAMES)
         return Splits(*(part.take(torch.arange(min(num_rows, len(part)))) for part in parts))
+
+
+def check_num_rows(num_rows: int | None) -> None:
+    """Refuses what is no number of rows.
+
+    Raises:
+        ValueError: If `num_rows` is neither a whole number from 1 on nor None.
+    """
+    if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
+        raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")

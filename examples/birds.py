@@ -26,7 +26,7 @@ from sklearn.cross_decomposition import CCA
 from sklearn.decomposition import PCA
 from sklearn.utils.extmath import randomized_svd
 
-from multipyro.data import Modality, MultimodalData, SharedRows, Splits, load_dataset
+from multipyro.data import IndexedTensor, Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, joint_samples, load, networks_for
 from multipyro.inference.training.runs import read_run, versions
 
@@ -99,7 +99,7 @@ def one_a_picture(data, seed):
     """A random row of each picture, in random order: rows that share a picture are no independent draws."""
     images = data.x["image"]
     order = np.random.default_rng(seed).permutation(len(data))
-    pictures = images.index.numpy()[order] if isinstance(images, SharedRows) else order
+    pictures = images.index.numpy()[order] if isinstance(images, IndexedTensor) else order
     _, first = np.unique(pictures, return_index=True)
     return torch.from_numpy(order[np.sort(first)])
 

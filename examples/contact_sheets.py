@@ -58,7 +58,7 @@ def letters(modality, value):
         start = int((value != 0).int().argmax()) if modality.alphabet is not None else 0
         return "·" * min(start, 9) + modality.decode(value[None])[0]
     if modality.kind == "label":
-        return str(value.item()) if modality.class_words is None else modality.class_words[value]
+        return str(value.item()) if modality.class_names is None else modality.class_names[value]
     if len(value) == len(ATTRIBUTES):
         return ", ".join(name for name, held in zip(ATTRIBUTES, value, strict=True) if held > 0)
     return " ".join(f"{number:.2g}" for number in value.flatten()[:12].tolist())

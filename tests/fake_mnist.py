@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib
 import struct
 
 import numpy as np
@@ -10,11 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from multipyro.data import mnist
+from multipyro.data.sets import load_mnist
+from multipyro.data.sets import mnist as mnist_module
 from multipyro.data.storage.idx import IdxSet
-
-# the package gives the function of this name
-mnist_module = importlib.import_module("multipyro.data.sets.mnist")
 
 TRAIN, VALIDATION, TEST = 40, 20, 30
 
@@ -90,7 +87,7 @@ def no_data(monkeypatch, tmp_path):
 
 def gray(root):
     """The three parts of the small MNIST as stored."""
-    splits = mnist(root, binarize="none", download=False)
+    splits = load_mnist(root, binarize="none", download=False)
     return {name: getattr(splits, name).x["image"] for name in splits.NAMES}
 
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from toy import toy_data, toy_networks
 
-from multipyro.data import Splits, load_dataset, mnist
+from multipyro.data import Splits, load_dataset
+from multipyro.data.sets import load_mnist
 from multipyro.inference import build, fit_recipe, networks_for
 from multipyro.inference.cli import commands
 from multipyro.inference.cli.parser import main, parser
@@ -52,7 +53,7 @@ def test_data_comes_with_the_options_it_was_loaded_with(gray):
 
 def test_other_pixels_are_refused_where_the_stored_values_are_the_same(gray, capsys):
     run, root, splits = gray
-    drawn = mnist(root[1], word=True)
+    drawn = load_mnist(root[1], word=True)
     assert drawn.train.content_hash == splits.train.content_hash
     changed(run, options={"binarize": "dynamic", "word": True})
     assert main(["evaluate", str(run), *root]) == 2

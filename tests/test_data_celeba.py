@@ -1,7 +1,6 @@
 """CelebA: both distributions, every form of its attributes, and files that are missing, cut off or others."""
 
 import errno
-import importlib
 import os
 
 import fake_celeba
@@ -11,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from multipyro.data import celeba, load_dataset
+from multipyro.data import load_dataset
+from multipyro.data.sets import celeba as module
+from multipyro.data.sets import load_celeba
 from multipyro.data.sets.celeba import ATTRIBUTES, celeba_source
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.celeba")
 
 VALUES = torch.from_numpy(fake_celeba.attributes()).float()
 SEEN = "Bald Bangs Black_Hair Blond_Hair Brown_Hair Bushy_Eyebrows Eyeglasses Gray_Hair Heavy_Makeup Male "
@@ -44,7 +42,7 @@ def rows_of(part):
 def test_the_original_distribution(root, reverse):
     folder = fake_celeba.write_original(root, reverse=reverse)
     assert celeba_source(root) == folder
-    splits = celeba(root)
+    splits = load_celeba(root)
     for number, name in enumerate(splits.NAMES):
         part = getattr(splits, name)
         rows = torch.arange(number, 12, 3)
@@ -62,7 +60,7 @@ def test_the_original_distribution(root, reverse):
 def test_the_compact_file(root):
     path = fake_celeba.write_compact(root)
     assert celeba_source(root) == path
-    splits = celeba(root)
+    splits = load_celeba(root)
     assert [len(getattr(splits, name)) for name in splits.NAMES] == [16, 2, 2]
     images = torch.cat([getattr(splits, name).x["image"] for name in splits.NAMES])
     assert images.float().mean((1, 2, 3)).div(12).round().tolist() == list(range(20))
@@ -81,8 +79,8 @@ def test_the_crops(root):
     read = np.asarray(Image.open(path))
     square = Image.fromarray(read[35:183, 15:163])
     center = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    assert np.array_equal(celeba(root).train.x["image"][0], center)
-    pooled = celeba(root, crop="pooled").train.x["image"][0].permute(1, 2, 0).numpy()
+    assert np.array_equal(load_celeba(root).train.x["image"][0], center)
+    pooled = load_celeba(root, crop="pooled").train.x["image"][0].permute(1, 2, 0).numpy()
     blocks = [read[48 + i : 176 : 2, 25 + j : 153 : 2].astype(float) for i in (0, 1) for j in (0, 1)]
     assert abs(pooled - sum(blocks) / 4).max() <= 0.5
 
@@ -105,7 +103,7 @@ def test_the_attributes_that_can_be_seen(root):
     assert torch.equal(visual.labels, torch.from_numpy(values[:16, -1] > 0).long())
 
 
-def words_of(rows):
+def words_of_rows(rows):
     """The words of each row, sorted."""
     found = []
     for row in VALUES[rows]:
@@ -119,7 +117,7 @@ def test_words_come_in_a_new_order_at_every_access_in_training_alone(root):
     splits = load_dataset("celeba", root, form="words")
     spell = splits.train.modalities["text"].decode
     for number, name in enumerate(splits.NAMES):
-        part, wanted = getattr(splits, name), words_of(torch.arange(number, 12, 3))
+        part, wanted = getattr(splits, name), words_of_rows(torch.arange(number, 12, 3))
         seen = {}
         for epoch in range(5):
             texts = spell(next(iter(part.batches(4, epoch=epoch)))[0]["text"])
@@ -177,33 +175,33 @@ def test_attributes_as_a_string(root):
 
 def test_the_first_rows(root):
     fake_celeba.write_original(root)
-    whole, some = celeba(root, form="text"), celeba(root, form="text", num_rows=2)
+    whole, some = load_celeba(root, form="text"), load_celeba(root, form="text", num_rows=2)
     for name in whole.NAMES:
         assert getattr(whole.head(2), name).content_hash == getattr(some, name).content_hash
 
 
 def test_originals_are_decoded_once(root, tmp_path, monkeypatch):
     folder = fake_celeba.write_original(root)
-    first = celeba(root)
+    first = load_celeba(root)
     cache = tmp_path / "cache" / "multipyro" / "CelebA"
     assert len(os.listdir(cache)) == 1
     with monkeypatch.context() as patched:
         patched.setattr(module, "decode_images", lambda *arguments: pytest.fail("decodes again"))
-        assert celeba(root).train.content_hash == first.train.content_hash
-        assert celeba(root, form="words").train.x["text"].shape == (4, 9)
-    celeba(root, crop="pooled")
+        assert load_celeba(root).train.content_hash == first.train.content_hash
+        assert load_celeba(root, form="words").train.x["text"].shape == (4, 9)
+    load_celeba(root, crop="pooled")
     fake_celeba.face(9).save(folder / "img_align_celeba" / "000001.jpg")
-    assert celeba(root).train.content_hash != first.train.content_hash
+    assert load_celeba(root).train.content_hash != first.train.content_hash
     assert len(os.listdir(cache)) == 3
 
 
 def test_a_damaged_cache_is_decoded_again(root, tmp_path):
     fake_celeba.write_original(root)
-    first = celeba(root)
+    first = load_celeba(root)
     (path,) = (tmp_path / "cache" / "multipyro" / "CelebA").iterdir()
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.warns(UserWarning, match=rf"{path} is damaged .* and is built again"):
-        assert celeba(root).test.content_hash == first.test.content_hash
+        assert load_celeba(root).test.content_hash == first.test.content_hash
 
 
 def test_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
@@ -215,7 +213,7 @@ def test_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
         with pytest.warns(UserWarning, match="CelebA is built anew each time: .*no space is left"):
-            celeba(root)
+            load_celeba(root)
     assert os.listdir(tmp_path / "cache" / "multipyro" / "CelebA") == []
 
 
@@ -223,24 +221,24 @@ def test_nothing_is_there(root):
     with pytest.raises(
         FileNotFoundError, match=r"CelebA is not there: put img_align_celeba/\*.jpg or img_align_celeba"
     ):
-        celeba(root, download=False)
+        load_celeba(root, download=False)
 
 
 @pytest.mark.parametrize(("rows", "lacks"), [(0, "train and validation and test"), (1, "train and validation")])
 def test_a_compact_file_with_too_few_rows(root, rows, lacks):
     path = fake_celeba.write_compact(root, rows=rows) if rows else fake_celeba.write_compact(root, **NO_ROWS)
     with pytest.raises(ValueError, match=f"{path} has no rows of the {lacks} part, got 0 of train"):
-        celeba(root)
+        load_celeba(root)
 
 
 def test_parts_of_the_original_lack(root):
     folder = fake_celeba.write_original(root)
     (folder / "img_align_celeba" / "000004.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=rf"1 of 12 pictures lack, {folder}/img_align_celeba/000004.jpg first"):
-        celeba(root)
+        load_celeba(root)
     (folder / "list_eval_partition.txt").unlink()
     with pytest.raises(FileNotFoundError, match=f"{folder} lacks list_eval_partition.txt"):
-        celeba(root)
+        load_celeba(root)
 
 
 def cut(text):
@@ -263,7 +261,7 @@ def test_lists_that_are_not_what_they_should_be(root, name, change, message):
     path = fake_celeba.write_original(root) / name
     path.write_text(change(path.read_text()))
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
-        celeba(root)
+        load_celeba(root)
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -271,11 +269,11 @@ def test_lists_of_full_length_must_be_the_published_ones(root, monkeypatch, numb
     folder = fake_celeba.write_original(root)
     digests = [module.hashlib.md5((folder / name).read_bytes()).hexdigest() for name in module._LISTS]
     monkeypatch.setattr(module, "_PUBLISHED", (12, *digests))
-    celeba(root)
+    load_celeba(root)
     path = folder / module._LISTS[number]
     path.write_text(path.read_text() + "\n" * number if number else path.read_text().replace("-1", " 1", 1))
     with pytest.raises(ValueError, match=f"{path} is damaged: its md5 is .*, expected {digests[number]}"):
-        celeba(root)
+        load_celeba(root)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"cut"])
@@ -283,7 +281,7 @@ def test_a_picture_that_is_none(root, content):
     path = fake_celeba.write_original(root) / "img_align_celeba" / "000005.jpg"
     path.write_bytes(path.read_bytes()[:-300] if content == b"cut" else content)
     with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
-        celeba(root)
+        load_celeba(root)
 
 
 @pytest.mark.parametrize(("crop", "message"), [("center", "at least 148x148 pixels"), ("pooled", "at least 176 rows")])
@@ -291,7 +289,7 @@ def test_a_picture_of_another_size(root, crop, message):
     path = fake_celeba.write_original(root) / "img_align_celeba" / "000005.jpg"
     Image.new("RGB", (178, 100)).save(path)
     with pytest.raises(ValueError, match=f"{path}: a picture must have {message}"):
-        celeba(root, crop=crop)
+        load_celeba(root, crop=crop)
 
 
 class Code:
@@ -319,7 +317,7 @@ class Code:
 def test_compact_files_that_contradict_themselves(root, changes, message):
     path = fake_celeba.write_compact(root, **changes)
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
-        celeba(root)
+        load_celeba(root)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5_000, -1])
@@ -327,7 +325,7 @@ def test_a_compact_file_that_is_cut_off(root, kept):
     path = fake_celeba.write_compact(root)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"{path} is damaged or not the compact file of CelebA"):
-        celeba(root)
+        load_celeba(root)
 
 
 def test_a_compact_file_with_a_changed_byte(root):
@@ -336,14 +334,14 @@ def test_a_compact_file_with_a_changed_byte(root):
     content[3_000] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is damaged"):
-        celeba(root)
+        load_celeba(root)
 
 
 def test_a_compact_picture_of_another_size(root):
     jpeg, offsets = fake_celeba.jpegs([Image.new("RGB", (64, 60 if n == 3 else 64)) for n in range(20)])
     path = fake_celeba.write_compact(root, jpeg=jpeg, offsets=offsets)
     with pytest.raises(ValueError, match=f"000004.jpg in {path} must have 64x64 pixels, got 64x60"):
-        celeba(root)
+        load_celeba(root)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +359,7 @@ def test_a_compact_picture_of_another_size(root):
 def test_options_that_cannot_be(root, options, message):
     fake_celeba.write_compact(root)
     with pytest.raises(ValueError, match=message):
-        celeba(root, **options)
+        load_celeba(root, **options)
 
 
 def test_the_real_file():

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torchvision
 
-from multipyro.data import celeba, load_dataset
+from multipyro.data import load_dataset
+from multipyro.data.sets import load_celeba
 
 
 @pytest.fixture
@@ -36,15 +37,15 @@ def packed(root, **members):
 def test_pictures_in_their_archive(root, tmp_path):
     fake_celeba.write_original(tmp_path / "other")
     folder = packed(root)
-    splits = celeba(root)
-    whole = celeba(tmp_path / "other")
+    splits = load_celeba(root)
+    whole = load_celeba(tmp_path / "other")
     assert splits.train.content_hash == whole.train.content_hash
     assert sorted(os.listdir(folder)) == ["img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt"]
     (pictures,) = (tmp_path / "cache" / "multipyro" / "CelebA").glob("img_align_celeba-*")
     assert len(os.listdir(pictures)) == 12
     # unpacked once, for any crop
     before = pictures.stat().st_mtime_ns
-    celeba(root, crop="pooled")
+    load_celeba(root, crop="pooled")
     assert pictures.stat().st_mtime_ns == before
     assert len([*pictures.parent.glob("img_align_celeba-*")]) == 1
 
@@ -54,7 +55,7 @@ def test_an_archive_that_climbs_out(root, tmp_path, name):
     folder = packed(root, **{name: b"out"})
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=f"{folder}/img_align_celeba.zip is not the archive of CelebA's.*'{name}'"):
-        celeba(root)
+        load_celeba(root)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -63,12 +64,12 @@ def test_an_archive_that_is_cut_off_or_damaged(root):
     content = path.read_bytes()
     path.write_bytes(content[:-500])
     with pytest.raises(ValueError, match=f"{path} is damaged or not the archive of CelebA's pictures"):
-        celeba(root)
+        load_celeba(root)
     path.write_bytes(content[:3_000] + b"?" + content[3_001:])
     with pytest.raises(ValueError, match=rf"img_align_celeba/.*.jpg in {path} is damaged \("):
-        celeba(root)
+        load_celeba(root)
     path.write_bytes(content)
-    assert len(celeba(root).train) == 4
+    assert len(load_celeba(root).train) == 4
 
 
 def fake_drive(monkeypatch, source, fails=None):
@@ -97,7 +98,7 @@ def test_what_is_found_nowhere_is_downloaded_once(root, tmp_path, monkeypatch):
     needed = ["img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt"]
     assert asked == needed
     assert sorted(os.listdir(tmp_path / "cache" / "multipyro" / "celeba")) == needed
-    assert celeba(root).test.content_hash == splits.test.content_hash
+    assert load_celeba(root).test.content_hash == splits.test.content_hash
     assert asked == needed
     assert os.listdir(root) == []
 
@@ -108,10 +109,10 @@ def test_a_download_that_fails_leaves_nothing(root, tmp_path, monkeypatch, fails
     with monkeypatch.context() as patched:
         fake_drive(patched, source, fails)
         with pytest.raises(FileNotFoundError, match=r"CelebA is not there: put .*download failed: File not found or c"):
-            celeba(root)
+            load_celeba(root)
     assert os.listdir(tmp_path / "cache" / "multipyro") == []
     fake_drive(monkeypatch, source)
-    assert len(celeba(root).train) == 4
+    assert len(load_celeba(root).train) == 4
 
 
 def test_a_partial_folder_is_not_completed_by_a_download(root, tmp_path, monkeypatch):
@@ -120,9 +121,9 @@ def test_a_partial_folder_is_not_completed_by_a_download(root, tmp_path, monkeyp
     (folder / "list_attr_celeba.txt").unlink()
     said = f"CelebA is incomplete; {folder} was found, which lacks list_attr_celeba.txt: put"
     with pytest.raises(FileNotFoundError, match=said):
-        celeba(root)
+        load_celeba(root)
     (folder / "img_align_celeba.zip").unlink()
     said = "which lacks list_attr_celeba.txt and img_align_celeba/ or img_align_celeba.zip: put"
     with pytest.raises(FileNotFoundError, match=said):
-        celeba(root, download=False)
+        load_celeba(root, download=False)
     assert asked == []

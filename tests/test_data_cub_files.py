@@ -1,6 +1,5 @@
 """CUB's files where they are missing, cut off, others or more than is asked for."""
 
-import importlib
 import os
 
 import fake_cub
@@ -8,12 +7,11 @@ import fake_mnist
 import numpy as np
 import pytest
 
-from multipyro.data import cub, load_dataset
+from multipyro.data import load_dataset
+from multipyro.data.sets import cub as module
+from multipyro.data.sets import load_cub
 from multipyro.data.sets.cub import cub_source
 from multipyro.data.storage.images import decode_images
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.cub")
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def test_pictures_of_caltech_without_captions(root):
     fake_cub.write_caltech(root)
     os.rename(root / "cvpr2016_cub", root / "elsewhere")
     with pytest.raises(FileNotFoundError, match=rf"\({root} has CUB_200_2011/ and lacks cvpr2016_cub/text_c10/\)"):
-        cub(root)
+        load_cub(root)
     # other captions lie beside them
     path = fake_cub.write_compact(root)
     assert cub_source(root) == path
@@ -44,27 +42,27 @@ def test_parts_of_the_original_lack(root, lacks):
     folder = fake_cub.write_original(root)
     os.rename(folder / lacks, folder / "elsewhere")
     with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {folder} lacks text_testclasses.txt or test/"):
-        cub(root)
+        load_cub(root)
 
 
 def test_the_compact_captions_lack(root):
     path = fake_cub.write_compact(root).with_name("cub_captions.txt.gz")
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {root} lacks CUB/cub_captions.txt.gz"):
-        cub(root)
+        load_cub(root)
 
 
 def test_captions_that_are_cut_off(root):
     path = fake_cub.write_original(root) / "text_trainvalclasses.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:-3]))
     with pytest.raises(ValueError, match=f"{path} must hold 10 captions for each of 10 pictures, got 97 lines"):
-        cub(root)
+        load_cub(root)
     packed = fake_cub.write_compact(root / "other", lines=fake_cub.captions(range(29))).with_name("cub_captions.txt.gz")
     with pytest.raises(ValueError, match=f"{packed} must hold 10 captions for each of 30 pictures, got 290 lines"):
-        cub(root / "other")
+        load_cub(root / "other")
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(ValueError, match=f"{packed} is truncated or damaged"):
-        cub(root / "other")
+        load_cub(root / "other")
 
 
 def test_a_picture_is_missing_or_none(root):
@@ -72,10 +70,10 @@ def test_a_picture_is_missing_or_none(root):
     path = folder / "test" / "001.Wren" / "x.jpg"
     path.write_bytes(b"no image")
     with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
-        cub(root)
+        load_cub(root)
     path.unlink()
     with pytest.raises(ValueError, match="text_testclasses.txt must hold 10 captions for each of 1 pictures, got 20"):
-        cub(root)
+        load_cub(root)
 
 
 def test_only_a_line_feed_ends_a_caption(root):
@@ -85,11 +83,11 @@ def test_only_a_line_feed_ends_a_caption(root):
     plain = ["a bird n a b c d", *texts[1:]]
     packed = fake_cub.write_compact(root, lines=[f"{line}\r" for line in odd]).parent
     expected = fake_cub.write_compact(root / "other", lines=plain).parent
-    assert cub(packed.parent).train.content_hash == cub(expected.parent).train.content_hash
+    assert load_cub(packed.parent).train.content_hash == load_cub(expected.parent).train.content_hash
     path = fake_cub.write_caltech(root / "third") / "../cvpr2016_cub/text_c10/010.Jay/03.txt"
-    whole = cub(root / "third").train.content_hash
+    whole = load_cub(root / "third").train.content_hash
     path.write_bytes(path.read_bytes().replace(b"a red bird", "a\u2028red\x0bbird".encode()).replace(b"\n", b"\r\n"))
-    assert cub(root / "third").train.content_hash == whole
+    assert load_cub(root / "third").train.content_hash == whole
 
 
 def remove(path):
@@ -125,7 +123,7 @@ def test_folders_of_caltech_that_are_not_what_they_should_be(root, name, change,
     path = fake_cub.write_caltech(root) / name
     change(path)
     with pytest.raises(error, match=message.format(path=path)):
-        cub(root)
+        load_cub(root)
 
 
 def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monkeypatch):
@@ -139,7 +137,7 @@ def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monke
     for write in (fake_cub.write_compact, fake_cub.write_caltech):
         write(root)
         decoded.clear()
-        whole, some = cub(root), cub(root, num_rows=13)
+        whole, some = load_cub(root), load_cub(root, num_rows=13)
         # two pictures a part, or as many as it has
         pictures = [len(getattr(whole, name)) // 10 for name in whole.NAMES]
         assert decoded == [sum(pictures), sum(min(number, 2) for number in pictures)]
@@ -149,7 +147,7 @@ def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monke
         assert len(load_dataset("cub", root, num_rows=1, captions="first").train) == 1
         assert decoded[-1] == 3
     with pytest.raises(ValueError, match="num_rows must be a whole number from 1 on, or None, got 0"):
-        cub(root, num_rows=0)
+        load_cub(root, num_rows=0)
 
 
 @pytest.mark.parametrize(("rows", "lacks"), [(12, "test"), (15, "")])
@@ -157,16 +155,16 @@ def test_a_compact_file_with_too_few_classes(root, rows, lacks):
     path = fake_cub.write_compact(root, rows=rows)
     if lacks:
         with pytest.raises(ValueError, match=f"{path} has no rows of the test part, got 11 of train, 1 of"):
-            cub(root)
+            load_cub(root)
     else:
-        assert len(cub(root).test) == 30
+        assert len(load_cub(root).test) == 30
 
 
 def test_a_class_may_not_train_and_test(root):
     folder = fake_cub.write_original(root)
     os.rename(folder / "test" / "001.Wren", folder / "test" / "010.Jay")
     with pytest.raises(ValueError, match="classes that test must not train, got 1 that do both"):
-        cub(root)
+        load_cub(root)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +181,7 @@ def test_a_class_may_not_train_and_test(root):
 def test_compact_files_that_contradict_themselves(root, changes, message):
     path = fake_cub.write_compact(root, **changes)
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
-        cub(root)
+        load_cub(root)
 
 
 @pytest.mark.parametrize("kept", [0, 100, -1])
@@ -191,7 +189,7 @@ def test_a_compact_file_that_is_cut_off(root, kept):
     path = fake_cub.write_compact(root)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"{path} is damaged or not the compact file of CUB"):
-        cub(root)
+        load_cub(root)
 
 
 @pytest.mark.parametrize(
@@ -205,4 +203,4 @@ def test_a_compact_file_that_is_cut_off(root, kept):
 def test_options_that_cannot_be(root, options, message):
     fake_cub.write_original(root)
     with pytest.raises(ValueError, match=message):
-        cub(root, **options)
+        load_cub(root, **options)

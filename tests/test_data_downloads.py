@@ -15,7 +15,7 @@ import fake_mnist
 import pytest
 import torchvision
 
-from multipyro.data import mnist
+from multipyro.data.sets import load_mnist
 from multipyro.data.storage import download as _download
 from multipyro.data.storage.archives import member_bytes, open_zip, unpacked
 from multipyro.data.storage.download import fetch
@@ -89,7 +89,7 @@ def test_torchvision_refuses_a_wrong_md5(cache, tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         with pytest.raises(FileNotFoundError, match="(?s)MNIST is not there.*the download failed: .*or corrupted"):
-            mnist()
+            load_mnist()
         server.shutdown()
     assert os.listdir(cache) == []
 

@@ -16,11 +16,10 @@ from PIL import Image
 
 from multipyro.data import load_dataset
 from multipyro.data.sets import _faces
+from multipyro.data.sets import celeba as module
 from multipyro.data.sets._faces import face_crop, find_faces
 from multipyro.data.sets.celeba import ATTRIBUTES, celeba_source
 
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.celeba")
 needs_opencv = pytest.mark.skipif(
     importlib.util.find_spec("cv2") is None, reason='needs OpenCV: pip install "multipyro[faces]"'
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_mnist
 import pytest
 
-from multipyro.data import write_atomically
+from multipyro.data.storage import write_atomically
 from multipyro.data.storage.roots import download_root, find, roots
 
 

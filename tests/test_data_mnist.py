@@ -9,7 +9,8 @@ import pytest
 import torch
 import torchvision
 
-from multipyro.data import DIGIT_WORDS, load_dataset, mnist
+from multipyro.data import load_dataset
+from multipyro.data.sets import DIGIT_WORDS, load_mnist
 from multipyro.data.storage import idx as _idx
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -31,7 +32,7 @@ def parts(splits):
 
 
 def test_parts_are_cut_from_the_files(root):
-    splits = mnist(root, binarize="none", word=True)
+    splits = load_mnist(root, binarize="none", word=True)
     files = fake_mnist.contents()
     pixels = {
         p: torch.frombuffer(bytearray(files[f"{p}-images-idx3-ubyte"][16:]), dtype=torch.uint8)
@@ -53,7 +54,7 @@ def test_parts_are_cut_from_the_files(root):
     x = fake_mnist.all_rows(splits.test)
     assert torch.equal(x["image"].flatten(), pixels["t10k"].float() / 255)
     assert splits.train.modalities["image"].likelihood == "continuous_bernoulli"
-    assert list(mnist(root).train.modalities) == ["image", "label"]
+    assert list(load_mnist(root).train.modalities) == ["image", "label"]
 
 
 def test_unpacked_and_packed_files_are_the_same(root, tmp_path):
@@ -67,13 +68,13 @@ def test_unpacked_and_packed_files_are_the_same(root, tmp_path):
 
 
 def test_the_first_rows(root):
-    whole, head = mnist(root), mnist(root, num_rows=25)
+    whole, head = load_mnist(root), load_mnist(root, num_rows=25)
     assert [len(part) for part in parts(head).values()] == [25, fake_mnist.VALIDATION, 25]
     assert torch.equal(head.test.x["image"], whole.test.x["image"][:25])
 
 
 def test_dynamic_pixels_are_new_in_each_epoch_and_repeat(root):
-    splits = mnist(root)
+    splits = load_mnist(root)
 
     def images(part, **settings):
         return torch.cat([x["image"] for x, _ in part.batches(16, **settings)])
@@ -81,7 +82,7 @@ def test_dynamic_pixels_are_new_in_each_epoch_and_repeat(root):
     first = images(splits.train, seed=1, epoch=0)
     assert first.dtype == torch.float32
     assert set(first.unique().tolist()) == {0, 1}
-    assert torch.equal(images(mnist(root).train, seed=1, epoch=0), first)
+    assert torch.equal(images(load_mnist(root).train, seed=1, epoch=0), first)
     assert not torch.equal(images(splits.train, seed=1, epoch=1), first)
     assert not torch.equal(images(splits.train, seed=2, epoch=0), first)
     for part in (splits.validation, splits.test):
@@ -93,7 +94,7 @@ def test_dynamic_pixels_are_new_in_each_epoch_and_repeat(root):
 def test_dynamic_pixels_follow_their_gray_level(root):
     gray = fake_mnist.gray(root)["train"].float() / 255
     draws = 400
-    train = mnist(root).train
+    train = load_mnist(root).train
     mean = sum(torch.cat([x["image"] for x, _ in train.batches(40, epoch=e)]) for e in range(draws)) / draws
     error = (gray * (1 - gray) / draws).sqrt()
     assert torch.equal(mean[gray == 0], gray[gray == 0])
@@ -105,7 +106,7 @@ def test_dynamic_pixels_follow_their_gray_level(root):
 
 
 def test_fixed_pixels_are_drawn_once(root):
-    first, again, other = (mnist(root, seed=seed, binarize="fixed") for seed in (0, 0, 1))
+    first, again, other = (load_mnist(root, seed=seed, binarize="fixed") for seed in (0, 0, 1))
     for name, part in parts(first).items():
         assert part.transform is None
         assert set(part.x["image"].unique().tolist()) == {0, 255}
@@ -115,18 +116,18 @@ def test_fixed_pixels_are_drawn_once(root):
         drawn = part.x["image"].float() / 255
         assert abs((drawn - gray).mean()) < 4 * (gray * (1 - gray)).sum().sqrt() / gray.numel()
     assert first.train.modalities["image"].likelihood == "bernoulli"
-    assert torch.equal(first.test.x["image"], mnist(root).test.x["image"])
+    assert torch.equal(first.test.x["image"], load_mnist(root).test.x["image"])
 
 
 def test_some_modalities_of_dynamic_data(root):
-    labels = mnist(root).train.select(["label"])
+    labels = load_mnist(root).train.select(["label"])
     x, _ = labels.rows(torch.arange(4))
     assert list(x) == ["label"]
 
 
 def test_an_unknown_binarization(root):
     with pytest.raises(ValueError, match="binarize must be one of .*'dynamic', 'fixed', 'none'.*, got 'static'"):
-        mnist(root, binarize="static")
+        load_mnist(root, binarize="static")
 
 
 def test_files_that_are_not_there(tmp_path, monkeypatch):
@@ -134,14 +135,14 @@ def test_files_that_are_not_there(tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=rf"MNIST is not there.*{IMAGES}.*--data-root or MULTIPYRO_DATA.*{cache}"
     ):
-        mnist(download=False)
+        load_mnist(download=False)
 
 
 def test_a_partial_folder_is_not_completed_by_a_download(root, monkeypatch):
     (root / "MNIST" / "raw" / f"{LABELS}.gz").unlink()
     monkeypatch.setattr(_idx, "_download", lambda files: pytest.fail("downloads"))
     with pytest.raises(FileNotFoundError, match=rf"MNIST is incomplete: {root}/MNIST/raw lacks {LABELS}\[.gz\];"):
-        mnist(root)
+        load_mnist(root)
 
 
 def spoilt(root, name, change, packed):
@@ -174,7 +175,7 @@ def spoilt(root, name, change, packed):
 def test_a_file_that_is_not_what_it_should_be(root, name, change, packed, message):
     path = spoilt(root, name, change, packed)
     with pytest.raises(ValueError, match=message) as caught:
-        mnist(root)
+        load_mnist(root)
     assert str(path) in str(caught.value)
 
 
@@ -184,7 +185,7 @@ def test_a_file_that_cannot_be_read(root, monkeypatch):
 
     monkeypatch.setattr(_idx.Path, "read_bytes", denied)
     with pytest.raises(PermissionError, match=f"Permission denied: '{root}/MNIST/raw/{IMAGES}.gz'"):
-        mnist(root)
+        load_mnist(root)
 
 
 def fake_download(monkeypatch, fails=None):
@@ -226,15 +227,15 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, error)
         with pytest.raises(
             FileNotFoundError, match=rf"MNIST is not there.*{LABELS}.*the download failed: .*{error.args[-1]}"
         ):
-            mnist()
+            load_mnist()
     assert os.listdir(cache) == []
     fake_download(monkeypatch)
-    assert len(mnist().train) == fake_mnist.TRAIN
+    assert len(load_mnist().train) == fake_mnist.TRAIN
 
 
 def test_the_real_files():
     fake_mnist.real_data()
-    splits = mnist(download=False)
+    splits = load_mnist(download=False)
     assert [len(part) for part in parts(splits).values()] == [50_000, 10_000, 10_000]
     assert splits.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     both = splits.train.labels.bincount() + splits.validation.labels.bincount()

@@ -1,7 +1,6 @@
 """MNIST, Fashion-MNIST and their label: rows agree, parts share nothing, and files that are others."""
 
 import hashlib
-import importlib
 
 import fake_mnist
 import pytest
@@ -9,11 +8,9 @@ import torch
 import torchvision
 
 from multipyro.data import load_dataset
+from multipyro.data.sets import mnist_fashion as module
 from multipyro.data.storage import idx as _idx
 from multipyro.data.storage.idx import idx_arrays
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.mnist_fashion")
 
 IMAGES = "train-images-idx3-ubyte"
 

@@ -1,6 +1,5 @@
 """MNIST-SVHN and its text: pairs agree, parts share nothing, and files that are cut off or others."""
 
-import importlib
 import os
 
 import fake_mnist
@@ -10,12 +9,11 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from multipyro.data import DIGIT_WORDS, Modality, load_dataset
+from multipyro.data import Modality, load_dataset
+from multipyro.data.sets import DIGIT_WORDS, svhn
 from multipyro.data.sets._characters import padded_alphabet, placed
 from multipyro.data.sets._pairs import pairs_by_class
 from multipyro.data.sets.svhn import svhn_arrays
-
-svhn = importlib.import_module("multipyro.data.sets.svhn")
 
 
 @pytest.fixture

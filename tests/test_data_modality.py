@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from multipyro.data import DIGIT_WORDS, Modality, load_dataset
+from multipyro.data import Modality, load_dataset
+from multipyro.data.sets import DIGIT_WORDS
 
 WORD = Modality("word", (5,), "text", "categorical", 16, DIGIT_WORDS, " efghinorstuvwxz")
 

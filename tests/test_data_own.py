@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from multipyro.data import Modality, described, from_dataset, from_tensors, infer_modality
+from multipyro.data import Modality, from_dataset, from_tensors, infer_modality, load_toml
 
 COLORS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 ROWS = 40
@@ -68,7 +68,7 @@ def written(folder, text=DESCRIPTION, name="birds.toml"):
 
 
 def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
-    splits = described(written(folder))
+    splits = load_toml(written(folder))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [32, 4, 4]
     seen = []
     for part in (splits.train, splits.validation, splits.test):
@@ -77,7 +77,7 @@ def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
         seen += rows.tolist()
         assert torch.equal(x["spectrum"][:, 0], rows * 4.0)
         assert torch.equal(x["attributes"], torch.stack([rows % 2, 1 - rows % 2], 1).float())
-        names = [part.modalities["color"].class_words[i] for i in x["color"]]
+        names = [part.modalities["color"].class_names[i] for i in x["color"]]
         assert names == [list(COLORS)[row % 3] for row in rows.tolist()]
         expected = torch.tensor([COLORS[name] for name in names])[:, :, None, None] / 255
         assert x["image"].shape[1:] == (3, 8, 6) and (x["image"] - expected).abs().max() < 1e-6
@@ -92,7 +92,7 @@ def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
 
 
 def test_what_modalities_are_is_inferred_or_said(folder):
-    modalities = described(written(folder)).train.modalities
+    modalities = load_toml(written(folder)).train.modalities
     found = {name: (modality.kind, modality.likelihood) for name, modality in modalities.items()}
     assert found == {
         "image": ("image", "laplace"),
@@ -106,47 +106,47 @@ def test_what_modalities_are_is_inferred_or_said(folder):
 
 
 def test_a_column_may_say_which_part_a_row_is_of(folder):
-    splits = described(written(folder, 'split = "part"\n' + DESCRIPTION))
+    splits = load_toml(written(folder, 'split = "part"\n' + DESCRIPTION))
     assert splits.train.x["weight"][:, 0].tolist() == [0.5 * row for row in range(30)]
     assert splits.test.x["weight"][:, 0].tolist() == [0.5 * row for row in range(31, 40, 2)]
 
 
 def test_the_split_is_drawn_once_from_its_seed(folder):
-    first, again = (described(written(folder)).train.x["weight"] for _ in range(2))
-    other = described(written(folder, "seed = 1\n" + DESCRIPTION)).train.x["weight"]
+    first, again = (load_toml(written(folder)).train.x["weight"] for _ in range(2))
+    other = load_toml(written(folder, "seed = 1\n" + DESCRIPTION)).train.x["weight"]
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_words_that_no_training_row_has_are_unknown(folder):
     text = 'split = "part"\ntable = "birds.csv"\n[modalities.file]\ncolumn = "file"\nkind = "text"\n'
-    splits = described(written(folder, text))
+    splits = load_toml(written(folder, text))
     assert splits.test.modalities["file"].decode(splits.test.x["file"])[0] == "<unk>"
-    characters = described(written(folder, text + 'tokens = "characters"\nlength = 3\n'))
+    characters = load_toml(written(folder, text + 'tokens = "characters"\nlength = 3\n'))
     assert characters.train.modalities["file"].decode(characters.train.x["file"])[11] == "11."
 
 
 def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
     path = written(folder)
-    first = described(path).train.x["image"].clone()
+    first = load_toml(path).train.x["image"].clone()
     (stored,) = cache.iterdir()
     monkeypatch.setattr("multipyro.data.storage.mapped.decode_images", None)  # nothing is decoded again
-    assert torch.equal(described(path).train.x["image"], first)
+    assert torch.equal(load_toml(path).train.x["image"], first)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
     stored.write_bytes(stored.read_bytes()[:-100])  # cut off: it is made again
-    assert torch.equal(described(path).train.x["image"], first)
+    assert torch.equal(load_toml(path).train.x["image"], first)
     with stored.open("wb") as file:  # another file under its name
         np.savez(file, first)
-    assert torch.equal(described(path).train.x["image"], first)
+    assert torch.equal(load_toml(path).train.x["image"], first)
     Image.new("RGB", (9, 9), (0, 0, 0)).save(folder / "pictures" / "0.png")
-    assert not torch.equal(described(path).train.x["image"], first)
+    assert not torch.equal(load_toml(path).train.x["image"], first)
 
 
 def test_large_arrays_are_mapped_and_equal_those_that_are_read(folder, cache, monkeypatch):
     path = written(folder, '[modalities.spectrum]\nfile = "spectrum.npy"\n')
-    read = described(path).train.x["spectrum"]
+    read = load_toml(path).train.x["spectrum"]
     monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
-    assert torch.equal(described(path).train.x["spectrum"], read) and len(list(cache.iterdir())) == 1
+    assert torch.equal(load_toml(path).train.x["spectrum"], read) and len(list(cache.iterdir())) == 1
 
 
 WRONG = [
@@ -219,13 +219,13 @@ def test_a_wrong_description_is_told(folder, text, message):
     np.save(folder / "bytes.npy", np.zeros((40, 5, 5, 5), np.uint8))
     np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        described(written(folder, text))
+        load_toml(written(folder, text))
 
 
 @pytest.mark.parametrize("said, message", COLUMNS)
 def test_what_a_modality_cannot_be_is_told(folder, said, message):
     with pytest.raises(ValueError, match=f"birds.toml: modalities.a.*{message}"):
-        described(written(folder, f'table = "birds.csv"\n[modalities.a]\n{said}\n'))
+        load_toml(written(folder, f'table = "birds.csv"\n[modalities.a]\n{said}\n'))
 
 
 @pytest.mark.parametrize("name", ["7.png", "birds.csv"])
@@ -233,7 +233,7 @@ def test_a_damaged_file_is_named(folder, name):
     file = folder / "pictures" / name if name.endswith("png") else folder / name
     file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
     with pytest.raises(ValueError, match=name):
-        described(written(folder))
+        load_toml(written(folder))
     assert not list((folder.parent / "cache").rglob("*.npy"))
 
 

@@ -1,7 +1,6 @@
 """PolyMNIST: the recipe, what is shared between rows, and the cached file."""
 
 import errno
-import importlib
 import os
 
 import fake_mnist
@@ -10,11 +9,10 @@ import pytest
 import torch
 from fake_mnist import equal
 
-from multipyro.data import load_dataset, polymnist
+from multipyro.data import load_dataset
+from multipyro.data.sets import load_polymnist
+from multipyro.data.sets import polymnist as module
 from multipyro.data.sets.polymnist import background_paths, polymnist_source
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.polymnist")
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def sources(images, split, root):
 
 
 def test_every_digit_occurs_once_a_modality_in_rows_of_its_class(root):
-    splits = polymnist(root)
+    splits = load_polymnist(root)
     labels = {name: part.labels for name, part in vars(load_dataset("mnist", root)).items()}
     orders = set()
     for name in splits.NAMES:
@@ -63,7 +61,7 @@ def test_every_digit_occurs_once_a_modality_in_rows_of_its_class(root):
 
 
 def test_digits_invert_patches_of_their_own_background(root):
-    splits = polymnist(root)
+    splits = load_polymnist(root)
     for m, path in enumerate(background_paths(root)):
         values = splits.test.x[f"m{m}"]
         digit = (values > 128).any(1, keepdim=True)
@@ -76,16 +74,16 @@ def test_digits_invert_patches_of_their_own_background(root):
 
 
 def test_batches_hold_floats(root):
-    x, observed = next(iter(polymnist(root).train.batches(4)))
+    x, observed = next(iter(load_polymnist(root).train.batches(4)))
     assert observed is None
     assert {(values.dtype, tuple(values.shape)) for values in x.values()} == {(torch.float32, (4, 3, 28, 28))}
     assert 0 <= min(v.min() for v in x.values()) < max(v.max() for v in x.values()) <= 1
 
 
 def test_the_seed_decides(root):
-    first = polymnist(root, seed=0)
-    assert equal(first, polymnist(root, seed=0))
-    other = polymnist(root, seed=1)
+    first = load_polymnist(root, seed=0)
+    assert equal(first, load_polymnist(root, seed=0))
+    other = load_polymnist(root, seed=1)
     pairs = [
         set(zip(*(sources(splits.train.x[m], "train", root).tolist() for m in ("m0", "m1")), strict=True))
         for splits in (first, other)
@@ -97,8 +95,8 @@ def test_the_seed_decides(root):
 
 @pytest.mark.parametrize(("modalities", "rows"), [(2, None), (5, 7), (3, 1000)])
 def test_less_of_it_is_the_same(root, modalities, rows):
-    whole = polymnist(root)
-    less = polymnist(root, num_modalities=modalities, num_rows=rows)
+    whole = load_polymnist(root)
+    less = load_polymnist(root, num_modalities=modalities, num_rows=rows)
     assert equal(less, whole.head(rows).select([f"m{m}" for m in range(modalities)]))
 
 
@@ -123,13 +121,13 @@ def test_backgrounds_that_are_not_there(root, tmp_path):
     folder = root / "PolyMNIST" / "backgrounds"
     (folder / "c.png").unlink()
     with pytest.raises(FileNotFoundError, match=rf"lacks its backgrounds \({folder} has 4 of 5\): put 5 photographs"):
-        polymnist(root)
+        load_polymnist(root)
     with pytest.raises(FileNotFoundError, match=r"lacks its backgrounds \(none found\)"):
         background_paths(tmp_path)
     for name in ("c.png", "f.png"):
         (folder / name).touch()
     with pytest.raises(ValueError, match=f"{folder} has 6 photographs, expected 5"):
-        polymnist(root)
+        load_polymnist(root)
 
 
 def test_backgrounds_that_are_no_images(root):
@@ -138,26 +136,26 @@ def test_backgrounds_that_are_no_images(root):
     for wrong in (b"no image", content[:200]):
         path.write_bytes(wrong)
         with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
-            polymnist(root)
+            load_polymnist(root)
     fake_mnist.write_backgrounds(root, size=(28, 50))
     with pytest.raises(ValueError, match=r"must be larger than 28x28 pixels, got 50x28"):
-        polymnist(root)
+        load_polymnist(root)
 
 
 def test_the_cached_file_is_used(root, cache, monkeypatch):
-    first = polymnist(root)
+    first = load_polymnist(root)
     assert len(os.listdir(cache)) == 1
     monkeypatch.setattr(module, "_build", lambda *arguments: pytest.fail("builds again"))
-    assert equal(polymnist(root), first)
+    assert equal(load_polymnist(root), first)
 
 
 def test_another_recipe_is_another_file(root, cache):
-    polymnist(root)
-    polymnist(root, seed=1)
-    polymnist(root, num_modalities=4)
-    polymnist(root, num_rows=10)
+    load_polymnist(root)
+    load_polymnist(root, seed=1)
+    load_polymnist(root, num_modalities=4)
+    load_polymnist(root, num_rows=10)
     fake_mnist.write_backgrounds(root, size=(41, 50))
-    polymnist(root)
+    load_polymnist(root)
     assert len(os.listdir(cache)) == 5
 
 
@@ -193,12 +191,12 @@ def with_code(path):
 
 @pytest.mark.parametrize("damage", [half, flipped, foreign, with_code])
 def test_a_damaged_cache_is_built_again(root, cache, damage):
-    first = polymnist(root)
+    first = load_polymnist(root)
     path = cache / os.listdir(cache)[0]
     damage(path)
     with pytest.warns(UserWarning, match=rf"{path} is damaged .* and is built again"):
-        assert equal(polymnist(root), first)
-    assert equal(polymnist(root), first)
+        assert equal(load_polymnist(root), first)
+    assert equal(load_polymnist(root), first)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +210,9 @@ def test_without_a_cache_it_works_and_leaves_nothing(root, cache, monkeypatch, c
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
         with pytest.warns(UserWarning, match=f"PolyMNIST is built anew each time: .*cannot write {cache}.*{message}"):
-            splits = polymnist(root)
+            splits = load_polymnist(root)
     assert os.listdir(cache) == []
-    assert equal(polymnist(root), splits)
+    assert equal(load_polymnist(root), splits)
 
 
 def test_a_run_killed_while_caching_leaves_no_part(root, cache, monkeypatch):
@@ -224,7 +222,7 @@ def test_a_run_killed_while_caching_leaves_no_part(root, cache, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            polymnist(root)
+            load_polymnist(root)
     assert os.listdir(cache) == []
 
 

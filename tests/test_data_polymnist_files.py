@@ -10,11 +10,10 @@ import pytest
 import torch
 from fake_mnist import equal
 
-from multipyro.data import DATASETS, load_dataset, polymnist
+from multipyro.data import DATASETS, load_dataset
+from multipyro.data.sets import load_polymnist
+from multipyro.data.sets import polymnist as module
 from multipyro.data.sets.polymnist import polymnist_source
-
-# the package gives the function of this name
-module = importlib.import_module("multipyro.data.sets.polymnist")
 
 
 def told(part):
@@ -70,9 +69,9 @@ def test_the_published_pictures(pictures, monkeypatch):
     assert names["train"] == sorted({*EVERY} - {*EVERY[5::6]})
     assert names["test"] == [(number, digit) for number in range(2) for digit in range(10)]
     assert splits.train.x["m0"].dtype == torch.uint8
-    assert equal(polymnist(pictures, seed=1), splits)
+    assert equal(load_polymnist(pictures, seed=1), splits)
     monkeypatch.setattr(module, "original_arrays", lambda *arguments: pytest.fail("decodes again"))
-    assert equal(polymnist(pictures), splits)
+    assert equal(load_polymnist(pictures), splits)
 
 
 def test_of_60000_published_pictures_10000_validate():
@@ -90,24 +89,24 @@ def test_of_60000_published_pictures_10000_validate():
 def test_published_pictures_elsewhere(pictures, tmp_path, folder):
     fake_mnist.write_polymnist(tmp_path / "other", folder)
     assert polymnist_source(tmp_path / "other") == tmp_path / "other" / folder
-    assert equal(polymnist(tmp_path / "other"), polymnist(pictures))
+    assert equal(load_polymnist(tmp_path / "other"), load_polymnist(pictures))
 
 
 def test_published_pictures_in_their_archive(pictures, tmp_path):
-    whole = polymnist(pictures)
+    whole = load_polymnist(pictures)
     path = packed(pictures)
     assert polymnist_source(pictures) == path
-    assert equal(polymnist(pictures), whole)
+    assert equal(load_polymnist(pictures), whole)
     # it is read where it lies
     assert os.listdir(pictures) == ["PolyMNIST.zip"]
     assert sorted(os.listdir(tmp_path / "cache" / "multipyro")) == ["PolyMNIST"]
 
 
 def test_less_of_the_published_pictures(pictures):
-    whole, less = polymnist(pictures), polymnist(pictures, num_modalities=2, num_rows=3)
+    whole, less = load_polymnist(pictures), load_polymnist(pictures, num_modalities=2, num_rows=3)
     assert equal(less, whole.head(3).select(["m0", "m1"]))
     shutil.rmtree(pictures / "PolyMNIST" / "test" / "m4")
-    assert equal(polymnist(pictures, num_modalities=4), whole.select(["m0", "m1", "m2", "m3"]))
+    assert equal(load_polymnist(pictures, num_modalities=4), whole.select(["m0", "m1", "m2", "m3"]))
 
 
 def test_published_pictures_come_before_built_ones(pictures, tmp_path, monkeypatch):
@@ -115,14 +114,14 @@ def test_published_pictures_come_before_built_ones(pictures, tmp_path, monkeypat
     fake_mnist.expect(monkeypatch, files)
     fake_mnist.write_mnist(root, files, packed=False)
     fake_mnist.write_backgrounds(root)
-    built = polymnist(root)
+    built = load_polymnist(root)
     monkeypatch.setenv("MULTIPYRO_DATA", os.pathsep.join(map(str, (root, other))))
     # the first folder that has either decides
-    assert equal(polymnist(), built)
+    assert equal(load_polymnist(), built)
     monkeypatch.setenv("MULTIPYRO_DATA", os.pathsep.join(map(str, (other, root))))
-    published(polymnist())
+    published(load_polymnist())
     fake_mnist.write_polymnist(root)
-    published(polymnist(root))
+    published(load_polymnist(root))
 
 
 def lose(path):
@@ -161,7 +160,7 @@ def test_published_pictures_that_are_not_what_they_should_be(pictures, place, ch
     change(pictures / "PolyMNIST" / place)
     source = packed(pictures) if archive else pictures / "PolyMNIST"
     with pytest.raises(error, match=message) as caught:
-        polymnist(pictures)
+        load_polymnist(pictures)
     assert str(source) in str(caught.value)
 
 
@@ -171,10 +170,10 @@ def test_an_archive_of_published_pictures_that_climbs_out(pictures, tmp_path):
         archive.writestr("MMNIST/../../out.png", b"1")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=rf"{path} is not the archive of PolyMNIST: .*out.png' climbs out"):
-        polymnist(pictures)
+        load_polymnist(pictures)
     assert sorted(tmp_path.rglob("*")) == before
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/train/m0/0.0.png", b"1")
         archive.writestr("b/train/m0/0.0.png", b"1")
     with pytest.raises(ValueError, match="has a picture twice, a/train/m0/0.0.png and b/train/m0/0.0.png"):
-        polymnist(pictures)
+        load_polymnist(pictures)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from multipyro.data import DATASETS, DIGIT_WORDS, load_dataset
+from multipyro.data import DATASETS, load_dataset
+from multipyro.data.sets import DIGIT_WORDS
 
 
 def test_the_table():
@@ -31,16 +32,16 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
     root = tmp_path / "data"
     root.mkdir()
     assert DATASETS["digits"].missing(root) == ""
-    assert "not found: name a folder with MNIST/raw" in DATASETS["mnist"].missing(root)
+    assert "not found: name a folder that contains MNIST/raw" in DATASETS["mnist"].missing(root)
     assert "lacks its backgrounds" in DATASETS["polymnist"].missing(root)
     fake_mnist.write_backgrounds(root)
-    assert "not found: name a folder with MNIST/raw" in DATASETS["polymnist"].missing(root)
+    assert "not found: name a folder that contains MNIST/raw" in DATASETS["polymnist"].missing(root)
     fake_mnist.write_mnist(root, fake_mnist.contents(), packed=True)
     assert "CelebA is not there: put img_align_celeba" in DATASETS["celeba"].missing(root)
     fake_celeba.write_compact(root)
     assert "CUB is not there: put into <folder> CUB_200_2011/" in DATASETS["cub"].missing(root)
     fake_cub.write_compact(root)
-    assert "not found: name a folder with FashionMNIST/raw" in DATASETS["mnist-fashion"].missing(root)
+    assert "not found: name a folder that contains FashionMNIST/raw" in DATASETS["mnist-fashion"].missing(root)
     fake_mnist.write_mnist(root, fake_mnist.contents(1), packed=True, name="FashionMNIST")
     assert "SVHN is not there: missing are train_32x32.mat" in DATASETS["mnist-svhn"].missing(root)
     fake_svhn.write_svhn(root)
@@ -50,7 +51,7 @@ def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
 
 
 def test_an_unknown_data_set():
-    with pytest.raises(ValueError, match="unknown data set 'svhn': there are digits, mnist, polymnist,"):
+    with pytest.raises(ValueError, match="unknown data set 'svhn': choose digits, mnist, polymnist,"):
         load_dataset("svhn")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from multipyro.data import described, from_tensors
+from multipyro.data import from_tensors, load_toml
 from multipyro.data.custom.tables import read_table
 from multipyro.inference.recipes.networks import networks_for
 
@@ -40,7 +40,7 @@ KINDS = {
 
 @pytest.mark.parametrize("cells, kind, likelihood", KINDS.values(), ids=KINDS)
 def test_what_a_column_is_follows_from_its_cells(table, cells, kind, likelihood):
-    found = described(table(cells)).train.modalities["a"]
+    found = load_toml(table(cells)).train.modalities["a"]
     assert (found.kind, found.likelihood) == (kind, likelihood)
 
 
@@ -48,22 +48,22 @@ def test_a_column_of_texts_is_no_label_unless_it_is_said(table):
     captions = [f"bird number {i} sings" for i in range(ROWS)]
     message = r"modalities.a: the 40 training rows .* column 'a' have 40 different .* say kind = \"text\", or \"label\""
     with pytest.raises(ValueError, match=message):
-        described(table(captions))
-    assert described(table(captions, 'kind = "label"')).train.modalities["a"].num_classes == ROWS
-    assert described(table(captions, 'kind = "text"')).train.modalities["a"].shape == (4,)
+        load_toml(table(captions))
+    assert load_toml(table(captions, 'kind = "label"')).train.modalities["a"].num_classes == ROWS
+    assert load_toml(table(captions, 'kind = "text"')).train.modalities["a"].shape == (4,)
     # 21 of 40 differ, then half of them
-    assert described(table([f"c{min(i, 19)}" for i in range(ROWS)])).train.modalities["a"].num_classes == 20
+    assert load_toml(table([f"c{min(i, 19)}" for i in range(ROWS)])).train.modalities["a"].num_classes == 20
     with pytest.raises(ValueError, match="have 21 different"):
-        described(table([f"c{min(i, 20)}" for i in range(ROWS)]))
+        load_toml(table([f"c{min(i, 20)}" for i in range(ROWS)]))
 
 
 @pytest.mark.parametrize("missing", ["", "nan", "NaN", "-nan"])
 @pytest.mark.parametrize("kind", ["vector", "label", "text"])
 def test_missing_cells_are_masked(table, missing, kind):
-    part = described(table([missing if i % 5 == 0 else i % 3 for i in range(ROWS)], f'kind = "{kind}"')).train
+    part = load_toml(table([missing if i % 5 == 0 else i % 3 for i in range(ROWS)], f'kind = "{kind}"')).train
     assert part.observed["a"].tolist() == [i % 5 != 0 for i in range(40)]
     modality = part.modalities["a"]
-    known = {"label": modality.class_words, "text": modality.vocabulary and modality.vocabulary[2:]}
+    known = {"label": modality.class_names, "text": modality.vocabulary and modality.vocabulary[2:]}
     assert known.get(kind, ("0", "1", "2")) == ("0", "1", "2")
     held = part.x["a"][part.observed["a"]].flatten()
     first = {"vector": 0, "label": 0, "text": 2}[kind]
@@ -75,13 +75,13 @@ def test_what_is_no_number_is_told_with_its_line(table, cell):
     cells = [i / 7 for i in range(ROWS)]
     cells[43] = cell
     with pytest.raises(ValueError, match=rf"t.toml: modalities.a.*column 'a' of .*t.csv has '{cell}' on line 45"):
-        described(table(cells, 'kind = "vector"'))
+        load_toml(table(cells, 'kind = "vector"'))
 
 
 def array_of(tmp_path, values):
     np.save(tmp_path / "values.npy", values)
     (tmp_path / "values.toml").write_text('[modalities.a]\nfile = "values.npy"\n')
-    return described(tmp_path / "values.toml")
+    return load_toml(tmp_path / "values.toml")
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -115,7 +115,7 @@ def test_arrays_of_one_number_a_row(tmp_path, monkeypatch):
 
 def test_texts_of_characters_come_back_as_they_were(table):
     texts = ["two  blanks", "Ein Übermut, oder?", "x", 'a ""quoted"" one', "ends with ∅"]
-    part = described(table([texts[i % 5] for i in range(ROWS)], 'kind = "text"\ntokens = "characters"')).train
+    part = load_toml(table([texts[i % 5] for i in range(ROWS)], 'kind = "text"\ntokens = "characters"')).train
     modality, plain = part.modalities["a"], [text.replace('""', '"') for text in texts]
     assert modality.vocabulary is None and modality.shape == (len(texts[1]),)
     assert modality.decode(part.x["a"][:4]) == plain[:4]
@@ -128,12 +128,12 @@ def test_texts_of_characters_come_back_as_they_were(table):
 def test_unknown_characters_and_networks_of_texts(table):
     cells = ["red bird"] * 40 + ["red wolf"] * 20
     path = table(cells, 'kind = "text"\ntokens = "characters"\nlength = 8')
-    splits = described(path)
+    splits = load_toml(path)
     unknown = "\N{REPLACEMENT CHARACTER}"
     assert splits.test.modalities["a"].decode(splits.test.x["a"][:1]) == [f"red {4 * unknown}"]
     assert networks_for(splits.train.modalities).architectures == {"a": "characters"}
     path.write_text(path.read_text().replace("length = 8", "length = 9"))
-    assert networks_for(described(path).train.modalities).architectures == {"a": "mlp"}
+    assert networks_for(load_toml(path).train.modalities).architectures == {"a": "mlp"}
 
 
 TABLES = {

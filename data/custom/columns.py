@@ -13,8 +13,8 @@ from multipyro.data.custom.tables import Rows, number_of
 from multipyro.data.custom.tensors import infer_modality
 from multipyro.data.custom.toml_schema import check_applies
 from multipyro.data.modality import LIKELIHOODS, Modality
-from multipyro.data.sets.captions import words_of
 from multipyro.data.storage.mapped import mapped_pictures, mapped_rows
+from multipyro.data.tokenization import tokenize
 
 __all__ = ["class_ids", "modality_of"]
 
@@ -163,7 +163,7 @@ def _vector(rows: Rows, name: str, told: dict[str, Any], cells: list[str]) -> tu
 def _text(rows: Rows, name: str, told: dict[str, Any], cells: list[str]) -> tuple[Modality, Tensor]:
     words = told.get("tokens", "words") == "words"
     special = (_PAD, _UNKNOWN) if words else (_PADS, _UNKNOWNS)
-    texts = [words_of(cell.lower()) if words else list(cell) for cell in cells]
+    texts = [tokenize(cell.lower()) if words else list(cell) for cell in cells]
     known = sorted({token for text in texts[: rows.train] for token in text} - set(special))
     symbols = (*special, *known)
     length = told.get("length", max(map(len, texts[: rows.train])))

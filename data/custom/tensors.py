@@ -105,9 +105,9 @@ def from_tensors(
     unknown = [key for key in modalities or {} if key not in x]
     if unknown:
         raise ValueError(f"modalities describe {unknown}, which x does not hold: it has {list(x)}")
-    described = {key: (modalities or {}).get(key) or infer_modality(key, values) for key, values in x.items()}
-    values = {key: v.unsqueeze(1) if described[key].shape == (1,) and v.dim() == 1 else v for key, v in x.items()}
-    data = MultimodalData(name, described, values, observed, labels)
+    descriptions = {key: (modalities or {}).get(key) or infer_modality(key, values) for key, values in x.items()}
+    values = {key: v.unsqueeze(1) if descriptions[key].shape == (1,) and v.dim() == 1 else v for key, v in x.items()}
+    data = MultimodalData(name, descriptions, values, observed, labels)
     parts = split_rows(len(data), split, seed)
     return Splits(*(data.take(rows).named(part) for part, rows in zip(Splits.NAMES, parts, strict=True)))
 
@@ -116,7 +116,7 @@ def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Split
     """Three parts of a data set of dicts, such as a `torch.utils.data.Dataset`, read into memory.
 
     Data that does not fit in memory trains from a `DataLoader` of batches `(x, observed)`, or from files that a
-    description names (`described`).
+    description names (`load_toml`).
 
     Args:
         dataset: Its items are dicts: modality name -> tensor, array or number; None, or no such key, for a modality

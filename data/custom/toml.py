@@ -41,12 +41,12 @@ from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
 from multipyro.data.storage.stored import stored_array
 
-__all__ = ["described"]
+__all__ = ["load_toml"]
 
 _SHARES = (0.8, 0.1, 0.1)
 
 
-def described(path: str | os.PathLike) -> Splits:
+def load_toml(path: str | os.PathLike) -> Splits:
     r"""Three parts of the data that a TOML file describes.
 
     The description is that at the top of this module; a key that says nothing of its modality is an error.
@@ -55,7 +55,7 @@ def described(path: str | os.PathLike) -> Splits:
     image. Numbers are a vector if some have fractions or more than 20 differ, else a label. Of other cells a label is
     made, unless more than 20 of those that train, and more than half of them, differ: that asks for a `kind`. Several
     columns are numbers; an array, and the likelihood of all these, are what `infer_modality` makes of them. A text's
-    `tokens` are `"words"` (those that `words_of` finds, in lower case; words that no training row has become `<unk>`)
+    `tokens` are `"words"` (those that `tokenize` finds, in lower case; words that no training row has become `<unk>`)
     or `"characters"` (as they are; a replacement character stands for unknown ones); longer texts are cut at `length`,
     by default that of the longest training row.
 
@@ -83,8 +83,8 @@ def described(path: str | os.PathLike) -> Splits:
         >>> _ = (folder / "t.csv").write_text("a,b,sort\n" + "0.5,1.5,x\n2,3,y\n" * 20)
         >>> text = 'table = "t.csv"\n[modalities.ab]\ncolumns = ["a", "b"]\n[modalities.sort]\ncolumn = "sort"'
         >>> _ = (folder / "mine.toml").write_text(text)
-        >>> splits = described(folder / "mine.toml")
-        >>> len(splits.train), splits.train.modalities["sort"].class_words
+        >>> splits = load_toml(folder / "mine.toml")
+        >>> len(splits.train), splits.train.modalities["sort"].class_names
         (32, ('x', 'y'))
     """
     path = Path(path).expanduser().resolve()

@@ -1,3 +1,15 @@
-"""Rendered scenes of one and two objects."""
+"""Rendered scenes of one or two objects and sentences that describe them."""
 
-__all__ = []
+from multipyro.data.scenes.composition import Scene, SceneObject, draw_scene, sentence, sentence_is_true
+from multipyro.data.scenes.two_objects import load_one_object, load_two_objects, scene_arrays
+
+__all__ = [
+    "Scene",
+    "SceneObject",
+    "draw_scene",
+    "load_one_object",
+    "load_two_objects",
+    "scene_arrays",
+    "sentence",
+    "sentence_is_true",
+]

@@ -13,7 +13,7 @@ from multipyro.data.scenes.composition import WORDS
 from multipyro.data.scenes.render_jobs import SHARD, SceneRecipe, can_render, count_shards, load_shards, render_missing
 from multipyro.data.splits import Splits
 
-__all__ = ["SceneSet", "one_object", "scene_arrays", "scenes_missing", "two_objects"]
+__all__ = ["SceneSet", "load_one_object", "load_two_objects", "scene_arrays", "scenes_missing"]
 
 _MIN_SIZE, _MAX_SIZE = 32, 512
 
@@ -34,7 +34,7 @@ _SIMPLE_WORDS = ("small", "large", "red", "blue", "metal", "sphere")
 _SIMPLE_SENTENCES = tuple(f"{size} {color} metal sphere" for size in ("small", "large") for color in ("red", "blue"))
 
 
-def two_objects(
+def load_two_objects(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     size: int = _SIZE,
@@ -84,7 +84,7 @@ def two_objects(
     return _load("two-objects", data_root, seed, size, num_rows, likelihood, processes)
 
 
-def one_object(
+def load_one_object(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     size: int = _SIZE,
@@ -94,28 +94,28 @@ def one_object(
 ) -> Splits:
     """The simplified scenes: one metal sphere, red or blue, small or large, anywhere on the ground.
 
-    Modalities: `image` as in `two_objects`; `text` int64 `(rows, 4)` such as `large red metal sphere`. Labels are the
-    four sentences. 9,000 rows to train, 500 to validate, 500 to test.
+    Modalities: `image` as in `load_two_objects`; `text` int64 `(rows, 4)` such as `large red metal sphere`. Labels are
+    the four sentences. 9,000 rows to train, 500 to validate, 500 to test.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.5 and
         Figure 1. The number of pictures is not published, nor whether position and light vary; here both do.
 
     Args:
-        data_root: See `two_objects`.
-        seed: See `two_objects`.
-        size: See `two_objects`.
-        num_rows: See `two_objects`.
-        likelihood: See `two_objects`.
-        processes: See `two_objects`.
+        data_root: See `load_two_objects`.
+        seed: See `load_two_objects`.
+        size: See `load_two_objects`.
+        num_rows: See `load_two_objects`.
+        likelihood: See `load_two_objects`.
+        processes: See `load_two_objects`.
 
     Returns:
         The three parts.
 
     Raises:
-        ImportError: See `two_objects`.
-        ValueError: See `two_objects`.
-        OSError: See `two_objects`.
+        ImportError: See `load_two_objects`.
+        ValueError: See `load_two_objects`.
+        OSError: See `load_two_objects`.
     """
     return _load("one-object", data_root, seed, size, num_rows, likelihood, processes)
 
@@ -140,19 +140,19 @@ def scene_arrays(
             of `multipyro.data.scenes.composition`; `position` of the centers `(rows, objects, 3)`, with z upwards;
             `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers are seen: pixels
             from the left, pixels from the top, and depth; `camera` `(rows, 3)` and `lights` `(rows, 4, 3)`, positions.
-        data_root: See `two_objects`.
-        seed: See `two_objects`.
-        size: See `two_objects`.
-        num_rows: See `two_objects`.
-        processes: See `two_objects`.
+        data_root: See `load_two_objects`.
+        seed: See `load_two_objects`.
+        size: See `load_two_objects`.
+        num_rows: See `load_two_objects`.
+        processes: See `load_two_objects`.
 
     Returns:
         Field -> array.
 
     Raises:
-        ImportError: See `two_objects`.
-        ValueError: See `two_objects`.
-        OSError: See `two_objects`.
+        ImportError: See `load_two_objects`.
+        ValueError: See `load_two_objects`.
+        OSError: See `load_two_objects`.
     """
     scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
     rows, shards = _shards(scene_set, split, num_rows)

@@ -1,19 +1,9 @@
-"""How many rows are asked for, and parts of a data set that must not be empty."""
+"""Parts of a data set that must not be empty."""
 
 from collections.abc import Mapping, Sized
 from pathlib import Path
 
-__all__ = ["check_num_rows", "check_parts"]
-
-
-def check_num_rows(num_rows: int | None) -> None:
-    """Refuses what is no number of rows.
-
-    Raises:
-        ValueError: If `num_rows` is neither a whole number from 1 on nor None.
-    """
-    if num_rows is not None and (isinstance(num_rows, bool) or not isinstance(num_rows, int) or num_rows < 1):
-        raise ValueError(f"num_rows must be a whole number from 1 on, or None, got {num_rows!r}")
+__all__ = ["check_parts"]
 
 
 def check_parts(parts: Mapping[str, Sized], source: Path) -> None:

@@ -15,15 +15,15 @@ from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.sets._characters import padded_alphabet, placed
 from multipyro.data.sets._faces import boxes_digest, find_faces
-from multipyro.data.sets._parts import check_num_rows, check_parts
-from multipyro.data.splits import Splits
+from multipyro.data.sets._parts import check_parts
+from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.archives import unpacked
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.download import fetch
 from multipyro.data.storage.images import center_crop, decode_images, files_digest, read_arrays, slices_of
 from multipyro.data.storage.roots import VARIABLE, download_root, roots
 
-__all__ = ["ATTRIBUTES", "CROPS", "FORMS", "celeba", "celeba_source", "shuffle_words"]
+__all__ = ["ATTRIBUTES", "CROPS", "FORMS", "celeba_source", "load_celeba", "shuffle_words"]
 
 ATTRIBUTES = tuple(
     "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
@@ -66,7 +66,7 @@ class _Listed:
     parts: np.ndarray  # 0, 1, 2 (rows,)
 
 
-def celeba(
+def load_celeba(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     form: str = "attributes",

@@ -14,18 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
-from multipyro.data.sets._parts import check_num_rows, check_parts
-from multipyro.data.sets.captions import caption_ids, caption_modality, vocabulary_of, words_of
+from multipyro.data.sets._parts import check_parts
+from multipyro.data.sets.captions import caption_ids, caption_modality, vocabulary_of
 from multipyro.data.sets.features import resnet_features, weights_digest
-from multipyro.data.shared import SharedRows
-from multipyro.data.splits import Splits
+from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.images import decode_images, files_digest, read_arrays, slices_of
 from multipyro.data.storage.roots import VARIABLE, roots
+from multipyro.data.tokenization import tokenize
 
-__all__ = ["CAPTIONS", "CROPS", "cub", "cub_source"]
+__all__ = ["CAPTIONS", "CROPS", "cub_source", "load_cub"]
 
 CAPTIONS = ("all", "first")
 CROPS = ("whole", "box")
@@ -62,7 +63,7 @@ class _Listed:
     tested: np.ndarray  # bool: whether the class is one to test
 
 
-def cub(
+def load_cub(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     captions: str = "all",
@@ -87,7 +88,7 @@ def cub(
         Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), section
         4.3. Captions: Learning Deep Representations of Fine-Grained Visual Descriptions (Reed et al., 2016). Departures
         from the released code: a caption is a line, where the code finds sentences in the whole file; words are found
-        by `words_of`; there is a validation part. In the released code the loss ignores class 0, the unknown word, and
+        by `tokenize`; there is a validation part. In the released code the loss ignores class 0, the unknown word, and
         scores padding; here each position is scored.
 
     Args:
@@ -128,7 +129,7 @@ def cub(
 
     @functools.cache
     def words(picture: int) -> list[list[str]]:
-        return [words_of(caption) for caption in listed.captions[_EACH * picture : _EACH * (picture + 1)]]
+        return [tokenize(caption) for caption in listed.captions[_EACH * picture : _EACH * (picture + 1)]]
 
     # of all ten captions and all pictures, whichever are kept: the vocabulary is that of the set
     vocabulary = vocabulary_of(found for picture in pictures["train"].tolist() for found in words(picture))
@@ -142,7 +143,7 @@ def cub(
     parts = {}
     for (split, mine), pool in zip(pictures.items(), values.split([*map(len, pictures.values())]), strict=True):
         x = {
-            "image": SharedRows(pool, torch.arange(len(mine)).repeat_interleave(each)),
+            "image": IndexedTensor(pool, torch.arange(len(mine)).repeat_interleave(each)),
             "caption": caption_ids([found for picture in mine.tolist() for found in words(picture)[:each]], caption),
         }
         labels = torch.from_numpy(listed.classes[mine]).repeat_interleave(each)

@@ -1,14 +1,13 @@
 """The embedded default: scikit-learn's 1,797 handwritten digits as image, label and word. No download."""
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
+from multipyro._optional import optional_imports
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
 
-__all__ = ["DIGIT_WORDS", "digit_modalities", "digits", "word_modality"]
+__all__ = ["DIGIT_WORDS", "digit_modalities", "load_digits", "word_modality"]
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -30,7 +29,7 @@ def digit_modalities(image: Modality) -> dict[str, Modality]:
     return {"image": image, "label": label, "word": word_modality()}
 
 
-def digits(seed: int = 0) -> Splits:
+def load_digits(seed: int = 0) -> Splits:
     r"""The 8x8 digits, their labels and their names.
 
     A pixel counts `k = 0, ..., 16` and becomes the center of its share of the unit interval, :math:`(k + 1/2) / 17`. At
@@ -48,11 +47,14 @@ def digits(seed: int = 0) -> Splits:
         The three parts.
 
     Example:
-        >>> train = digits().train
+        >>> train = load_digits().train
         >>> tuple(train.x["image"].shape), train.modalities["word"].decode(train.x["word"][:1])
         ((1297, 1, 8, 8), ['zero'])
     """
-    raw = load_digits()
+    with optional_imports("the digits"):
+        from sklearn.datasets import load_digits as load_bunch
+
+    raw = load_bunch()
     modalities = digit_modalities(Modality("image", (1, 8, 8), "image", "continuous_bernoulli"))
     labels = torch.as_tensor(raw.target, dtype=torch.int64)
     words = modalities["word"].encode(list(DIGIT_WORDS))
@@ -69,6 +71,8 @@ def digits(seed: int = 0) -> Splits:
 
 
 def _stratified(index: torch.Tensor, labels: torch.Tensor, held_out: int) -> tuple[torch.Tensor, torch.Tensor]:
+    from sklearn.model_selection import train_test_split
+
     kept, out = train_test_split(
         index.numpy(), test_size=held_out, random_state=_SPLIT_SEED, stratify=labels[index].numpy()
     )

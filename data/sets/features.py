@@ -1,4 +1,4 @@
-"""Features of pictures by a network trained on others, and the picture whose features are nearest."""
+"""Features of pictures by a network trained on others."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multipyro.data.storage.images import eight_bits
 
-__all__ = ["nearest_rows", "resnet_features", "weights_digest"]
+__all__ = ["resnet_features", "weights_digest"]
 
 _SHORTER = 224
 _FEATURES = 2_048
@@ -63,32 +63,6 @@ def resnet_features(
             found.append(network(x).flatten(1).cpu())
     # a clone is no tensor of inference mode, so it may take part in training
     return torch.cat(found).clone() if found else torch.empty(0, _FEATURES)
-
-
-def nearest_rows(features: Tensor, pool: Tensor, chunk: int = 1_024) -> Tensor:
-    """Which row of a pool each row of features is nearest to, by Euclidean distance.
-
-    Args:
-        features: Such as a model generates, `(..., features)`.
-        pool: Of known pictures, `(rows, features)`.
-        chunk: Rows compared at once.
-
-    Returns:
-        Row numbers of the pool, int64 `(...)`; the first one of several that are equally near.
-
-    Raises:
-        ValueError: If the pool is empty or has another number of features.
-
-    Example:
-        >>> nearest_rows(torch.tensor([[0.9, 0.1]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
-        tensor([1])
-    """
-    if pool.dim() != 2 or not len(pool) or pool.shape[1] != features.shape[-1]:
-        raise ValueError(f"pool must have shape (rows from 1 on, {features.shape[-1]}), got {tuple(pool.shape)}")
-    flat = features.reshape(-1, features.shape[-1])
-    parts = [torch.cdist(part, pool.to(part)).argmin(1) for part in flat.split(chunk)]
-    rows = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-    return rows.reshape(features.shape[:-1])
 
 
 def weights_digest(weights: str | os.PathLike) -> str:

@@ -11,7 +11,7 @@ from multipyro.data.sets.digits import DIGIT_WORDS, digit_modalities
 from multipyro.data.splits import Splits
 from multipyro.data.storage.idx import IMAGES, LABELS, IdxSet, idx_arrays, idx_found
 
-__all__ = ["BINARIZE", "MNIST_FILES", "draw_pixels", "fixed_pixels", "is_available", "mnist", "mnist_arrays"]
+__all__ = ["BINARIZE", "MNIST_FILES", "draw_pixels", "fixed_pixels", "is_available", "load_mnist", "mnist_arrays"]
 
 BINARIZE = ("dynamic", "fixed", "none")
 
@@ -29,7 +29,7 @@ MNIST_FILES = IdxSet(
 )
 
 
-def mnist(
+def load_mnist(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     binarize: str = "dynamic",
@@ -96,11 +96,11 @@ def mnist_arrays(data_root: str | os.PathLike | None = None, download: bool = Tr
     """Pixels uint8 `(rows, 28, 28)` and labels int64 `(rows,)` of `"train"`, `"validation"` and `"test"`.
 
     Args:
-        data_root: See `mnist`.
-        download: See `mnist`.
+        data_root: See `load_mnist`.
+        download: See `load_mnist`.
 
     Raises:
-        FileNotFoundError: See `mnist`.
+        FileNotFoundError: See `load_mnist`.
         ValueError: If a file is truncated, damaged or another one; the message names it.
     """
     return idx_arrays(MNIST_FILES, data_root, download)

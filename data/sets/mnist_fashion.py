@@ -6,18 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.sets._pairs import pairs_by_class
 from multipyro.data.sets.digits import digit_modalities
 from multipyro.data.sets.mnist import BINARIZE, MNIST_FILES, draw_pixels, fixed_pixels, mnist_arrays
-from multipyro.data.shared import SharedRows
 from multipyro.data.splits import Splits
 from multipyro.data.storage.idx import IdxSet, idx_arrays, idx_found
 
-__all__ = ["GARMENTS", "draw_both", "fashion_found", "mnist_fashion"]
-
-GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+__all__ = ["draw_both", "fashion_is_available", "load_mnist_fashion"]
 
 _MD5 = 3
 # Fashion-MNIST has the names and sizes of MNIST, and no md5 of its unpacked files is commonly published
@@ -29,7 +27,7 @@ _FILES = IdxSet(
 )
 
 
-def mnist_fashion(
+def load_mnist_fashion(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     binarize: str = "dynamic",
@@ -42,10 +40,10 @@ def mnist_fashion(
     Modalities: `image` and `fashion` `(rows, 1, 28, 28)`, uint8 in memory, where each picture is held once, and float32
     in `[0, 1]` in batches; `label` int64 `(rows,)`.
 
-    Both sets are cut into parts first: MNIST as in `mnist`, Fashion-MNIST's training files into the first five sixths
-    of each class to train and the last sixth to validate, its test files to test. In each part and class the first `n`
-    of both are paired `pairs` times at random, `n` being the smaller of the two numbers. So no picture occurs in two
-    parts. With one pair a picture these are 49,046, 9,807 and 9,786 rows.
+    Both sets are cut into parts first: MNIST as in `load_mnist`, Fashion-MNIST's training files into the first five
+    sixths of each class to train and the last sixth to validate, its test files to test. In each part and class the
+    first `n` of both are paired `pairs` times at random, `n` being the smaller of the two numbers. So no picture occurs
+    in two parts. With one pair a picture these are 49,046, 9,807 and 9,786 rows.
 
     References:
         Bridged Variational Autoencoders for Joint Modeling of Images and Attributes (Yadav et al., 2020), the trimodal
@@ -54,7 +52,7 @@ def mnist_fashion(
     Args:
         data_root: Folder with `MNIST/raw/` and `FashionMNIST/raw/`.
         seed: Seed of the pairs, of the order and of the binarization that is drawn once.
-        binarize: Of both pictures; see `mnist`.
+        binarize: Of both pictures; see `load_mnist`.
         pairs: How often each picture is paired.
         num_rows: At most so many rows of each part, the first ones; None for all.
         download: Whether torchvision may download what is found nowhere.
@@ -79,12 +77,12 @@ def mnist_fashion(
         labels = {name: arrays[split][1].numpy() for name, arrays in sets.items()}
         rows, classes = pairs_by_class(labels, pairs, seed=(seed, number))
         dynamic = binarize == "dynamic" and split == "train"
-        x: dict[str, Tensor | SharedRows] = {"label": torch.from_numpy(classes)}
+        x: dict[str, Tensor | IndexedTensor] = {"label": torch.from_numpy(classes)}
         for place, (name, arrays) in enumerate(sets.items()):
             pixels = arrays[split][0][:, None]
             if binarize != "none" and not dynamic:
                 pixels = fixed_pixels(pixels, torch.Generator().manual_seed(1_000_003 * seed + 3 * place + number))
-            x[name] = SharedRows(pixels, torch.from_numpy(rows[name]))
+            x[name] = IndexedTensor(pixels, torch.from_numpy(rows[name]))
         parts[split] = MultimodalData(
             "mnist-fashion",
             modalities,
@@ -104,7 +102,7 @@ def draw_both(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Ten
     return x
 
 
-def fashion_found(data_root: str | os.PathLike | None = None) -> bool:
+def fashion_is_available(data_root: str | os.PathLike | None = None) -> bool:
     """Whether the four files of Fashion-MNIST are found without a download."""
     return idx_found(_FILES, data_root)
 

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.sets._characters import draw_start, padded_alphabet, placed
@@ -11,17 +12,16 @@ from multipyro.data.sets._pairs import pairs_by_class
 from multipyro.data.sets.digits import DIGIT_WORDS
 from multipyro.data.sets.mnist import mnist_arrays
 from multipyro.data.sets.svhn import svhn_arrays
-from multipyro.data.shared import SharedRows
 from multipyro.data.splits import Splits
 
-__all__ = ["mnist_svhn", "mnist_svhn_text"]
+__all__ = ["load_mnist_svhn", "load_mnist_svhn_text"]
 
 # rows of a class that each set has at most
 _MOST = 10_000
 _POSITIONS = 8
 
 
-def mnist_svhn(
+def load_mnist_svhn(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     pairs: int = 20,
@@ -33,8 +33,8 @@ def mnist_svhn(
     Modalities: `mnist` `(rows, 1, 28, 28)` and `svhn` `(rows, 3, 32, 32)`, uint8 in memory, where each picture is held
     once, and float32 in `[0, 1]` in batches; labels are the digits.
 
-    Both sets are cut into parts first: MNIST as in `mnist`, SVHN's training file into its first nine tenths to train
-    and its last tenth to validate, its test file to test. In each part and class the first `n` digits of both are
+    Both sets are cut into parts first: MNIST as in `load_mnist`, SVHN's training file into its first nine tenths to
+    train and its last tenth to validate, its test file to test. In each part and class the first `n` digits of both are
     paired `pairs` times at random, `n` being the smaller of the two numbers and 10,000 at most. So no picture occurs in
     two parts. With both full sets and 20 pairs these are 965,460, 139,360 and 200,000 rows.
 
@@ -76,19 +76,19 @@ def mnist_svhn(
         sets = {"mnist": (mnist[split][0][:, None], mnist[split][1]), "svhn": cut[split]}
         labels = {name: digits.numpy() for name, (_, digits) in sets.items()}
         rows, classes = pairs_by_class(labels, pairs, _MOST, (seed, number))
-        x = {name: SharedRows(pixels, torch.from_numpy(rows[name])) for name, (pixels, _) in sets.items()}
+        x = {name: IndexedTensor(pixels, torch.from_numpy(rows[name])) for name, (pixels, _) in sets.items()}
         parts[split] = MultimodalData("mnist-svhn", modalities, x, labels=torch.from_numpy(classes), split=split)
     return Splits(**parts).head(num_rows)
 
 
-def mnist_svhn_text(
+def load_mnist_svhn_text(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     pairs: int = 20,
     num_rows: int | None = None,
     download: bool = True,
 ) -> Splits:
-    """The pairs of `mnist_svhn` and the digit's name as a third modality.
+    """The pairs of `load_mnist_svhn` and the digit's name as a third modality.
 
     `text` int64 `(rows, 8)`: a name from `zero` to `nine` over 71 characters, blanks before and after it; class 0 is
     the blank, the others follow in the published order. It starts at random, so that its last position is blank: anew
@@ -99,20 +99,20 @@ def mnist_svhn_text(
         stands a minus sign here, which no text holds either. Its test texts start elsewhere at every access.
 
     Args:
-        data_root: See `mnist_svhn`.
-        seed: See `mnist_svhn`; also of the starts that are drawn once.
-        pairs: See `mnist_svhn`.
-        num_rows: See `mnist_svhn`.
-        download: See `mnist_svhn`.
+        data_root: See `load_mnist_svhn`.
+        seed: See `load_mnist_svhn`; also of the starts that are drawn once.
+        pairs: See `load_mnist_svhn`.
+        num_rows: See `load_mnist_svhn`.
+        download: See `load_mnist_svhn`.
 
     Returns:
         The three parts.
 
     Raises:
-        FileNotFoundError: See `mnist_svhn`.
-        ValueError: See `mnist_svhn`.
+        FileNotFoundError: See `load_mnist_svhn`.
+        ValueError: See `load_mnist_svhn`.
     """
-    splits = mnist_svhn(data_root, seed, pairs, num_rows, download)
+    splits = load_mnist_svhn(data_root, seed, pairs, num_rows, download)
     alphabet = padded_alphabet(" ")
     text = Modality("text", (_POSITIONS,), "text", "categorical", len(alphabet), DIGIT_WORDS, alphabet)
     words = text.encode(list(DIGIT_WORDS))

@@ -10,15 +10,14 @@ from PIL import Image, UnidentifiedImageError
 
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
-from multipyro.data.sets._parts import check_num_rows
 from multipyro.data.sets._polymnist_files import original_arrays, original_digest, original_in
 from multipyro.data.sets.mnist import mnist_arrays
-from multipyro.data.splits import Splits
+from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.images import eight_bits
 from multipyro.data.storage.roots import VARIABLE, roots
 
-__all__ = ["background_paths", "polymnist", "polymnist_source"]
+__all__ = ["background_paths", "load_polymnist", "polymnist_source"]
 
 _FOLDER = "PolyMNIST/backgrounds"
 _SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -29,7 +28,7 @@ _THRESHOLD = 128
 _VERSION = 2
 
 
-def polymnist(
+def load_polymnist(
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     num_modalities: int = _MODALITIES,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.io import loadmat, whosmat
 from torch import Tensor
 
+from multipyro._optional import optional_imports
 from multipyro.data.storage.download import fetch
 from multipyro.data.storage.roots import VARIABLE, download_root, find
 
@@ -87,6 +87,9 @@ def _download() -> None:
 
 
 def _read(path: Path, rows: int, md5: str) -> tuple[Tensor, Tensor]:
+    with optional_imports("SVHN"):
+        from scipy.io import loadmat, whosmat
+
     try:
         # objects and code have other classes, and are not read
         found = {name: (tuple(shape), kind) for name, shape, kind in whosmat(path)}

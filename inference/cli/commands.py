@@ -15,7 +15,8 @@ from pyro.optim import ClippedAdam
 from rich.console import Console
 from rich.table import Table
 
-from multipyro.data import DATASETS, Splits, load_dataset, thinned, write_atomically
+from multipyro.data import DATASETS, Splits, drop_modalities, load_dataset
+from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.arguments import (
     check_methods,
     likelihoods_from,
@@ -250,7 +251,7 @@ def _work(arguments: argparse.Namespace, method: str, splits: Splits, seed: int,
         # every modality by name: what a row keeps that would lose all depends on those there were
         missing = dict.fromkeys(splits.train.modalities, 0.0)
         missing |= missing_from(arguments.missing, list(splits.train.modalities))
-        splits = _thinned(splits, missing, seed)
+        splits = _drop_modalities(splits, missing, seed)
         config = {**(config or {}), "missing": missing}
     check_complete(recipe, parts_of(recipe.model, splits, None)[0])
     return _Work(recipe, splits, seed, config)
@@ -285,9 +286,9 @@ def _judged(run: Path, splits: Splits, samples: int, seed: int) -> dict[str, Any
     return metrics
 
 
-def _thinned(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:
+def _drop_modalities(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:
     """Incomplete rows to train on and to choose by; the test rows stay whole."""
-    parts = (thinned(part, missing, seed) for part in (splits.train, splits.validation))
+    parts = (drop_modalities(part, missing, seed) for part in (splits.train, splits.validation))
     return Splits(*parts, splits.test)
 
 
@@ -326,7 +327,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Any, Splits, dict[str, Any]]
         splits = load_dataset(data["name"], arguments.data_root, **data["options"])
     missing = (config["config"] or {}).get("missing", {})
     before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
-    trained = (_thinned(before, missing, config["plan"]["seed"]) if missing else before).select(names)
+    trained = (_drop_modalities(before, missing, config["plan"]["seed"]) if missing else before).select(names)
     splits = splits.select(names)
     hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
     other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]

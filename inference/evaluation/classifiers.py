@@ -45,7 +45,7 @@ class Classifier:
         if self.modality.kind == "label":
             classes = flat
         elif self.modality.kind == "text":
-            words = {word: number for number, word in enumerate(self.modality.class_words)}
+            words = {word: number for number, word in enumerate(self.modality.class_names)}
             spelled = [words.get(text, -1) for text in self.modality.decode(flat.cpu())]
             classes = torch.tensor(spelled, dtype=torch.int64, device=flat.device)
         else:
@@ -81,7 +81,7 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
             x, labels = _real(train.select([name]), name, len(train))
             if torch.equal(x, labels):
                 found[name] = Classifier(modality)
-        elif modality.kind == "text" and modality.class_words is not None:
+        elif modality.kind == "text" and modality.class_names is not None:
             found[name] = Classifier(modality)
         elif modality.kind != "text":
             x, labels = _real(train.select([name]), name, _ROWS)

@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-from multipyro.data import write_atomically
+from multipyro.data.storage import write_atomically
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.handlers import Program
 

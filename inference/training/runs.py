@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import multipyro
-from multipyro.data import Modality, MultimodalData, write_atomically
+from multipyro.data import Modality, MultimodalData
+from multipyro.data.storage import write_atomically
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
 from multipyro.inference.recipes.networks import Networks
 from multipyro.inference.training.checkpoints import load_programs, programs_of, read_checkpoint

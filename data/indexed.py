@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-__all__ = ["SharedRows"]
+__all__ = ["IndexedTensor"]
 
 
-class SharedRows:
+class IndexedTensor:
     """Rows of which several may be the same row of a smaller tensor; stands in `MultimodalData.x` for a tensor.
 
     Args:
@@ -18,7 +18,7 @@ class SharedRows:
         ValueError: If the index is not one number a row, or names values that are not there.
 
     Example:
-        >>> pictures = SharedRows(torch.tensor([[0.5, 1.5], [2.5, 3.5]]), torch.tensor([0, 0, 1]))
+        >>> pictures = IndexedTensor(torch.tensor([[0.5, 1.5], [2.5, 3.5]]), torch.tensor([0, 0, 1]))
         >>> len(pictures), pictures.shape, pictures.index_select(0, torch.tensor([1, 2])).tolist()
         (3, torch.Size([3, 2]), [[0.5, 1.5], [2.5, 3.5]])
     """
@@ -35,8 +35,8 @@ class SharedRows:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, rows: Tensor) -> "SharedRows":
-        return SharedRows(self.pool, self.index[rows])
+    def __getitem__(self, rows: Tensor) -> "IndexedTensor":
+        return IndexedTensor(self.pool, self.index[rows])
 
     @property
     def shape(self) -> torch.Size:

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from multipyro.data import Modality, MultimodalData, SharedRows, thinned
+from multipyro.data import IndexedTensor, Modality, MultimodalData, drop_modalities
 
 IMAGE = Modality("image", (1, 2, 2), "image", "bernoulli")
 LABEL = Modality("label", (), "label", "categorical", 9)
@@ -20,7 +20,7 @@ def data(values):
 
 
 def test_batches_are_those_of_the_tensor():
-    shared, plain = data(SharedRows(POOL, INDEX)), data(POOL[INDEX])
+    shared, plain = data(IndexedTensor(POOL, INDEX)), data(POOL[INDEX])
     assert len(shared) == len(plain) == 7
     for settings in ({}, {"shuffle": True, "seed": 3}):
         pairs = zip(shared.batches(3, **settings), plain.batches(3, **settings), strict=True)
@@ -30,18 +30,18 @@ def test_batches_are_those_of_the_tensor():
     rows = torch.tensor([5, 1])
     assert torch.equal(shared.take(rows).rows(torch.tensor([1]))[0]["image"], plain.rows(torch.tensor([1]))[0]["image"])
     assert len(shared.select(["image"])) == 7
-    assert torch.equal(thinned(shared, 0.5).observed["image"], thinned(plain, 0.5).observed["image"])
+    assert torch.equal(drop_modalities(shared, 0.5).observed["image"], drop_modalities(plain, 0.5).observed["image"])
     again = pickle.loads(pickle.dumps(shared))
     assert again.content_hash == shared.content_hash
 
 
 def test_the_hash_is_of_the_rows_alone():
-    first = data(SharedRows(POOL, INDEX))
+    first = data(IndexedTensor(POOL, INDEX))
     # value 1 does not occur
-    smaller = data(SharedRows(POOL[[0, 2, 3]], torch.tensor([0, 1, 1, 2, 0, 0, 2])))
+    smaller = data(IndexedTensor(POOL[[0, 2, 3]], torch.tensor([0, 1, 1, 2, 0, 0, 2])))
     assert first.content_hash == smaller.content_hash
-    other = data(SharedRows(POOL, INDEX.flip(0)))
-    brighter = data(SharedRows(POOL + 1, INDEX))
+    other = data(IndexedTensor(POOL, INDEX.flip(0)))
+    brighter = data(IndexedTensor(POOL + 1, INDEX))
     assert len({first.content_hash, other.content_hash, brighter.content_hash}) == 3
     part = torch.arange(3)
     assert dataclasses.replace(first.take(part)).content_hash == smaller.take(part).content_hash
@@ -49,11 +49,11 @@ def test_the_hash_is_of_the_rows_alone():
 
 def test_types_and_shapes_are_checked():
     with pytest.raises(ValueError, match=r"'image' must have shape \(rows, 1, 2, 2\), got \(7, 2, 2\)"):
-        data(SharedRows(POOL[:, 0], INDEX))
+        data(IndexedTensor(POOL[:, 0], INDEX))
     with pytest.raises(TypeError, match="'image' must have a floating dtype or uint8, got torch.int64"):
-        data(SharedRows(POOL.long(), INDEX))
+        data(IndexedTensor(POOL.long(), INDEX))
     with pytest.raises(ValueError, match="same number of rows"):
-        data(SharedRows(POOL, INDEX[1:]))
+        data(IndexedTensor(POOL, INDEX[1:]))
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,9 @@ def test_types_and_shapes_are_checked():
 )
 def test_an_index_that_cannot_be(index, error, message):
     with pytest.raises(error, match=message):
-        SharedRows(POOL, index)
+        IndexedTensor(POOL, index)
 
 
 def test_other_dimensions_are_not_selected():
     with pytest.raises(ValueError, match="dim must be 0, the rows, got 1"):
-        SharedRows(POOL, INDEX).index_select(1, INDEX)
+        IndexedTensor(POOL, INDEX).index_select(1, INDEX)

@@ -8,10 +8,10 @@ import torch
 
 from multipyro.data.multimodal import MultimodalData
 
-__all__ = ["thinned"]
+__all__ = ["drop_modalities"]
 
 
-def thinned(data: MultimodalData, missing: float | Mapping[str, float], seed: int = 0) -> MultimodalData:
+def drop_modalities(data: MultimodalData, missing: float | Mapping[str, float], seed: int = 0) -> MultimodalData:
     """The same rows, each of which has lost some modalities at random.
 
     Every modality of every row is lost independently, in a way that depends on the seed, the split, the modality and
@@ -31,7 +31,7 @@ def thinned(data: MultimodalData, missing: float | Mapping[str, float], seed: in
 
     Example:
         >>> from multipyro.data import load_dataset
-        >>> train = thinned(load_dataset("digits").train, {"label": 0.9})
+        >>> train = drop_modalities(load_dataset("digits").train, {"label": 0.9})
         >>> round(train.observed["label"].float().mean().item(), 1)
         0.1
     """
