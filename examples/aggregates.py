@@ -52,7 +52,7 @@ def judged(recipe, splits, classifiers, args):
         "joint": joint_coherence(recipe.model, classifiers, args.samples)["value"],
         "label->image": drawn("mean"),
         "label->image, sampled pixels": drawn("sample"),
-        "log_likelihood": log_likelihood(recipe.model, recipe.guide, x, num_particles=args.particles).mean,
+        "log_likelihood": log_likelihood(recipe.model, recipe.guide, x, num_samples=args.particles).mean,
     }
 
 

@@ -39,7 +39,7 @@ def bounds(folder, scored, seen, x, args):
     found = load(folder)
     torch.manual_seed(args.seed)
     return log_likelihood(
-        found.model, found.guide, x, scored, num_particles=args.bound_particles, defensive=0.0, seen=seen
+        found.model, found.guide, x, scored, num_samples=args.bound_particles, defensive=0.0, seen=seen
     ).mean
 
 

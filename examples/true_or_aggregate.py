@@ -53,7 +53,7 @@ def judged_prior(recipe, splits, classifiers, args):
     x, _ = splits.test.rows(torch.arange(min(args.likelihood_rows, len(splits.test))))
 
     def likelihood(name):
-        return log_likelihood(recipe.model, recipe.guide, x, [name], num_particles=args.particles).mean
+        return log_likelihood(recipe.model, recipe.guide, x, [name], num_samples=args.particles).mean
 
     return {
         "correctness": joint_coherence(recipe.model, classifiers, args.samples)["value"],

@@ -117,7 +117,7 @@ def test_prediction_and_likelihood_check_values_without_validation(case):
         with pytest.raises(error, match=message):
             cross_generate(model, guide, changed, ["real" if "real" not in changed else "label"])
         with pytest.raises(error, match=message):
-            log_likelihood(model, guide, changed, num_particles=2)
+            log_likelihood(model, guide, changed, num_samples=2)
 
 
 def test_missing_rows_are_not_checked():
@@ -160,9 +160,9 @@ def test_unknown_modalities():
     with pytest.raises(ValueError, match="sound.*image"):
         cross_generate(model, guide, {"sound": torch.zeros(ROWS, 3)}, ["image"])
     with pytest.raises(ValueError, match="sound"):
-        embed(guide, batch(), subset=["sound"])
+        embed(guide, batch(), given=["sound"])
     with pytest.raises(ValueError, match="sound"):
-        log_likelihood(model, guide, batch(), subset=["sound"], num_particles=2)
+        log_likelihood(model, guide, batch(), target=["sound"], num_samples=2)
 
 
 def test_x_must_be_a_dict():

@@ -132,12 +132,12 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     assert main(arguments) == 0 and judged == []
     assert json.loads((tmp_path / "compare.json").read_text()) == whole
     assert main(["6" if value == "5" else value for value in arguments]) == 0
-    assert judged == [{"num_particles": 6, "seed": seed} for seed in (0, 1)] * 2
+    assert judged == [{"num_samples": 6, "seed": seed} for seed in (0, 1)] * 2
     # nor when the classes that metrics judge by are others
     kept["data"]["labels_hash"]["test"] = "of other classes"
     (tmp_path / "mvae-digits-0" / "metrics.json").write_text(json.dumps(kept))
     judged.clear()
-    assert main(arguments) == 0 and judged[0] == {"num_particles": 5, "seed": 0}
+    assert main(arguments) == 0 and judged[0] == {"num_samples": 5, "seed": 0}
 
 
 def test_demo(tmp_path, capsys):

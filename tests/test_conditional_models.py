@@ -174,13 +174,13 @@ def test_training_reaches_the_conditional_likelihood(exact):
 
 def test_importance_sampling_gives_the_conditional_likelihood(exact):
     x, names = exact.data(30), (["image"], ["label"])
-    found = log_likelihood(exact.model, exact.guide(), x, *names, num_particles=4, defensive=0)
+    found = log_likelihood(exact.model, exact.guide(), x, *names, num_samples=4, defensive=0)
     torch.testing.assert_close(found.rows, exact.log_likelihood(x), rtol=0, atol=1e-8)
     guide = exact.guide()
     guide.joint.encoder.heads.bias.data[:3] += 0.2
     guide.joint.encoder.heads.bias.data[3:] += 0.3
     for defensive in (0.0, 0.1, 0.5):
-        found = log_likelihood(exact.model, guide, x, *names, num_particles=4000, defensive=defensive)
+        found = log_likelihood(exact.model, guide, x, *names, num_samples=4000, defensive=defensive)
         assert (abs(found.rows - exact.log_likelihood(x)) < 4.5 * found.rows_se + 1e-3).all()
         assert found.mc_se < 0.02
 
@@ -280,9 +280,9 @@ def test_what_it_cannot_score_or_generate_is_refused_by_name(exact):
     with pytest.raises(ValueError, match=r"no likelihood of \['label'\]"):
         log_likelihood(model, guide, x, ["label"], ["image"], 5)
     with pytest.raises(ValueError, match=r"no likelihood of \['label'\]"):
-        log_likelihood(model, guide, x, num_particles=5)
+        log_likelihood(model, guide, x, num_samples=5)
     with pytest.raises(ValueError, match=r"given lacks \['label'\]"):
-        log_likelihood(model, guide, x, ["image"], num_particles=5)
+        log_likelihood(model, guide, x, ["image"], num_samples=5)
     with pytest.raises(ValueError, match=r"no likelihood of \['label'\]"):
         guide_conditional_log_likelihood(model, guide, x, ["image"], ["label"])
     with pytest.raises(ValueError, match=r"given \['label'\] and cannot generate"):
@@ -361,7 +361,7 @@ def test_the_report_has_what_exists_and_null_elsewhere():
     splits = Splits(toy_data(60), toy_data(20, 1, "validation"), toy_data(20, 2, "test"))
     recipe = build("cvae", toy_networks(), 2)
     fit_recipe(recipe, splits, epochs=1, progress=False)
-    report = evaluate(recipe.model, recipe.guide, splits, num_particles=5, num_samples=2, coherence_samples=20)
+    report = evaluate(recipe.model, recipe.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
     assert report["coherence"]["joint"] is None
     assert set(report["log_likelihood"].values()) == {None}
     assert report["conditional_log_likelihood"]["signal->label"] is None

@@ -80,7 +80,7 @@ def test_rows_times_draws_are_capped():
 
 def test_bad_input():
     model, guide, x = digits_like()
-    with pytest.raises(ValueError, match="subset must be some of"):
+    with pytest.raises(ValueError, match="given must be some of"):
         to_inference_data(model, guide, x, 7, ["word"])
     with pytest.raises(ValueError, match="unknown modality"):
         to_inference_data(model, guide, {**x, "word": x["label"]}, 7)

@@ -44,9 +44,9 @@ def test_every_subset_and_every_conditional_agree_with_the_exact_value(kind, num
     problem = LinearGaussian(num_modalities)
     model, guide, x = problem.model(), guides(problem)[kind], problem.sample(12)
     for subset in problem.subsets():
-        assert_estimates(log_likelihood(model, guide, x, subset, num_particles=2000), problem.log_evidence(x, subset))
+        assert_estimates(log_likelihood(model, guide, x, subset, num_samples=2000), problem.log_evidence(x, subset))
     for target, given in conditionals(problem.modalities):
-        found = log_likelihood(model, guide, x, target, given, num_particles=2000)
+        found = log_likelihood(model, guide, x, target, given, num_samples=2000)
         assert_estimates(found, problem.log_conditional(x, target, given))
 
 
@@ -62,7 +62,7 @@ def test_generic_loadings(num_modalities):
     guide = FixedGuide(problem, widened)
     assert problem.diagonal_gap(x) > 0.05
     for subset in problem.subsets()[-3:]:
-        found = log_likelihood(problem.model(), guide, x, subset, num_particles=4000)
+        found = log_likelihood(problem.model(), guide, x, subset, num_samples=4000)
         assert_estimates(found, problem.log_evidence(x, subset))
 
 
@@ -70,7 +70,7 @@ def test_an_exact_proposal_has_no_error():
     problem = LinearGaussian(3)
     x = problem.sample(5)
     for subset in problem.subsets():
-        found = log_likelihood(problem.model(), problem.product_guide(), x, subset, num_particles=3, defensive=0.0)
+        found = log_likelihood(problem.model(), problem.product_guide(), x, subset, num_samples=3, defensive=0.0)
         assert torch.allclose(found.rows, problem.log_evidence(x, subset), atol=1e-9)
         assert found.rows_se.max() < 1e-5
         assert found.se == pytest.approx(found.rows.std().item() / math.sqrt(5))
@@ -80,7 +80,7 @@ def test_an_exact_proposal_has_no_error():
 def test_standard_errors_are_those_of_repeated_estimates(kind):
     problem = LinearGaussian(2)
     x = repeated(problem.sample(1), 400)
-    found = log_likelihood(problem.model(), guides(problem)[kind], x, num_particles=300, defensive=0.0)
+    found = log_likelihood(problem.model(), guides(problem)[kind], x, num_samples=300, defensive=0.0)
     spread = found.rows.std()
     # a mixture's samples are stratified, which the formula leaves out: it may only be too large
     assert (0.85 if kind == "product" else 0.4) * found.rows_se.mean() < spread < 1.15 * found.rows_se.mean()
@@ -93,7 +93,7 @@ def test_the_proposal_may_have_seen_other_modalities(kind):
     model, guide, x = problem.model(), guides(problem)[kind], problem.sample(10)
     for subset in problem.subsets():
         for seen in problem.subsets():
-            found = log_likelihood(model, guide, x, subset, num_particles=4000, seen=seen)
+            found = log_likelihood(model, guide, x, subset, num_samples=4000, seen=seen)
             assert_estimates(found, problem.log_evidence(x, subset))
 
 
@@ -102,7 +102,7 @@ def test_one_sample_of_another_proposal_is_its_own_bound():
     x = repeated(problem.sample(1), 20_000)
     for subset, seen in ((("image",), ("image", "label")), (("image", "label"), ("label",))):
         found = log_likelihood(
-            problem.model(), problem.product_guide(), x, subset, num_particles=1, defensive=0.0, seen=seen
+            problem.model(), problem.product_guide(), x, subset, num_samples=1, defensive=0.0, seen=seen
         ).rows
         drawn, exact = (problem.posterior({name: v[:1] for name, v in x.items()}, part) for part in (seen, subset))
         gap = torch.distributions.kl_divergence(drawn, exact)
@@ -125,8 +125,8 @@ def test_defensive_samples_save_a_guide_that_is_too_narrow():
     x = repeated(problem.sample(1), 300)
     exact = problem.log_evidence(x)
     guide = problem.product_guide(shift=0.5, stretch=0.1)
-    alone = log_likelihood(problem.model(), guide, x, num_particles=500, defensive=0.0)
-    saved = log_likelihood(problem.model(), guide, x, num_particles=500)
+    alone = log_likelihood(problem.model(), guide, x, num_samples=500, defensive=0.0)
+    saved = log_likelihood(problem.model(), guide, x, num_samples=500)
     assert (alone.rows - exact).mean() < -0.5
     # an unbiased estimate of the evidence itself
     ratio = (saved.rows - exact).exp()
@@ -140,7 +140,7 @@ def test_rows_that_hold_less_have_the_likelihood_of_what_they_hold():
     held = {name: torch.arange(8) // 2**position % 2 == 1 for position, name in enumerate(problem.modalities)}
     missing = {name: torch.where(held[name][:, None], values, torch.nan) for name, values in x.items()}
     model, guide = problem.model(), guides(problem)["product"]
-    found = log_likelihood(model, guide, missing, num_particles=4000, observed=held)
+    found = log_likelihood(model, guide, missing, num_samples=4000, observed=held)
     subsets = [[name for name in held if held[name][row]] for row in range(8)]
     exact = torch.stack([problem.log_evidence(x, subset)[row] for row, subset in enumerate(subsets)])
     assert_estimates(found, exact)
@@ -164,7 +164,7 @@ def test_memory_is_bounded_whatever_the_number_of_particles(monkeypatch):
     largest = []
     for likelihood in model.likelihoods.values():
         likelihood.network.register_forward_hook(lambda _, __, out: largest.append(out.numel()))
-    found = log_likelihood(model, guide, x, num_particles=150)
+    found = log_likelihood(model, guide, x, num_samples=150)
     assert_estimates(found, problem.log_evidence(x))
     guide_conditional_log_likelihood(model, guide, x, ["image"], ["label"], 150)
     assert max(largest) <= 2000
@@ -178,7 +178,7 @@ def test_a_label_whose_classes_are_equally_likely_by_symmetry():
     model = MultimodalModel(1, {"label": CategoricalLikelihood(Table())})
     guide = ProductOfExperts(1, {"label": NormalEncoder(_Embedding(), 1)})
     x = {"label": torch.tensor([0, 1])}
-    found = log_likelihood(model, guide, x, num_particles=4000)
+    found = log_likelihood(model, guide, x, num_samples=4000)
     assert ((found.rows - math.log(0.5)).abs() < 4 * found.rows_se + 1e-3).all()
 
 
@@ -203,7 +203,7 @@ def test_plain_functions_of_pyro_are_programs():
     x = {"a": torch.tensor([-1.0, 0.0, 2.0]), "b": torch.tensor([0.5, 0.0, 1.0])}
     both = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2) + 1)
     joint, marginal = both.log_prob(torch.stack([x["a"], x["b"]], -1)), dist.Normal(0.0, 2**0.5).log_prob(x["a"])
-    assert_estimates(log_likelihood(model, guide, x, num_particles=4000), joint)
+    assert_estimates(log_likelihood(model, guide, x, num_samples=4000), joint)
     assert_estimates(log_likelihood(model, guide, x, ["b"], ["a"], 4000), joint - marginal)
 
 
@@ -264,8 +264,8 @@ def test_bad_input():
     problem = LinearGaussian(2)
     model, guide, x = problem.model(), problem.product_guide(), problem.sample(3)
     for arguments, message in (
-        ((x, ["sound"]), r"subset must be some of \['image', 'label'\], got \['sound'\]"),
-        ((x, []), "subset must be some of"),
+        ((x, ["sound"]), r"target must be some of \['image', 'label'\], got \['sound'\]"),
+        ((x, []), "target must be some of"),
         ((x, ["image"], ["image"]), "nor overlap given"),
         ((x, None, ["image", "label"]), "must not be empty"),
         (({"image": x["image"], "sound": x["label"]},), "unknown modality"),
@@ -276,7 +276,7 @@ def test_bad_input():
             log_likelihood(model, guide, *arguments)
     with pytest.raises(ValueError, match=r"defensive must lie in \[0, 1\), got 1.0"):
         log_likelihood(model, guide, x, defensive=1.0)
-    with pytest.raises(ValueError, match="subset must be some of"):
+    with pytest.raises(ValueError, match="given must be some of"):
         guide_conditional_log_likelihood(model, guide, x, ["image"], ["sound"])
 
 
@@ -284,6 +284,6 @@ def test_a_guide_must_answer_what_it_proposes_for():
     model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 5, (8,))), "label": NormalLikelihood(MLP(2, 3, (8,)))})
     guide = JointGuide(2, {"image": MLP(5, 8, ()), "label": MLP(3, 8, ())})
     x = {"image": torch.randn(4, 5), "label": torch.randn(4, 3)}
-    assert log_likelihood(model, guide, x, num_particles=5).rows.shape == (4,)
+    assert log_likelihood(model, guide, x, num_samples=5).rows.shape == (4,)
     with pytest.raises(ValueError, match="does not answer image: it answers image\\+label"):
         log_likelihood(model, guide, x, ["label"], ["image"], 5)

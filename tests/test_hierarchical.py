@@ -255,7 +255,7 @@ def test_one_layer_is_jmvae_value_for_value(kl):
 def test_importance_sampling_gives_the_evidence(problem):
     x = problem.sample(10)
     for defensive in (0.0, 0.2):
-        found = log_likelihood(problem.model(), problem.guide(0, 1.2), x, num_particles=5000, defensive=defensive)
+        found = log_likelihood(problem.model(), problem.guide(0, 1.2), x, num_samples=5000, defensive=defensive)
         assert (abs(found.rows - problem.log_evidence(x)) < 4.5 * found.rows_se + 5e-3).all() and found.mc_se < 0.1
 
 
@@ -346,7 +346,7 @@ def test_the_recipe_trains_loads_and_answers_every_subset(options, dims, tmp_pat
         assert embed(loaded.guide, held).shape == (5, dims[-1])
         drawn = Predictive(predictive(loaded.model, loaded.guide, ["label"]), num_samples=2)(held)
         assert drawn["label"].shape[-1] == 5
-    report = evaluate(loaded.model, loaded.guide, splits, num_particles=5, num_samples=2, coherence_samples=20)
+    report = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
     assert report["guide_conditional_log_likelihood"]["label->signal"] and report["latent_accuracy"]["label"]
 
 

@@ -209,7 +209,7 @@ def test_more_chains_make_a_better_proposal():
     x, errors = {"label": PROBLEM.sample(50)["label"]}, []
     for chains in (1, 8, 64):
         guide = IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 5, chains=chains)
-        errors.append(log_likelihood(PROBLEM.model(), guide, x, num_particles=1000).mc_se)
+        errors.append(log_likelihood(PROBLEM.model(), guide, x, num_samples=1000).mc_se)
     assert errors[0] > 1.5 * errors[1] > 1.5**2 * errors[2]
 
 
@@ -282,6 +282,6 @@ def test_jmvae_answers_every_subset_and_trains_its_joint_encoder_alone(tmp_path)
     assert loaded.guide.rounds == 3 and loaded.guide._model[0] is loaded.model
     for name, parameter in loaded.guide.named_parameters():
         assert torch.equal(parameter, after[name])
-    report = evaluate(loaded.model, loaded.guide, splits, num_particles=5, num_samples=2, coherence_samples=20)
+    report = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
     assert report["coherence"]["conditional"]["signal->label"]["value"] >= 0
     assert all(report["log_likelihood"].values()) and all(report["guide_conditional_log_likelihood"].values())

@@ -61,7 +61,7 @@ def report(method, splits, seed=0, guide=None, **options):
     torch.manual_seed(0)
     recipe = build(method, Networks(splits.train.modalities, (16, 16)), 4, guide, **options)
     state = torch.get_rng_state()
-    found = evaluate(recipe.model, recipe.guide, splits, num_particles=20, coherence_samples=400, seed=seed)
+    found = evaluate(recipe.model, recipe.guide, splits, num_samples=20, coherence_samples=400, seed=seed)
     assert torch.equal(torch.get_rng_state(), state)
     return recipe, found
 
@@ -187,7 +187,7 @@ def test_likelihoods_count_the_rows_that_hold_the_subset(small):
     recipe, found = report("mvae", Splits(small.train, small.validation, test))
     x, _ = test.rows(torch.arange(25))
     torch.manual_seed(0)
-    exact = log_likelihood(recipe.model, recipe.guide, x, ["image"], num_particles=500)
+    exact = log_likelihood(recipe.model, recipe.guide, x, ["image"], num_samples=500)
     estimate = found["log_likelihood"]["image"]
     assert abs(estimate["value"] - exact.mean) < 4.5 * (estimate["mc_se"] + exact.mc_se) + 0.05
     assert found["coherence"]["conditional"]["image->label"]["se"] <= math.sqrt(0.25 / 25)

@@ -191,7 +191,7 @@ def test_plain_functions_of_pyro_are_programs():
     assert samples.shape == (4000, 5)
     assert ((samples.mean(0) + 1.6 * x["a"]).abs() < 4.5 * (1.05 / 4000) ** 0.5).all()
     assert torch.allclose(embed(guide, x), 0.8 * x["a"][:, None])
-    with pytest.raises(ValueError, match="name the targets"):
+    with pytest.raises(ValueError, match="name the target"):
         joint_samples(model, 3)
 
 
@@ -238,8 +238,8 @@ def test_a_guide_of_several_sites():
     [
         ({"image": None}, {}, ValueError, "use joint_samples"),
         ({"sound": torch.zeros(4, 2)}, {}, ValueError, r"unknown modality \['sound'\]"),
-        ({}, {"targets": ["sound"]}, ValueError, r"unknown modality \['sound'\]"),
-        ({}, {"targets": []}, ValueError, "targets is empty"),
+        ({}, {"target": ["sound"]}, ValueError, r"unknown modality \['sound'\]"),
+        ({}, {"target": []}, ValueError, "target is empty"),
         ({"image": torch.zeros(4, 3, 3)}, {}, ValueError, r"must have shape \(batch, \*\(1, 3, 3\)\)"),
         ({"image": torch.zeros(4, 1, 3, 3).long()}, {}, TypeError, "floating point"),
         ({"image": torch.full((4, 1, 3, 3), float("nan"))}, {}, ValueError, "NaN"),
@@ -258,11 +258,11 @@ def test_bad_input(change, kwargs, error, message):
     model.likelihoods["image"].network.out_shape = (1, 3, 3)
     x = {name: value for name, value in {"image": torch.zeros(4, 1, 3, 3), **change}.items() if value is not None}
     with pytest.raises(error, match=message):
-        cross_generate(model, guide, x, **{"targets": ["word"], **kwargs})
+        cross_generate(model, guide, x, **{"target": ["word"], **kwargs})
 
 
 @pytest.mark.parametrize("subset", [[], ["word"], "word"])
 def test_bad_subsets_of_an_embedding(subset):
     _, guide = small()
-    with pytest.raises(ValueError, match=r"subset must be some of \['image'\]"):
+    with pytest.raises(ValueError, match=r"given must be some of \['image'\]"):
         embed(guide, {"image": torch.zeros(4, 1, 3, 3)}, subset)

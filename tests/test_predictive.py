@@ -31,7 +31,7 @@ def test_an_inexact_guide_has_the_predictive_of_its_own(defensive):
     for given, target in ((["label"], ["image"]), (["image"], ["label", "word"]), (["image", "word"], ["label"])):
         exact = predictive(problem, guide, x, given, target)
         found = guide_predictive_log_likelihood(
-            problem.model(), guide, x, given, target, num_particles=4000, defensive=defensive
+            problem.model(), guide, x, given, target, num_samples=4000, defensive=defensive
         )
         assert_estimates(found, exact)
         assert (exact - problem.log_conditional(x, target, given)).abs().max() > 0.05
@@ -48,7 +48,7 @@ def test_one_draw_is_the_bound_of_the_paper():
     problem = LinearGaussian(2)
     guide, x = problem.product_guide(shift=0.2, stretch=1.2), repeated(problem.sample(1), 20_000)
     found = guide_predictive_log_likelihood(
-        problem.model(), guide, x, ["label"], ["image"], num_particles=1, defensive=0.0
+        problem.model(), guide, x, ["label"], ["image"], num_samples=1, defensive=0.0
     ).rows
     one = {name: values[:1] for name, values in x.items()}
     prior, drawn = (guide.posterior({name: one[name]}) for name in ("label", "image"))

@@ -147,7 +147,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         loaded.model,
         loaded.guide,
         splits,
-        num_particles=arguments.particles,
+        num_samples=arguments.particles,
         output=arguments.pixels,
         seed=arguments.seed,
     )
@@ -273,7 +273,7 @@ def _judged(run: Path, splits: Splits, samples: int, seed: int) -> dict[str, Any
         "seed": seed,
         "content_hash": {part: getattr(splits, part).content_hash for part in Splits.NAMES},
         "labels_hash": {part: getattr(splits, part).labels_hash for part in Splits.NAMES},
-        "num_particles": samples,
+        "num_samples": samples,
         "coherence_of": "mean",
     }
     with suppress(FileNotFoundError):
@@ -281,7 +281,7 @@ def _judged(run: Path, splits: Splits, samples: int, seed: int) -> dict[str, Any
         if {**found, **found.get("data", {}), **found.get("settings", {})}.items() >= wanted.items():
             return found
     loaded = load(run)
-    metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_particles=samples, seed=seed)
+    metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_samples=samples, seed=seed)
     _write_metrics(run, metrics)
     return metrics
 

@@ -23,18 +23,18 @@ def cross_generation_figure(
     guide: Program,
     modalities: Mapping[str, Modality],
     x: Mapping[str, Tensor],
-    targets: Sequence[str],
+    target: Sequence[str],
     num_samples: int = 8,
     output: str = "mean",
 ) -> Figure:
-    """A grid: each row one given instance (left of the first gap), each column one sample of the targets.
+    """A grid: each row one given instance (left of the first gap), each column one sample of the target modalities.
 
     Args:
         model: The generative program.
         guide: The variational program.
         modalities: What the modalities are.
         x: The given modalities, a few rows.
-        targets: The modalities that are generated, side by side in each column.
+        target: The modalities that are generated, side by side in each column.
         num_samples: Number of columns.
         output: `"mean"` or `"sample"` of the likelihoods.
 
@@ -52,13 +52,13 @@ def cross_generation_figure(
         >>> len(cross_generation_figure(recipe.model, recipe.guide, modalities, x, ["image"], num_samples=3).axes)
         8
     """
-    targets = (targets,) if isinstance(targets, str) else tuple(targets)
-    values = cross_generate(model, guide, x, targets, num_samples, output=output)
+    target = (target,) if isinstance(target, str) else tuple(target)
+    values = cross_generate(model, guide, x, target, num_samples, output=output)
     rows = len(next(iter(x.values())))
     columns = [(name, x[name]) for name in x]
-    columns += [(name, values[name][sample]) for sample in range(num_samples) for name in targets]
-    headers = [f"given\n{name}" for name in x] + [*targets] + [""] * (len(targets) * (num_samples - 1))
-    step = len(targets) if len(targets) > 1 else len(columns)
+    columns += [(name, values[name][sample]) for sample in range(num_samples) for name in target]
+    headers = [f"given\n{name}" for name in x] + [*target] + [""] * (len(target) * (num_samples - 1))
+    step = len(target) if len(target) > 1 else len(columns)
     return _grid(modalities, columns, rows, headers, gaps=set(range(len(x), len(columns), step)))
 
 

@@ -65,7 +65,7 @@ def to_inference_data(
     """
     check_known(model, list(x))
     check_values(model, x, observed)
-    given = tuple(x) if given is None else chosen(given, x)
+    given = tuple(x) if given is None else chosen(given, x, "given")
     rows = batch_rows(x)
     if rows * num_samples > max_draws:
         raise ValueError(

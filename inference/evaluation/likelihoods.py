@@ -70,9 +70,9 @@ def log_likelihood(
     model: Program,
     guide: Program,
     x: Mapping[str, Tensor],
-    subset: Sequence[str] | None = None,
+    target: Sequence[str] | None = None,
     given: Sequence[str] | None = None,
-    num_particles: int = 1000,
+    num_samples: int = 1000,
     observed: Mapping[str, Tensor] | None = None,
     defensive: float = 0.1,
     seen: Sequence[str] | None = None,
@@ -105,9 +105,9 @@ def log_likelihood(
         model: The generative program.
         guide: The proposal; it must answer the subsets asked for.
         x: Modality name -> values `(batch, *event)`.
-        subset: The modalities `S`; all of `x` (but those in `given`) by default.
+        target: The modalities `S`; all of `x` (but those in `given`) by default.
         given: The modalities `G` of a conditional; None for the evidence of `S` alone.
-        num_particles: Number `K` of samples a row.
+        num_samples: Number `K` of samples a row.
         observed: Rows that are observed; a row's likelihood is that of what it holds, 0 for nothing.
         defensive: The share `delta`; 0 proposes from the guide alone, as the papers' tables do.
         seen: The modalities that the proposal has seen, more or fewer than `S`; what the evidence is of by default.
@@ -116,7 +116,7 @@ def log_likelihood(
         A `LogLikelihood` in nats, likelihoods unweighted.
 
     Raises:
-        ValueError: If a modality is unknown or its values are bad, `subset` and `given` overlap, or the guide does not
+        ValueError: If a modality is unknown or its values are bad, `target` and `given` overlap, or the guide does not
             answer what it must propose for. If `seen` comes with `given`, or a row lacks all that it names.
 
     Example:
@@ -124,25 +124,25 @@ def log_likelihood(
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
-        >>> log_likelihood(model, guide, {"image": torch.zeros(5, 16)}, num_particles=10).rows.shape
+        >>> log_likelihood(model, guide, {"image": torch.zeros(5, 16)}, num_samples=10).rows.shape
         torch.Size([5])
     """
-    given = () if given is None else chosen(given, x)
-    subset = tuple(name for name in x if name not in given) if subset is None else chosen(subset, x)
-    if set(subset) & set(given) or not subset:
-        raise ValueError(f"subset must not be empty nor overlap given, got {list(subset)} and {list(given)}")
-    check_known(model, [*subset, *given])
-    check_scored(model, subset, given)
-    scored = (*subset, *given)
+    given = () if given is None else chosen(given, x, "given")
+    target = tuple(name for name in x if name not in given) if target is None else chosen(target, x, "target")
+    if set(target) & set(given) or not target:
+        raise ValueError(f"target must not be empty nor overlap given, got {list(target)} and {list(given)}")
+    check_known(model, [*target, *given])
+    check_scored(model, target, given)
+    scored = (*target, *given)
     seen = scored if seen is None else _told(seen, given, x, observed)
     x = {name: values for name, values in x.items() if name in scored or name in seen}
     check_values(model, x, observed)
-    rows, variance = importance_sampled(model, guide, x, observed, num_particles, defensive, scored, seen)
+    rows, variance = importance_sampled(model, guide, x, observed, num_samples, defensive, scored, seen)
     if set(given) - set(conditions_of(model)):  # conditions have no likelihood that could be taken away
         part = {name: x[name] for name in given}
-        below, below_variance = importance_sampled(model, guide, part, observed, num_particles, defensive, given, given)
+        below, below_variance = importance_sampled(model, guide, part, observed, num_samples, defensive, given, given)
         rows, variance = rows - below, variance + below_variance
-        held = rows_with_evidence({name: x[name] for name in subset}, observed)
+        held = rows_with_evidence({name: x[name] for name in target}, observed)
         if held is not None:
             # both estimates are of the same evidence where nothing of the subset is observed
             rows, variance = torch.where(held, rows, 0.0), torch.where(held, variance, 0.0)
@@ -153,7 +153,7 @@ def _told(
     seen: Sequence[str], given: Sequence[str], x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
 ) -> tuple[str, ...]:
     """The modalities that a proposal has seen; raises where it would have seen nothing."""
-    seen = chosen(seen, x)
+    seen = chosen(seen, x, "seen")
     if given:
         raise ValueError(f"seen goes with the evidence of a subset, got given = {list(given)} besides")
     held = rows_with_evidence({name: x[name] for name in seen}, observed)
@@ -229,7 +229,7 @@ def guide_conditional_log_likelihood(
         >>> (bounds.mean <= bounds.logmeanexp).all()
         tensor(True)
     """
-    given, target = chosen(given, x), chosen(target, x)
+    given, target = chosen(given, x, "given"), chosen(target, x, "target")
     check_known(model, [*given, *target])
     x = {name: values for name, values in x.items() if name in given or name in target}
     check_values(model, x, observed)
@@ -268,36 +268,36 @@ def _scores(model, latents, x, observed, target: Sequence[str]) -> tuple[Tensor,
 
 
 def importance_sampled(
-    model, guide, x, observed, num_particles: int, defensive: float, scored: Sequence[str], seen: Sequence[str]
+    model, guide, x, observed, num_samples: int, defensive: float, scored: Sequence[str], seen: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Estimates of `log p(x_scored)` of each row and their Monte Carlo variances, `(batch,)` each."""
-    if num_particles < 1:
-        raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if not 0 <= defensive < 1:
         raise ValueError(f"defensive must lie in [0, 1), got {defensive}")
-    from_prior = min(round(defensive * num_particles), num_particles - 1)
-    log_k = math.log(num_particles)
+    from_prior = min(round(defensive * num_samples), num_samples - 1)
+    log_k = math.log(num_samples)
     estimates, variances = [], []
     with evaluating(model, guide), poutine.block():
         model, guide = restrict(model, scored), restrict(proposal(guide), seen)
         head = first_row(x, observed)
         elements = max(elements_of_a_row(model, head), elements_of_a_row(guide, head))
-        for rows in row_chunks(batch_rows(x), elements, num_particles):
+        for rows in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, rows)
             evidence = rows_with_evidence({name: part[name] for name in scored}, masks)
-            sources = [(False, number) for number in chunks(num_particles - from_prior, len(rows) * elements)]
+            sources = [(False, number) for number in chunks(num_samples - from_prior, len(rows) * elements)]
             sources += [(True, number) for number in chunks(from_prior, len(rows) * elements)] if from_prior else []
             # running sums of the weights and of their squares, in logs
             first = second = torch.tensor(-math.inf)
             with encoders_run_once():  # one proposal for all: the share of the prior is balanced against that of q
                 for prior_first, number in sources:
-                    logs = _log_weights(model, guide, part, masks, number, prior_first, from_prior / num_particles)
+                    logs = _log_weights(model, guide, part, masks, number, prior_first, from_prior / num_samples)
                     logs = logs if evidence is None else torch.where(evidence, logs, 0.0)
                     first = torch.logaddexp(first, logs.logsumexp(0))
                     second = torch.logaddexp(second, (2 * logs).logsumexp(0))
             estimates.append(first - log_k)
             # delta method: var(log mean w) = (E w^2 / (E w)^2 - 1) / K, for strata a little too large
-            variances.append(((second - 2 * first + log_k).exp() - 1).clamp(min=0) / num_particles)
+            variances.append(((second - 2 * first + log_k).exp() - 1).clamp(min=0) / num_samples)
     return torch.cat(estimates), torch.cat(variances)
 
 

@@ -39,7 +39,7 @@ _PROBE_ROWS = 5_000
 
 
 def latent_accuracy(
-    guide: Program, train: MultimodalData, test: MultimodalData, subset: Sequence[str], num_rows: int = _PROBE_ROWS
+    guide: Program, train: MultimodalData, test: MultimodalData, given: Sequence[str], num_rows: int = _PROBE_ROWS
 ) -> dict[str, float]:
     """Accuracy of a linear probe on the latents that the guide gives a subset.
 
@@ -54,7 +54,7 @@ def latent_accuracy(
         guide: The guide.
         train: Rows the probe learns from.
         test: Rows it is judged on.
-        subset: The modalities that are looked at.
+        given: The modalities that are conditioned on.
         num_rows: Number of training rows.
 
     Returns:
@@ -74,13 +74,13 @@ def latent_accuracy(
     """
     check_labels(train)
     check_labels(test)
-    if not _can_probe(train, test, subset, num_rows):
-        raise ValueError(f"a probe needs test rows and two classes of training rows that hold {list(subset)}")
+    if not _can_probe(train, test, given, num_rows):
+        raise ValueError(f"a probe needs test rows and two classes of training rows that hold {list(given)}")
     codes = []
     for data, most in ((train, num_rows), (test, len(test))):
-        rows = held_rows(data.observed, subset, data.x)[:most]
-        x, _ = data.select(subset).rows(rows)
-        codes.append((embed(guide, x, subset).cpu().numpy(), data.labels[rows].numpy()))
+        rows = held_rows(data.observed, given, data.x)[:most]
+        x, _ = data.select(given).rows(rows)
+        codes.append((embed(guide, x, given).cpu().numpy(), data.labels[rows].numpy()))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(*codes[0])
     return share_of(torch.as_tensor(probe.predict(codes[1][0]) == codes[1][1]))
 
@@ -90,8 +90,8 @@ def evaluate(
     guide: Program,
     splits: Splits,
     *,
-    num_particles: int = 100,
-    num_samples: int = 10,
+    num_samples: int = 100,
+    guide_samples: int = 10,
     likelihood_rows: int = 1_000,
     coherence_samples: int = 10_000,
     output: str = "mean",
@@ -114,8 +114,8 @@ def evaluate(
         model: The generative program.
         guide: The variational program.
         splits: The data set; classifiers and probes learn from its training rows.
-        num_particles: Importance samples a row of the likelihoods.
-        num_samples: Latents a row of the guide's conditional bounds.
+        num_samples: Importance samples a row of the likelihoods.
+        guide_samples: Latents a row of the guide's conditional bounds.
         likelihood_rows: Number of test rows whose likelihoods are estimated, from the first.
         coherence_samples: Number of samples of the prior for the joint coherence.
         output: `"mean"` or `"sample"`: what coherence judges.
@@ -129,7 +129,7 @@ def evaluate(
         >>> from multipyro.inference import build, networks_for
         >>> splits = load_dataset("digits").head(100)
         >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
-        >>> report = evaluate(recipe.model, recipe.guide, splits, num_particles=2, coherence_samples=10)
+        >>> report = evaluate(recipe.model, recipe.guide, splits, num_samples=2, coherence_samples=10)
         >>> sorted(report["log_likelihood"])[:3]
         ['image', 'image+label', 'image+label+word']
     """
@@ -155,7 +155,7 @@ def evaluate(
             key = frozenset(names)
             if key not in estimates:
                 subset, given = ([n for n in names if (n in conditions) == fixed] for fixed in (False, True))
-                estimates[key] = log_likelihood(model, guide, x, subset, given or None, num_particles, observed)
+                estimates[key] = log_likelihood(model, guide, x, subset, given or None, num_samples, observed)
             return estimates[key]
 
         def likelihood(subset: Sequence[str], given: Sequence[str] = ()) -> dict[str, float] | None:
@@ -176,7 +176,7 @@ def evaluate(
             rows = held_rows(observed, [*given, target], x)
             if not exists([target], given) or not answers(guide, given) or not len(rows):
                 return None
-            bounds = guide_conditional_log_likelihood(model, guide, x, given, [target], num_samples, observed)
+            bounds = guide_conditional_log_likelihood(model, guide, x, given, [target], guide_samples, observed)
             return {name: _mean(value[rows]) for name, value in bounds._asdict().items()}
 
         def coherence(given: Sequence[str], target: str) -> dict[str, float] | None:
@@ -225,8 +225,8 @@ def evaluate(
                 "labels_hash": {name: getattr(splits, name).labels_hash for name in splits.NAMES},
             },
             "settings": {
-                "num_particles": num_particles,
                 "num_samples": num_samples,
+                "guide_samples": guide_samples,
                 "likelihood_rows": len(next(iter(x.values()))),
                 "coherence_samples": coherence_samples,
                 "coherence_of": output,

@@ -44,7 +44,7 @@ def cross_generate(
     model: Program,
     guide: Program,
     x: Mapping[str, Tensor],
-    targets: Sequence[str],
+    target: Sequence[str],
     num_samples: int = 1,
     observed: Mapping[str, Tensor] | None = None,
     output: str = "sample",
@@ -62,7 +62,7 @@ def cross_generate(
         model: The generative program.
         guide: The variational program; its `conditional` distribution is used.
         x: What is given, modality name -> values `(batch, *event)`.
-        targets: Modalities to generate; one that is also given is a reconstruction.
+        target: Modalities to generate; one that is also given is a reconstruction.
         num_samples: Number of latents a row.
         observed: Rows of the given modalities that are observed. A row with none draws `z` from the model's prior.
         output: `"sample"` draws from the likelihood, `"mean"` takes its mean (the mode of a categorical).
@@ -83,29 +83,29 @@ def cross_generate(
         >>> cross_generate(model, guide, {"image": torch.zeros(5, 16)}, ["label"], num_samples=3)["label"].shape
         torch.Size([3, 5])
     """
-    targets = (targets,) if isinstance(targets, str) else tuple(targets)
+    target = (target,) if isinstance(target, str) else tuple(target)
     if not x:
         raise ValueError("x holds no modality to generate from: for samples of the prior use joint_samples")
     _check_output(output)
-    if not targets:
-        raise ValueError("targets is empty: name at least one modality to generate")
-    check_known(model, [*x, *targets])
+    if not target:
+        raise ValueError("target is empty: name at least one modality to generate")
+    check_known(model, [*x, *target])
     check_values(model, x, observed)
-    conditions = [name for name in targets if name in conditions_of(model)]
+    conditions = [name for name in target if name in conditions_of(model)]
     if conditions:
         raise ValueError(f"this model generates given {conditions} and cannot generate them")
-    return generated(model, guide, x, targets, num_samples, observed, output)[1]
+    return generated(model, guide, x, target, num_samples, observed, output)[1]
 
 
 def joint_samples(
-    model: Program, num_samples: int, targets: Sequence[str] | None = None, output: str = "sample"
+    model: Program, num_samples: int, target: Sequence[str] | None = None, output: str = "sample"
 ) -> dict[str, Tensor]:
     """Samples of all modalities from one latent each, drawn from the model's prior.
 
     Args:
         model: The generative program.
         num_samples: Any number; decoded in chunks of bounded memory.
-        targets: The modalities; all of the model's by default.
+        target: The modalities; all of the model's by default.
         output: As in `cross_generate`.
 
     Returns:
@@ -127,17 +127,17 @@ def joint_samples(
             f"this model generates given {list(conditions_of(model))} and has no joint distribution to sample: give "
             "them to cross_generate"
         )
-    if targets is None and not hasattr(model, "modalities"):
-        raise ValueError("this model does not tell its modalities: name the targets")
-    targets = (targets,) if isinstance(targets, str) else tuple(model.modalities if targets is None else targets)
+    if target is None and not hasattr(model, "modalities"):
+        raise ValueError("this model does not tell its modalities: name the target")
+    target = (target,) if isinstance(target, str) else tuple(model.modalities if target is None else target)
     _check_output(output)
-    check_known(model, targets)
-    program = generative(model, targets)
-    found: dict[str, list[Tensor]] = {name: [] for name in targets}
+    check_known(model, target)
+    program = generative(model, target)
+    found: dict[str, list[Tensor]] = {name: [] for name in target}
     with evaluating(model), poutine.block():
         for number in chunks(num_samples, elements_of_a_row(program, {}, num_rows=1)):
             trace = poutine.trace(program).get_trace({}, num_rows=number)
-            for name in targets:
+            for name in target:
                 found[name].append(_output(trace.nodes[name], output))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
@@ -169,7 +169,7 @@ def reconstruct(
 def embed(
     guide: Program,
     x: Mapping[str, Tensor],
-    subset: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
     observed: Mapping[str, Tensor] | None = None,
     sample: bool = False,
 ) -> Tensor:
@@ -178,7 +178,7 @@ def embed(
     Args:
         guide: The guide.
         x: Modality name -> values `(batch, *event)`.
-        subset: The modalities that are looked at; all of `x` by default.
+        given: The modalities that are conditioned on; all of `x` by default.
         observed: Rows that are observed. A row with nothing observed gets the mean (or a sample) of the guide's prior,
             zeros where the guide has none.
         sample: A sample of the guide's `conditional` distribution (as MMVAE's evaluation takes) instead of its mean
@@ -188,7 +188,7 @@ def embed(
         `(batch, latent_dim)`, the site `z`; the top layer of a hierarchical guide, its attribute `embedding`.
 
     Raises:
-        ValueError: If `subset` is empty or not in `x`, `x` holds NaN, the guide does not answer it, or the guide has no
+        ValueError: If `given` is empty or not in `x`, `x` holds NaN, the guide does not answer it, or the guide has no
             such site.
 
     Example:
@@ -201,7 +201,7 @@ def embed(
     if not x:
         raise ValueError("x holds no modality to embed")
     check_batch(x, observed, getattr(core(guide), "modalities", tuple(x)))
-    x = dict(x) if subset is None else {name: x[name] for name in chosen(subset, x)}
+    x = dict(x) if given is None else {name: x[name] for name in chosen(given, x, "given")}
     if batch_rows(x) == 0:
         raise ValueError("x holds no rows")
     for name, values in x.items():
@@ -230,17 +230,17 @@ def generated(
     model: Program,
     guide: Program,
     x: Mapping[str, Tensor],
-    targets: Sequence[str],
+    target: Sequence[str],
     num_samples: int,
     observed: Mapping[str, Tensor] | None,
     output: str,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The latents given `x`, and what they decode to, site -> `(num_samples, batch, *event)`, in bounded memory."""
-    program, decode = predictive(model, guide, targets), generative(model, targets)
+    program, decode = predictive(model, guide, target), generative(model, target)
     parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     with evaluating(model, guide), poutine.block():
         head = first_row(x, observed)
-        elements = elements_of_a_row(decode, _without(head, targets), num_rows=1)
+        elements = elements_of_a_row(decode, _without(head, target), num_rows=1)
         elements = max(elements, elements_of_a_row(conditional(guide), head))
         for rows in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, rows)
@@ -249,8 +249,8 @@ def generated(
                 for number in chunks(num_samples, len(rows) * elements):
                     with pyro.plate("num_samples", number, dim=-2):
                         sites = sample_sites(poutine.trace(program).get_trace(part, masks))
-                    latents = {name: site["value"] for name, site in sites.items() if name not in targets}
-                    found.append((latents, {name: _output(sites[name], output) for name in targets}))
+                    latents = {name: site["value"] for name, site in sites.items() if name not in target}
+                    found.append((latents, {name: _output(sites[name], output) for name in target}))
             parts.append(tuple(_joined(group, 0) for group in zip(*found, strict=True)))
     latents, values = (_joined(group, 1) for group in zip(*parts, strict=True))
     return latents, values
@@ -281,13 +281,13 @@ def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str,
             likelihoods[name].check(filled(values, (observed or {}).get(name)), name)
 
 
-def chosen(subset: Sequence[str], x: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """`subset` as a tuple; raises unless it names some of the modalities in `x`."""
-    subset = (subset,) if isinstance(subset, str) else tuple(subset)
-    unknown = [name for name in subset if name not in x]
-    if unknown or not subset:
-        raise ValueError(f"subset must be some of {list(x)}, got {list(subset)}")
-    return subset
+def chosen(names: Sequence[str], x: Mapping[str, Tensor], argument: str) -> tuple[str, ...]:
+    """`names`, the value of `argument`, as a tuple; raises unless they are some of the modalities in `x`."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    unknown = [name for name in names if name not in x]
+    if unknown or not names:
+        raise ValueError(f"{argument} must be some of {list(x)}, got {list(names)}")
+    return names
 
 
 def chunks(number: int, elements: int) -> Iterator[int]:
@@ -345,8 +345,8 @@ def answers(guide: Program, subset: Sequence[str]) -> bool:
     return len(ordered) == len(subset) and (inner.subsets is None or ordered in inner.subsets)
 
 
-def _without(x: Mapping[str, Tensor], targets: Sequence[str]) -> dict[str, Tensor]:
-    return {name: values for name, values in x.items() if name not in targets}
+def _without(x: Mapping[str, Tensor], target: Sequence[str]) -> dict[str, Tensor]:
+    return {name: values for name, values in x.items() if name not in target}
 
 
 def _without_evidence(guide: Program, code: Tensor, sample: bool) -> Tensor:

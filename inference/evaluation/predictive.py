@@ -21,7 +21,7 @@ def guide_predictive_log_likelihood(
     x: Mapping[str, Tensor],
     given: Sequence[str],
     target: Sequence[str],
-    num_particles: int = 1000,
+    num_samples: int = 1000,
     observed: Mapping[str, Tensor] | None = None,
     defensive: float = 0.1,
 ) -> LogLikelihood:
@@ -47,7 +47,7 @@ def guide_predictive_log_likelihood(
         x: Modality name -> values `(batch, *event)`.
         given: The modalities `G`.
         target: The modalities `T`.
-        num_particles: Number `K` of samples a row.
+        num_samples: Number `K` of samples a row.
         observed: Rows that are observed; every row must hold all of `given` and `target`.
         defensive: The share `delta`.
 
@@ -67,13 +67,13 @@ def guide_predictive_log_likelihood(
         >>> model = MultimodalModel(2, {name: CategoricalLikelihood(MLP(2, 3)) for name in ("a", "b")})
         >>> guide = ProductOfExperts(2, {name: NormalEncoder(OneHotMLP(3, 8), 2) for name in ("a", "b")})
         >>> x = {"a": torch.tensor([0, 2]), "b": torch.tensor([1, 1])}
-        >>> guide_predictive_log_likelihood(model, guide, x, ["a"], ["b"], num_particles=10).rows.shape
+        >>> guide_predictive_log_likelihood(model, guide, x, ["a"], ["b"], num_samples=10).rows.shape
         torch.Size([2])
     """
     if conditions_of(model) or isinstance(core(guide), IterativeSampling):
         what = "the model is conditional" if conditions_of(model) else "the guide completes what is missing"
         raise TypeError(f"{what}: its prediction has no density over latents; use guide_conditional_log_likelihood")
-    given, target = chosen(given, x), chosen(target, x)
+    given, target = chosen(given, x, "given"), chosen(target, x, "target")
     if set(given) & set(target):
         raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
     scored = (*given, *target)
@@ -84,7 +84,7 @@ def guide_predictive_log_likelihood(
     if lacking:
         raise ValueError(f"every row must hold all of {list(scored)}, but rows lack them: {lacking}")
     prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given))
-    return mean_of_rows(*importance_sampled(prediction, guide, x, None, num_particles, defensive, scored, target))
+    return mean_of_rows(*importance_sampled(prediction, guide, x, None, num_samples, defensive, scored, target))
 
 
 class _Prediction(nn.Module):
