@@ -14,14 +14,12 @@ __all__ = [
     "batch_rows",
     "batch_statistics",
     "check_batch",
-    "check_inputs",
     "check_module_names",
     "filled",
     "normalizes_over_the_batch",
     "private_modality",
     "rows_of_latent",
     "rows_with_evidence",
-    "run_layers",
     "running_statistics",
     "subsets_of",
     "unique_name",
@@ -250,17 +248,3 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for part, (training, tracking) in zip(parts, modes, strict=True):
             part.training, part.track_running_stats = training, tracking
-
-
-def run_layers(layers: nn.Module, rows: Tensor) -> Tensor:
-    """The output of layers with batch norm; a single row has no statistics and takes the running ones."""
-    if layers.training and len(rows) < 2:
-        with running_statistics(layers):
-            return layers(rows)
-    return layers(rows)
-
-
-def check_inputs(values: Tensor, in_shape: tuple[int, ...]) -> None:
-    """Raises unless values are `(..., *in_shape)`, what a network takes."""
-    if tuple(values.shape[values.dim() - len(in_shape) :]) != in_shape:
-        raise ValueError(f"expected inputs of shape (..., {in_shape}), got {tuple(values.shape)}")

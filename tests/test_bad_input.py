@@ -293,8 +293,8 @@ def test_values_that_are_no_tensors_and_of_another_floating_type():
 
 def test_class_ids_that_an_encoder_does_not_have():
     _, g = made()
-    for label, seen in ((5, "0 to 5"), (-1, "-1 to 0")):
-        with pytest.raises(ValueError, match=f"values must be from 0 to 4, got {seen}"):
+    for label, seen in ((5, "0 to 5"), (-2, "-2 to 0")):
+        with pytest.raises(ValueError, match=f"class ids must be from 0 to 4, or -1 for a missing entry, got {seen}"):
             g({"label": torch.tensor([0, label, 0, 0])})
 
 

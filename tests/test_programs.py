@@ -203,7 +203,7 @@ def test_networks_accept_any_leading_dims(lead):
 
 @pytest.mark.parametrize("shape", [(2, 12, 9, 3), (1, 9, 12), (3, 10, 12), (12,)], ids=str)
 def test_a_convolution_refuses_other_images(shape):
-    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(3, 9, 12\)\), got"):
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., 3, 9, 12\), got"):
         ConvEncoder((3, 9, 12), 6, (4, 8))(torch.zeros(shape))
 
 

@@ -47,5 +47,5 @@ def shared_parts(networks: Networks, seen: Sequence[str], latent_dim: int) -> Sh
     features, hidden = (max(1, size * width // _WIDTH) for size in (_FEATURES, _HIDDEN))
     joined = len(seen) * features
     encoder = ResidualMLP(joined, None, max(hidden, joined))
-    decoder = ResidualMLP(latent_dim, features, max(hidden, latent_dim), blocks=2)
+    decoder = ResidualMLP(latent_dim, features, max(hidden, latent_dim), num_blocks=2)
     return SharedParts(networks.select(seen).branches(features), encoder, decoder)

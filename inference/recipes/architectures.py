@@ -177,7 +177,7 @@ def _plain(modality: Modality, sizes: Sizes) -> tuple[tuple[int, ...], int | Non
 
 def _plain_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     channels, features = _plain(modality, sizes)
-    return ConvEncoder(modality.shape, features, channels, kernel=4)
+    return ConvEncoder(modality.shape, features, channels, kernel_size=4)
 
 
 def _plain_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:

@@ -1,64 +1,70 @@
-"""Networks of strided 4x4 convolutions with batch norm for 64x64 images."""
+"""The networks of JMVAE for 64x64 images: strided 4x4 convolutions with batch norm, in the style of DCGAN."""
 
 import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs, run_layers
+from multipyro.ppl_models.networks._layers import run_layers
 
 __all__ = ["BatchNormConvDecoder", "BatchNormConvEncoder"]
 
-# mean and standard deviation of pixels in [0, 1], about those of photographs of faces: what a network sees and gives
-# is of the order of 1, and a normal likelihood of the same scale is JMVAE's variance of 1 on standardized pixels
+# mean and standard deviation of pixels in [0, 1], roughly those of photographs of faces: inputs and outputs of the
+# layers are of order 1, and a normal likelihood of this scale is JMVAE's variance of 1 on standardized pixels
 _LOC, _SCALE = 0.5, 0.27
 
 
 class BatchNormConvEncoder(nn.Module):
-    r"""Four strided 4x4 convolutions, flattened: `C64R-C128BR-C256BR-C256BR-F` of JMVAE at width 64.
+    r"""Four strided 4x4 convolutions, flattened: `C64R-C128BR-C256BR-C256BR-F` of JMVAE with 64 base channels.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
         al.), appendix, CelebA. The padding of 1 is that of the released code.
 
     Args:
-        in_shape: `(channels, height, width)` of one image of pixels in `[0, 1]`, sides divisible by 16.
-        width: Channels of the first convolution.
-        normalize: Whether the second to fourth convolution are followed by batch norm.
-        slope: Slope of the activation below 0: 0 for a ReLU.
+        in_shape: `(channels, height, width)` of one image with pixels in `[0, 1]`, both sides divisible by 16.
+        base_channels: Channels of the first convolution.
+        batch_norm: Whether batch norm follows the second to fourth convolution.
+        negative_slope: Slope of the leaky ReLUs for negative inputs; 0 for plain ReLUs.
 
     Raises:
         ValueError: If a side is not divisible by 16.
 
     Example:
         >>> import torch
-        >>> BatchNormConvEncoder((3, 64, 64), width=8)(torch.zeros(2, 3, 64, 64)).shape
+        >>> BatchNormConvEncoder((3, 64, 64), base_channels=8)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 512])
     """
 
-    def __init__(self, in_shape: Sequence[int], width: int = 64, normalize: bool = True, slope: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        base_channels: int = 64,
+        batch_norm: bool = True,
+        negative_slope: float = 0.0,
+    ) -> None:
         super().__init__()
         self.in_shape = tuple(in_shape)
         sides = _sixteenths(self.in_shape)
-        self.out_features = 4 * width * math.prod(sides)
+        self.out_features = 4 * base_channels * math.prod(sides)
         layers: list[nn.Module] = []
-        channels = (self.in_shape[0], width, 2 * width, 4 * width, 4 * width)
+        channels = (self.in_shape[0], *(multiple * base_channels for multiple in (1, 2, 4, 4)))
         for position, (before, after) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
-            norm = normalize and position > 0
-            # the bias of a normalized layer would be taken away again
-            layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not norm))
-            layers += [nn.BatchNorm2d(after)] if norm else []
-            layers.append(nn.LeakyReLU(slope) if slope else nn.ReLU())
+            normalized = batch_norm and position > 0
+            # batch norm would subtract a bias again
+            layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not normalized))
+            layers += [nn.BatchNorm2d(after)] if normalized else []
+            layers.append(nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU())
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, values: Tensor) -> Tensor:
-        check_inputs(values, self.in_shape)
-        rows = (values.reshape(-1, *self.in_shape) - _LOC) / _SCALE
-        return run_layers(self.layers, rows).reshape(*values.shape[:-3], self.out_features)
+        return run_layers(self.layers, (values - _LOC) / _SCALE, self.in_shape)
 
 
 class BatchNormConvDecoder(nn.Module):
-    r"""One layer, then transposed 4x4 convolutions, linear output: `D4096R-DC256BR-DC128BR-DC64BR-DC3` at width 64.
+    r"""A layer, then transposed 4x4 convolutions: `D4096R-DC256BR-DC128BR-DC64BR-DC3` of JMVAE with 64 base channels.
+
+    The output is linear.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -67,36 +73,36 @@ class BatchNormConvDecoder(nn.Module):
 
     Args:
         in_features: Size of the latent.
-        out_shape: `(channels, height, width)` of one image of pixels in `[0, 1]`, sides divisible by 16.
-        width: Channels before the last convolution.
+        out_shape: `(channels, height, width)` of one image with pixels in `[0, 1]`, both sides divisible by 16.
+        base_channels: Channels before the last convolution.
 
     Raises:
         ValueError: If a side is not divisible by 16.
 
     Example:
         >>> import torch
-        >>> BatchNormConvDecoder(20, (3, 64, 64), width=8)(torch.zeros(4, 2, 20)).shape
+        >>> BatchNormConvDecoder(20, (3, 64, 64), base_channels=8)(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 64, 64])
     """
 
-    def __init__(self, in_features: int, out_shape: Sequence[int], width: int = 64) -> None:
+    def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 64) -> None:
         super().__init__()
-        self.out_shape = tuple(out_shape)
+        self.in_features, self.out_shape = in_features, tuple(out_shape)
         sides = _sixteenths(self.out_shape)
+        top = 4 * base_channels
         layers: list[nn.Module] = [
-            nn.Linear(in_features, 4 * width * math.prod(sides)),
+            nn.Linear(in_features, top * math.prod(sides)),
             nn.ReLU(),
-            nn.Unflatten(-1, (4 * width, *sides)),
+            nn.Unflatten(-1, (top, *sides)),
         ]
-        for before, after in ((4 * width, 4 * width), (4 * width, 2 * width), (2 * width, width)):
+        for before, after in ((top, top), (top, 2 * base_channels), (2 * base_channels, base_channels)):
             convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
-        layers.append(nn.ConvTranspose2d(width, self.out_shape[0], 4, stride=2, padding=1))
+        layers.append(nn.ConvTranspose2d(base_channels, self.out_shape[0], 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
-        found = run_layers(self.layers, latents.reshape(-1, latents.shape[-1]))
-        return (_LOC + _SCALE * found).reshape(*latents.shape[:-1], *self.out_shape)
+        return _LOC + _SCALE * run_layers(self.layers, latents, (self.in_features,))
 
 
 def _sixteenths(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,42 +1,49 @@
-"""Convolutional networks without normalization, each for any leading dimensions."""
+"""Strided convolutions without normalization, for images, spectra and volumes."""
 
 import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs
+from multipyro.ppl_models.networks._layers import run_layers
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
+_CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
 
 class ConvEncoder(nn.Module):
-    r"""Strided convolutions, a ReLU after each, then one hidden layer or none: MoPoE's for PolyMNIST by default.
+    r"""Strided convolutions with a ReLU after each, then at most one linear layer: by default MoPoE's for PolyMNIST.
 
-    MMVAE and MoPoE have kernels of 4 for SVHN and CUB. What convolves a whole map is a layer here, with as many
-    parameters: `ConvEncoder((3, 32, 32), 128, (32, 64, 64), kernel=4)` is MoPoE's for SVHN, `ConvEncoder((3, 32, 32),
-    None, (32, 64, 128), kernel=4)` MMVAE's, and that of `(3, 64, 64)` with channels `(64, 128, 256, 512)` MMVAE's for
-    CUB; the heads follow in the encoder around it.
+    The number of sides decides between 1-d, 2-d and 3-d convolutions.
+
+    MMVAE and MoPoE use kernels of size 4 for SVHN and CUB. A convolution over a whole map is a linear layer here, with
+    as many parameters: `ConvEncoder((3, 32, 32), 128, (32, 64, 64), kernel_size=4)` is MoPoE's for SVHN,
+    `ConvEncoder((3, 32, 32), None, (32, 64, 128), kernel_size=4)` MMVAE's, and the same with `(3, 64, 64)` and channels
+    `(64, 128, 256, 512)` MMVAE's for CUB; the heads belong to the encoder around it.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), appendix on PolyMNIST and MNIST-SVHN-Text; Variational
         Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), appendix.
 
     Args:
-        in_shape: `(channels, height, width)` of one image.
-        out_features: Number of features of one output, after a ReLU; None for the flattened map, without a layer.
-        channels: Channels of each convolution; each halves height and width.
-        kernel: Side of the kernels: 3, where a half is rounded up, or 4, where every half must be whole.
+        in_shape: `(channels, length)`, `(channels, height, width)` or `(channels, depth, height, width)`.
+        out_features: Width of the linear layer, which a ReLU follows; None for the flattened map without a layer.
+        channels: Channels of each convolution; each halves all sides.
+        kernel_size: 3, where halves are rounded up, or 4, where all sides must be divisible.
 
     Raises:
-        ValueError: If the kernel is another one, or the sides do not fit it.
+        ValueError: If the kernel has another size, or the sides do not suit it.
 
     Example:
         >>> import torch
         >>> ConvEncoder((3, 28, 28), 512)(torch.zeros(2, 3, 28, 28)).shape
         torch.Size([2, 512])
-        >>> ConvEncoder((3, 64, 64), None, (64, 128, 256, 512), kernel=4)(torch.zeros(2, 3, 64, 64)).shape
+        >>> ConvEncoder((3, 64, 64), None, (64, 128, 256, 512), kernel_size=4)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 8192])
+        >>> ConvEncoder((1, 500), 64)(torch.zeros(2, 1, 500)).shape
+        torch.Size([2, 64])
     """
 
     def __init__(
@@ -44,46 +51,45 @@ class ConvEncoder(nn.Module):
         in_shape: Sequence[int],
         out_features: int | None = 512,
         channels: Sequence[int] = (32, 64, 128),
-        kernel: int = 3,
+        kernel_size: int = 3,
     ) -> None:
         super().__init__()
         self.in_shape = tuple(in_shape)
-        sizes = _halves(self.in_shape, len(channels), kernel)
+        sizes = _halved_sides(self.in_shape, len(channels), kernel_size)
+        convolution = _CONVOLUTION[len(sizes[0])]
         layers: list[nn.Module] = []
         for before, after in zip([self.in_shape[0], *channels[:-1]], channels, strict=True):
-            layers += [nn.Conv2d(before, after, kernel, stride=2, padding=1), nn.ReLU()]
+            layers += [convolution(before, after, kernel_size, stride=2, padding=1), nn.ReLU()]
         layers.append(nn.Flatten())
-        flat = channels[-1] * math.prod(sizes[-1])
+        map_features = channels[-1] * math.prod(sizes[-1])
         if out_features is not None:
-            layers += [nn.Linear(flat, out_features), nn.ReLU()]
-        self.out_features = flat if out_features is None else out_features
+            layers += [nn.Linear(map_features, out_features), nn.ReLU()]
+        self.out_features = map_features if out_features is None else out_features
         self.layers = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
-        check_inputs(values, self.in_shape)
-        lead = values.shape[:-3]
-        return self.layers(values.reshape(-1, *self.in_shape)).reshape(*lead, self.out_features)
+        return run_layers(self.layers, values, self.in_shape)
 
 
 class ConvDecoder(nn.Module):
-    r"""The mirror of `ConvEncoder`: a layer to a map, then transposed convolutions with a linear output.
+    r"""The mirror image of `ConvEncoder`: a layer from the latent to a map, then transposed convolutions.
 
-    With kernels of 4 the map comes from a transposed convolution too, which has one bias a channel:
-    `ConvDecoder(20, (3, 32, 32), (64, 64, 32), 4, 128)` is MoPoE's for SVHN, `ConvDecoder(20, (3, 32, 32), (128, 64,
-    32), 4)` MMVAE's, and that of `(3, 64, 64)` with channels `(512, 256, 128, 64)` MMVAE's for CUB.
+    The output is linear. With kernels of size 4 the map comes from a transposed convolution too, which has one bias
+    per channel: `ConvDecoder(20, (3, 32, 32), (64, 64, 32), 4, 128)` is MoPoE's for SVHN, `ConvDecoder(20, (3, 32, 32),
+    (128, 64, 32), 4)` MMVAE's, and the same with `(3, 64, 64)` and channels `(512, 256, 128, 64)` MMVAE's for CUB.
 
     References:
-        As for `ConvEncoder`. MMVAE's end in a sigmoid, MoPoE's do not.
+        As for `ConvEncoder`. MMVAE's decoders end in a sigmoid, MoPoE's do not.
 
     Args:
         in_features: Size of the latent.
-        out_shape: `(channels, height, width)` of one image.
-        channels: Channels before each transposed convolution; each doubles height and width.
-        kernel: Side of the kernels: 3, or 4, where every half of the sides must be whole.
-        hidden_features: Width of a hidden layer before the map, with a ReLU; None for none.
+        out_shape: `(channels, length)`, `(channels, height, width)` or `(channels, depth, height, width)`.
+        channels: Channels before each transposed convolution; each doubles all sides.
+        kernel_size: 3, or 4, where all sides must be divisible.
+        hidden_features: Width of a hidden layer before the map, which a ReLU follows; None for none.
 
     Raises:
-        ValueError: If the kernel is another one, or the sides do not fit it.
+        ValueError: If the kernel has another size, or the sides do not suit it.
 
     Example:
         >>> import torch
@@ -96,43 +102,43 @@ class ConvDecoder(nn.Module):
         in_features: int,
         out_shape: Sequence[int],
         channels: Sequence[int] = (128, 64, 32),
-        kernel: int = 3,
+        kernel_size: int = 3,
         hidden_features: int | None = None,
     ) -> None:
         super().__init__()
-        self.out_shape = tuple(out_shape)
-        sizes = _halves(self.out_shape, len(channels), kernel)[::-1]
+        self.in_features, self.out_shape = in_features, tuple(out_shape)
+        sizes = _halved_sides(self.out_shape, len(channels), kernel_size)[::-1]
+        transposed = _TRANSPOSED[len(sizes[0])]
         layers: list[nn.Module] = []
         if hidden_features is not None:
             layers += [nn.Linear(in_features, hidden_features), nn.ReLU()]
             in_features = hidden_features
-        if kernel == 3:
+        if kernel_size == 3:
             layers += [nn.Linear(in_features, channels[0] * math.prod(sizes[0])), nn.ReLU()]
             layers.append(nn.Unflatten(-1, (channels[0], *sizes[0])))
         else:
-            layers.append(nn.Unflatten(-1, (in_features, 1, 1)))
-            layers += [nn.ConvTranspose2d(in_features, channels[0], sizes[0]), nn.ReLU()]
+            layers.append(nn.Unflatten(-1, (in_features, *[1] * len(sizes[0]))))
+            layers += [transposed(in_features, channels[0], sizes[0]), nn.ReLU()]
         widths = [*channels, self.out_shape[0]]
         for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            # a kernel of 3 needs no output padding for an odd side 2s - 1, and one for an even side 2s
-            padding = [1 - large % 2 if kernel == 3 else 0 for large in sizes[position + 1]]
-            layers.append(nn.ConvTranspose2d(before, after, kernel, stride=2, padding=1, output_padding=padding))
+            # a kernel of 3 needs no output padding for an odd side 2s - 1, and 1 for an even side 2s
+            padding = [1 - side % 2 if kernel_size == 3 else 0 for side in sizes[position + 1]]
+            layers.append(transposed(before, after, kernel_size, stride=2, padding=1, output_padding=padding))
             if position < len(channels) - 1:
                 layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
-        lead = latents.shape[:-1]
-        return self.layers(latents.reshape(-1, latents.shape[-1])).reshape(*lead, *self.out_shape)
+        return run_layers(self.layers, latents, (self.in_features,))
 
 
-def _halves(shape: tuple[int, ...], times: int, kernel: int) -> list[tuple[int, ...]]:
-    """Height and width of an image, and after each stride of 2."""
-    if kernel not in (3, 4):
-        raise ValueError(f"kernel must be 3 or 4, got {kernel}")
-    if len(shape) != 3 or min(shape) < 1 or (kernel == 4 and any(side % 2**times for side in shape[1:])):
-        fit = f" with sides divisible by {2**times}" if kernel == 4 else ""
-        raise ValueError(f"an image must be (channels, height, width){fit}, got {shape}")
+def _halved_sides(shape: tuple[int, ...], times: int, kernel_size: int) -> list[tuple[int, ...]]:
+    """The sides of `(channels, *sides)`, and those after each stride of 2."""
+    if kernel_size not in (3, 4):
+        raise ValueError(f"kernel_size must be 3 or 4, got {kernel_size}")
+    if len(shape) not in (2, 3, 4) or min(shape) < 1 or (kernel_size == 4 and any(n % 2**times for n in shape[1:])):
+        condition = f" with sides divisible by {2**times}" if kernel_size == 4 else ""
+        raise ValueError(f"the shape must be (channels, *sides) with 1 to 3 sides{condition}, got {shape}")
     sizes = [shape[1:]]
     for _ in range(times):
         sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))

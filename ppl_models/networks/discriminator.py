@@ -6,11 +6,11 @@ __all__ = ["Discriminator"]
 
 
 class Discriminator(nn.Module):
-    r"""The log-odds that a value is real, from a feature network: `D(x) = sigmoid` of what this gives.
+    r"""The log-odds that data are real rather than generated: `D(x)` is the sigmoid of its output.
 
     Args:
         features: Module from values `(batch, *event)` to features `(batch, out_features)`; its attribute
-            `out_features` gives their size.
+            `out_features` is their number.
 
     Returns (when called):
         Logits `(batch,)`.
@@ -18,7 +18,7 @@ class Discriminator(nn.Module):
     Example:
         >>> import torch
         >>> from multipyro.ppl_models.networks import BatchNormConvEncoder
-        >>> Discriminator(BatchNormConvEncoder((3, 64, 64), width=8))(torch.zeros(5, 3, 64, 64)).shape
+        >>> Discriminator(BatchNormConvEncoder((3, 64, 64), base_channels=8))(torch.zeros(5, 3, 64, 64)).shape
         torch.Size([5])
     """
 

@@ -1,17 +1,17 @@
-"""Networks of VLVAE: residual convolutions with instance norm for pictures, residual layers for what is shared."""
+"""The networks of VLVAE for images: residual convolutions with instance norm."""
 
 import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs
+from multipyro.ppl_models.networks._layers import run_layers
 
 __all__ = ["InstanceNormConvDecoder", "InstanceNormConvEncoder"]
 
-_BLOCKS = 3
+_NUM_BLOCKS = 3
 _MAP_CHANNELS = 10
-_HIDDEN = 1000
+_HIDDEN_FEATURES = 1000
 
 
 def _normalized(convolution: nn.Module, channels: int) -> list[nn.Module]:
@@ -31,95 +31,97 @@ class _Block(nn.Module):
 
 
 class InstanceNormConvEncoder(nn.Module):
-    r"""A wide convolution, two strided ones, three residual blocks, and two layers.
+    r"""A wide convolution, two strided ones, three residual blocks, and two linear layers.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), section 5.1 and its released code, at width 64.
+        Kushman), section 5.1 and its released code, with 64 base channels.
 
     Args:
-        in_shape: `(channels, height, width)`, sides divisible by 4 and at least 16.
-        out_features: Number of features.
-        width: Channels of the first convolution; the blocks have four times as many.
+        in_shape: `(channels, height, width)`, both sides divisible by 4 and at least 16.
+        out_features: Number of output features.
+        base_channels: Channels of the first convolution; the blocks have four times as many.
 
     Raises:
         ValueError: If a side is not divisible by 4, or below 16.
 
     Example:
         >>> import torch
-        >>> InstanceNormConvEncoder((3, 64, 64), width=4)(torch.zeros(2, 3, 64, 64)).shape
+        >>> InstanceNormConvEncoder((3, 64, 64), base_channels=4)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 200])
     """
 
-    def __init__(self, in_shape: Sequence[int], out_features: int = 200, width: int = 64) -> None:
+    def __init__(self, in_shape: Sequence[int], out_features: int = 200, base_channels: int = 64) -> None:
         super().__init__()
         self.in_shape, self.out_features = tuple(in_shape), out_features
         sides = _quarters(self.in_shape)
-        first = nn.Conv2d(self.in_shape[0], width, 7, padding=3, padding_mode="reflect")
+        first, second, third = base_channels, 2 * base_channels, 4 * base_channels
         self.layers = nn.Sequential(
-            *_normalized(first, width),
-            *_normalized(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), 2 * width),
-            *_normalized(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1), 4 * width),
-            *(_Block(4 * width) for _ in range(_BLOCKS)),
-            *_normalized(nn.Conv2d(4 * width, _MAP_CHANNELS, 3, padding=1), _MAP_CHANNELS),
+            *_normalized(nn.Conv2d(self.in_shape[0], first, 7, padding=3, padding_mode="reflect"), first),
+            *_normalized(nn.Conv2d(first, second, 3, stride=2, padding=1), second),
+            *_normalized(nn.Conv2d(second, third, 3, stride=2, padding=1), third),
+            *(_Block(third) for _ in range(_NUM_BLOCKS)),
+            *_normalized(nn.Conv2d(third, _MAP_CHANNELS, 3, padding=1), _MAP_CHANNELS),
             nn.Flatten(),
-            nn.Linear(_MAP_CHANNELS * math.prod(sides), _HIDDEN),
+            nn.Linear(_MAP_CHANNELS * math.prod(sides), _HIDDEN_FEATURES),
             nn.ReLU(),
-            nn.Linear(_HIDDEN, out_features),
+            nn.Linear(_HIDDEN_FEATURES, out_features),
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        check_inputs(values, self.in_shape)
-        rows = self.layers(values.reshape(-1, *self.in_shape))
-        return rows.reshape(*values.shape[:-3], self.out_features)
+        return run_layers(self.layers, values, self.in_shape)
 
 
 class InstanceNormConvDecoder(nn.Module):
-    r"""The mirror of `InstanceNormConvEncoder`, with a linear output: logits for a Beta, means for other likelihoods.
+    r"""The mirror image of `InstanceNormConvEncoder`.
+
+    The output is linear: logits for a Beta likelihood, means for others.
 
     References:
-        As for `InstanceNormConvEncoder`; of its two forms that of the code, with one layer more before the map.
+        As for `InstanceNormConvEncoder`. Of paper and code, which differ here, this follows the code, with one more
+        layer before the map.
 
     Args:
-        in_features: Size of the latent, or of what layers before it give.
-        out_shape: `(channels, height, width)`, sides divisible by 4 and at least 16.
-        width: Channels before the last convolution.
+        in_features: Size of the latent, or of the output of layers before this network.
+        out_shape: `(channels, height, width)`, both sides divisible by 4 and at least 16.
+        base_channels: Channels before the last convolution.
 
     Raises:
         ValueError: If a side is not divisible by 4, or below 16.
 
     Example:
         >>> import torch
-        >>> InstanceNormConvDecoder(20, (3, 64, 64), width=4)(torch.zeros(4, 2, 20)).shape
+        >>> InstanceNormConvDecoder(20, (3, 64, 64), base_channels=4)(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 64, 64])
     """
 
-    def __init__(self, in_features: int, out_shape: Sequence[int], width: int = 64) -> None:
+    def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 64) -> None:
         super().__init__()
-        self.out_shape = tuple(out_shape)
+        self.in_features, self.out_shape = in_features, tuple(out_shape)
         sides = _quarters(self.out_shape)
-        up = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
+        first, second, third = base_channels, 2 * base_channels, 4 * base_channels
+        double = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
         self.layers = nn.Sequential(
-            nn.Linear(in_features, _HIDDEN),
+            nn.Linear(in_features, _HIDDEN_FEATURES),
             nn.ReLU(),
-            nn.Linear(_HIDDEN, _MAP_CHANNELS * math.prod(sides)),
+            nn.Linear(_HIDDEN_FEATURES, _MAP_CHANNELS * math.prod(sides)),
             nn.ReLU(),
             nn.Unflatten(-1, (_MAP_CHANNELS, *sides)),
-            *_normalized(nn.Conv2d(_MAP_CHANNELS, 4 * width, 3, padding=1), 4 * width),
-            *(_Block(4 * width) for _ in range(_BLOCKS)),
-            *_normalized(nn.ConvTranspose2d(4 * width, 2 * width, **up), 2 * width),
-            *_normalized(nn.ConvTranspose2d(2 * width, width, **up), width),
-            nn.Conv2d(width, self.out_shape[0], 7, padding=3, padding_mode="reflect"),
+            *_normalized(nn.Conv2d(_MAP_CHANNELS, third, 3, padding=1), third),
+            *(_Block(third) for _ in range(_NUM_BLOCKS)),
+            *_normalized(nn.ConvTranspose2d(third, second, **double), second),
+            *_normalized(nn.ConvTranspose2d(second, first, **double), first),
+            nn.Conv2d(first, self.out_shape[0], 7, padding=3, padding_mode="reflect"),
         )
 
     def forward(self, latents: Tensor) -> Tensor:
-        rows = self.layers(latents.reshape(-1, latents.shape[-1]))
-        return rows.reshape(*latents.shape[:-1], *self.out_shape)
+        return run_layers(self.layers, latents, (self.in_features,))
 
 
 def _quarters(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width of an image after two strides of 2."""
     if len(shape) != 3 or any(side % 4 or side < 16 for side in shape[1:]):
         raise ValueError(
-            f"an image must be (channels, height, width) with sides from 16 on divisible by 4, got {shape}"
+            f"an image must be (channels, height, width) with sides divisible by 4 and at least 16, got {shape}"
         )
     return tuple(side // 4 for side in shape[1:])

@@ -1,11 +1,11 @@
-"""Fully connected networks, each for any leading dimensions."""
+"""Fully connected networks."""
 
 import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs, run_layers
+from multipyro.ppl_models.networks._layers import OneHot, leading_shape, run_layers
 
 __all__ = ["MLP", "BatchNormMLP", "OneHotMLP", "ResidualMLP"]
 
@@ -15,14 +15,14 @@ def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 class MLP(nn.Module):
-    r"""A multi-layer perceptron from one shape to another.
+    r"""A multi-layer perceptron between tensors of any two shapes; `()` is a single number.
 
     Args:
         in_shape: Shape of one input, or its size.
         out_shape: Shape of one output, or its size.
         hidden_features: Widths of the hidden layers.
-        activation: Makes the activation after each hidden layer.
-        activate_output: Whether the activation also follows the last layer (for feature networks).
+        activation: Constructor of the activation after each hidden layer.
+        activate_output: Whether the activation also follows the last layer, as feature networks have it.
 
     Shapes:
         `(..., *in_shape)` to `(..., *out_shape)`.
@@ -53,18 +53,24 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
-        check_inputs(values, self.in_shape)
-        return self.layers(values.flatten(-len(self.in_shape))).unflatten(-1, self.out_shape)
+        lead = leading_shape(values, self.in_shape)
+        return self.layers(values.reshape(*lead, math.prod(self.in_shape))).reshape(*lead, *self.out_shape)
 
 
 class OneHotMLP(nn.Module):
-    r"""An MLP on class ids: a label `(...)`, or a word of `length` positions `(..., length)`.
+    r"""An MLP on one-hot class ids: a label `(...)`, or a text `(..., length)`.
+
+    A missing entry, -1, is a vector of zeros.
 
     Args:
-        num_classes: Number of classes a position can have.
-        out_features: Number of features of one output.
+        num_classes: Number of classes.
+        out_features: Number of output features.
         hidden_features: Widths of the hidden layers.
-        length: Number of positions; None for a single class id.
+        length: Number of positions of a text; None for a single class id.
+        activate_output: Whether a ReLU also follows the last layer.
+
+    Raises:
+        ValueError: While Pyro validates, if an id is out of range.
 
     Example:
         >>> import torch
@@ -83,18 +89,15 @@ class OneHotMLP(nn.Module):
         super().__init__()
         self.num_classes, self.out_features = num_classes, out_features
         shape = (num_classes,) if length is None else (length, num_classes)
+        self.one_hot = OneHot(num_classes)
         self.mlp = MLP(shape, out_features, hidden_features, activate_output=activate_output)
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.numel() and (values.min() < 0 or values.max() >= self.num_classes):
-            seen = f"{values.min().item()} to {values.max().item()}"
-            raise ValueError(f"values must be from 0 to {self.num_classes - 1}, got {seen}")
-        dtype = self.mlp.layers[0].weight.dtype
-        return self.mlp(nn.functional.one_hot(values, self.num_classes).to(dtype))
+        return self.mlp(self.one_hot(values, self.mlp.layers[0].weight.dtype))
 
 
 class BatchNormMLP(nn.Module):
-    r"""Two hidden layers on a vector such as attributes, the second with batch norm: `D512R-D512BR` of JMVAE.
+    r"""Two hidden layers, the second with batch norm: `D512R-D512BR` of JMVAE, for vectors such as attributes.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -112,28 +115,27 @@ class BatchNormMLP(nn.Module):
 
     def __init__(self, in_shape: int | Sequence[int], out_features: int = 512) -> None:
         super().__init__()
-        self.in_shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
-        self.out_features = out_features
+        self.in_shape, self.out_features = _shape(in_shape), out_features
         self.layers = nn.Sequential(
             nn.Linear(math.prod(self.in_shape), out_features),
             nn.ReLU(),
+            # batch norm would subtract a bias again
             nn.Linear(out_features, out_features, bias=False),
             nn.BatchNorm1d(out_features),
             nn.ReLU(),
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        lead = values.shape[: values.dim() - len(self.in_shape)]
-        check_inputs(values, self.in_shape)
-        return run_layers(self.layers, values.reshape(-1, math.prod(self.in_shape))).reshape(*lead, self.out_features)
+        size = math.prod(self.in_shape)
+        return run_layers(self.layers, values.reshape(*leading_shape(values, self.in_shape), size), (size,))
 
 
 class ResidualMLP(nn.Module):
-    r"""Fully connected layers with batch norm and residual connections, for what all modalities share.
+    r"""Fully connected residual blocks with batch norm: the layers that all modalities of VLVAE share.
 
     .. math:: h_1 = f_1(v) + (v, 0), \qquad h_{i + 1} = f_{i + 1}(h_i) + h_i
 
-    where each block `f` is a layer, batch norm, a leaky ReLU and another layer, and the input is filled up with zeros.
+    where each block `f` is a layer, batch norm, a leaky ReLU and another layer, and the input is padded with zeros.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
@@ -142,42 +144,41 @@ class ResidualMLP(nn.Module):
 
     Args:
         in_features: Size of the input, at most `hidden_features`.
-        out_features: Size of the output of a last layer, which is linear; None for no such layer.
-        hidden_features: Width of the hidden layers.
-        blocks: Number of blocks.
+        out_features: Size of the output of a linear layer after the blocks; None for no such layer.
+        hidden_features: Width of the blocks.
+        num_blocks: Number of blocks.
 
     Raises:
-        ValueError: If the input is wider than the hidden layers, or there is no block.
+        ValueError: If the input is wider than the blocks, or there is no block.
 
     Example:
         >>> import torch
-        >>> ResidualMLP(50, 200, blocks=2)(torch.zeros(4, 2, 50)).shape
+        >>> ResidualMLP(50, 200, num_blocks=2)(torch.zeros(4, 2, 50)).shape
         torch.Size([4, 2, 200])
     """
 
     def __init__(
-        self, in_features: int, out_features: int | None = None, hidden_features: int = 500, blocks: int = 1
+        self, in_features: int, out_features: int | None = None, hidden_features: int = 500, num_blocks: int = 1
     ) -> None:
         super().__init__()
-        if in_features > hidden_features or blocks < 1:
+        if in_features > hidden_features or num_blocks < 1:
             raise ValueError(
-                f"in_features must be at most hidden_features and blocks at least 1, got {in_features}, "
-                f"{hidden_features} and {blocks}"
+                f"in_features must be at most hidden_features and num_blocks at least 1, got {in_features}, "
+                f"{hidden_features} and {num_blocks}"
             )
-        self.hidden_features = hidden_features
         self.out_features = hidden_features if out_features is None else out_features
-        widths = [in_features, *[hidden_features] * (blocks - 1)]
+        widths = [in_features, *[hidden_features] * (num_blocks - 1)]
         self.blocks = nn.ModuleList(self._block(width, hidden_features) for width in widths)
         self.last = nn.Identity() if out_features is None else nn.Linear(hidden_features, out_features)
 
     @staticmethod
     def _block(before: int, after: int) -> nn.Module:
-        # the bias of a normalized layer would be taken away again
+        # batch norm would subtract a bias again
         normalized = (nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.LeakyReLU())
         return nn.Sequential(*normalized, nn.Linear(after, after))
 
     def forward(self, values: Tensor) -> Tensor:
-        rows = values.reshape(-1, values.shape[-1])
         for block in self.blocks:
-            rows = run_layers(block, rows) + nn.functional.pad(rows, (0, self.hidden_features - rows.shape[-1]))
-        return self.last(rows).reshape(*values.shape[:-1], self.out_features)
+            outputs = run_layers(block, values, (block[0].in_features,))
+            values = outputs + nn.functional.pad(values, (0, outputs.shape[-1] - values.shape[-1]))
+        return self.last(values)

@@ -1,99 +1,101 @@
-"""Residual networks of MoPoE for CelebA: 64x64 pictures, and strings of 256 characters."""
+"""The networks of MoPoE for CelebA: residual convolutions for 64x64 images and for texts of 256 characters."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.batch import check_inputs, run_layers
-from multipyro.ppl_models.networks.text import one_hot_rows
+from multipyro.ppl_models.networks._layers import run_layers
+from multipyro.ppl_models.networks.text import CharacterChannels
 
 __all__ = ["ResidualConvDecoder", "ResidualConvEncoder", "ResidualTextDecoder", "ResidualTextEncoder"]
 
-_SKIP, _BRANCH, _DROPOUT = 2.0, 0.3, 0.5
-# multiples of the width, from the data to a single position
-_PICTURE = (1, 2, 3, 4, 5)
-_TEXT = (1, 2, 3, 4, 5, 5, 5)
+_SKIP_WEIGHT, _BRANCH_WEIGHT, _DROPOUT = 2.0, 0.3, 0.5
+# channels as multiples of the base channels, from the data to a single position
+_IMAGE_MULTIPLES = (1, 2, 3, 4, 5)
+_TEXT_MULTIPLES = (1, 2, 3, 4, 5, 5, 5)
 _SIDE, _LENGTH = 64, 256
 
 
 class _Block(nn.Module):
-    """`2 skip(x) + 0.3 branch(x)`: the skip a convolution with batch norm, the branch two after normalization."""
+    """`2 skip(x) + 0.3 branch(x)`: a normalized convolution, and two convolutions after normalization."""
 
-    def __init__(self, before: int, after: int, last: bool, up: bool, dims: int) -> None:
+    def __init__(self, before: int, after: int, last: bool, transposed: bool, dims: int) -> None:
         super().__init__()
         convolution = {
             (1, False): nn.Conv1d,
             (1, True): nn.ConvTranspose1d,
             (2, False): nn.Conv2d,
             (2, True): nn.ConvTranspose2d,
-        }[dims, up]
-        plain = nn.Conv1d if dims == 1 else nn.Conv2d
+        }
+        strided, pointwise = convolution[dims, transposed], convolution[dims, False]
         norm = nn.BatchNorm1d if dims == 1 else nn.BatchNorm2d
         dropout = nn.Dropout if dims == 1 else nn.Dropout2d
-        # four positions become one, or one becomes four; others are halved or doubled
-        shape = (4, 1, 0) if last else (4, 2, 1)
+        # the last block turns four positions into one, or one into four; others halve or double their number
+        kernel = (4, 1, 0) if last else (4, 2, 1)
         self.branch = nn.Sequential(
             norm(before),
             nn.ReLU(),
-            plain(before, before, 1, bias=dims == 1),
+            pointwise(before, before, 1, bias=dims == 1),
             dropout(_DROPOUT),
             norm(before),
             nn.ReLU(),
-            convolution(before, after, *shape, bias=dims == 1),
+            strided(before, after, *kernel, bias=dims == 1),
             dropout(_DROPOUT),
         )
-        self.skip = nn.Sequential(convolution(before, after, *shape, bias=False), norm(after))
+        self.skip = nn.Sequential(strided(before, after, *kernel, bias=False), norm(after))
 
     def forward(self, values: Tensor) -> Tensor:
-        return _SKIP * self.skip(values) + _BRANCH * self.branch(values)
+        return _SKIP_WEIGHT * self.skip(values) + _BRANCH_WEIGHT * self.branch(values)
 
 
-def _blocks(multiples: Sequence[int], width: int, dims: int, up: bool) -> list[nn.Module]:
-    channels = [multiple * width for multiple in multiples]
-    steps = list(zip(channels[:-1], channels[1:], strict=True))
-    made = [
-        _Block(before, after, number == len(steps) - 1, False, dims) for number, (before, after) in enumerate(steps)
+def _encoder_blocks(multiples: Sequence[int], base_channels: int, dims: int) -> list[nn.Module]:
+    steps = list(zip(multiples[:-1], multiples[1:], strict=True))
+    return [
+        _Block(before * base_channels, after * base_channels, number == len(steps) - 1, False, dims)
+        for number, (before, after) in enumerate(steps)
     ]
-    if not up:
-        return made
-    turned = [(after, before) for before, after in reversed(steps)]
-    return [_Block(before, after, not number, True, dims) for number, (before, after) in enumerate(turned)]
+
+
+def _decoder_blocks(multiples: Sequence[int], base_channels: int, dims: int) -> list[nn.Module]:
+    steps = list(zip(multiples[:0:-1], multiples[-2::-1], strict=True))
+    return [
+        _Block(before * base_channels, after * base_channels, number == 0, True, dims)
+        for number, (before, after) in enumerate(steps)
+    ]
 
 
 class ResidualConvEncoder(nn.Module):
-    r"""A convolution and four residual blocks from a 64x64 picture to one position.
+    r"""A convolution and four residual blocks, from a 64x64 image to one position.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), appendix on CelebA, and its released code.
 
     Args:
         in_shape: `(channels, 64, 64)`.
-        width: Channels of the first convolution; the blocks have 2 to 5 times as many.
+        base_channels: Channels of the first convolution; the blocks have 2 to 5 times as many.
 
     Raises:
-        ValueError: If the picture has another size.
+        ValueError: If the image has another size.
 
     Example:
         >>> import torch
-        >>> ResidualConvEncoder((3, 64, 64), width=8)(torch.zeros(2, 3, 64, 64)).shape
+        >>> ResidualConvEncoder((3, 64, 64), base_channels=8)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 40])
     """
 
-    def __init__(self, in_shape: Sequence[int], width: int = 128) -> None:
+    def __init__(self, in_shape: Sequence[int], base_channels: int = 128) -> None:
         super().__init__()
-        self.in_shape = _check_picture(in_shape)
-        self.out_features = _PICTURE[-1] * width
-        first = nn.Conv2d(self.in_shape[0], width, 3, stride=2, padding=2, bias=False)
-        self.layers = nn.Sequential(first, *_blocks(_PICTURE, width, 2, False), nn.Flatten())
+        self.in_shape = _check_image(in_shape)
+        self.out_features = _IMAGE_MULTIPLES[-1] * base_channels
+        first = nn.Conv2d(self.in_shape[0], base_channels, 3, stride=2, padding=2, bias=False)
+        self.layers = nn.Sequential(first, *_encoder_blocks(_IMAGE_MULTIPLES, base_channels, 2), nn.Flatten())
 
     def forward(self, values: Tensor) -> Tensor:
-        check_inputs(values, self.in_shape)
-        rows = run_layers(self.layers, values.reshape(-1, *self.in_shape))
-        return rows.reshape(*values.shape[:-3], self.out_features)
+        return run_layers(self.layers, values, self.in_shape)
 
 
 class ResidualConvDecoder(nn.Module):
-    r"""The mirror of `ResidualConvEncoder`, with a linear output.
+    r"""The mirror image of `ResidualConvEncoder`, with a linear output.
 
     References:
         As for `ResidualConvEncoder`.
@@ -101,28 +103,27 @@ class ResidualConvDecoder(nn.Module):
     Args:
         in_features: Size of the latent.
         out_shape: `(channels, 64, 64)`.
-        width: Channels before the last convolution.
+        base_channels: Channels before the last convolution.
 
     Raises:
-        ValueError: If the picture has another size.
+        ValueError: If the image has another size.
 
     Example:
         >>> import torch
-        >>> ResidualConvDecoder(20, (3, 64, 64), width=8)(torch.zeros(4, 2, 20)).shape
+        >>> ResidualConvDecoder(20, (3, 64, 64), base_channels=8)(torch.zeros(4, 2, 20)).shape
         torch.Size([4, 2, 3, 64, 64])
     """
 
-    def __init__(self, in_features: int, out_shape: Sequence[int], width: int = 128) -> None:
+    def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 128) -> None:
         super().__init__()
-        self.out_shape = _check_picture(out_shape)
-        top = _PICTURE[-1] * width
-        last = nn.ConvTranspose2d(width, self.out_shape[0], 3, stride=2, padding=1, output_padding=1)
-        start = [nn.Linear(in_features, top), nn.Unflatten(-1, (top, 1, 1))]
-        self.layers = nn.Sequential(*start, *_blocks(_PICTURE, width, 2, True), last)
+        self.in_features, self.out_shape = in_features, _check_image(out_shape)
+        top = _IMAGE_MULTIPLES[-1] * base_channels
+        last = nn.ConvTranspose2d(base_channels, self.out_shape[0], 3, stride=2, padding=1, output_padding=1)
+        first = [nn.Linear(in_features, top), nn.Unflatten(-1, (top, 1, 1))]
+        self.layers = nn.Sequential(*first, *_decoder_blocks(_IMAGE_MULTIPLES, base_channels, 2), last)
 
     def forward(self, latents: Tensor) -> Tensor:
-        found = run_layers(self.layers, latents.reshape(-1, latents.shape[-1]))
-        return found.reshape(*latents.shape[:-1], *self.out_shape)
+        return run_layers(self.layers, latents, (self.in_features,))
 
 
 class ResidualTextEncoder(nn.Module):
@@ -134,68 +135,66 @@ class ResidualTextEncoder(nn.Module):
     Args:
         num_classes: Number of characters.
         length: Number of positions: 256.
-        width: Channels of the first convolution; the blocks have 2 to 5 times as many.
+        base_channels: Channels of the first convolution; the blocks have 2 to 5 times as many.
 
     Raises:
         ValueError: If the length is another one.
 
     Example:
         >>> import torch
-        >>> ResidualTextEncoder(71, width=8)(torch.zeros(2, 256, dtype=torch.int64)).shape
+        >>> ResidualTextEncoder(71, base_channels=8)(torch.zeros(2, 256, dtype=torch.int64)).shape
         torch.Size([2, 40])
     """
 
-    def __init__(self, num_classes: int, length: int = _LENGTH, width: int = 128) -> None:
+    def __init__(self, num_classes: int, length: int = _LENGTH, base_channels: int = 128) -> None:
         super().__init__()
         _check_length(length)
-        self.num_classes, self.length, self.out_features = num_classes, length, _TEXT[-1] * width
-        first = nn.Conv1d(num_classes, width, 4, stride=2, padding=1)
-        self.layers = nn.Sequential(first, *_blocks(_TEXT, width, 1, False), nn.Flatten())
+        self.out_features = _TEXT_MULTIPLES[-1] * base_channels
+        self.channels = CharacterChannels(num_classes, length)
+        first = nn.Conv1d(num_classes, base_channels, 4, stride=2, padding=1)
+        self.layers = nn.Sequential(first, *_encoder_blocks(_TEXT_MULTIPLES, base_channels, 1), nn.Flatten())
 
     def forward(self, values: Tensor) -> Tensor:
-        rows = one_hot_rows(values, self.length, self.num_classes, self.layers[0].weight.dtype)
-        found = run_layers(self.layers, rows)
-        return found.reshape(*values.shape[:-1], self.out_features)
+        return run_layers(self.layers, self.channels(values, self.layers[0].weight.dtype), self.channels.out_shape)
 
 
 class ResidualTextDecoder(nn.Module):
-    r"""The mirror of `ResidualTextEncoder`: logits of every character at every position.
+    r"""The mirror image of `ResidualTextEncoder`: logits of every character at every position.
 
     References:
-        As for `ResidualConvEncoder`; its softmax is left to the likelihood.
+        As for `ResidualConvEncoder`; its softmax is part of the likelihood here.
 
     Args:
         in_features: Size of the latent.
         num_classes: Number of characters.
         length: Number of positions: 256.
-        width: Channels before the last convolution.
+        base_channels: Channels before the last convolution.
 
     Raises:
         ValueError: If the length is another one.
 
     Example:
         >>> import torch
-        >>> ResidualTextDecoder(20, 71, width=8)(torch.zeros(2, 20)).shape
+        >>> ResidualTextDecoder(20, 71, base_channels=8)(torch.zeros(2, 20)).shape
         torch.Size([2, 256, 71])
     """
 
-    def __init__(self, in_features: int, num_classes: int, length: int = _LENGTH, width: int = 128) -> None:
+    def __init__(self, in_features: int, num_classes: int, length: int = _LENGTH, base_channels: int = 128) -> None:
         super().__init__()
         _check_length(length)
-        self.out_shape = (length, num_classes)
-        top = _TEXT[-1] * width
-        last = nn.ConvTranspose1d(width, num_classes, 4, stride=2, padding=1)
-        start = [nn.Linear(in_features, top), nn.Unflatten(-1, (top, 1))]
-        self.layers = nn.Sequential(*start, *_blocks(_TEXT, width, 1, True), last)
+        self.in_features, self.out_shape = in_features, (length, num_classes)
+        top = _TEXT_MULTIPLES[-1] * base_channels
+        last = nn.ConvTranspose1d(base_channels, num_classes, 4, stride=2, padding=1)
+        first = [nn.Linear(in_features, top), nn.Unflatten(-1, (top, 1))]
+        self.layers = nn.Sequential(*first, *_decoder_blocks(_TEXT_MULTIPLES, base_channels, 1), last)
 
     def forward(self, latents: Tensor) -> Tensor:
-        found = run_layers(self.layers, latents.reshape(-1, latents.shape[-1])).transpose(1, 2)
-        return found.reshape(*latents.shape[:-1], *self.out_shape)
+        return run_layers(self.layers, latents, (self.in_features,)).transpose(-1, -2)
 
 
-def _check_picture(shape: Sequence[int]) -> tuple[int, ...]:
+def _check_image(shape: Sequence[int]) -> tuple[int, ...]:
     if len(shape) != 3 or tuple(shape[1:]) != (_SIDE, _SIDE):
-        raise ValueError(f"a picture must be (channels, {_SIDE}, {_SIDE}), got {tuple(shape)}")
+        raise ValueError(f"an image must be (channels, {_SIDE}, {_SIDE}), got {tuple(shape)}")
     return tuple(shape)
 
 

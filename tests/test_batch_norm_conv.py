@@ -1,4 +1,4 @@
-"""The networks of JMVAE for CelebA: their layers, single rows, any leading dimensions, and who gets them."""
+"""The networks of JMVAE for CelebA: layers, leading dimensions, single examples, and the modalities they are for."""
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ FACES = {
 SMALL = {**FACES, "image": Modality("image", (3, 28, 28), "image", "normal")}
 
 
-def kinds(network, *wanted):
-    return [type(part).__name__ for part in network.layers if isinstance(part, wanted)]
+def layer_types(network, *types):
+    return [type(layer).__name__ for layer in network.layers if isinstance(layer, types)]
 
 
 def test_the_layers_are_those_of_the_paper():
@@ -31,9 +31,9 @@ def test_the_layers_are_those_of_the_paper():
     assert decoder.layers[0].out_features == 4096 and [p.out_channels for p in transposed] == [256, 128, 64, 3]
     assert isinstance(decoder.layers[-1], nn.ConvTranspose2d)  # a linear output
     assert all(part.kernel_size == (4, 4) and part.stride == (2, 2) for part in (*convolutions, *transposed))
-    leaky = BatchNormConvEncoder((3, 64, 64), 8, normalize=False, slope=0.2)
-    assert kinds(leaky, nn.BatchNorm2d, nn.LeakyReLU) == ["LeakyReLU"] * 4
-    assert kinds(BatchNormMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
+    leaky = BatchNormConvEncoder((3, 64, 64), 8, batch_norm=False, negative_slope=0.2)
+    assert layer_types(leaky, nn.BatchNorm2d, nn.LeakyReLU) == ["LeakyReLU"] * 4
+    assert layer_types(BatchNormMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
         *("Linear", "ReLU", "Linear", "BatchNorm1d", "ReLU"),
     ]
 
@@ -50,42 +50,42 @@ def test_any_leading_dimensions_and_sides(sides):
     torch.testing.assert_close(mlp(torch.ones(2, 4, 2, 3))[1, 2], mlp(torch.ones(2, 3)))
 
 
-def test_a_single_row_has_no_statistics_and_takes_the_running_ones():
+def test_a_single_example_in_training_uses_the_running_statistics():
     for network, values in (
         (BatchNormMLP(4, 3), torch.randn(1, 4)),
         (BatchNormConvEncoder((3, 16, 16), 2), torch.rand(1, 3, 16, 16)),
         (BatchNormConvDecoder(2, (3, 16, 16), 2), torch.randn(1, 2)),
     ):
         before = [buffer.clone() for buffer in network.buffers()]
-        found = network(values)
+        output = network(values)
         assert all(map(torch.equal, before, network.buffers())) and network.layers.training
-        torch.testing.assert_close(found, network.eval()(values))
+        torch.testing.assert_close(output, network.eval()(values))
 
 
-def test_batch_statistics_move_nothing():
+def test_batch_statistics_change_no_buffer():
     network, values = BatchNormMLP(4, 3), torch.randn(9, 4)
     before = [buffer.clone() for buffer in network.buffers()]
     with batch_statistics(network.eval()):
-        found = network.layers(values)
+        output = network.layers(values)
     assert all(map(torch.equal, before, network.buffers())) and not network.layers[3].training
-    assert not torch.allclose(found, network(values))
-    torch.testing.assert_close(found, network.train()(values))
+    assert not torch.allclose(output, network(values))
+    torch.testing.assert_close(output, network.train()(values))
     with running_statistics(network), batch_statistics(network):
-        torch.testing.assert_close(found, network.layers(values))
+        torch.testing.assert_close(output, network.layers(values))
 
 
 @pytest.mark.parametrize("make", [lambda s: BatchNormConvEncoder(s), lambda s: BatchNormConvDecoder(2, s)])
-def test_sides_that_four_strides_do_not_divide_are_refused(make):
+def test_sides_must_be_divisible_by_16(make):
     for shape in ((3, 28, 28), (64, 64), (3, 64, 0)):
         with pytest.raises(ValueError, match="sides divisible by 16, got"):
             make(shape)
-    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(3, 16, 16\)\), got \(2, 3, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., 3, 16, 16\), got \(2, 3, 32, 32\)"):
         BatchNormConvEncoder((3, 16, 16), 2)(torch.zeros(2, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., \(4,\)\), got \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"expected inputs of shape \(..., 4\), got \(2, 5\)"):
         BatchNormMLP(4, 2)(torch.zeros(2, 5))
 
 
-def test_large_color_images_and_the_vectors_beside_them_get_these():
+def test_large_color_images_and_the_vectors_beside_them_get_these_networks():
     networks = networks_for(FACES)
     branches = networks.branches()
     assert isinstance(branches["image"], BatchNormConvEncoder) and isinstance(branches["attributes"], BatchNormMLP)
@@ -99,19 +99,19 @@ def test_large_color_images_and_the_vectors_beside_them_get_these():
         40,
     ]
     assert isinstance(networks.select(["attributes"]).branches()["attributes"], BatchNormMLP)
-    kept = networks_for(SMALL)
-    assert kept.joint_features == () and not any(
-        isinstance(part, BatchNormConvEncoder | BatchNormMLP) for part in kept.branches().values()
+    small = networks_for(SMALL)
+    assert small.joint_features == () and not any(
+        isinstance(network, BatchNormConvEncoder | BatchNormMLP) for network in small.branches().values()
     )
 
 
 @pytest.mark.parametrize("kind", ["normalized", "leaky"])
 def test_discriminators(kind):
     networks = networks_for(FACES, (16, 16))
-    found = networks.discriminator("image", kind)
-    norms = [part for part in found.modules() if isinstance(part, nn.BatchNorm2d)]
-    assert isinstance(found, Discriminator) and len(norms) == (3 if kind == "normalized" else 0)
-    assert found(torch.rand(4, 3, 64, 64)).shape == (4,)
+    discriminator = networks.discriminator("image", kind)
+    norms = [layer for layer in discriminator.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert isinstance(discriminator, Discriminator) and len(norms) == (3 if kind == "normalized" else 0)
+    assert discriminator(torch.rand(4, 3, 64, 64)).shape == (4,)
     assert networks.discriminator("attributes", kind)(torch.rand(4, 40)).shape == (4,)
 
 
@@ -133,7 +133,7 @@ def test_joined_branches_have_a_layer_after_them(method, options):
 
 
 @pytest.mark.parametrize("method", ["jmvae", "jmvae-kl", "jmvae-gan", "telbo", "cvae", "cmma"])
-def test_methods_train_on_faces_whose_last_batch_is_a_single_row(method):
+def test_methods_train_on_faces_when_the_last_batch_is_a_single_example(method):
     torch.manual_seed(0)
     recipe = build(method, networks_for(FACES, (8, 8)), 2)
     x = {"image": torch.rand(5, 3, 64, 64), "attributes": torch.randint(2, (5, 40)).float()}

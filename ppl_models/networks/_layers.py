@@ -1,0 +1,66 @@
+"""What the networks share: leading dimensions, batch norm on a single example, and class ids."""
+
+import torch
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from multipyro.batch import running_statistics
+
+__all__ = ["OneHot", "check_ids", "embed", "leading_shape", "run_layers"]
+
+
+def leading_shape(values: Tensor, in_shape: tuple[int, ...]) -> torch.Size:
+    """The dimensions of values `(..., *in_shape)` before `in_shape`.
+
+    Raises:
+        ValueError: If the values end in another shape.
+    """
+    lead = values.dim() - len(in_shape)
+    if lead < 0 or tuple(values.shape[lead:]) != in_shape:
+        raise ValueError(f"expected inputs of shape (..., {', '.join(map(str, in_shape))}), got {tuple(values.shape)}")
+    return values.shape[:lead]
+
+
+def run_layers(layers: nn.Module, values: Tensor, in_shape: tuple[int, ...]) -> Tensor:
+    """Runs layers that expect one batch dimension on values `(..., *in_shape)`.
+
+    A single example has no batch statistics, so that batch norms in training use their running statistics for it.
+
+    Returns:
+        The outputs `(..., *out_shape)`.
+    """
+    lead = leading_shape(values, in_shape)
+    batch = values.reshape(-1, *in_shape)
+    if layers.training and len(batch) < 2:
+        with running_statistics(layers):
+            outputs = layers(batch)
+    else:
+        outputs = layers(batch)
+    return outputs.reshape(*lead, *outputs.shape[1:])
+
+
+def check_ids(values: Tensor, num_classes: int) -> None:
+    """Raises, while Pyro validates, unless class ids lie in 0 to `num_classes - 1`; -1 is a missing entry."""
+    if is_validation_enabled() and values.numel() and (values.min() < -1 or values.max() >= num_classes):
+        raise ValueError(
+            f"class ids must be from 0 to {num_classes - 1}, or -1 for a missing entry, "
+            f"got {values.min().item()} to {values.max().item()}"
+        )
+
+
+class OneHot(nn.Module):
+    """Class ids `(...)` as one-hot vectors `(..., num_classes)`; a missing entry, -1, is a vector of zeros."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("classes", torch.arange(num_classes), persistent=False)
+
+    def forward(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        check_ids(values, len(self.classes))
+        return (values.unsqueeze(-1) == self.classes).to(dtype)
+
+
+def embed(embedding: nn.Embedding, values: Tensor) -> Tensor:
+    """Embeds class ids `(...)` as vectors `(..., embedding_dim)`; a missing entry, -1, becomes zeros."""
+    check_ids(values, embedding.num_embeddings)
+    return embedding(values.clamp(min=0)) * (values >= 0).unsqueeze(-1)
