@@ -7,10 +7,11 @@ from contextlib import nullcontext
 import pyro
 import pyro.distributions as dist
 from pyro import poutine
-from pyro.nn import PyroModule, pyro_method
+from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import map_parameters
+from multipyro._program import Program
 from multipyro.batch import (
     Rows,
     batch_rows,
@@ -19,7 +20,6 @@ from multipyro.batch import (
     filled,
     normalizes_over_the_batch,
     running_statistics,
-    unique_name,
 )
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.guides.algebra.products import Experts
@@ -28,11 +28,11 @@ from multipyro.ppl_models import StandardNormalPrior
 __all__ = ["Guide", "encode", "encode_joint"]
 
 
-class _AbstractPyroModule(ABCMeta, type(PyroModule)):
+class _AbstractProgram(ABCMeta, type(Program)):
     """PyroModule has a metaclass of its own; with this one it can have abstract methods too."""
 
 
-class Guide(PyroModule, metaclass=_AbstractPyroModule):
+class Guide(Program, metaclass=_AbstractProgram):
     r"""A variational program `q(z | x_S)` for any subset `S` of the modalities.
 
     A guide of one's own defines `posterior`; training, prediction, likelihoods and metrics come with it.
@@ -43,7 +43,7 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         modalities: The modalities, where they are not the keys of `encoders`.
         subsets: The subsets it answers, each a tuple of names; None for every non-empty subset.
         prior: Module returning the prior expert when called; `N(0, I)` by default.
-        name: Prefix of the parameters in Pyro's parameter store; unique in this process by default.
+        name: Prefix of the parameters in Pyro's parameter store.
         private: Modality name -> module from `x_m` to a distribution over its private latent.
 
     Sites:
@@ -69,10 +69,10 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
         modalities: Sequence[str] | None = None,
         subsets: Sequence[Sequence[str]] | None = None,
         prior: nn.Module | None = None,
-        name: str | None = None,
+        name: str = "guide",
         private: Mapping[str, nn.Module] | None = None,
     ) -> None:
-        super().__init__(unique_name("guide") if name is None else name)
+        super().__init__(name)
         if modalities is None and not encoders:
             raise ValueError("encoders is empty: a guide needs at least one modality")
         self.latent_dim = latent_dim
@@ -115,24 +115,21 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
 
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Samples the latents from the posterior; returns site name -> value."""
-        given = self.given(x, observed)
-        return self._sample(self.posterior(given, observed), given, observed)
+        return self._sample(self.posterior, x, observed)
 
     @pyro_method
     def sample_conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """As `forward`, from `conditional` in place of the posterior."""
-        given = self.given(x, observed)
-        return self._sample(self.conditional(given, observed), given, observed)
+        return self._sample(self.conditional, x, observed)
 
     @pyro_method
     def sample_proposal(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """As `forward`, from `proposal` in place of the posterior."""
-        given = self.given(x, observed)
-        return self._sample(self.proposal(given, observed), given, observed)
+        return self._sample(self.proposal, x, observed)
 
     def experts(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Experts:
         """Runs the encoder of every modality in `x`, each once per step.
@@ -204,8 +201,11 @@ class Guide(PyroModule, metaclass=_AbstractPyroModule):
                 f"row {row} holds {rows.names_in(row)}, which this guide does not answer: it answers {subsets}"
             )
 
-    def _sample(self, posterior, given, observed) -> dict[str, Tensor]:
-        sites = posterior if isinstance(posterior, Mapping) else {"z": posterior}
+    def _sample(self, distribution: Callable, x, observed) -> dict[str, Tensor]:
+        self._claim_parameters()
+        given = self.given(x, observed)
+        sites = distribution(given, observed)
+        sites = sites if isinstance(sites, Mapping) else {"z": sites}
         values, rows = {}, Rows(given, observed)
         with pyro.plate("data", batch_rows(given), dim=-1):
             for name, distribution in sites.items():

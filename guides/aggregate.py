@@ -105,9 +105,7 @@ class AggregateGuide(Guide):
         ((('a', 'b'), ('b',)), torch.Size([5]))
     """
 
-    def __init__(
-        self, teacher: Guide, flows: Mapping[str | tuple[str, ...], nn.Module], name: str | None = None
-    ) -> None:
+    def __init__(self, teacher: Guide, flows: Mapping[str | tuple[str, ...], nn.Module], name: str = "guide") -> None:
         if not flows:
             raise ValueError("flows is empty: an aggregate guide needs at least one")
         super().__init__(teacher.latent_dim, None, teacher.modalities, prior=teacher.prior, name=name)
@@ -142,8 +140,7 @@ class AggregateGuide(Guide):
     @pyro_method
     def sample_aggregate(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """As `forward`, from `aggregate` in place of the posterior."""
-        given = self.given(x)
-        return self._sample(self.teacher.with_private(self.aggregate(given), given), given, None)
+        return self._sample(lambda x, _: self.teacher.with_private(self.aggregate(x), x), x, None)
 
     def _answer(self, ask: Callable, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None):
         given, rows = tuple(x), Rows(x, observed)

@@ -55,7 +55,7 @@ class BridgedGuide(Guide):
         bridge_features: Sequence[int] = (512,),
         hidden_features: Sequence[int] = (),
         scale: str = "softplus",
-        name: str | None = None,
+        name: str = "guide",
     ) -> None:
         super().__init__(latent_dim, None, tuple(branches), name=name)
         self.branches = nn.ModuleDict(branches)

@@ -44,7 +44,7 @@ class ProductOfExperts(Guide):
         encoders: Mapping[str, nn.Module],
         prior_expert: bool = True,
         prior: nn.Module | None = None,
-        name: str | None = None,
+        name: str = "guide",
         private: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
@@ -86,7 +86,7 @@ class MixtureOfExperts(Guide):
         self,
         latent_dim: int,
         encoders: Mapping[str, nn.Module],
-        name: str | None = None,
+        name: str = "guide",
         private: Mapping[str, nn.Module] | None = None,
         auxiliary: Mapping[str, nn.Module] | None = None,
     ) -> None:
@@ -143,7 +143,7 @@ class MixtureOfProducts(Guide):
         encoders: Mapping[str, nn.Module],
         mixture_subsets: Sequence[Sequence[str]] | None = None,
         prior_expert: str = "full",
-        name: str | None = None,
+        name: str = "guide",
         private: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__(latent_dim, encoders, name=name, private=private)

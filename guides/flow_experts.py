@@ -59,7 +59,7 @@ class FlowExperts(Guide):
         leapfrogs: int = 5,
         step_size: float | None = None,
         once: bool = False,
-        name: str | None = None,
+        name: str = "guide",
     ) -> None:
         super().__init__(latent_dim, {m: flows[m] for m in branches}, name=name)
         if steps < 2 or leapfrogs < 1:

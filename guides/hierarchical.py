@@ -60,7 +60,7 @@ class HierarchicalGuide(Guide):
         branches: Mapping[str, nn.Module],
         hidden_features: Sequence[int] = (512, 512),
         scale: str = "softplus",
-        name: str | None = None,
+        name: str = "guide",
     ) -> None:
         if not latent_dims or not hidden_features:
             raise ValueError(

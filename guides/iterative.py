@@ -87,7 +87,7 @@ class IterativeSampling(Guide):
         start: str = "noise",
         completion: str = "sample",
         chains: int = 32,
-        name: str | None = None,
+        name: str = "guide",
     ) -> None:
         if not isinstance(guide, Guide):
             raise TypeError(f"guide must be a Guide, got {type(guide).__name__}")

@@ -50,7 +50,7 @@ class JointGuide(Guide):
         hidden_features: Sequence[int] = (),
         encoders: Mapping[str | tuple[str, ...], nn.Module] | None = None,
         scale: str = "softplus",
-        name: str | None = None,
+        name: str = "guide",
         shared: nn.Module | None = None,
     ) -> None:
         modalities = tuple(branches)

@@ -1,7 +1,6 @@
 """Batches of modalities as every program receives them: names, rows, masks and fill values."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -22,11 +21,9 @@ __all__ = [
     "rows_with_evidence",
     "running_statistics",
     "subsets_of",
-    "unique_name",
 ]
 
 _NO_MODULES = nn.ModuleDict()
-_COUNTERS: defaultdict[str, itertools.count] = defaultdict(itertools.count)
 
 
 class Rows:
@@ -114,15 +111,6 @@ class Rows:
 
     def _full(self, value: bool) -> Tensor:
         return torch.full((len(self._like),), value, dtype=torch.bool, device=self._like.device)
-
-
-def unique_name(base: str) -> str:
-    """A parameter-store prefix that no other program of this process has: `base`, `base_1`, `base_2`, ...
-
-    Two root `PyroModule`s of one name would share parameters and one of them would silently never train.
-    """
-    number = next(_COUNTERS[base])
-    return base if number == 0 else f"{base}_{number}"
 
 
 def check_batch(

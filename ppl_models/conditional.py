@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.batch import batch_rows, check_batch, unique_name
+from multipyro._program import Program
+from multipyro.batch import batch_rows, check_batch
 from multipyro.ppl_models._observe import check_names, observe
 
 __all__ = ["ConditionalModel", "IndependentPrior", "check_conditions"]
 
 
-class ConditionalModel(PyroModule):
+class ConditionalModel(Program):
     r"""Targets `x` given conditions `w`, which it reads and never scores.
 
     .. math:: p(z \mid w) \prod_m p(x_m \mid z, h(w))
@@ -37,7 +37,7 @@ class ConditionalModel(PyroModule):
         prior: Module from the conditions to a distribution of batch shape `(batch,)` and event shape `(latent_dim,)`:
             called with the values of a single condition, with a dict of several. `N(0, I)` by default.
         features: Condition -> feature network, whose output the likelihoods see beside `z`; none by default.
-        name: Prefix of the parameters in Pyro's parameter store; unique in this process by default.
+        name: Prefix of the parameters in Pyro's parameter store; see `Program`.
 
     Sites:
         `z`, and each target of `x` under its own name, in the plate `data`.
@@ -61,9 +61,9 @@ class ConditionalModel(PyroModule):
         conditions: Sequence[str],
         prior: nn.Module | None = None,
         features: Mapping[str, nn.Module] | None = None,
-        name: str | None = None,
+        name: str = "model",
     ) -> None:
-        super().__init__(unique_name("model") if name is None else name)
+        super().__init__(name)
         conditions = (conditions,) if isinstance(conditions, str) else tuple(conditions)
         both = [condition for condition in conditions if condition in likelihoods]
         if not likelihoods or not conditions or both:

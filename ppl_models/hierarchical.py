@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 import pyro
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, check_batch, unique_name
+from multipyro._program import Program
+from multipyro.batch import Rows, batch_rows, check_batch
 from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["HierarchicalModel"]
 
 
-class HierarchicalModel(PyroModule):
+class HierarchicalModel(Program):
     r"""Modalities that are independent given the lowest of `L` layers of latents.
 
     .. math:: p(z_L) \prod_{l=1}^{L-1} p(z_l \mid z_{l+1}) \prod_m p(x_m \mid z_1)
@@ -30,7 +30,7 @@ class HierarchicalModel(PyroModule):
         transitions: `L - 1` modules, the first from `z2` to a distribution over `z1`, and so on up; called with latents
             `(..., batch, latent_dims[l])`, they return event shape `(latent_dims[l - 1],)`.
         prior: Module that returns the prior over `zL` when called; `N(0, I)` if None.
-        name: Prefix of the parameters in Pyro's parameter store; unique in this process by default.
+        name: Prefix of the parameters in Pyro's parameter store; see `Program`.
 
     Sites:
         `zL, ..., z1` in this order, each modality of `x` under its own name, all in the plate `data`.
@@ -56,9 +56,9 @@ class HierarchicalModel(PyroModule):
         likelihoods: Mapping[str, nn.Module],
         transitions: Sequence[nn.Module],
         prior: nn.Module | None = None,
-        name: str | None = None,
+        name: str = "model",
     ) -> None:
-        super().__init__(unique_name("model") if name is None else name)
+        super().__init__(name)
         check_names(likelihoods)
         if not latent_dims or len(transitions) != len(latent_dims) - 1:
             raise ValueError(

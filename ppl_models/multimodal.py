@@ -4,17 +4,17 @@ from collections.abc import Mapping
 
 import pyro
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, check_batch, unique_name
+from multipyro._program import Program
+from multipyro.batch import Rows, batch_rows, check_batch
 from multipyro.ppl_models._observe import check_names, masked, observe
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["MultimodalModel"]
 
 
-class MultimodalModel(PyroModule):
+class MultimodalModel(Program):
     r"""Modalities that are independent given one shared latent, and perhaps a private one each.
 
     .. math:: p(z) \prod_m p(x_m \mid z) \qquad\text{or}\qquad p(z) \prod_m p(z_m)\, p(x_m \mid z, z_m)
@@ -29,7 +29,7 @@ class MultimodalModel(PyroModule):
             modality has a private latent, with both in one, `(..., batch, latent_dim + private_dim)`.
         prior: Module that returns the prior over `z` when called, event shape `(latent_dim,)`; `N(0, I)` if None.
         trunk: Network shared by all likelihoods; they see its output in place of `z`, and it runs once.
-        name: Prefix of the parameters in Pyro's parameter store; unique in this process by default.
+        name: Prefix of the parameters in Pyro's parameter store; see `Program`.
         private: Modality name -> size of its private latent, of prior `N(0, I)`, or the module that returns its prior
             when called; a modality that is not named has none.
 
@@ -57,10 +57,10 @@ class MultimodalModel(PyroModule):
         likelihoods: Mapping[str, nn.Module],
         prior: nn.Module | None = None,
         trunk: nn.Module | None = None,
-        name: str | None = None,
+        name: str = "model",
         private: Mapping[str, int | nn.Module] | None = None,
     ) -> None:
-        super().__init__(unique_name("model") if name is None else name)
+        super().__init__(name)
         check_names(likelihoods)
         self.latent_dim = latent_dim
         self.likelihoods = nn.ModuleDict(likelihoods)
