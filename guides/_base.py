@@ -11,6 +11,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import map_parameters
+from multipyro._modes import batch_norms, evaluation_mode
 from multipyro._program import Program
 from multipyro.batch import (
     Rows,
@@ -18,8 +19,6 @@ from multipyro.batch import (
     check_batch,
     check_module_names,
     filled,
-    normalizes_over_the_batch,
-    running_statistics,
 )
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.guides.algebra.products import Experts
@@ -245,11 +244,11 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
     def each(function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
         return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
 
-    if mask is None or not (encoder.training and normalizes_over_the_batch(encoder)):
+    if mask is None or not (encoder.training and batch_norms(encoder)):
         return encoder(each(lambda v: filled(v, mask)))
     rows = mask.nonzero()[:, 0]
     if len(rows) < 2:
-        with running_statistics(encoder):
+        with evaluation_mode(*batch_norms(encoder)):
             return encoder(each(lambda v: filled(v, mask)))
     expert = encoder(each(lambda v: v[rows]))
 

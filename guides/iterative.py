@@ -1,8 +1,7 @@
 """A guide that answers every subset by completing the missing modalities with the model, round by round."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import pyro
 import pyro.distributions as dist
@@ -11,6 +10,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from multipyro._distributions import map_parameters
+from multipyro._modes import evaluation_mode
 from multipyro.batch import batch_rows
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
@@ -167,8 +167,9 @@ class IterativeSampling(Guide):
                 merged[name] = torch.where(rows_held, x[name], drawn[name].to(x[name].dtype))
             return merged
 
+        programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
         # hidden from the handlers outside: nothing of it is a site, and none of their plates counts here
-        with torch.no_grad(), poutine.block(), _in_evaluation(model, guide):
+        with torch.no_grad(), poutine.block(), evaluation_mode(*programs):
             drawn = model(wanted, num_rows=rows)
             if self.start == "zeros":
                 drawn = {name: torch.zeros_like(drawn[name]) for name in missing}
@@ -191,19 +192,6 @@ def _particles(x: Mapping[str, Tensor]) -> tuple[int, ...]:
 
 def _repeated(values: Tensor, number: int) -> Tensor:
     return values if number == 1 else values.expand(number, *values.shape).flatten(0, 1)
-
-
-@contextmanager
-def _in_evaluation(*programs: Callable) -> Iterator[None]:
-    parts = [part for program in programs if isinstance(program, nn.Module) for part in program.modules()]
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in zip(parts, modes, strict=True):
-            part.training = mode
 
 
 def _unflattened(flat: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:

@@ -1,25 +1,20 @@
 """Batches of modalities as every program receives them: names, rows, masks and fill values."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
     "Rows",
     "batch_rows",
-    "batch_statistics",
     "check_batch",
     "check_module_names",
     "filled",
-    "normalizes_over_the_batch",
     "private_modality",
     "rows_of_latent",
     "rows_with_evidence",
-    "running_statistics",
     "subsets_of",
 ]
 
@@ -204,35 +199,3 @@ def check_module_names(modalities: Iterable[str]) -> None:
     taken = [name for name in modalities if not name or "." in name or hasattr(_NO_MODULES, name)]
     if taken:
         raise ValueError(f"modality {taken} cannot name a module of torch, which has it as an attribute: rename it")
-
-
-def normalizes_over_the_batch(module: nn.Module) -> bool:
-    """Whether one row's output depends on the other rows when the module trains."""
-    return any(isinstance(part, _BatchNorm) for part in module.modules())
-
-
-@contextmanager
-def running_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms within take their running statistics and leave them as they are."""
-    parts = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
-    for part in parts:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.training = True
-
-
-@contextmanager
-def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norms within take the statistics of their batch and leave the running ones as they are."""
-    parts = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    modes = [(part.training, part.track_running_stats) for part in parts]
-    for part in parts:
-        part.training, part.track_running_stats = True, False
-    try:
-        yield
-    finally:
-        for part, (training, tracking) in zip(parts, modes, strict=True):
-            part.training, part.track_running_stats = training, tracking

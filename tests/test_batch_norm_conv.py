@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from multipyro.batch import batch_statistics, running_statistics
+from multipyro._modes import batch_norms, batch_statistics, evaluation_mode
 from multipyro.data import Modality
 from multipyro.guides import JointEncoder
 from multipyro.inference import build, fit_recipe, networks_for
@@ -70,7 +70,7 @@ def test_batch_statistics_change_no_buffer():
     assert all(map(torch.equal, before, network.buffers())) and not network.layers[3].training
     assert not torch.allclose(output, network(values))
     torch.testing.assert_close(output, network.train()(values))
-    with running_statistics(network), batch_statistics(network):
+    with evaluation_mode(*batch_norms(network)), batch_statistics(network):
         torch.testing.assert_close(output, network.layers(values))
 
 

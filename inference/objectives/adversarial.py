@@ -8,7 +8,8 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from multipyro.batch import batch_rows, batch_statistics, normalizes_over_the_batch
+from multipyro._modes import batch_norms, batch_statistics
+from multipyro.batch import batch_rows
 from multipyro.inference.handlers import Program, frozen, frozen_modules, generative, restrict
 from multipyro.inference.objectives.terms import Evaluation, MultimodalELBO, sample_sites
 from multipyro.ppl_models import point_estimate
@@ -127,7 +128,7 @@ class GeneratorLoss(AdversarialLoss):
         drawn, judge = self.draw(model, guide, x, observed), self.discriminator
         made = torch.cat([drawn.reconstructed, drawn.sampled])
         # the discriminator as it is when it trains: of real and made values together, by the statistics of that batch
-        values = torch.cat([drawn.real, made]) if normalizes_over_the_batch(judge) else made
+        values = torch.cat([drawn.real, made]) if batch_norms(judge) else made
         with frozen_modules([judge]), batch_statistics(judge):
             logits = judge(values)
         taken = -softplus(-logits[len(values) - len(made) :])  # log D

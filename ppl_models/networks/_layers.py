@@ -4,7 +4,7 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.batch import running_statistics
+from multipyro._modes import batch_norms, evaluation_mode
 
 __all__ = ["OneHot", "check_ids", "embed", "leading_shape", "run_layers"]
 
@@ -32,7 +32,7 @@ def run_layers(layers: nn.Module, values: Tensor, in_shape: tuple[int, ...]) -> 
     lead = leading_shape(values, in_shape)
     batch = values.reshape(-1, *in_shape)
     if layers.training and len(batch) < 2:
-        with running_statistics(layers):
+        with evaluation_mode(*batch_norms(layers)):
             outputs = layers(batch)
     else:
         outputs = layers(batch)
