@@ -276,7 +276,7 @@ def test_bad_input():
             log_likelihood(model, guide, *arguments)
     with pytest.raises(ValueError, match=r"defensive must lie in \[0, 1\), got 1.0"):
         log_likelihood(model, guide, x, defensive=1.0)
-    with pytest.raises(ValueError, match="given must be some of"):
+    with pytest.raises(ValueError, match="target must be some of"):
         guide_conditional_log_likelihood(model, guide, x, ["image"], ["sound"])
 
 
