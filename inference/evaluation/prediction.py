@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from multipyro._modes import evaluation_mode
 from multipyro.batch import batch_rows, check_batch, filled, rows_of_latent
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
@@ -27,17 +28,9 @@ _OUTPUTS = ("sample", "mean")
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
     """No gradients, every module of `programs` in evaluation mode and each encoder run once; then as before."""
-    parts = [part for program in programs for root in modules_of(program) for part in root.modules()]
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
-    try:
-        with torch.no_grad(), encoders_run_once():
-            yield
-    finally:
-        # backwards, because a module of two programs stands here twice
-        for part, mode in zip(reversed(parts), reversed(modes), strict=True):
-            part.training = mode
+    roots = [root for program in programs for root in modules_of(program)]
+    with evaluation_mode(*roots), torch.no_grad(), encoders_run_once():
+        yield
 
 
 def cross_generate(

@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from multipyro._modes import evaluation_mode
 from multipyro.data.storage import write_atomically
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.handlers import Program
@@ -194,15 +195,8 @@ def param_statements(run: Callable[[], Any], modules: Sequence[nn.Module], befor
         modules: They are in evaluation mode meanwhile, so that no batch-norm statistics move.
         before: The state of the outer parameter store: a statement goes on from the value it has there.
     """
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for part, _ in modes:
-        part.training = False
-    try:
-        with poutine.trace(param_only=True) as captured, torch.no_grad():
-            run()
-    finally:
-        for part, training in modes:
-            part.training = training
+    with evaluation_mode(*modules), poutine.trace(param_only=True) as captured, torch.no_grad():
+        run()
     known = {id(parameter) for module in modules for parameter in module.parameters()}
     values = dict(pyro.get_param_store().named_parameters())
     found = {name: values[name] for name in captured.trace.nodes if name in values and id(values[name]) not in known}
