@@ -69,10 +69,9 @@ setup(
         **EXTRAS,
         "all": sorted({requirement for extra in EXTRAS.values() for requirement in extra}),
         "docs": [
-            "mkdocs-gen-files>=0.5",
-            "mkdocs-jupyter>=0.25",
-            "mkdocs-material>=9.5",
-            "mkdocstrings[python]>=0.27",
+            "mkdocs-jupyter>=0.26",
+            "mkdocs-material>=9.7",
+            "mkdocstrings[python]>=1",
         ],
         "test": [
             *EXTRAS["arviz"],

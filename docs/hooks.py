@@ -1,0 +1,43 @@
+"""What the site is built from beside its pages: the sources, the table of methods, notebooks, images."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+
+__all__ = ["on_config", "on_files", "on_page_markdown"]
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pages import ROOT, with_sources, with_table
+
+SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Lays the source folders out as they are imported, for the reference is read from the files."""
+    package = Path(tempfile.mkdtemp()) / "multipyro"
+    package.mkdir()
+    for path in (*(ROOT / "multipyro").glob("*.py"), *(ROOT / name for name in SUBPACKAGES)):
+        os.symlink(path, package / path.name)
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(package.parent)]
+    return config
+
+
+@event_priority(100)
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the notebooks and figures of `examples/`."""
+    for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"tutorials/{path.name}", abs_src_path=str(path)))
+    image = ROOT / "examples" / "results" / "demo" / "word-to-image.png"
+    files.append(File.generated(config, f"images/{image.name}", abs_src_path=str(image)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Prints classes of the examples and the table of methods where a page asks for them."""
+    return with_table(with_sources(markdown))
