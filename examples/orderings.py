@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from multipyro.data import load_dataset
-from multipyro.inference import METHODS, load, log_likelihood
+from multipyro.inference import METHODS, importance_weighted_bound, load
 from multipyro.inference.cli.parser import main as command
 from multipyro.inference.training.runs import versions
 
@@ -34,13 +34,11 @@ SUBSETS = ("mvae", "mmvae", "mopoe")
 DIFFERENCE = ("vae", "jmvae-kl", "telbo", "mvae", "bridged")
 
 
-def bounds(folder, scored, seen, x, args):
-    """The K-sample bound on log p(scored) with draws of the guide given `seen` alone, in nats a row."""
+def bounds(folder, target, given, x, args):
+    """The K-sample bound on log p(target) with samples of the guide given some modalities, in nats per example."""
     found = load(folder)
     torch.manual_seed(args.seed)
-    return log_likelihood(
-        found.model, found.guide, x, scored, num_samples=args.bound_particles, defensive=0.0, seen=seen
-    ).mean
+    return importance_weighted_bound(found.model, found.guide, x, given, target, args.bound_particles).mean
 
 
 def over_seeds(method, out, args, ask):
@@ -109,8 +107,10 @@ def compared(args, out):
     table("Shares", ["latent, image", "latent, all", "image->label", "label->image", "joint"], shares)
 
     subsets = {
-        name: [over_seeds(name, out, args, lambda run, seen=seen: bounds(run, every, seen, x, args)) for seen in seens]
-        for seens in [[every, ("image",), ("label",)]]
+        name: [
+            over_seeds(name, out, args, lambda run, given=given: bounds(run, every, given, x, args)) for given in sets
+        ]
+        for sets in [[every, ("image",), ("label",)]]
         for name in SUBSETS
         if name in found
     }
@@ -121,9 +121,9 @@ def compared(args, out):
         given = [every, ("image",)] if name != "vae" else [None, ("image",)]
         both = [
             None
-            if seen is None
-            else over_seeds(name, out, args, lambda run, seen=seen: bounds(run, ("image",), seen, x, args))
-            for seen in given
+            if modalities is None
+            else over_seeds(name, out, args, lambda run, given=modalities: bounds(run, ("image",), given, x, args))
+            for modalities in given
         ]
         gap = None if both[0] is None else {"value": both[0]["value"] - both[1]["value"], "std": None}
         difference[name] = [*both, gap]

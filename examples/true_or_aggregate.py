@@ -37,13 +37,13 @@ def judged_flow(recipe, splits, classifiers, args):
         for _ in range(args.draws)
     ]
 
-    def likelihood(number, defensive):
-        return guide_predictive_log_likelihood(*programs, x, [TEXT], ["image"], number, defensive=defensive).mean
+    def likelihood(number, **proposal):
+        return guide_predictive_log_likelihood(*programs, x, [TEXT], ["image"], number, **proposal).mean
 
     return {
         "correctness": statistics.fmean(correct),
-        "log p(image|word), one draw": likelihood(1, 0.0),
-        "log p(image|word)": likelihood(args.particles, 0.1),
+        "log p(image|word), one draw": likelihood(1, scales=[1], prior=0),
+        "log p(image|word)": likelihood(args.particles),
     }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from multipyro.batch import Rows, filled
 from multipyro.guides._base import Guide
+from multipyro.guides.algebra.widening import widened
 
 __all__ = ["AggregateGuide", "RowwiseDistribution"]
 
@@ -54,6 +55,13 @@ class RowwiseDistribution(dist.TorchDistribution):
     def expand(self, batch_shape, _instance=None):
         expanded = [distribution.expand(batch_shape) for distribution in self.distributions]
         return RowwiseDistribution(expanded, self.index, validate_args=self._validate_args)
+
+    def widened(self, scale: float) -> "RowwiseDistribution | None":
+        """The same choice among the widened distributions, as `widening.widened`; None if one has no rule."""
+        parts = [widened(distribution, scale) for distribution in self.distributions]
+        if any(part is None for part in parts):
+            return None
+        return RowwiseDistribution(parts, self.index, validate_args=self._validate_args)
 
     def rsample(self, sample_shape=()) -> Tensor:
         return self._chosen([distribution.rsample(sample_shape) for distribution in self.distributions])

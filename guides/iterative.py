@@ -15,6 +15,7 @@ from multipyro.batch import batch_rows
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
 from multipyro.guides.algebra.mixtures import StratifiedMixture
+from multipyro.guides.algebra.widening import widened
 from multipyro.ppl_models import point_estimate
 
 __all__ = ["IterativeSampling"]
@@ -224,6 +225,10 @@ class _Unflattened(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         return self.flat.mean.unflatten(0, self.batch_shape)
+
+    def widened(self, scale: float) -> "_Unflattened | None":
+        flat = widened(self.flat, scale)
+        return None if flat is None else _Unflattened(flat, tuple(self.batch_shape))
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         draw = self.flat.rsample if self.has_rsample else self.flat.sample

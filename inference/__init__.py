@@ -6,13 +6,16 @@ from multipyro.inference.evaluation.figures import cross_generation_figure, join
 from multipyro.inference.evaluation.inference_data import to_inference_data
 from multipyro.inference.evaluation.likelihoods import (
     ConditionalBounds,
+    Difference,
     LogLikelihood,
     guide_conditional_log_likelihood,
+    guide_predictive_log_likelihood,
+    importance_weighted_bound,
     log_likelihood,
+    log_likelihoods,
 )
 from multipyro.inference.evaluation.metrics import evaluate, latent_accuracy
 from multipyro.inference.evaluation.prediction import cross_generate, embed, joint_samples, reconstruct
-from multipyro.inference.evaluation.predictive import guide_predictive_log_likelihood
 from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict
 from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.objectives.jensen_shannon import JensenShannonELBO
@@ -43,6 +46,7 @@ __all__ = [
     "METHODS",
     "Classifier",
     "ConditionalBounds",
+    "Difference",
     "DiscriminatorLoss",
     "FitResult",
     "GeneratorLoss",
@@ -76,6 +80,7 @@ __all__ = [
     "generative",
     "guide_conditional_log_likelihood",
     "guide_predictive_log_likelihood",
+    "importance_weighted_bound",
     "joint_coherence",
     "joint_samples",
     "joint_samples_figure",
@@ -83,6 +88,7 @@ __all__ = [
     "load",
     "load_state",
     "log_likelihood",
+    "log_likelihoods",
     "networks_for",
     "predictive",
     "reconstruct",

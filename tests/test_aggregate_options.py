@@ -67,7 +67,7 @@ def test_a_run_with_flows_is_loaded_as_it_was_saved_and_answers(method, tmp_path
         assert isinstance(loaded.model.prior, FlowPrior) and loaded.model.prior.couplings.is_trained
         drawn = [seeded(joint_samples, r.model, 5)["signal"] for r in (recipe, loaded)]
         assert torch.equal(*drawn)
-    assert torch.isfinite(seeded(log_likelihood, loaded.model, loaded.guide, x, num_samples=5).rows).all()
+    assert torch.isfinite(seeded(log_likelihood, loaded.model, loaded.guide, x, num_samples=5).values).all()
 
 
 @pytest.mark.parametrize("method", ["mopoe", "vlvae"])

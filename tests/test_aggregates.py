@@ -156,5 +156,5 @@ def test_the_learned_prior_reaches_the_exact_aggregate(teacher):
     assert abs((marginal.log_prob(drawn).mean() + marginal.entropy()).item()) < NATS + 4 * (2 / 4000) ** 0.5
     found = log_likelihood(model, PROBLEM.product_guide(), x, ["label"], num_samples=3000)
     wanted, plain = marginal.log_prob(x["label"]), PROBLEM.log_evidence(x, ("label",))
-    assert (found.rows - wanted).abs().mean() < 2 * NATS + found.rows_se.mean()
+    assert (found.values - wanted).abs().mean() < 2 * NATS + found.standard_errors.mean()
     assert (plain - wanted).abs().mean() > 5 * NATS

@@ -72,5 +72,5 @@ def test_a_query_of_some_attributes_generates():
     guide = JointGuide(2, {"face": MLP(5, 8), "attributes": MLP(3, 8)}, encoders=encoders)
     query = {"attributes": torch.tensor([[1.0, NAN, NAN], [NAN, NAN, NAN]])}
     assert cross_generate(model, guide, query, ["face"], num_samples=3)["face"].shape == (3, 2, 5)
-    rows = log_likelihood(model, guide, query, num_samples=200).rows
+    rows = log_likelihood(model, guide, query, num_samples=200).values
     assert rows[1] == pytest.approx(0.0, abs=1e-5) and -3 < rows[0] < 0

@@ -174,14 +174,14 @@ def test_training_reaches_the_conditional_likelihood(exact):
 
 def test_importance_sampling_gives_the_conditional_likelihood(exact):
     x, names = exact.data(30), (["image"], ["label"])
-    found = log_likelihood(exact.model, exact.guide(), x, *names, num_samples=4, defensive=0)
-    torch.testing.assert_close(found.rows, exact.log_likelihood(x), rtol=0, atol=1e-8)
+    found = log_likelihood(exact.model, exact.guide(), x, *names, num_samples=4, scales=[1], related=0, prior=0)
+    torch.testing.assert_close(found.values, exact.log_likelihood(x), rtol=0, atol=1e-8)
     guide = exact.guide()
     guide.joint.encoder.heads.bias.data[:3] += 0.2
     guide.joint.encoder.heads.bias.data[3:] += 0.3
-    for defensive in (0.0, 0.1, 0.5):
-        found = log_likelihood(exact.model, guide, x, *names, num_samples=4000, defensive=defensive)
-        assert (abs(found.rows - exact.log_likelihood(x)) < 4.5 * found.rows_se + 1e-3).all()
+    for share in (0.0, 0.1, 0.5):
+        found = log_likelihood(exact.model, guide, x, *names, num_samples=4000, prior=share)
+        assert (abs(found.values - exact.log_likelihood(x)) < 4.5 * found.standard_errors + 1e-3).all()
         assert found.mc_se < 0.02
 
 
@@ -245,9 +245,11 @@ def test_a_row_without_its_target_counts_nothing(exact):
             torch.manual_seed(0)
             losses.append(plain(kl=kl).report(exact.model, guide, *batch))
         assert losses[0] == losses[1]
-    found = log_likelihood(exact.model, exact.guide(), x, ["image"], ["label"], 10, observed, defensive=0)
-    torch.testing.assert_close(found.rows[observed["image"]], exact.log_likelihood(held))
-    assert (found.rows[~observed["image"]] == 0).all()
+    found = log_likelihood(
+        exact.model, exact.guide(), x, ["image"], ["label"], 10, observed, scales=[1], related=0, prior=0
+    )
+    torch.testing.assert_close(found.values[observed["image"]], exact.log_likelihood(held))
+    assert (found.values[~observed["image"]] == 0).all()
 
 
 def test_a_row_without_its_condition_is_refused(exact):
@@ -281,7 +283,7 @@ def test_what_it_cannot_score_or_generate_is_refused_by_name(exact):
         log_likelihood(model, guide, x, ["label"], ["image"], 5)
     with pytest.raises(ValueError, match=r"no likelihood of \['label'\]"):
         log_likelihood(model, guide, x, num_samples=5)
-    with pytest.raises(ValueError, match=r"given lacks \['label'\]"):
+    with pytest.raises(ValueError, match=r"given does not contain \['label'\]"):
         log_likelihood(model, guide, x, ["image"], num_samples=5)
     with pytest.raises(ValueError, match=r"no likelihood of \['label'\]"):
         guide_conditional_log_likelihood(model, guide, x, ["image"], ["label"])

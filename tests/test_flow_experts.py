@@ -142,7 +142,7 @@ def test_importance_sampling_draws_from_the_mixture_of_the_flows():
         for row in range(6):
             held = [m for m in names if row % 2 == 0 or m != "word"]
             exact = problem.log_evidence({m: v[row : row + 1] for m, v in x.items()}, held)
-            assert abs(found.rows[row] - exact) < 4.5 * found.rows_se[row] + 2e-3
+            assert abs(found.values[row] - exact) < 4.5 * found.standard_errors[row] + 2e-3
     with pytest.raises(NotImplementedError, match="product of 2 densities is known up to a constant only"):
         guide.posterior({m: x[m] for m in ("image", "word")}).log_prob(torch.zeros(6, 3, dtype=DTYPE))
 

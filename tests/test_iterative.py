@@ -190,26 +190,26 @@ def test_fill_values_do_not_matter():
     assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
-@pytest.mark.parametrize("defensive", (0.1, 0.5))
+@pytest.mark.parametrize("share", (0.1, 0.5))
 @pytest.mark.parametrize("rounds, chains", [(1, 1), (3, 1), (3, 20)])
-def test_importance_sampling_with_it_is_unbiased(rounds, chains, defensive):
+def test_importance_sampling_with_it_is_unbiased(rounds, chains, share):
     """Completions are auxiliary variables: the weights are valid whatever they are, and whatever the joint guide."""
     x, base = PROBLEM.sample(8), PROBLEM.product_guide(0.2, 1.3)
     guide = IterativeSampling(PROBLEM.model(), base, rounds, chains=chains)
     for subset in (["label"], ["image"]):
-        found = log_likelihood(PROBLEM.model(), guide, x, subset, None, 10_000, defensive=defensive)
-        assert (abs(found.rows - PROBLEM.log_evidence(x, subset)) < 5 * found.rows_se + 2e-3).all()
+        found = log_likelihood(PROBLEM.model(), guide, x, subset, None, 10_000, prior=share)
+        assert (abs(found.values - PROBLEM.log_evidence(x, subset)) < 5 * found.standard_errors + 2e-3).all()
         assert found.mc_se < 0.03
-    conditional = log_likelihood(PROBLEM.model(), guide, x, ["image"], ["label"], 10_000, defensive=defensive)
+    conditional = log_likelihood(PROBLEM.model(), guide, x, ["image"], ["label"], 10_000, prior=share)
     exact = PROBLEM.log_conditional(x, ["image"], ["label"])
-    assert (abs(conditional.rows - exact) < 5 * conditional.rows_se + 4e-3).all()
+    assert (abs(conditional.values - exact) < 5 * conditional.standard_errors + 4e-3).all()
 
 
 def test_more_chains_make_a_better_proposal():
     x, errors = {"label": PROBLEM.sample(50)["label"]}, []
     for chains in (1, 8, 64):
         guide = IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 5, chains=chains)
-        errors.append(log_likelihood(PROBLEM.model(), guide, x, num_samples=1000).mc_se)
+        errors.append(log_likelihood(PROBLEM.model(), guide, x, num_samples=1000, scales=[1]).mc_se)
     assert errors[0] > 1.5 * errors[1] > 1.5**2 * errors[2]
 
 
@@ -219,7 +219,7 @@ def test_a_joint_guide_of_any_family_can_be_completed(given):
     mixture = MixtureOfExperts(3, encoders).double()
     x, guide = PROBLEM.sample(8), IterativeSampling(PROBLEM.model(), mixture, 2, chains=4)
     found = log_likelihood(PROBLEM.model(), guide, x, ["label"], None, 4000)
-    assert (abs(found.rows - PROBLEM.log_evidence(x, ["label"])) < 4.5 * found.rows_se + 2e-3).all()
+    assert (abs(found.values - PROBLEM.log_evidence(x, ["label"])) < 4.5 * found.standard_errors + 2e-3).all()
     assert cross_generate(PROBLEM.model(), guide, given, ["image"], 7)["image"].shape == (7, 1, 4)
 
 

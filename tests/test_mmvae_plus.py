@@ -145,7 +145,7 @@ def test_no_prediction_sees_the_auxiliary_priors():
     for _ in range(2):
         torch.manual_seed(1)
         signal = cross_generate(recipe.model, recipe.guide, x, ["signal"], 3)["signal"]
-        found.append((signal, log_likelihood(recipe.model, recipe.guide, x, num_samples=5).rows))
+        found.append((signal, log_likelihood(recipe.model, recipe.guide, x, num_samples=5).values))
         for p in recipe.guide.auxiliary.parameters():
             p.data += torch.randn_like(p)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

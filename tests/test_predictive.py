@@ -24,15 +24,13 @@ def predictive(problem, guide, x, given, target):
     return MultivariateNormal(mean, covariance).log_prob(torch.cat([x[m] for m in target], -1))
 
 
-@pytest.mark.parametrize("defensive", [0.0, 0.1])
-def test_an_inexact_guide_has_the_predictive_of_its_own(defensive):
+@pytest.mark.parametrize("prior", [0.0, 0.1])
+def test_an_inexact_guide_has_the_predictive_of_its_own(prior):
     problem = LinearGaussian(3)
     x, guide = problem.sample(10), problem.product_guide(shift=0.3, stretch=1.4)
     for given, target in ((["label"], ["image"]), (["image"], ["label", "word"]), (["image", "word"], ["label"])):
         exact = predictive(problem, guide, x, given, target)
-        found = guide_predictive_log_likelihood(
-            problem.model(), guide, x, given, target, num_samples=4000, defensive=defensive
-        )
+        found = guide_predictive_log_likelihood(problem.model(), guide, x, given, target, num_samples=4000, prior=prior)
         assert_estimates(found, exact)
         assert (exact - problem.log_conditional(x, target, given)).abs().max() > 0.05
 
@@ -48,8 +46,8 @@ def test_one_draw_is_the_bound_of_the_paper():
     problem = LinearGaussian(2)
     guide, x = problem.product_guide(shift=0.2, stretch=1.2), repeated(problem.sample(1), 20_000)
     found = guide_predictive_log_likelihood(
-        problem.model(), guide, x, ["label"], ["image"], num_samples=1, defensive=0.0
-    ).rows
+        problem.model(), guide, x, ["label"], ["image"], num_samples=1, scales=[1], prior=0
+    ).values
     one = {name: values[:1] for name, values in x.items()}
     prior, drawn = (guide.posterior({name: one[name]}) for name in ("label", "image"))
     loading, noise = problem.loadings["image"], problem.scales["image"] ** 2
@@ -75,7 +73,7 @@ def test_private_latents_of_the_target_come_from_the_model():
     x, _ = toy_data(4).rows(torch.arange(4))
     found = guide_predictive_log_likelihood(recipe.model, recipe.guide, x, ["label"], ["signal"], 4000)
     naive = guide_conditional_log_likelihood(recipe.model, recipe.guide, x, ["label"], ["signal"], 20_000)
-    assert found.rows_se.max() < 0.05 and (found.rows - naive.logmeanexp).abs().max() < 0.15
+    assert found.standard_errors.max() < 0.05 and (found.values - naive.logmeanexp).abs().max() < 0.15
 
 
 def test_what_has_no_density_over_latents_is_refused():
@@ -86,5 +84,5 @@ def test_what_has_no_density_over_latents_is_refused():
     with pytest.raises(ValueError, match="must not overlap"):
         guide_predictive_log_likelihood(model, guide, x, ["label"], ["label", "image"])
     masks = {"label": torch.tensor([True, False, True, True])}
-    with pytest.raises(ValueError, match=r"rows lack them: \{'label': 1\}"):
+    with pytest.raises(ValueError, match=r"some do not: \{'label': 1\}"):
         guide_predictive_log_likelihood(model, guide, x, ["label"], ["image"], observed=masks)

@@ -134,11 +134,11 @@ def test_importance_sampling_gives_the_exact_evidence(family):
     observed = {"image": torch.arange(8) != 2, "label": torch.arange(8) != 5}
     found = log_likelihood(model, guide, x, num_samples=20_000)
     exact = problem.log_evidence(x)
-    assert ((found.rows - exact).abs() < 5 * found.rows_se + 0.01).all()
+    assert ((found.values - exact).abs() < 5 * found.standard_errors + 0.01).all()
     found = log_likelihood(model, guide, x, num_samples=20_000, observed=observed)
     for row, held in ((2, ["label"]), (5, ["image"])):
         alone = problem.log_evidence(x, held)[row]
-        assert (found.rows[row] - alone).abs() < 5 * found.rows_se[row] + 0.01
+        assert (found.values[row] - alone).abs() < 5 * found.standard_errors[row] + 0.01
         assert (alone - exact[row]).abs() > 0.5
 
 

@@ -129,7 +129,7 @@ def test_prediction_and_likelihoods_take_texts():
         found = cross_generate(model, guide, {"signal": x["signal"]}, ["text"], 3, output=output)["text"]
         assert found.shape == (3, 5, LENGTH) and found.dtype == torch.int64
     assert joint_samples(model, 4)["text"].shape == (4, LENGTH)
-    assert torch.isfinite(log_likelihood(model, guide, x, num_samples=20).rows).all()
+    assert torch.isfinite(log_likelihood(model, guide, x, num_samples=20).values).all()
 
 
 def test_bad_values_and_settings_are_refused():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from multipyro._distributions import detached, map_parameters, stacked
+from multipyro.guides.algebra.widening import widened
 
 __all__ = ["StratifiedMixture"]
 
@@ -131,6 +132,13 @@ class StratifiedMixture(dist.TorchDistribution):
         if self._stack is None:
             return StratifiedMixture([detached(part) for part in self._parts], self.weights, names=self.names)
         return StratifiedMixture(detached(self._stack), self.weights, names=self.names)
+
+    def widened(self, scale: float) -> "StratifiedMixture | None":
+        """The mixture of the widened components, as `widening.widened`; None if one of them has no rule."""
+        parts = [widened(part, scale) for part in self.components]
+        if any(part is None for part in parts):
+            return None
+        return StratifiedMixture(parts, self.weights, names=self.names)
 
     def component_log_probs(self, value: Tensor) -> Tensor:
         """Log-density of every component, `(num_components, ...)` before the sample and batch dimensions."""

@@ -24,10 +24,8 @@ from multipyro.inference.evaluation.coherence import (
     share_of,
 )
 from multipyro.inference.evaluation.likelihoods import (
-    LogLikelihood,
     guide_conditional_log_likelihood,
-    log_likelihood,
-    mean_of_rows,
+    log_likelihoods,
 )
 from multipyro.inference.evaluation.prediction import answers, conditions_of, embed
 from multipyro.inference.handlers import Program
@@ -143,34 +141,29 @@ def evaluate(
         subsets = _subsets(names)
         pairs = [(given, target) for given in subsets for target in names if target not in given]
 
-        estimates: dict[frozenset[str], LogLikelihood] = {}
-
         conditions = set(conditions_of(model))
+        singles = [(given, target) for given, target in pairs if len(given) == 1]
 
         def exists(targets: Sequence[str], given: Sequence[str] = ()) -> bool:
             directed = conditions <= set(given) and not conditions & set(targets)
             return {*targets, *given} <= set(modeled) and (directed or not targets)
 
-        def evidence(names: Sequence[str]) -> LogLikelihood:
-            key = frozenset(names)
-            if key not in estimates:
-                subset, given = ([n for n in names if (n in conditions) == fixed] for fixed in (False, True))
-                estimates[key] = log_likelihood(model, guide, x, subset, given or None, num_samples, observed)
-            return estimates[key]
+        def has_likelihood(subset: Sequence[str], given: Sequence[str]) -> bool:
+            both, below = [*subset, *given], set(given) - conditions
+            supported = answers(guide, both) and (not below or answers(guide, given))
+            return exists(subset, given) and supported and len(held_rows(observed, both, x)) > 0
 
-        def likelihood(subset: Sequence[str], given: Sequence[str] = ()) -> dict[str, float] | None:
-            both = [*subset, *given]
-            rows = held_rows(observed, both, x)
-            below = set(given) - conditions
-            if not exists(subset, given) or not answers(guide, both) or (below and not answers(guide, given)):
+        # all with the same samples, so that they are consistent: log p(a, b) <= log p(b) for a discrete a
+        queries = [(subset, ()) for subset in subsets] + [((target,), given) for given, target in singles]
+        queries = [query for query in queries if has_likelihood(*query)]
+        asked = [(subset, given or None) for subset, given in queries]
+        found = log_likelihoods(model, guide, x, asked, num_samples, observed) if queries else []
+        estimates = dict(zip(queries, found, strict=True))
+
+        def likelihood(subset: Sequence[str], given: Sequence[str] = ()) -> dict[str, Any] | None:
+            if (subset, given) not in estimates:
                 return None
-            if not len(rows):
-                return None
-            # a conditional is the difference of two of the evidences that are reported; of a conditional model one
-            parts = [evidence(both), *([evidence(given)] if below else [])]
-            value = parts[0].rows - sum(part.rows for part in parts[1:])
-            found = mean_of_rows(value[rows], sum(part.rows_se**2 for part in parts)[rows])
-            return {"value": found.mean, "se": found.se, "mc_se": found.mc_se}
+            return estimates[subset, given][held_rows(observed, [*subset, *given], x)].to_dict()
 
         def guide_bounds(given: Sequence[str], target: str) -> dict[str, dict[str, float]] | None:
             rows = held_rows(observed, [*given, target], x)
@@ -195,7 +188,6 @@ def evaluate(
 
         has_joint = len(classifiers) > 1 and not conditions
         joint = joint_coherence(model, classifiers, coherence_samples, output) if has_joint else None
-        singles = [(given, target) for given, target in pairs if len(given) == 1]
         rows = splits.test.select(modeled)
         # of two modalities it is the mean of the two directions
         counts = len(modeled) > 2 and len(classifiers) > 0 and not conditions

@@ -1,0 +1,159 @@
+"""What a likelihood estimate reports: the values, their errors, and what is wrong with them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Difference", "LogLikelihood"]
+
+_UNRELIABLE = 0.7
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LogLikelihood:
+    """An estimate of the log-likelihood of each data point, in nats.
+
+    Attributes:
+        values: The estimates, `(batch,)`, float64.
+        standard_errors: Their Monte Carlo standard errors, `(batch,)`.
+        khat: Pareto k-hat of the importance weights, `(batch,)`. Above 0.7 neither the value nor its standard error is
+            to be trusted: most often the value is too low. NaN with fewer than 25 samples.
+        ess: Effective sample size, `(batch,)`.
+        growth: `L(K) - L(K / 2)`, `(batch,)`: what the last doubling of the samples added. Its mean estimates the bias
+            that remains.
+        num_samples: Number of samples of each data point, `(batch,)`; larger where an estimate was refined.
+        proposal: Component of the proposal -> samples, of `num_samples` at first.
+        method: How the values were computed.
+        notes: Other remarks.
+
+    Example:
+        >>> import torch
+        >>> estimate = LogLikelihood(torch.tensor([-1.0, -2.0]), torch.zeros(2), torch.zeros(2))
+        >>> estimate.mean, estimate.warnings
+        (-1.5, ())
+        >>> estimate
+        log-likelihood -1.5000 ± 0.5000 nats, mean of 2 data points (Monte Carlo error 0.0000)
+    """
+
+    values: Tensor
+    standard_errors: Tensor
+    khat: Tensor
+    ess: Tensor | None = None
+    growth: Tensor | None = None
+    num_samples: Tensor | None = None
+    proposal: Mapping[str, int] = field(default_factory=dict)
+    method: str = "importance sampling"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """The mean over data points, nats."""
+        return self.values.mean().item()
+
+    @property
+    def se(self) -> float:
+        """The standard error of `mean` over data points, Monte Carlo error included; NaN for one data point."""
+        number = len(self.values)
+        return self.values.std().item() / math.sqrt(number) if number > 1 else math.nan
+
+    @property
+    def mc_se(self) -> float:
+        """The Monte Carlo error of `mean`: its standard error, and the bias that the last doubling shows."""
+        number = len(self.values)
+        variance = self.standard_errors.square().sum().item() / number**2
+        return math.hypot(math.sqrt(variance), 0.0 if self.growth is None else self.growth.mean().item())
+
+    @property
+    def unreliable(self) -> float:
+        """The share of data points with a k-hat above 0.7."""
+        return (self.khat > _UNRELIABLE).double().mean().item()
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the numbers may be wrong; empty where nothing speaks against them."""
+        found = []
+        if self.unreliable:
+            found.append(
+                f"k-hat is above {_UNRELIABLE} for {self.unreliable:.1%} of the data points (largest "
+                f"{self.khat.nan_to_num(-math.inf).max().item():.2f}): their values are likely too low and their "
+                "standard errors too small"
+            )
+        if self.khat.isnan().any():
+            found.append("too few samples for k-hat, so nothing shows whether the proposal covers the posterior")
+        growth = self._mean_growth()
+        if growth is not None and growth[0] > 3 * growth[1] and growth[0] > self._monte_carlo():
+            found.append(f"the last doubling of the samples raised the mean by {growth[0]:.3g} nats")
+        return (*found, *self.notes)
+
+    def difference(self, other: "LogLikelihood") -> "Difference":
+        """The mean difference from another estimate of the same data points, with its paired error.
+
+        Raises:
+            ValueError: If the numbers of data points differ.
+        """
+        if len(self.values) != len(other.values):
+            raise ValueError(
+                f"a paired difference needs the same data points, got {len(self.values)} and {len(other.values)}"
+            )
+        values = self.values - other.values
+        number = len(values)
+        se = values.std().item() / math.sqrt(number) if number > 1 else math.nan
+        return Difference(values.mean().item(), se, math.hypot(self.mc_se, other.mc_se), values)
+
+    def summary(self) -> str:
+        """The mean with its errors, and one line for each warning."""
+        number = len(self.values)
+        points = "1 data point" if number == 1 else f"mean of {number} data points"
+        lines = [f"log-likelihood {self.mean:.4f} ± {self.se:.4f} nats, {points} (Monte Carlo error {self.mc_se:.4f})"]
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: `value`, `se`, `mc_se`, `khat` (largest), `unreliable` (share), `warnings`."""
+        largest = self.khat.max().item()
+        return {
+            "value": self.mean,
+            "se": self.se,
+            "mc_se": self.mc_se,
+            "khat": largest,
+            "unreliable": self.unreliable,
+            "warnings": list(self.warnings),
+        }
+
+    def __getitem__(self, rows: Tensor) -> "LogLikelihood":
+        """The estimate of some of the data points."""
+        parts = ("ess", "growth", "num_samples")
+        chosen = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in parts}
+        values = (self.values[rows], self.standard_errors[rows], self.khat[rows])
+        return LogLikelihood(*values, **chosen, proposal=self.proposal, method=self.method, notes=self.notes)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _monte_carlo(self) -> float:
+        return self.standard_errors.square().sum().sqrt().item() / len(self.values)
+
+    def _mean_growth(self) -> tuple[float, float] | None:
+        if self.growth is None or len(self.growth) < 2:
+            return None
+        return self.growth.mean().item(), self.growth.std().item() / math.sqrt(len(self.growth))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean difference of two estimates of the same data points, in nats.
+
+    Attributes:
+        mean: The mean difference.
+        se: Its standard error over data points, paired.
+        mc_se: Its Monte Carlo error.
+        values: The difference for each data point, `(batch,)`.
+    """
+
+    mean: float
+    se: float
+    mc_se: float
+    values: Tensor

@@ -1,0 +1,239 @@
+"""The log-likelihoods of a model, of data points and of some modalities given others."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
+from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled
+from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, allocate, defensive_mixture
+from multipyro.inference.evaluation.likelihoods.weights import WeightStatistics
+from multipyro.inference.evaluation.prediction import check_known, check_values, chosen, conditions_of
+from multipyro.inference.handlers import Program, proposal
+
+__all__ = ["check_scored", "checked_samples", "estimate_of", "log_likelihood", "log_likelihoods"]
+
+# how often the samples of unreliable data points may be quadrupled
+_BUDGET = 16
+
+
+def log_likelihood(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    target: Sequence[str] | None = None,
+    given: Sequence[str] | None = None,
+    num_samples: int = 1000,
+    observed: Mapping[str, Tensor] | None = None,
+    *,
+    scales: Sequence[float] = SCALES,
+    related: float = 0.1,
+    prior: float = 0.1,
+    max_samples: int | None = None,
+) -> LogLikelihood:
+    r"""`log p(x_T)`, or `log p(x_T | x_G)`, of the model, by importance sampling with a mixture as proposal.
+
+    .. math:: \log p(x_T \mid x_G) \approx
+        \log \frac{\sum_k w_k\, p(x_T \mid z_k)}{\sum_k w_k}, \qquad
+        w_k = \frac{p(z_k)\, p(x_G \mid z_k)}{r(z_k)}, \qquad
+        r = \sum_c \pi_c\, q_c
+
+    Without `given` the denominator is `K`. The proposal `r` is a mixture of the guide given `T + G`, and of the guide
+    given `G`, each at every scale of `scales`, of the guide given the subsets one modality below (`related`), and of
+    the model's prior. Every weight has the density of the whole mixture (the balance heuristic), and the numbers of
+    samples are fixed in advance. A guide narrower than the posterior, as mean-field guides and likelihood weights above
+    1 make it, gives weights without a variance and estimates that are too low by far more than their standard error
+    shows; the wider components repair that.
+
+    A conditional is one ratio over common samples, so the noise of `log p(x_G)` cancels, and the value of a discrete
+    target is at most 0 at every data point. Both likelihoods are properties of the model: the guide only decides how
+    many samples are needed. Weights of training objectives are left out. Sums are in float64, memory is bounded
+    whatever `K` is.
+
+    Every value has a Pareto k-hat. Data points above 0.7 are estimated anew with more samples, up to `max_samples`; if
+    they stay above, the result counts them, and its summary says so. No weight is clipped or smoothed.
+
+    A conditional model only has likelihoods given its conditions: `log p(x_T | w)` is one evidence under its prior
+    `p(z | w)`. Private latents that the guide does not propose (those of modalities it is not given) are drawn from the
+    model.
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024), for k-hat; Optimally Combining Sampling Techniques
+        for Monte Carlo Rendering (Veach and Guibas, 1995), for the balance heuristic; Safe and Effective Importance
+        Sampling (Owen and Zhou, 2000), for the share of the prior. The papers' own estimators have functions of their
+        own, such as `mopoe_log_likelihood`.
+
+    Args:
+        model: The generative program.
+        guide: The guide that proposes; it must support the subsets `T + G` and `G`.
+        x: Modality name -> values `(batch, *event)`.
+        target: The modalities `T`; by default all of `x` except `given`.
+        given: The modalities `G` of a conditional; None for the evidence of `T`.
+        num_samples: Number `K` of samples of each data point.
+        observed: Modality name -> bool `(batch,)`, the data points in which it is observed. The likelihood of a data
+            point is that of what it contains, 0 if that is nothing of `T`.
+        scales: Scales of the guide's spread.
+        related: Share of the samples from the guide given related subsets.
+        prior: Share of the samples from the model's prior; at least one sample where there are enough for one of each
+            component.
+        max_samples: Most samples of a data point; 16 times `num_samples` by default. Equal to `num_samples`, nothing is
+            refined.
+
+    Returns:
+        A `LogLikelihood` in nats.
+
+    Raises:
+        ValueError: If a modality is unknown or its values are invalid, `target` and `given` overlap, an argument is out
+            of range, or the guide does not support what it must propose for.
+
+    Example:
+        >>> import torch
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
+        >>> log_likelihood(model, guide, {"image": torch.zeros(5, 16)}, num_samples=100).values.shape
+        torch.Size([5])
+    """
+    (estimate,) = log_likelihoods(
+        model,
+        guide,
+        x,
+        [(target, given)],
+        num_samples,
+        observed,
+        scales=scales,
+        related=related,
+        prior=prior,
+        max_samples=max_samples,
+    )
+    return estimate
+
+
+def log_likelihoods(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    queries: Sequence[tuple[Sequence[str] | None, Sequence[str] | None]],
+    num_samples: int = 1000,
+    observed: Mapping[str, Tensor] | None = None,
+    *,
+    scales: Sequence[float] = SCALES,
+    related: float = 0.1,
+    prior: float = 0.1,
+    max_samples: int | None = None,
+) -> list[LogLikelihood]:
+    """Several likelihoods with the same samples, as `log_likelihood`.
+
+    The samples are `num_samples` times the number of different evidences, from one mixture for all, so each likelihood
+    is estimated at least as well as alone, and the decoders run once for all. Because the samples are the same, the
+    estimates are consistent: `log p(a, b) <= log p(b)` for a discrete `a` at every data point, and
+    `log p(a | b) = log p(a, b) - log p(b)`.
+
+    Args:
+        model: The generative program.
+        guide: The guide that proposes.
+        x: Modality name -> values `(batch, *event)`.
+        queries: Pairs of `target` and `given`, each as in `log_likelihood`.
+        num_samples: Number of samples of each data point and evidence.
+        observed: As in `log_likelihood`.
+        scales: As in `log_likelihood`.
+        related: As in `log_likelihood`.
+        prior: As in `log_likelihood`.
+        max_samples: As in `log_likelihood`, for each evidence.
+
+    Returns:
+        One `LogLikelihood` for each query.
+
+    Raises:
+        ValueError: As in `log_likelihood`, or if there are no queries.
+
+    Example:
+        >>> import torch
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {name: NormalLikelihood(MLP(2, 4)) for name in "ab"})
+        >>> guide = ProductOfExperts(2, {name: NormalEncoder(MLP(4, 8), 2) for name in "ab"})
+        >>> x = {name: torch.zeros(5, 4) for name in "ab"}
+        >>> queries = [(["a", "b"], None), ("b", None), ("a", "b")]
+        >>> joint, one, conditional = log_likelihoods(model, guide, x, queries, 50)
+        >>> torch.allclose(conditional.values, joint.values - one.values)
+        True
+    """
+    if not queries:
+        raise ValueError("queries is empty: name at least one target")
+    max_samples = checked_samples(num_samples, max_samples)
+    conditions = conditions_of(model)
+    checked = [_query(model, x, conditions, *query) for query in queries]
+    # evidences as the guide is given them: in the order of x, with the conditions of a conditional model
+    parts = dict.fromkeys(part for query in checked for part in ((*query.target, *query.given), query.given) if part)
+    evidences = [tuple(name for name in x if name in part or name in conditions) for part in parts]
+    evidences = list(dict.fromkeys(evidences))
+    used = {name for evidence in evidences for name in evidence}
+    x = {name: values for name, values in x.items() if name in used}
+    check_values(model, x, observed)
+    components = defensive_mixture(model, guide, evidences, scales, related, prior)
+    number = len(evidences)
+    found, samples = importance_sampled(
+        model, proposal(guide), x, observed, components, checked, number * num_samples, number * max_samples
+    )
+    return [estimate_of(statistics, samples, components, number * num_samples) for statistics in found]
+
+
+def checked_samples(num_samples: int, max_samples: int | None) -> int:
+    """The most samples of a data point, `max_samples` or a multiple of `num_samples`; raises on bad numbers."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    max_samples = _BUDGET * num_samples if max_samples is None else max_samples
+    if max_samples < num_samples:
+        raise ValueError(f"max_samples must be at least num_samples, got {max_samples} and {num_samples}")
+    return max_samples
+
+
+def estimate_of(
+    statistics: WeightStatistics,
+    samples: Tensor,
+    components: Sequence[Component],
+    number: int,
+    method: str = "importance sampling",
+) -> LogLikelihood:
+    """The estimate that statistics of importance weights make."""
+    counts = {part.label: count for part, count in zip(components, allocate(components, number), strict=True)}
+    absent = [label for label, count in counts.items() if not count]
+    return LogLikelihood(
+        statistics.value,
+        statistics.standard_error,
+        statistics.khat,
+        statistics.ess,
+        statistics.growth,
+        samples,
+        counts,
+        method,
+        (f"too few samples for the proposal's components {absent}",) if absent else (),
+    )
+
+
+def check_scored(model: Program, targets: Sequence[str], given: Sequence[str]) -> None:
+    """Raises if a condition of a conditional model is to be scored, or is not given."""
+    conditions = conditions_of(model)
+    scored = [name for name in targets if name in conditions]
+    absent = [name for name in conditions if name not in given]
+    if scored or absent:
+        wrong = f"it has no likelihood of {scored}" if scored else f"given does not contain {absent}"
+        raise ValueError(f"this model scores its targets given {list(conditions)}: {wrong}")
+
+
+def _query(
+    model: Program,
+    x: Mapping[str, Tensor],
+    conditions: Sequence[str],
+    target: Sequence[str] | None,
+    given: Sequence[str] | None,
+) -> Query:
+    given = () if given is None else chosen(given, x, "given")
+    target = tuple(name for name in x if name not in given) if target is None else chosen(target, x, "target")
+    if set(target) & set(given) or not target:
+        raise ValueError(f"target must not be empty nor overlap given, got {list(target)} and {list(given)}")
+    check_known(model, [*target, *given])
+    check_scored(model, target, given)
+    return Query(target, tuple(name for name in given if name not in conditions))
