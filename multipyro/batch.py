@@ -12,6 +12,8 @@ __all__ = [
     "check_batch",
     "check_module_names",
     "filled",
+    "is_missing",
+    "mark_missing",
     "private_modality",
     "rows_of_latent",
     "rows_with_evidence",
@@ -186,6 +188,28 @@ def filled(values: Tensor, mask: Tensor | None) -> Tensor:
     first = values.index_select(0, mask.to(torch.uint8).argmax(0, keepdim=True))
     fill = torch.where(mask.any(), first, torch.zeros_like(first))
     return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, fill)
+
+
+def is_missing(values: Tensor) -> Tensor:
+    """Which entries are missing, bool: NaN in floating-point data, negative in integer data."""
+    return values.isnan() if values.is_floating_point() else values < 0
+
+
+def mark_missing(values: Tensor, present: Tensor) -> Tensor:
+    """Marks entries as missing for likelihoods with `missing_entries=True`, and for encoders.
+
+    Args:
+        values: Data `(batch, *event)`.
+        present: Bool, broadcasts against `values`; False for a missing entry.
+
+    Returns:
+        `values` with NaN, or -1 in integer data, where `present` is False.
+
+    Example:
+        >>> mark_missing(torch.tensor([1.0, 2.0]), torch.tensor([True, False]))
+        tensor([1., nan])
+    """
+    return torch.where(present, values, torch.nan if values.is_floating_point() else -1)
 
 
 def subsets_of(modalities: Sequence[str], proper: bool = False) -> list[tuple[str, ...]]:

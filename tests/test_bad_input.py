@@ -89,7 +89,11 @@ BAD_VALUES = {
     "NaN value": (with_value("real", float("nan")), ValueError, "'real'.*NaN"),
     "beyond one": (with_value("gray", 1.5), ValueError, r"'gray'.*\[0, 1\].*1\.5"),
     "pixels up to 255": (with_value("image", 255.0), ValueError, r"'image'.*\[0, 1\].*255"),
-    "gray pixels": (with_value("image", 0.3), ValueError, "'image'.*gray.*ContinuousBernoulli.*Normal.*gray=True"),
+    "gray pixels": (
+        with_value("image", 0.3),
+        ValueError,
+        "'image'.*gray.*ContinuousBernoulli.*Normal.*soft_targets=True",
+    ),
 }
 
 
@@ -136,7 +140,7 @@ def test_a_list_is_no_tensor():
 
 
 def test_gray_bernoulli_by_an_explicit_option():
-    likelihood = BernoulliLikelihood(MLP(2, 3, (8,)), gray=True)
+    likelihood = BernoulliLikelihood(MLP(2, 3, (8,)), soft_targets=True)
     values = torch.rand(ROWS, 3)
     likelihood.check(values, "image")
     model = MultimodalModel(2, {"image": likelihood})

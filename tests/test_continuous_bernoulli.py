@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from multipyro.ppl_models import ContinuousBernoulliLikelihood
-from multipyro.ppl_models.likelihoods.continuous_bernoulli import ExactContinuousBernoulli
+from multipyro.ppl_models.likelihoods import ExactContinuousBernoulli
 
 LOGITS = torch.tensor([-100.0, -50.0, -20.0, -15.0, -3.0, -0.2, -0.051, -0.049, 0.0, 1e-6, 0.01, 0.3, 5.0, 17.0, 60.0])
 

@@ -107,7 +107,7 @@ def test_latents_shared_through_a_trunk_that_runs_once():
 
 LIKELIHOODS = {
     "bernoulli": (BernoulliLikelihood(MLP(2, (1, 3, 3), (8,))), (1, 3, 3)),
-    "gray bernoulli": (BernoulliLikelihood(MLP(2, (5,), (8,)), gray=True), (5,)),
+    "gray bernoulli": (BernoulliLikelihood(MLP(2, (5,), (8,)), soft_targets=True), (5,)),
     "continuous bernoulli": (ContinuousBernoulliLikelihood(MLP(2, 5, (8,))), (5,)),
     "label": (CategoricalLikelihood(MLP(2, 5, (8,))), ()),
     "word": (CategoricalLikelihood(MLP(2, (4, 5), (8,))), (4,)),

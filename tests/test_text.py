@@ -9,7 +9,14 @@ from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import Term, WeightedELBO, cross_generate, frozen, joint_samples, log_likelihood
-from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel, NormalLikelihood, OneHotMLP, point_estimate
+from multipyro.ppl_models import (
+    MLP,
+    AutoregressiveTextLikelihood,
+    MultimodalModel,
+    NormalLikelihood,
+    OneHotMLP,
+    point_estimate,
+)
 
 CLASSES, LENGTH, DIM = 3, 3, 2
 SEQUENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
@@ -17,7 +24,7 @@ SEQUENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
 
 def text(**options):
     """A decoder whose words differ clearly."""
-    module = AutoregressiveText(MLP(DIM, 8, (8,)), CLASSES, LENGTH, 4, 6, **options)
+    module = AutoregressiveTextLikelihood(MLP(DIM, 8, (8,)), CLASSES, LENGTH, 4, 6, **options)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.8)
     return module
@@ -134,17 +141,17 @@ def test_prediction_and_likelihoods_take_texts():
 
 def test_bad_values_and_settings_are_refused():
     likelihood = text()
-    with pytest.raises(TypeError, match="int64 token ids, got torch.float32"):
+    with pytest.raises(TypeError, match="int64 class ids, got torch.float32"):
         likelihood.check(torch.zeros(2, LENGTH), "word")
     with pytest.raises(ValueError, match=r"shape \(batch, 3\), got \(2, 4\)"):
         likelihood.check(torch.zeros(2, 4).long(), "word")
-    with pytest.raises(ValueError, match="ids 0 to 2, got 0 to 3"):
+    with pytest.raises(ValueError, match="class ids 0 to 2, got 0 to 3"):
         likelihood.check(torch.tensor([[0, 1, 3]]), "word")
     with pytest.raises(ValueError, match="token_dropout must lie"):
         text(token_dropout=1.0)
     with pytest.raises(ValueError, match="temperature must be positive"):
         text(temperature=0.0)
     with pytest.raises(ValueError, match="must be at least 1"):
-        AutoregressiveText(nn.Linear(2, 3), 0, 3)
+        AutoregressiveTextLikelihood(nn.Linear(2, 3), 0, 3)
     with pytest.raises(TypeError, match="out_features"):
-        AutoregressiveText(nn.ReLU(), 2, 3)
+        AutoregressiveTextLikelihood(nn.ReLU(), 2, 3)

@@ -25,7 +25,7 @@ from multipyro.inference.objectives.terms import Term, WeightedELBO
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
 from multipyro.inference.recipes._shared import SharedParts, shared_parts
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MLP, AutoregressiveText, MultimodalModel
+from multipyro.ppl_models import MLP, AutoregressiveTextLikelihood, MultimodalModel
 from multipyro.ppl_models.networks.heads import chain, trunk
 
 __all__ = ["VLVAE"]
@@ -91,7 +91,9 @@ def _build(
         *widths, features = networks.hidden_features
         own = parts is None
         network = MLP(latent_dim, features, widths, activate_output=True) if own else trunk(parts.decoder.out_features)
-        likelihoods[text.name] = AutoregressiveText(network, text.num_classes, *text.shape, token_dropout=token_dropout)
+        likelihoods[text.name] = AutoregressiveTextLikelihood(
+            network, text.num_classes, *text.shape, token_dropout=token_dropout
+        )
     model = MultimodalModel(latent_dim, likelihoods, trunk=None if parts is None else parts.decoder)
     guide = _guide(networks, latent_dim, pair, seen, parts)
 

@@ -1,4 +1,4 @@
-"""The continuous Bernoulli distribution, exact for any logit."""
+"""The continuous Bernoulli distribution, exact at any logit."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["ExactContinuousBernoulli"]
 
-# below this the closed forms lose digits to cancellation; the series beside them are exact to 1e-9 there
+# below this the closed forms lose digits to cancellation, and the series beside them are exact to 1e-9
 _SMALL = 0.05
 
 
@@ -17,8 +17,8 @@ class ExactContinuousBernoulli(dist.TorchDistribution):
 
     .. math:: p(x) = \frac{\ell\, e^{\ell x}}{e^\ell - 1}, \qquad E[x] = \frac{1}{1 - e^{-\ell}} - \frac1\ell
 
-    torch's own computes with probabilities clamped to single precision: beyond a logit of about 16 its density no
-    longer integrates to 1 (0.32 at 50), and trained decoders go there.
+    torch's distribution clamps probabilities to single precision: beyond a logit of about 16 its density no longer
+    integrates to 1 (0.32 at 50), and trained decoders reach such logits.
 
     References:
         The continuous Bernoulli: fixing a pervasive error in variational autoencoders (Loaiza-Ganem and
@@ -44,7 +44,7 @@ class ExactContinuousBernoulli(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """Mean, `(*batch)`."""
-        small, size = self._sizes()
+        small, size = self._magnitudes()
         above = 1 / -torch.expm1(-size) - 1 / size
         series = 0.5 + self.logits / 12 - self.logits**3 / 720
         return torch.where(small, series, torch.where(self.logits < 0, 1 - above, above))
@@ -52,12 +52,12 @@ class ExactContinuousBernoulli(dist.TorchDistribution):
     @property
     def variance(self) -> Tensor:
         """Variance, `(*batch)`."""
-        small, size = self._sizes()
+        small, size = self._magnitudes()
         exact = size**-2 - torch.exp(-size) / torch.expm1(-size) ** 2
         return torch.where(small, 1 / 12 - self.logits**2 / 240, exact)
 
     def expand(self, batch_shape, _instance=None) -> "ExactContinuousBernoulli":
-        """The same distribution over a larger batch shape."""
+        """The same distribution with a larger batch shape."""
         return ExactContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ class ExactContinuousBernoulli(dist.TorchDistribution):
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile of a probability in `[0, 1]`."""
-        small, size = self._sizes()
+        small, size = self._magnitudes()
         mirrored = self.logits > 0
-        share = torch.where(mirrored, 1 - value, value)
-        # the clamp keeps log1p off its pole, which single precision reaches once in 2^24 draws
-        inside = (share * torch.expm1(-size)).clamp(min=-1 + torch.finfo(size.dtype).eps)
+        probability = torch.where(mirrored, 1 - value, value)
+        # the clamp keeps log1p off its pole, which single precision reaches once in 2^24 samples
+        inside = (probability * torch.expm1(-size)).clamp(min=-1 + torch.finfo(size.dtype).eps)
         below = (-torch.log1p(inside) / size).clamp(0, 1)
         series = value + self.logits * value * (1 - value) / 2
         return torch.where(small, series, torch.where(mirrored, 1 - below, below))
@@ -86,14 +86,14 @@ class ExactContinuousBernoulli(dist.TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))
 
-    def _sizes(self) -> tuple[Tensor, Tensor]:
-        """Which logits are small, and the size of all others (1 for those, so that no branch makes a NaN)."""
+    def _magnitudes(self) -> tuple[Tensor, Tensor]:
+        """Which logits are small, and the magnitude of the others (1 for small ones, so that no branch is NaN)."""
         small = self.logits.abs() < _SMALL
         return small, torch.where(small, 1.0, self.logits.abs())
 
     def _log_normalizer(self) -> Tensor:
         """`log(l / tanh(l / 2))`, even in the logit."""
-        small, size = self._sizes()
+        small, size = self._magnitudes()
         squared = self.logits**2
         series = math.log(2) + squared / 12 - 7 * squared**2 / 1440
         return torch.where(small, series, size.log() - torch.tanh(size / 2).log())

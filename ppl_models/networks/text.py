@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import OneHot, embed, leading_shape, run_layers
+from multipyro.ppl_models.networks._layers import OneHot, check_ids, embed, leading_shape, run_layers
 
 __all__ = [
     "CharacterChannels",
@@ -163,6 +163,7 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         leading_shape(values, self.in_shape)
+        check_ids(values, self.embedding.num_embeddings)
         return run_layers(self.layers, embed(self.embedding, values).unsqueeze(-3), self.image_shape)
 
 
@@ -259,5 +260,6 @@ class GRUTextEncoder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         lead = leading_shape(values, self.in_shape)
+        check_ids(values, self.embedding.num_embeddings)
         _, last = self.gru(embed(self.embedding, values.reshape(-1, *self.in_shape)))
         return last[0].reshape(*lead, self.out_features)

@@ -1,4 +1,4 @@
-"""Likelihoods of pixels: probabilities that add up to one, samples that fit, finite gradients at the edges."""
+"""Likelihoods of values in [0, 1]: normalization, samples, and finite gradients at the edges."""
 
 import math
 
@@ -17,14 +17,14 @@ from multipyro.ppl_models import (
     LaplaceLikelihood,
     NormalLikelihood,
 )
-from multipyro.ppl_models.likelihoods.pixels import ClampedBeta
+from multipyro.ppl_models.likelihoods import ClampedBeta
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 LOCS = torch.tensor([-0.5, 0.0, 0.003, 0.37, 0.99, 1.0, 1.7], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 0.003, 0.05, 0.8, 30.0])
-def test_levels_sum_to_one_and_match_the_textbook(scale):
+def test_the_probabilities_of_levels_are_differences_of_sigmoids_that_sum_to_one(scale):
     pixels = DiscretizedLogistic(LOCS, torch.tensor(scale, dtype=torch.float64))
     log_probs = pixels.log_prob(LEVELS[:, None])
     assert torch.allclose(log_probs.logsumexp(0), torch.zeros(7, dtype=torch.float64), atol=1e-9)
@@ -35,7 +35,7 @@ def test_levels_sum_to_one_and_match_the_textbook(scale):
         assert torch.allclose(log_probs.exp(), cumulative.diff(dim=0), atol=1e-12)
 
 
-def test_far_levels_keep_their_digits():
+def test_tail_probabilities_keep_their_digits():
     pixels = DiscretizedLogistic(torch.tensor(0.0), torch.tensor(0.002))
     tail = pixels.log_prob(torch.tensor(200 / 255))
     half = 0.5 / 255
@@ -45,12 +45,12 @@ def test_far_levels_keep_their_digits():
 
 
 @pytest.mark.parametrize("loc, scale", [(0.37, 0.05), (0.02, 0.1), (0.9, 0.003)])
-def test_samples_of_levels_fit(loc, scale):
+def test_samples_of_levels_fit_their_probabilities(loc, scale):
     pixels = DiscretizedLogistic(torch.tensor(loc), torch.tensor(scale))
-    draws, number = pixels.sample((20_000,)), 20_000
-    counts = torch.bincount((draws * 255).round().long(), minlength=256).double()
+    samples, number = pixels.sample((20_000,)), 20_000
+    counts = torch.bincount((samples * 255).round().long(), minlength=256).double()
     expected = number * pixels.log_prob(LEVELS.float()).double().exp()
-    # levels of few draws together
+    # levels with few samples are merged
     order = expected.argsort(descending=True)
     kept = order[expected[order] > 10]
     counts = torch.cat([counts[kept], counts.sum()[None] - counts[kept].sum()])
@@ -63,7 +63,7 @@ def test_samples_of_levels_fit(loc, scale):
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.1, 0.5])
-def test_the_mean_is_exact_where_the_scale_is_above_a_bin(scale):
+def test_the_mean_is_exact_if_the_scale_exceeds_a_bin(scale):
     pixels = DiscretizedLogistic(LOCS, torch.tensor(scale, dtype=torch.float64))
     exact = (LEVELS[:, None] * pixels.log_prob(LEVELS[:, None]).exp()).sum(0)
     assert (pixels.mean - exact).abs().max() < 2e-4
@@ -76,10 +76,10 @@ def test_beta_integrates_to_one_and_has_its_moments(mean):
     grid = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     density = pixel.log_prob(grid[:, None, None]).exp()[:, 0]
     assert abs(density.mean() - 1) < 2e-3
-    draws = pixel.sample((50_000,)).flatten()
+    samples = pixel.sample((50_000,)).flatten()
     variance = mean * (1 - mean) / 101
-    assert abs(draws.mean() - mean) < 4.5 * math.sqrt(variance / 50_000)
-    assert abs(draws.var() / variance - 1) < 0.1
+    assert abs(samples.mean() - mean) < 4.5 * math.sqrt(variance / 50_000)
+    assert abs(samples.var() / variance - 1) < 0.1
     assert abs(pixel.mean.item() - mean) < 1e-4
 
 
@@ -95,18 +95,18 @@ def test_values_and_gradients_are_finite_at_black_and_white(make, output):
     assert log_prob.isfinite() and outputs.grad.isfinite().all()
 
 
-def test_the_density_next_to_an_edge_is_that_of_the_margin():
+def test_values_near_an_edge_have_the_density_at_the_margin():
     pixel = ClampedBeta(torch.tensor(0.5), torch.tensor(2.0), margin=1e-3)
     assert torch.equal(pixel.log_prob(torch.tensor(0.0)), dist.Beta(0.5, 2.0).log_prob(torch.tensor(1e-3)))
     assert pixel.expand((3,)).log_prob(torch.zeros(3)).shape == (3,)
 
 
 @pytest.mark.parametrize("make", [NormalLikelihood, LaplaceLikelihood, DiscretizedLogisticLikelihood])
-def test_each_channel_may_have_a_scale(make):
+def test_each_channel_can_have_a_scale(make):
     scales = torch.tensor([0.1, 0.2, 0.4]).reshape(3, 1, 1)
     likelihood = make(MLP(2, (3, 4, 4), (8,)), scales, learn_scale=True)
-    found = likelihood(torch.zeros(5, 2)).base_dist
-    assert torch.allclose(found.scale, scales.expand(5, 3, 4, 4))
+    entries = likelihood(torch.zeros(5, 2)).base_dist
+    assert torch.allclose(entries.scale, scales.expand(5, 3, 4, 4))
     likelihood(torch.zeros(5, 2)).log_prob(torch.zeros(5, 3, 4, 4)).sum().backward()
     assert likelihood.log_scale.grad.shape == (3, 1, 1) and (likelihood.log_scale.grad != 0).all()
 
@@ -121,7 +121,7 @@ def test_each_channel_may_have_a_scale(make):
         ),
         (lambda: DiscretizedLogisticLikelihood(nn.Identity(), scale=0.0), "scale must be positive, got 0.0"),
         (lambda: DiscretizedLogistic(torch.zeros(1), torch.ones(1), 1), "bins must be at least 2"),
-        (lambda: BetaLikelihood(nn.Identity(), strength=0.0), "strength must be a number above 0"),
+        (lambda: BetaLikelihood(nn.Identity(), strength=0.0), "strength must be a finite positive number"),
         (lambda: BetaLikelihood(nn.Identity(), margin=0.5), "margin must lie between"),
         (lambda: BetaLikelihood(nn.Identity()).check(torch.tensor([[-0.1]]), "image"), r"must lie in \[0, 1\]"),
         (
@@ -130,18 +130,18 @@ def test_each_channel_may_have_a_scale(make):
         ),
     ],
 )
-def test_what_cannot_be_is_told(act, message):
+def test_invalid_arguments_are_named(act, message):
     with pytest.raises(ValueError, match=message):
         act()
 
 
-@pytest.mark.parametrize("family", ["beta", "discretized_logistic"])
-def test_data_may_ask_for_them(family):
-    modality = Modality("image", (3, 8, 8), "image", family)
+@pytest.mark.parametrize("likelihood", ["beta", "discretized_logistic"])
+def test_a_modality_can_request_them(likelihood):
+    modality = Modality("image", (3, 8, 8), "image", likelihood)
     assert (
         type(networks_for({"image": modality}).likelihoods(2)["image"])
         is {
             "beta": BetaLikelihood,
             "discretized_logistic": DiscretizedLogisticLikelihood,
-        }[family]
+        }[likelihood]
     )
