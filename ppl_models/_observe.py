@@ -10,6 +10,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro.batch import check_module_names, filled
+from multipyro.ppl_models.likelihoods.base import batch_shape_text
 
 __all__ = ["check_names", "masked", "observe"]
 
@@ -36,7 +37,7 @@ def observe(name: str, likelihood: nn.Module, latents: Tensor, values: Tensor | 
     values = filled(values, mask)
     if tuple(values.shape[1:]) != tuple(distribution.event_shape):
         raise ValueError(
-            f"modality {name!r} must have shape (batch, *{tuple(distribution.event_shape)}), got {tuple(values.shape)}"
+            f"modality {name!r} must have shape {batch_shape_text(distribution.event_shape)}, got {tuple(values.shape)}"
         )
     if is_validation_enabled() and hasattr(likelihood, "check"):
         likelihood.check(values, name)

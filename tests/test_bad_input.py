@@ -77,7 +77,7 @@ def with_value(name, value, row=1):
 
 
 BAD_VALUES = {
-    "wrong shape": ({"image": torch.zeros(ROWS, 3, 3)}, ValueError, r"'image'.*\(batch, \*\(1, 3, 3\)\).*\(4, 3, 3\)"),
+    "wrong shape": ({"image": torch.zeros(ROWS, 3, 3)}, ValueError, r"'image'.*\(batch, 1, 3, 3\).*\(4, 3, 3\)"),
     "label with a column": ({"label": torch.zeros(ROWS, 1).long()}, ValueError, r"'label'.*\(4, 1\)"),
     "wrong dtype of an image": ({"image": torch.zeros(ROWS, 1, 3, 3).long()}, TypeError, "'image'.*floating.*int64"),
     "wrong dtype of a label": ({"label": torch.zeros(ROWS)}, TypeError, "'label'.*int64.*float32"),

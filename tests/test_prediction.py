@@ -240,7 +240,7 @@ def test_a_guide_of_several_sites():
         ({"sound": torch.zeros(4, 2)}, {}, ValueError, r"unknown modality \['sound'\]"),
         ({}, {"target": ["sound"]}, ValueError, r"unknown modality \['sound'\]"),
         ({}, {"target": []}, ValueError, "target is empty"),
-        ({"image": torch.zeros(4, 3, 3)}, {}, ValueError, r"must have shape \(batch, \*\(1, 3, 3\)\)"),
+        ({"image": torch.zeros(4, 3, 3)}, {}, ValueError, r"must have shape \(batch, 1, 3, 3\)"),
         ({"image": torch.zeros(4, 1, 3, 3).long()}, {}, TypeError, "floating point"),
         ({"image": torch.full((4, 1, 3, 3), float("nan"))}, {}, ValueError, "NaN"),
         ({"image": torch.zeros(4, 1, 3, 3).numpy()}, {}, TypeError, "must be a tensor"),

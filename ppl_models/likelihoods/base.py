@@ -14,6 +14,7 @@ from multipyro.ppl_models.likelihoods.missing import MissingEntries
 __all__ = [
     "Likelihood",
     "LocationScaleLikelihood",
+    "batch_shape_text",
     "check_class_ids",
     "check_finite",
     "check_interval",
@@ -110,7 +111,7 @@ class Likelihood(nn.Module, ABC):
             raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
         if self.event_shape is not None and tuple(values.shape[1:]) != self.event_shape:
             raise ValueError(
-                f"modality {name!r} must have shape (batch, *{self.event_shape}), got {tuple(values.shape)}"
+                f"modality {name!r} must have shape {batch_shape_text(self.event_shape)}, got {tuple(values.shape)}"
             )
         if self.missing_entries and self.independent_entries:
             values = values[~is_missing(values)]
@@ -169,6 +170,11 @@ def register_positive(
         module.register_parameter(f"log_{name}", nn.Parameter(log_value))
     else:
         module.register_buffer(f"log_{name}", log_value)
+
+
+def batch_shape_text(event_shape: Sequence[int]) -> str:
+    """The shape of a batch for messages, such as `(batch, 3, 28, 28)`."""
+    return str(("batch", *event_shape)).replace("'", "")
 
 
 def check_interval(
