@@ -1,22 +1,26 @@
 """Data sets of several modalities as dicts of tensors, and batches of them."""
 
+from multipyro.data.batches import Batch, as_batch
 from multipyro.data.custom.tensors import from_dataset, from_tensors, infer_modality
 from multipyro.data.custom.toml import load_toml
 from multipyro.data.incomplete import drop_modalities
 from multipyro.data.indexed import IndexedTensor
-from multipyro.data.modality import Modality
-from multipyro.data.multimodal import Batch, MultimodalData
+from multipyro.data.modality import KINDS, LIKELIHOODS, Modality
+from multipyro.data.multimodal import MultimodalData
 from multipyro.data.registry import DATASETS, DatasetInfo, load_dataset
 from multipyro.data.splits import Splits
 
 __all__ = [
     "DATASETS",
+    "KINDS",
+    "LIKELIHOODS",
     "Batch",
     "DatasetInfo",
     "IndexedTensor",
     "Modality",
     "MultimodalData",
     "Splits",
+    "as_batch",
     "drop_modalities",
     "from_dataset",
     "from_tensors",

@@ -1,4 +1,4 @@
-"""Rows that share values: a picture with ten captions, a digit in twenty pairs, is held once."""
+"""A tensor whose rows repeat: an image with ten captions, a digit in twenty pairs, is stored once."""
 
 import torch
 from torch import Tensor
@@ -7,25 +7,25 @@ __all__ = ["IndexedTensor"]
 
 
 class IndexedTensor:
-    """Rows of which several may be the same row of a smaller tensor; stands in `MultimodalData.x` for a tensor.
+    """The tensor `pool[index]` without a copy; can stand for a tensor in `MultimodalData.x`.
 
     Args:
-        pool: Values that occur, `(values, *shape)`.
+        pool: The distinct rows, `(values, *shape)`.
         index: Which of them each row is, int64 `(rows,)`.
 
     Raises:
         TypeError: If the index is not int64.
-        ValueError: If the index is not one number a row, or names values that are not there.
+        ValueError: If the index does not have shape `(rows,)`, or lies outside the pool.
 
     Example:
-        >>> pictures = IndexedTensor(torch.tensor([[0.5, 1.5], [2.5, 3.5]]), torch.tensor([0, 0, 1]))
-        >>> len(pictures), pictures.shape, pictures.index_select(0, torch.tensor([1, 2])).tolist()
+        >>> images = IndexedTensor(torch.tensor([[0.5, 1.5], [2.5, 3.5]]), torch.tensor([0, 0, 1]))
+        >>> len(images), images.shape, images.index_select(0, torch.tensor([1, 2])).tolist()
         (3, torch.Size([3, 2]), [[0.5, 1.5], [2.5, 3.5]])
     """
 
     def __init__(self, pool: Tensor, index: Tensor) -> None:
         if index.dtype != torch.int64:
-            raise TypeError(f"index must have int64, got {index.dtype}")
+            raise TypeError(f"index must be int64, got {index.dtype}")
         if index.dim() != 1:
             raise ValueError(f"index must have shape (rows,), got {tuple(index.shape)}")
         if len(index) and not 0 <= index.min() <= index.max() < len(pool):
@@ -37,6 +37,9 @@ class IndexedTensor:
 
     def __getitem__(self, rows: Tensor) -> "IndexedTensor":
         return IndexedTensor(self.pool, self.index[rows])
+
+    def __repr__(self) -> str:
+        return f"<IndexedTensor {tuple(self.shape)} of {len(self.pool)} distinct rows, {self.dtype}>"
 
     @property
     def shape(self) -> torch.Size:
@@ -53,7 +56,7 @@ class IndexedTensor:
         return self.pool.dim()
 
     def is_floating_point(self) -> bool:
-        """Whether the values are of a floating type."""
+        """Whether the values have a floating type."""
         return self.pool.is_floating_point()
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:

@@ -1,49 +1,54 @@
-"""Data sets as dicts of tensors, and batches fetched from them by index."""
+"""Data sets as dicts of tensors."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from multipyro.data.batches import Batch, Batches, seeded_generator
+from multipyro.data.display import describe, describe_html
 from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
 
-__all__ = ["Batch", "Batches", "MultimodalData"]
+__all__ = ["MultimodalData"]
 
-Batch = tuple[dict[str, Tensor], dict[str, Tensor] | None]
 Transform = Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
 
-
-def _generator(*numbers: int | str) -> torch.Generator:
-    digest = hashlib.sha256("/".join(map(str, numbers)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+_INTEGERS = ("uint8", "int16", "int32", "int64")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MultimodalData:
-    """Rows of several modalities, held in memory.
+    """Examples of several modalities, in memory or mapped from files.
 
     Args:
         name: Name of the data set.
         modalities: Modality name -> its description, in order.
-        x: Modality name -> values `(rows, *shape)`, a tensor, or an `IndexedTensor` where rows repeat. Images may
-            be stored as uint8; batches contain them as float32 in `[0, 1]`.
-        observed: Modality name -> rows that are observed, bool `(rows,)`; None when all are.
-        labels: Class of each row, int64 `(rows,)`, for metrics; None if there are no classes.
+        x: Modality name -> values `(rows, *shape)`, a tensor, or an `IndexedTensor` where rows repeat. Images may be
+            stored as uint8, which batches contain as float32 in `[0, 1]`; counts as integers, which become float32. A
+            missing entry of an example is NaN.
+        observed: Modality name -> which examples have the modality, bool `(rows,)`; None if all have all.
+        labels: Class of each example, int64 `(rows,)`, for metrics; None without classes.
         split: `"train"`, `"validation"` or `"test"`.
         transform: Called as `transform(x, generator)` on the modalities of a batch, with a generator that depends on
-            the seed, the epoch and the batch alone: a draw that is new in every epoch and repeats in a resumed run.
-            After `select` it sees the selected modalities only.
-        options: The options with which `load_dataset` loads it again, by name; None where it does not.
+            the seed, the epoch and the batch alone: random augmentation that is new in every epoch and repeats in a
+            resumed run. After `select` it gets the selected modalities only.
+        options: The options with which `load_dataset` loads it again, by name; None if it cannot.
+        ids: The user's identifier of each row, strings or integers; by default 0, 1, 2, ... They follow the rows
+            through `take` and splits.
+        weights: Sampling weight of each row, nonnegative floats `(rows,)`: a shuffled epoch draws as many rows as there
+            are with replacement, in proportion to them. None for each row once.
+        label_names: Names of the classes in `labels`.
 
     Raises:
-        TypeError: If something is no tensor or has the wrong dtype: int64 for a categorical modality and for labels,
-            bool for masks, a floating one (or uint8 for an image) else.
-        ValueError: If tensors disagree in their number of rows or with their descriptions.
+        TypeError: If a value is not a tensor or has the wrong dtype: int64 for discrete modalities and for labels, bool
+            for masks, floating point otherwise.
+        ValueError: If numbers of rows differ, or shapes differ from the descriptions.
 
     Example:
         >>> label = Modality("label", (), "label", "categorical", num_classes=3)
@@ -58,51 +63,68 @@ class MultimodalData:
     observed: Mapping[str, Tensor] | None = None
     labels: Tensor | None = None
     split: str = "train"
-    transform: Transform | None = field(default=None, repr=False)
-    options: Mapping[str, Any] | None = field(default=None, repr=False)
+    transform: Transform | None = None
+    options: Mapping[str, Any] | None = None
+    ids: np.ndarray | None = None
+    weights: Tensor | None = None
+    label_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if set(self.x) != set(self.modalities) or not self.x:
-            raise ValueError(f"x has the modalities {list(self.x)}, described are {list(self.modalities)}")
+            raise ValueError(f"x has the modalities {list(self.x)}, but {list(self.modalities)} are described")
         unknown = [name for name in self.observed or {} if name not in self.x]
         if unknown:
             raise ValueError(f"observed has the unknown modality {unknown}: there are {list(self.modalities)}")
-        self._check_types()
-        sizes = {name: len(values) for name, values in self.x.items()}
-        sizes |= {} if self.labels is None else {"labels": len(self.labels)}
-        sizes |= {f"observed {name}": len(mask) for name, mask in (self.observed or {}).items()}
+        tensors = {f"modality {name!r}": (values, *self._expected(name)) for name, values in self.x.items()}
+        tensors |= {f"observed[{name!r}]": (mask, (), ("bool",)) for name, mask in (self.observed or {}).items()}
+        tensors |= {} if self.labels is None else {"labels": (self.labels, (), ("int64",))}
+        tensors |= {} if self.weights is None else {"weights": (self.weights, (), ("a floating dtype",))}
+        for name, (values, shape, dtypes) in tensors.items():
+            _check(name, values, shape, dtypes)
+        object.__setattr__(self, "ids", np.arange(len(self)) if self.ids is None else np.asarray(self.ids))
+        sizes = {name: len(values) for name, (values, _, _) in tensors.items()} | {"ids": len(self.ids)}
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"all tensors must have the same number of rows, got {sizes}")
-        shapes = {f"modality {name!r}": (values, self.modalities[name].shape) for name, values in self.x.items()}
-        shapes |= {f"observed[{name!r}]": (mask, ()) for name, mask in (self.observed or {}).items()}
-        shapes |= {} if self.labels is None else {"labels": (self.labels, ())}
-        for name, (values, shape) in shapes.items():
-            if tuple(values.shape[1:]) != shape:
-                wanted = ", ".join(map(str, ("rows", *shape)))
-                raise ValueError(f"{name} must have shape ({wanted}), got {tuple(values.shape)}")
+            listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+            raise ValueError(f"all tensors must have the same number of rows, got {listed}")
+        if self.weights is not None and not (self.weights.isfinite().all() and (self.weights >= 0).all()):
+            raise ValueError("weights must be finite numbers that are not negative")
+        if self.weights is not None and len(self) and not (self.weights > 0).any():
+            raise ValueError("weights are all 0: no row could be drawn")
 
-    def _check_types(self) -> None:
-        wanted = {}
-        for name, values in self.x.items():
-            modality = self.modalities[name]
-            kinds = "int64" if modality.likelihood == "categorical" else "a floating dtype"
-            kinds += " or uint8" if modality.kind == "image" and kinds != "int64" else ""
-            wanted[f"modality {name!r}"] = (values, kinds)
-        wanted |= {f"observed[{name!r}]": (mask, "bool") for name, mask in (self.observed or {}).items()}
-        wanted |= {} if self.labels is None else {"labels": (self.labels, "int64")}
-        for name, (values, kinds) in wanted.items():
-            if not isinstance(values, Tensor | IndexedTensor) or not values.dim():
-                raise TypeError(f"{name} must be a tensor with the rows first, got {values!r}")
-            kind = "a floating dtype" if values.is_floating_point() else str(values.dtype).removeprefix("torch.")
-            if kind not in kinds.split(" or "):
-                raise TypeError(f"{name} must have {kinds}, got {values.dtype}")
+    def _expected(self, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Shape of an example of a modality, and the dtypes it may have."""
+        modality = self.modalities[name]
+        integers = {"image": ("uint8",), "counts": _INTEGERS}.get(modality.kind, ())
+        return modality.shape, ("int64",) if modality.is_discrete else ("a floating dtype", *integers)
 
     def __len__(self) -> int:
         return len(next(iter(self.x.values())))
 
+    def __repr__(self) -> str:
+        modalities = ", ".join(f"{name} {modality.shape}" for name, modality in self.modalities.items())
+        return f"<{self.name}, {self.split}: {len(self):,} examples of {modalities}>"
+
+    def _repr_html_(self) -> str:
+        return describe_html(self)
+
+    def describe(self) -> str:
+        """A table of the modalities: kind, shape, likelihood, range of the values, share that is missing.
+
+        Ranges are those of the first rows, in the units of the data. Below the table, hints say how to declare what a
+        modality is where its values allow another reading.
+
+        Example:
+            >>> from multipyro.data import load_dataset
+            >>> print(load_dataset("digits").train.select(["label"]).describe())
+            digits, train: 1,297 examples
+            modality  kind   shape  likelihood   values                           missing
+            label     label  ()     categorical  10 classes: zero, one, two, ...  none
+        """
+        return describe(self)
+
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over the modalities and masks, to be carried into every result made from them."""
+        """SHA-256 of the values and masks, which identifies the data in every result."""
         digest = hashlib.sha256()
         tensors = {**self.x, **{f"observed/{name}": mask for name, mask in (self.observed or {}).items()}}
         for name in sorted(tensors):
@@ -114,11 +136,15 @@ class MultimodalData:
 
     @cached_property
     def labels_hash(self) -> str | None:
-        """SHA-256 over the classes that metrics judge by, which `content_hash` leaves out; None without classes."""
+        """SHA-256 of the labels, which `content_hash` leaves out; None without labels."""
         return None if self.labels is None else hashlib.sha256(self.labels.cpu().numpy()).hexdigest()
 
     def select(self, modalities: Sequence[str]) -> "MultimodalData":
-        """The same rows with some of the modalities."""
+        """The same rows with some of the modalities.
+
+        Raises:
+            ValueError: If a modality is unknown, or there are none.
+        """
         unknown = [name for name in modalities if name not in self.modalities]
         if unknown or not modalities:
             raise ValueError(
@@ -138,12 +164,11 @@ class MultimodalData:
         """The same rows, described by other likelihoods.
 
         Args:
-            likelihoods: Modality name -> family, see `Modality`; the others keep theirs.
-            scales: Modality name -> scale, of modalities that `likelihoods` names; that of the family by default.
+            likelihoods: Modality name -> likelihood that suits its kind, see `Modality`; the others keep theirs.
+            scales: Modality name -> scale, for modalities in `likelihoods`; the default of the likelihood for others.
 
         Raises:
-            ValueError: If a modality or a family is unknown, or has no scale.
-            TypeError: If the values are not such as the family has.
+            ValueError: If a modality or a likelihood is unknown, or a likelihood has no scale.
 
         Example:
             >>> from multipyro.data import load_dataset
@@ -156,37 +181,74 @@ class MultimodalData:
             raise ValueError(f"likelihoods name unknown modalities {unknown}: there are {list(self.modalities)}")
         named = [name for name in scales or {} if name not in likelihoods]
         if named:
-            raise ValueError(f"scales name {named}, likelihoods only {list(likelihoods)}")
+            raise ValueError(f"scales name {named}, but likelihoods only {list(likelihoods)}")
         changed = {
-            name: replace(self.modalities[name], likelihood=family, scale=(scales or {}).get(name))
-            for name, family in likelihoods.items()
+            name: replace(self.modalities[name], likelihood=likelihood, scale=(scales or {}).get(name))
+            for name, likelihood in likelihoods.items()
         }
         return replace(self, modalities={**self.modalities, **changed})
 
-    def named(self, split: str) -> "MultimodalData":
-        """The same rows as another split."""
+    def with_split(self, split: str) -> "MultimodalData":
+        """The same rows under the name of another split."""
         return replace(self, split=split)
+
+    def balanced(self, modality: str | None = None) -> "MultimodalData":
+        """The same rows, sampled in training so that every class is equally frequent.
+
+        Args:
+            modality: The label or ordinal modality whose classes count, for which every row needs a value; `labels` by
+                default.
+
+        Returns:
+            The data with `weights` inversely proportional to the frequency of a row's class.
+
+        Raises:
+            ValueError: If there are no classes, or a row has none.
+
+        Example:
+            >>> label = Modality("label", (), "label", "categorical", num_classes=2)
+            >>> data = MultimodalData("toy", {"label": label}, {"label": torch.tensor([0, 0, 0, 1])})
+            >>> data.balanced("label").weights.tolist() == [1 / 3, 1 / 3, 1 / 3, 1]
+            True
+        """
+        classes = self.labels if modality is None else self.select([modality]).x[modality]
+        if classes is None:
+            raise ValueError(f"data set {self.name!r} has no labels: name a modality of kind label")
+        if modality is not None and self.modalities[modality].kind not in ("label", "ordinal"):
+            raise ValueError(f"modality {modality!r} has no classes: it is of kind {self.modalities[modality].kind!r}")
+        if modality is not None and not (self.observed or {}).get(modality, torch.ones(1, dtype=torch.bool)).all():
+            raise ValueError(f"some rows have no {modality!r}: classes can be balanced only where every row has one")
+        counts = classes.bincount()
+        return replace(self, weights=(1 / counts.double())[classes])
 
     def take(self, index: Tensor) -> "MultimodalData":
         """The data set of the rows `index`, int64 `(n,)`."""
-        masks = None if self.observed is None else {name: mask[index] for name, mask in self.observed.items()}
-        labels = None if self.labels is None else self.labels[index]
-        return replace(self, x={name: values[index] for name, values in self.x.items()}, observed=masks, labels=labels)
+        return replace(
+            self,
+            x={name: values[index] for name, values in self.x.items()},
+            observed=None if self.observed is None else {name: mask[index] for name, mask in self.observed.items()},
+            labels=None if self.labels is None else self.labels[index],
+            ids=self.ids[index.numpy()],
+            weights=None if self.weights is None else self.weights[index],
+        )
 
     def rows(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The batch `(x, observed)` of the rows `index`, copied, images as float32 in `[0, 1]`.
 
         Args:
             index: The rows, int64 `(n,)`.
-            generator: Draws what the transform draws; by default one that is the same at every call.
+            generator: Random numbers for the transform; by default the same at every call.
         """
-        x = {name: values.index_select(0, index) for name, values in self.x.items()}
-        # 0..255 becomes 0..1
-        x = {name: values.float() / 255 if values.dtype == torch.uint8 else values for name, values in x.items()}
+        x = {name: self._floats(name, values.index_select(0, index)) for name, values in self.x.items()}
         if self.transform is not None:
-            x = self.transform(x, generator if generator is not None else _generator(self.split))
+            x = self.transform(x, generator if generator is not None else seeded_generator(self.split))
         masks = None if self.observed is None else {n: mask.index_select(0, index) for n, mask in self.observed.items()}
         return x, masks
+
+    def _floats(self, name: str, values: Tensor) -> Tensor:
+        if values.is_floating_point() or self.modalities[name].is_discrete:
+            return values
+        return values.float() / 255 if self.modalities[name].kind == "image" else values.float()
 
     def batches(
         self,
@@ -197,70 +259,34 @@ class MultimodalData:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
-    ) -> "Batches":
-        """The batches of one epoch, which can be iterated again and again.
+    ) -> Batches:
+        """The batches of one epoch, which can be iterated repeatedly.
 
         Args:
-            batch_size: Rows of a batch (of each process).
-            shuffle: Whether rows come in an order drawn from `seed` and `epoch` alone.
+            batch_size: Examples of a batch (of each process).
+            shuffle: Whether the rows come in an order that depends on `seed` and `epoch` alone, each once or, with
+                `weights`, drawn in proportion to them.
             seed: Seed of the order and of the transform.
             epoch: Number of the epoch.
             rank: Number of this process among `world_size`. Together the processes go through the same batches as one
-                process with `world_size * batch_size` rows; each gets the same number of them, the first rows of the
-                order being repeated at its end where the number of processes does not divide that of the rows.
+                process with `world_size * batch_size` examples; all get the same number of examples: the first rows of
+                the order are repeated at its end if the number of processes does not divide that of the rows.
             world_size: Number of processes.
             drop_last: Whether a last, smaller batch is left out.
         """
         return Batches(self, batch_size, shuffle, seed, epoch, rank, world_size, drop_last)
 
 
-class Batches:
-    """The batches `(x, observed)` of one epoch; made by `MultimodalData.batches`.
+def _check(name: str, values: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:
+    if not isinstance(values, Tensor | IndexedTensor) or not values.dim():
+        raise TypeError(f"{name} must be a tensor with the rows first, got {_kind_of(values)}")
+    dtype = "a floating dtype" if values.is_floating_point() else str(values.dtype).removeprefix("torch.")
+    if dtype not in dtypes:
+        raise TypeError(f"{name} must have {' or '.join(dtypes)}, got {values.dtype}")
+    if tuple(values.shape[1:]) != shape:
+        expected = ", ".join(map(str, ("rows", *shape)))
+        raise ValueError(f"{name} must have shape ({expected}), got {tuple(values.shape)}")
 
-    Rows are fetched by index from the tensors in memory. What a transform draws depends on the split, the seed, the
-    epoch, the rank and the number of the batch alone, so going through the batches again repeats it.
 
-    Example:
-        >>> label = Modality("label", (), "label", "categorical", num_classes=3)
-        >>> data = MultimodalData("toy", {"label": label}, {"label": torch.tensor([0, 2, 1])})
-        >>> len(data.batches(2)), len(data.batches(2, drop_last=True))
-        (2, 1)
-    """
-
-    def __init__(
-        self,
-        data: MultimodalData,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        epoch: int,
-        rank: int,
-        world_size: int,
-        drop_last: bool,
-    ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in [0, world_size), got {rank} of {world_size}")
-        self.data, self.batch_size, self.seed, self.epoch = data, batch_size, seed, epoch
-        self.rank = rank
-        order = torch.arange(len(data))
-        if shuffle:
-            order = torch.randperm(len(data), generator=_generator("order", seed, epoch))
-        share = -(-len(order) // world_size)
-        repeated = torch.arange(share * world_size) % max(len(order), 1)
-        mine = order[repeated[rank::world_size]]
-        parts = list(mine.split(batch_size)) if len(mine) else []  # an empty tensor splits into one empty part
-        if drop_last and parts and len(parts[-1]) < batch_size:
-            parts.pop()
-        self._parts = parts
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number, index in enumerate(self._parts):
-            generator = None
-            if self.data.transform is not None:
-                generator = _generator("transform", self.data.split, self.seed, self.epoch, self.rank, number)
-            yield self.data.rows(index, generator)
+def _kind_of(value: Any) -> str:
+    return f"the scalar {value.item()}" if isinstance(value, Tensor) else type(value).__name__

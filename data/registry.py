@@ -17,7 +17,7 @@ from multipyro.data.sets.mnist_svhn import load_mnist_svhn, load_mnist_svhn_text
 from multipyro.data.sets.polymnist import background_paths, load_polymnist, polymnist_source
 from multipyro.data.sets.svhn import svhn_paths
 from multipyro.data.splits import Splits
-from multipyro.data.storage.roots import VARIABLE, roots
+from multipyro.data.storage.locations import VARIABLE, roots
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
 

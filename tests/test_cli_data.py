@@ -108,7 +108,9 @@ def test_data_of_ones_own_is_named(tmp_path, capsys):
 def test_options_stay_with_the_rows():
     splits = load_dataset("digits", seed=3)
     assert dict(splits.test.options) == {"seed": 3}
-    assert isinstance(splits, Splits) and splits.head(5).select(["label"]).train.named("test").options == {"seed": 3}
+    assert isinstance(splits, Splits) and splits.head(5).select(["label"]).train.with_split("test").options == {
+        "seed": 3
+    }
 
 
 @pytest.fixture

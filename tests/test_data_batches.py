@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from multipyro.data import Modality, MultimodalData
+from multipyro.data import IndexedTensor, Modality, MultimodalData, as_batch, load_dataset
 
 ROWS = 23
 MODALITIES = {
@@ -141,7 +142,7 @@ def test_draws_depend_on_seed_epoch_and_batch_alone():
     assert torch.equal(vectors(pickle.loads(pickle.dumps(rows)), seed=2, epoch=4), first)
     assert not torch.equal(vectors(rows, seed=2, epoch=5), first)
     assert not torch.equal(vectors(rows, seed=3, epoch=4), first)
-    assert not torch.equal(vectors(rows.named("validation"), seed=2, epoch=4), first)
+    assert not torch.equal(vectors(rows.with_split("validation"), seed=2, epoch=4), first)
     both = [vectors(rows, seed=2, epoch=4, rank=r, world_size=2) for r in range(2)]
     assert torch.cat(both).unique().numel() == 24 * 3
 
@@ -181,10 +182,10 @@ def changed(name, values):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     {
-        "modality without values": ({"x": {"label": torch.arange(3)}}, ValueError, r"\['label'\], described are"),
-        "no modality": ({"x": {}, "modalities": {}}, ValueError, "described are"),
+        "modality without values": ({"x": {"label": torch.arange(3)}}, ValueError, r"\['label'\], but \['image'"),
+        "no modality": ({"x": {}, "modalities": {}}, ValueError, "are described"),
         "rows differ": (changed("vector", torch.zeros(22, 3)), ValueError, "same number of rows.*'vector': 22"),
-        "labels differ": ({"labels": torch.arange(4)}, ValueError, "same number of rows.*'labels': 4"),
+        "labels differ": ({"labels": torch.arange(4)}, ValueError, "same number of rows.*labels: 4"),
         "shape": (changed("vector", torch.zeros(ROWS, 4)), ValueError, r"'vector' must have shape \(rows, 3\)"),
         "scalar": (changed("vector", torch.tensor(1.0)), TypeError, "'vector' must be a tensor with the rows first"),
         "no tensor": (changed("vector", [1.0] * ROWS), TypeError, "'vector' must be a tensor with the rows first"),
@@ -212,3 +213,143 @@ def changed(name, values):
 def test_data_that_contradicts_its_description(changes, error, message):
     with pytest.raises(error, match=message):
         data(**changes)
+
+
+def test_identifiers_follow_their_rows():
+    assert data().ids.tolist() == list(range(ROWS))
+    named = data(ids=[f"patient {i}" for i in range(ROWS)])
+    taken = named.take(torch.tensor([7, 2])).take(torch.tensor([1]))
+    assert taken.ids.tolist() == ["patient 2"] and taken.x["label"].tolist() == [2]
+    with pytest.raises(ValueError, match="same number of rows, got .*ids: 2"):
+        data(ids=["a", "b"])
+
+
+def test_rows_are_drawn_in_proportion_to_their_weights():
+    rows = data(2_000, modalities={**MODALITIES, "label": Modality("label", (), "label", "categorical", 2_000)})
+    weights = torch.zeros(2_000)
+    weights[:500], weights[500:600] = 1.0, 5.0
+    weighted = dataclasses.replace(rows, weights=weights)
+    drawn = torch.tensor(flat(order(weighted.batches(64, shuffle=True, seed=1))))
+    assert len(drawn) == 2_000 and drawn.max() < 600
+    # half of the weight lies on the last hundred: 1,000 expected, standard deviation 22
+    assert abs((drawn >= 500).sum().item() - 1_000) < 4 * 22.4
+    assert flat(order(weighted.batches(64, shuffle=True, seed=1))) == drawn.tolist()
+    assert flat(order(weighted.batches(64))) == list(range(2_000))  # an order that is not drawn has each row once
+    assert torch.equal(weighted.take(torch.tensor([501, 3])).weights, torch.tensor([5.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (torch.full((ROWS,), -1.0), ValueError, "weights must be finite numbers that are not negative"),
+        (torch.full((ROWS,), torch.nan), ValueError, "weights must be finite"),
+        (torch.zeros(ROWS), ValueError, "weights are all 0"),
+        (torch.ones(ROWS).long(), TypeError, "weights must have a floating dtype"),
+    ],
+)
+def test_weights_that_cannot_be(weights, error, message):
+    with pytest.raises(error, match=message):
+        data(weights=weights)
+
+
+def test_balanced_classes_are_equally_frequent():
+    labels = (torch.arange(1_000) % 10 == 0).long()
+    label = Modality("label", (), "label", "categorical", 2)
+    rows = MultimodalData("toy", {"label": label}, {"label": labels}, labels=labels)
+    for balanced in (rows.balanced(), rows.balanced("label")):
+        drawn = torch.cat([x["label"] for x, _ in balanced.batches(100, shuffle=True)])
+        assert abs(drawn.float().mean().item() - 0.5) < 4 * 0.5 / 1_000**0.5
+    with pytest.raises(ValueError, match="has no labels: name a modality"):
+        dataclasses.replace(rows, labels=None).balanced()
+    with pytest.raises(ValueError, match="'vector' has no classes"):
+        data().balanced("vector")
+    with pytest.raises(ValueError, match="some rows have no 'label'"):
+        dataclasses.replace(rows, observed={"label": labels > 0}).balanced("label")
+
+
+def test_whole_numbers_of_counts_become_floats_in_batches():
+    counts = Modality("rna", (3,), "counts", "poisson")
+    values = torch.tensor([[0, 300, 2], [1, 0, 70_000]])
+    for dtype in (torch.int64, torch.int32, torch.float32):
+        x, _ = MultimodalData("cells", {"rna": counts}, {"rna": values.to(dtype)}).rows(torch.tensor([1, 0]))
+        assert x["rna"].dtype == torch.float32 and x["rna"].tolist() == [[1, 0, 70_000], [0, 300, 2]]
+
+
+LOADED = {
+    "dicts": lambda image, label: [{"image": i, "label": n} for i, n in zip(image, label, strict=True)],
+    "tuples": lambda image, label: TensorDataset(image, label),
+}
+
+
+@pytest.mark.parametrize("make", LOADED.values(), ids=LOADED)
+def test_batches_of_any_loader_become_pairs(make):
+    image, label = torch.rand(10, 3), torch.arange(10)
+    found = [as_batch(batch, ["image", "label"]) for batch in DataLoader(make(image, label), 4)]
+    assert torch.equal(torch.cat([x["image"] for x, _ in found]), image)
+    assert torch.equal(torch.cat([x["label"] for x, _ in found]), label)
+    assert all(observed is None for _, observed in found)
+
+
+def test_pairs_stay_pairs_and_missing_modalities_are_left_out():
+    image, mask = torch.rand(4, 3), torch.tensor([True, False, True, True])
+    for pair in (({"image": image}, {"image": mask}), [{"image": image.numpy()}, {"image": mask.numpy()}]):
+        x, observed = as_batch(pair, ["image", "label"])
+        assert torch.equal(x["image"], image) and torch.equal(observed["image"], mask)
+    assert list(as_batch({"image": image, "label": None}, ["image", "label"])[0]) == ["image"]
+    assert list(as_batch(image, ["image"])[0]) == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ([torch.ones(2)], ValueError, "a batch of 1 values does not say which of the modalities"),
+        ("text", TypeError, "a batch must be a dict of modality name to tensor, .* got str"),
+        ({"sound": torch.ones(2)}, ValueError, "unknown modality 'sound'"),
+        (({"image": torch.ones(2)}, {"sound": torch.ones(2)}), ValueError, "unknown modality 'sound'"),
+        (({"image": torch.ones(2)}, torch.ones(2)), TypeError, "observed must be None or a dict"),
+    ],
+)
+def test_batches_of_no_known_form(batch, error, message):
+    with pytest.raises(error, match=message):
+        as_batch(batch, ["image", "label"])
+
+
+def test_what_is_shown_is_short():
+    splits = load_dataset("digits")
+    assert len(repr(splits)) < 120 and len(repr(splits.train)) < 120 and len(str(splits.describe())) < 500
+    assert repr(IndexedTensor(torch.rand(2, 3), torch.tensor([1, 1, 0]))) == (
+        "<IndexedTensor (3, 3) of 2 distinct rows, torch.float32>"
+    )
+    assert repr(splits.test) == "<digits, test: 300 examples of image (1, 8, 8), label (), word (5,)>"
+
+
+def test_descriptions_tell_ranges_missing_values_and_other_readings():
+    values = torch.stack([torch.arange(40.0), 1e4 * torch.rand(40)], 1)
+    values[::4, 0] = torch.nan
+    modalities = {
+        "labs": Modality("labs", (2,), "vector", "normal", missing_entries=True),
+        "children": Modality("children", (1,), "vector", "normal"),
+        "mix": Modality("mix", (2,), "vector", "normal"),
+        "stage": Modality("stage", (), "label", "categorical", 3, ("1", "2", "3")),
+    }
+    mix = torch.rand(40, 1)
+    x = {"labs": values, "children": torch.arange(40.0)[:, None] % 7, "mix": torch.cat([mix, 1 - mix], 1)}
+    rows = MultimodalData(
+        "clinic", modalities, {**x, "stage": torch.arange(40) % 3}, observed={"stage": torch.arange(40) % 2 > 0}
+    )
+    told = rows.describe().splitlines()
+    assert told[0] == "clinic, train: 40 examples"
+    assert told[2].startswith("labs ") and told[2].endswith("12 % of the entries")
+    assert told[5].endswith("3 classes: 1, 2, 3  50 % of the examples")
+    hints = dict(line.split(": ", 1) for line in told[6:])
+    assert 'scaling "standardize"' in hints["labs"] and 'kind "counts"' in hints["children"]
+    assert 'kind "proportions"' in hints["mix"] and 'kind "ordinal"' in hints["stage"]
+
+
+def test_names_from_data_are_never_obeyed():
+    names = ("<script>alert(1)</script>", "\x1b[2J")
+    label = Modality("<b>", (), "label", "categorical", 2, names)
+    rows = MultimodalData("<i>\x1b[2J", {"<b>": label}, {"<b>": torch.tensor([0, 1])})
+    assert "\x1b" not in rows.describe() and "\\x1b[2J" in rows.describe()
+    shown = rows._repr_html_()
+    assert not any(mark in shown for mark in ("<b>", "<i>", "<script>", "\x1b"))

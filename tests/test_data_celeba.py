@@ -353,7 +353,7 @@ def test_a_compact_picture_of_another_size(root):
         ({"label": "Nice"}, "label must be one of"),
         ({"crop": "face"}, "crop must be one of"),
         ({"crop": "pooled"}, "have had their center crop, got crop 'pooled'"),
-        ({"num_rows": 0}, "num_rows must be a whole number from 1 on, or None, got 0"),
+        ({"num_rows": 0}, "num_rows must be a positive integer or None, got 0"),
     ],
 )
 def test_options_that_cannot_be(root, options, message):

@@ -146,7 +146,7 @@ def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monke
         assert some.train.modalities == whole.train.modalities
         assert len(load_dataset("cub", root, num_rows=1, captions="first").train) == 1
         assert decoded[-1] == 3
-    with pytest.raises(ValueError, match="num_rows must be a whole number from 1 on, or None, got 0"):
+    with pytest.raises(ValueError, match="num_rows must be a positive integer or None, got 0"):
         load_cub(root, num_rows=0)
 
 

@@ -11,7 +11,7 @@ import fake_mnist
 import pytest
 
 from multipyro.data.storage import write_atomically
-from multipyro.data.storage.roots import download_root, find, roots
+from multipyro.data.storage.locations import download_root, find, roots
 
 
 def failing(code):

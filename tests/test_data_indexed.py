@@ -62,7 +62,7 @@ def test_types_and_shapes_are_checked():
         (torch.tensor([0, 4]), ValueError, "index must lie in 0 to 3, got 0 to 4"),
         (torch.tensor([-1]), ValueError, "index must lie in 0 to 3, got -1"),
         (torch.tensor([[1]]), ValueError, r"index must have shape \(rows,\), got \(1, 1\)"),
-        (torch.tensor([1.0]), TypeError, "index must have int64, got torch.float32"),
+        (torch.tensor([1.0]), TypeError, "index must be int64, got torch.float32"),
     ],
 )
 def test_an_index_that_cannot_be(index, error, message):

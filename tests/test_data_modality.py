@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from multipyro.data import Modality, load_dataset
+from multipyro.data import KINDS, Modality, load_dataset
+from multipyro.data.scaling import Scaling, fit_scaling
 from multipyro.data.sets import DIGIT_WORDS
 
 WORD = Modality("word", (5,), "text", "categorical", 16, DIGIT_WORDS, " efghinorstuvwxz")
@@ -50,23 +51,45 @@ def test_ids_of_another_shape():
         WORD.decode(torch.zeros(2, 4, dtype=torch.int64))
 
 
-def test_a_modality_without_alphabet_spells_nothing():
+def test_ids_without_names_cannot_be_encoded_or_decoded():
     label = Modality("label", (), "label", "categorical", 10)
-    with pytest.raises(ValueError, match="'label' has no alphabet and no vocabulary"):
+    text = Modality("text", (3,), "text", "categorical", 10)
+    with pytest.raises(ValueError, match="'label' has no class_names"):
         label.encode(["one"])
-    with pytest.raises(ValueError, match="'label' has no alphabet and no vocabulary"):
-        label.decode(torch.zeros(1, 1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="'label' has no class_names"):
+        label.decode(torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(ValueError, match="'text' has no alphabet and no vocabulary"):
+        text.encode(["one"])
+    with pytest.raises(ValueError, match="'text' has no alphabet and no vocabulary"):
+        text.decode(torch.zeros(1, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind, likelihood", [("label", "categorical"), ("ordinal", "ordinal")])
+def test_names_of_classes_become_ids_and_back(kind, likelihood):
+    stage = Modality("stage", (), kind, likelihood, 3, ("I", "II", "III"))
+    assert stage.encode(["II", "I"]).tolist() == [1, 0]
+    assert stage.decode(torch.tensor([2, 0])) == ["III", "I"]
+    assert stage.encode([]).shape == (0,) and stage.is_discrete
+    with pytest.raises(ValueError, match=r"'stage' has no class 'IV': its classes are \('I', 'II', 'III'\)"):
+        stage.encode(["I", "IV"])
+    with pytest.raises(ValueError, match="ids of 'stage' must lie in 0 to 2, got 0 to 3"):
+        stage.decode(torch.tensor([0, 3]))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     {
         "kind": ({"kind": "sound"}, "kind of modality 'word'.*'sound'"),
-        "likelihood": ({"likelihood": "poisson"}, "likelihood of modality 'word'.*'poisson'"),
+        "likelihood": ({"likelihood": "poisson"}, "likelihood of modality 'word', of kind 'text', must be .*'poisson'"),
         "classes": ({"num_classes": None, "alphabet": None}, "'word' is categorical and needs num_classes"),
         "alphabet's size": ({"num_classes": 15}, "num_classes = 15 different characters"),
         "character twice": ({"alphabet": " efghinorstuvwxx"}, "num_classes = 16 different characters"),
         "shape": ({"shape": (5, 2)}, r"'word' must have the shape \(positions,\), got \(5, 2\)"),
+        "scaled text": (
+            {"scaling": Scaling((0.0,), (1.0,))},
+            "'word' is of kind 'text', only .*'vector'.* can be scaled",
+        ),
+        "scale of a text": ({"scale": 2.0}, "'word' has a categorical likelihood, which takes no scale, got 2.0"),
     }.values(),
 )
 def test_a_description_that_contradicts_itself(changes, message):
@@ -76,7 +99,7 @@ def test_a_description_that_contradicts_itself(changes, message):
 
 @pytest.mark.parametrize("text", [" two", "two ", " "])
 def test_what_pads_is_no_end_of_a_text(text):
-    with pytest.raises(ValueError, match=f"'{text}' begins or ends with ' ', which pads texts 'word'"):
+    with pytest.raises(ValueError, match=f"'{text}' begins or ends with ' ', the padding of text 'word'"):
         WORD.encode([text])
 
 
@@ -149,3 +172,82 @@ def test_number_of_elements():
 def test_a_description_survives_json(name):
     modality = load_dataset("digits").train.modalities[name]
     assert Modality(**json.loads(json.dumps(dataclasses.asdict(modality)))) == modality
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_a_default_likelihood_and_survives_json(kind):
+    shape = () if kind in ("label", "ordinal") else (3, 8, 8) if kind == "image" else (3,)
+    discrete = kind in ("label", "ordinal", "text")
+    modality = Modality("m", shape, kind, KINDS[kind][0], 4 if discrete else None)
+    assert modality.is_discrete == discrete
+    assert Modality(**json.loads(json.dumps(dataclasses.asdict(modality)))) == modality
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("", ValueError), ("a.b", ValueError), ("a/b", ValueError), ("a\x1b[2J", ValueError), ("a" * 101, ValueError)]
+    + [(0, TypeError), (None, TypeError), ("a\0", ValueError), ("a\nb", ValueError)],
+)
+def test_a_name_that_cannot_be_a_site_or_a_file(name, error):
+    with pytest.raises(error, match="the name of a modality must"):
+        Modality(name, (2,), "vector", "normal")
+
+
+STEPS = ["standardize", "robust", "log1p", ["log1p", "standardize"], ["log1p", "robust"]]
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+@pytest.mark.parametrize("shape", [(4,), (2, 5), (3, 2, 2)])
+def test_scaling_is_undone(steps, shape):
+    units = torch.rand(200, *shape) * torch.tensor([1e-3, 5.0, 4e3, 0.0])[: shape[0]].reshape(
+        -1, *[1] * (len(shape) - 1)
+    )
+    scaling = fit_scaling(units, steps)
+    modality = Modality("m", shape, "vector" if len(shape) == 1 else "grid", "normal", scaling=scaling)
+    scaled = modality.from_units(units)
+    torch.testing.assert_close(modality.to_units(scaled), units, rtol=1e-4, atol=1e-3)
+    assert modality.to_units(scaled[None]).shape == (1, *units.shape)
+    assert Modality(**json.loads(json.dumps(dataclasses.asdict(modality)))) == modality
+
+
+def test_scaled_columns_have_the_location_and_the_spread_that_was_asked_for():
+    units = torch.randn(5_000, 3) * torch.tensor([1.0, 50.0, 0.0]) + torch.tensor([0.0, 300.0, 7.0])
+    units[::7, 0] = torch.nan
+    scaled = Modality("m", (3,), "vector", "normal", scaling=fit_scaling(units, "standardize")).from_units(units)
+    torch.testing.assert_close(scaled.nanmean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled[:, 1].std(correction=0), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert (scaled[:, 2] == 0).all()  # a constant column is shifted only
+    units[0, 1] = 1e6  # one outlier does not move a robust scaling
+    robust = Modality("m", (3,), "vector", "normal", scaling=fit_scaling(units, "robust")).from_units(units)
+    assert abs(robust[1:, 1].std().item() - 1) < 0.05
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+def test_densities_in_units_count_the_jacobian(steps):
+    units = torch.rand(50, 2).double() * torch.tensor([3.0, 400.0])
+    modality = Modality("m", (2,), "vector", "normal", scaling=fit_scaling(units, steps))
+    slope = torch.autograd.functional.jacobian(lambda u: modality.from_units(u).sum(0), units).sum(0)
+    torch.testing.assert_close(modality.log_jacobian(modality.from_units(units)), slope.log(), rtol=1e-4, atol=1e-4)
+    plain = dataclasses.replace(modality, scaling=None)
+    assert torch.equal(plain.to_units(units), units) and (plain.log_jacobian(units) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "message"),
+    [
+        (torch.tensor([[-1.0]]), "log1p", "log1p needs values above -1, got -1"),
+        (torch.ones(2, 1), "whiten", "scaling must be one of .*'standardize'.*, got 'whiten'"),
+        (torch.ones(2, 1), ["standardize", "log1p"], "scaling must be one of"),
+    ],
+)
+def test_a_scaling_that_cannot_be_learned(values, steps, message):
+    with pytest.raises(ValueError, match=message):
+        fit_scaling(values, steps)
+
+
+def test_a_long_description_is_shown_short():
+    modality = Modality("rna", (2_000,), "counts", "poisson", columns=tuple(f"gene {i}" for i in range(2_000)))
+    assert repr(modality) == (
+        "Modality('rna', (2000,), 'counts', 'poisson', columns=('gene 0', 'gene 1', 'gene 2', ..., 'gene 1999': 2000 "
+        "in all))"
+    )

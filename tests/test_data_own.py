@@ -196,7 +196,7 @@ COLUMNS = [
     ('column = "color"\nlikelihood = "normal"', r"likelihood must be one of \('categorical',\) for a label, got 'nor"),
     ('column = "weight"\nlikelihood = "categorical"', "likelihood must be one of .*'normal'.* for a vector, got 'cat"),
     ('column = "weight"\nscale = true', "scale must be a number above 0, 'learned' or 'channels', got True"),
-    ('columns = ["bald"]\nscale = 2', "scale: modality 'a' is bernoulli and takes no scale, got 2"),
+    ('columns = ["bald"]\nscale = 2', "scale: modality 'a' has a bernoulli likelihood, which takes no scale, got 2"),
     ('column = "color"\nscale = 2', "a label, as its cells look.*: scale does not apply"),
     ('columns = ["bald"]\nkind = "label"', "several columns: kind does not apply, what applies is columns, likelihood"),
     ('columns = ["bald"]\nsize = [1, 1]\nlength = 1', "several columns: size, length do not apply"),

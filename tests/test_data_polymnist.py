@@ -105,7 +105,7 @@ def test_less_of_it_is_the_same(root, modalities, rows):
     [
         ({"num_modalities": 0}, "num_modalities must be a whole number from 1 to 5, got 0"),
         ({"num_modalities": 6}, "num_modalities must be a whole number from 1 to 5, got 6"),
-        ({"num_rows": 0}, "num_rows must be a whole number from 1 on, or None, got 0"),
+        ({"num_rows": 0}, "num_rows must be a positive integer or None, got 0"),
     ],
 )
 def test_options_out_of_range(root, options, message):

@@ -111,7 +111,7 @@ def test_the_first_rows(digits):
     assert torch.equal(head.test.x["word"], digits.test.x["word"][:250])
     assert digits.head(None) is digits
     for wrong in (0, -1, 2.0, True):
-        with pytest.raises(ValueError, match="num_rows must be a whole number from 1 on"):
+        with pytest.raises(ValueError, match="num_rows must be a positive integer"):
             digits.head(wrong)
 
 

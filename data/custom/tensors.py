@@ -109,7 +109,7 @@ def from_tensors(
     values = {key: v.unsqueeze(1) if descriptions[key].shape == (1,) and v.dim() == 1 else v for key, v in x.items()}
     data = MultimodalData(name, descriptions, values, observed, labels)
     parts = split_rows(len(data), split, seed)
-    return Splits(*(data.take(rows).named(part) for part, rows in zip(Splits.NAMES, parts, strict=True)))
+    return Splits(*(data.take(rows).with_split(part) for part, rows in zip(Splits.NAMES, parts, strict=True)))
 
 
 def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Splits:

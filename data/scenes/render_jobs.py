@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from multipyro.data.scenes.composition import COLORS, MATERIALS, SHAPES, SIZES, WORDS, draw_scene, sentence
 from multipyro.data.storage.files import write_atomically
 from multipyro.data.storage.images import usable_cores
-from multipyro.data.storage.roots import download_root, roots
+from multipyro.data.storage.locations import download_root, roots
 from multipyro.data.storage.stored import stored_arrays
 
 __all__ = ["SHARD", "SceneRecipe", "can_render", "count_shards", "load_shards", "render_missing", "work"]

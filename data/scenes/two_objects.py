@@ -65,7 +65,7 @@ def load_two_objects(
         CLEVR (Johnson et al., 2017): shapes, sizes, colors, relations, jitter of the camera and of the lamps.
 
     Args:
-        data_root: Folder with `TwoObjects/`; see `multipyro.data.storage.roots` for where else is searched.
+        data_root: Folder with `TwoObjects/`; see `multipyro.data.storage.locations` for where else is searched.
         seed: Seed of the scenes and of the sentences; another seed is another data set, rendered anew.
         size: Pixels of each side, 32 to 512.
         num_rows: At most so many rows of each part, the first ones; None for all. Only these are rendered, rounded up

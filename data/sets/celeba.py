@@ -21,7 +21,7 @@ from multipyro.data.storage.archives import unpacked
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.download import fetch
 from multipyro.data.storage.images import center_crop, decode_images, files_digest, read_arrays, slices_of
-from multipyro.data.storage.roots import VARIABLE, download_root, roots
+from multipyro.data.storage.locations import VARIABLE, download_root, roots
 
 __all__ = ["ATTRIBUTES", "CROPS", "FORMS", "celeba_source", "load_celeba", "shuffle_words"]
 

@@ -23,7 +23,7 @@ from multipyro.data.sets.features import resnet_features, weights_digest
 from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.images import decode_images, files_digest, read_arrays, slices_of
-from multipyro.data.storage.roots import VARIABLE, roots
+from multipyro.data.storage.locations import VARIABLE, roots
 from multipyro.data.tokenization import tokenize
 
 __all__ = ["CAPTIONS", "CROPS", "cub_source", "load_cub"]

@@ -67,7 +67,7 @@ def load_digits(seed: int = 0) -> Splits:
     rest, test = _stratified(torch.arange(len(labels)), labels, _TEST)
     train, validation = _stratified(rest, labels, _VALIDATION)
     parts = {"train": train, "validation": validation, "test": test}
-    return Splits(**{split: data.take(index).named(split) for split, index in parts.items()})
+    return Splits(**{split: data.take(index).with_split(split) for split, index in parts.items()})
 
 
 def _stratified(index: torch.Tensor, labels: torch.Tensor, held_out: int) -> tuple[torch.Tensor, torch.Tensor]:

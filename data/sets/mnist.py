@@ -47,7 +47,7 @@ def load_mnist(
         al.), section 5.1: binarized anew in each epoch. Its released code trains on all 60,000; the paper on 50,000.
 
     Args:
-        data_root: Folder with `MNIST/raw/`, unpacked or `.gz`; see `multipyro.data.storage.roots` for the
+        data_root: Folder with `MNIST/raw/`, unpacked or `.gz`; see `multipyro.data.storage.locations` for the
             other places that are searched.
         seed: Seed of the binarization that is drawn once.
         binarize: `"dynamic"` draws training pixels with the gray level as probability, anew in each epoch (from the

@@ -15,7 +15,7 @@ from multipyro.data.sets.mnist import mnist_arrays
 from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.images import eight_bits
-from multipyro.data.storage.roots import VARIABLE, roots
+from multipyro.data.storage.locations import VARIABLE, roots
 
 __all__ = ["background_paths", "load_polymnist", "polymnist_source"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multipyro._optional import optional_imports
 from multipyro.data.storage.download import fetch
-from multipyro.data.storage.roots import VARIABLE, download_root, find
+from multipyro.data.storage.locations import VARIABLE, download_root, find
 
 __all__ = ["svhn_arrays", "svhn_paths"]
 

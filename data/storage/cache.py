@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from multipyro.data.storage.files import write_atomically
-from multipyro.data.storage.roots import download_root
+from multipyro.data.storage.locations import download_root
 from multipyro.data.storage.stored import stored_arrays
 
 __all__ = ["cached"]

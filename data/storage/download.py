@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from multipyro.data.storage.roots import download_root
+from multipyro.data.storage.locations import download_root
 
 __all__ = ["fetch"]
 

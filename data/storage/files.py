@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["write_atomically"]
+__all__ = ["printable", "write_atomically"]
 
 _CAUSES = {
     errno.ENOSPC: "no space is left on the device",
@@ -57,3 +57,13 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             raise OSError(error.errno, f"cannot write {path}: {cause}; what stood there before is unchanged") from error
         raise
     return path
+
+
+def printable(value: object) -> str:
+    r"""The text of a value on one line, with the control characters that a terminal would obey escaped.
+
+    Example:
+        >>> print(printable("two" + chr(10) + "lines"))
+        two\nlines
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multipyro.data.storage.download import fetch
-from multipyro.data.storage.roots import VARIABLE, download_root, find
+from multipyro.data.storage.locations import VARIABLE, download_root, find
 
 __all__ = ["IMAGES", "LABELS", "IdxSet", "idx_arrays", "idx_found"]
 

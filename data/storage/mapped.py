@@ -13,7 +13,7 @@ from PIL import Image
 
 from multipyro.data.storage.files import write_atomically
 from multipyro.data.storage.images import decode_images, files_digest
-from multipyro.data.storage.roots import download_root
+from multipyro.data.storage.locations import download_root
 from multipyro.data.storage.stored import stored_array
 
 __all__ = ["mapped_pictures", "mapped_rows"]
