@@ -24,6 +24,8 @@ SOURCES = sorted(
     for folder, pattern in (("multipyro", "*.py"), *((folder, "**/*.py") for folder in MAY_IMPORT))
     for path in (ROOT / folder).glob(pattern)
 )
+# What only some functions need; they import it themselves.
+HEAVY = ["PIL", "arviz", "lightning", "lightning_fabric", "matplotlib", "pandas", "rich", "scipy", "sklearn"]
 # In these folders a module is a method or a data set, and there may be any number of them.
 CATALOGS = {"inference/recipes", "data/sets"}
 
@@ -113,6 +115,12 @@ after = state()
 reference = {{k: before[k] if k in {OTHERS_CHANGE} else bare[k] for k in bare}}
 print(json.dumps([k for k in after if after[k] != reference[k]]))
 """
+    assert in_a_subprocess(code) == []
+
+
+@pytest.mark.parametrize("module", ["multipyro.data", "multipyro.guides"])
+def test_heavy_packages_are_imported_by_the_functions_that_need_them(module):
+    code = f"import json, sys, {module}; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
     assert in_a_subprocess(code) == []
 
 

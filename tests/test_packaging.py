@@ -192,3 +192,13 @@ def test_a_missing_package_comes_with_the_command_that_installs_it(monkeypatch):
         import arviz  # noqa: F401
     with pytest.raises(ModuleNotFoundError, match="import of json.nothing halted"), optional_imports("this"):
         importlib.import_module("json.nothing")
+
+
+def test_the_core_imports_with_torch_pyro_and_numpy_alone():
+    code = f"""
+import sys
+for name in {sorted(INSTALL)}:
+    sys.modules[name] = None
+import multipyro.data, multipyro.guides, multipyro.ppl_models
+"""
+    run(sys.executable, "-c", code, cwd=ROOT)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from multipyro._optional import optional_imports
 from multipyro.data.scenes.composition import COLORS, MATERIALS, SHAPES, SIZES, WORDS, draw_scene, sentence
 from multipyro.data.storage.files import write_atomically
 from multipyro.data.storage.images import usable_cores
@@ -141,6 +140,9 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
     threads = dict.fromkeys(("LP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # workers import what this process does, whatever folder it runs in
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with optional_imports("a progress bar"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     columns = (TextColumn("rendering scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     reading, writing = os.pipe()
     workers = []

@@ -11,9 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from multipyro._optional import optional_imports
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.images import decode_images, files_digest, usable_cores
 
@@ -87,6 +86,9 @@ def find_faces(
     # of some rows nearly so many pictures are needed
     least = math.inf if num_rows is None else _PIECE * math.ceil(num_rows / _PIECE)
     total = sum(min(len(paths), least) for paths in parts)
+    with optional_imports("a progress bar"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     columns = (TextColumn("looking for faces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     done, found = 0, []
     with ExitStack() as stack:

@@ -5,12 +5,13 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from multipyro._optional import optional_imports
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.sets._characters import padded_alphabet, placed
@@ -20,8 +21,11 @@ from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.archives import unpacked
 from multipyro.data.storage.cache import cached
 from multipyro.data.storage.download import fetch
-from multipyro.data.storage.images import center_crop, decode_images, files_digest, read_arrays, slices_of
+from multipyro.data.storage.images import center_crop, decode_images, files_digest, read_arrays, resized, slices_of
 from multipyro.data.storage.locations import VARIABLE, download_root, roots
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["ATTRIBUTES", "CROPS", "FORMS", "celeba_source", "load_celeba", "shuffle_words"]
 
@@ -212,7 +216,8 @@ def _lacking(folder: Path) -> str:
 def _download(folder: Path) -> Path:
     """Downloads what is needed of what torchvision's class would, which is checked by its md5."""
     # torchvision takes seconds to import, and only a download needs it
-    from torchvision.datasets import CelebA, utils
+    with optional_imports("a download"):
+        from torchvision.datasets import CelebA, utils
 
     for number, md5, name in CelebA.file_list:
         if name in (f"{_PICTURES}.zip", *_LISTS):
@@ -337,13 +342,10 @@ def _pixels(source: Path, listed: _Listed, rows: np.ndarray, crop: str, boxes: n
 
 
 _center = functools.partial(center_crop, crop=_CENTER, side=_SIDE)
+_resized = functools.partial(resized, width=_SIDE, height=_SIDE)
 
 
-def _resized(image: Image.Image) -> Image.Image:
-    return image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-
-
-def _pooled(image: Image.Image) -> np.ndarray:
+def _pooled(image: "Image.Image") -> np.ndarray:
     pixels = np.asarray(image)[48:176, 25:153]
     if pixels.shape != (2 * _SIDE, 2 * _SIDE, 3):
         raise ValueError(f"a picture must have at least 176 rows and 153 columns, got {image.height} and {image.width}")

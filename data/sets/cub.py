@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from multipyro.data.indexed import IndexedTensor
@@ -22,7 +21,7 @@ from multipyro.data.sets.captions import caption_ids, caption_modality, vocabula
 from multipyro.data.sets.features import resnet_features, weights_digest
 from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
-from multipyro.data.storage.images import decode_images, files_digest, read_arrays, slices_of
+from multipyro.data.storage.images import decode_images, files_digest, read_arrays, resized, slices_of
 from multipyro.data.storage.locations import VARIABLE, roots
 from multipyro.data.tokenization import tokenize
 
@@ -290,8 +289,7 @@ def _pixels(source: Path, listed: _Listed, wanted: np.ndarray) -> Tensor:
     )
 
 
-def _squeezed(image: Image.Image) -> Image.Image:
-    return image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+_squeezed = functools.partial(resized, width=_SIDE, height=_SIDE, interpolation="bilinear")
 
 
 def _features(source: Path, listed: _Listed, wanted: np.ndarray, crop: str, weights: str | os.PathLike) -> Tensor:

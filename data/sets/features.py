@@ -5,12 +5,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from multipyro.data.storage.images import eight_bits
+from multipyro._optional import optional_imports
+from multipyro.data.storage.images import read_rgb
 
 __all__ = ["resnet_features", "weights_digest"]
 
@@ -83,7 +82,8 @@ def weights_digest(weights: str | os.PathLike) -> str:
 
 def _network(weights: str | os.PathLike | None) -> nn.Module:
     # torchvision takes seconds to import, and only features need it
-    from torchvision.models import resnet101
+    with optional_imports("ResNet-101"):
+        from torchvision.models import resnet101
 
     if weights is None:
         with torch.random.fork_rng(devices=[]):
@@ -108,9 +108,4 @@ def _batches(pictures: Tensor | Sequence[Path], batch_size: int) -> Iterator[Ten
         yield from pictures.split(batch_size) if len(pictures) else ()
         return
     for path in pictures:
-        try:
-            with Image.open(path) as image:
-                pixels = np.array(eight_bits(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} cannot be read as an image ({error}): fetch it again") from error
-        yield torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        yield torch.from_numpy(read_rgb(path)).permute(2, 0, 1)[None]

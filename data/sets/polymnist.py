@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
@@ -14,7 +13,7 @@ from multipyro.data.sets._polymnist_files import original_arrays, original_diges
 from multipyro.data.sets.mnist import mnist_arrays
 from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
-from multipyro.data.storage.images import eight_bits
+from multipyro.data.storage.images import read_rgb
 from multipyro.data.storage.locations import VARIABLE, roots
 
 __all__ = ["background_paths", "load_polymnist", "polymnist_source"]
@@ -139,11 +138,7 @@ def _photographs(root: Path) -> list[Path]:
 
 
 def _background(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(eight_bits(image).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): replace it") from error
+    pixels = read_rgb(path)
     if min(pixels.shape[:2]) <= _SIDE:
         raise ValueError(f"{path} must be larger than {_SIDE}x{_SIDE} pixels, got {pixels.shape[1]}x{pixels.shape[0]}")
     return pixels

@@ -77,7 +77,8 @@ def _download() -> None:
 
     def download(folder: Path) -> Path:
         # torchvision takes seconds to import, and only a download needs it
-        from torchvision.datasets import SVHN
+        with optional_imports("a download"):
+            from torchvision.datasets import SVHN
 
         for part in _FILES:
             SVHN(folder, split=part, download=True)

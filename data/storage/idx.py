@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multipyro._optional import optional_imports
 from multipyro.data.storage.download import fetch
 from multipyro.data.storage.locations import VARIABLE, download_root, find
 
@@ -109,7 +110,8 @@ def _download(files: IdxSet) -> None:
 
     def download(folder: Path) -> Path:
         # torchvision takes seconds to import, and only a download needs it
-        from torchvision import datasets
+        with optional_imports("a download"):
+            from torchvision import datasets
 
         getattr(datasets, files.name)(folder, download=True)
         return folder / files.folder

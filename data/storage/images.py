@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image
 
+from multipyro._optional import optional_imports
 from multipyro.data.storage.stored import stored_arrays
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "GrayError",
@@ -23,6 +26,8 @@ __all__ = [
     "eight_bits",
     "files_digest",
     "read_arrays",
+    "read_rgb",
+    "resized",
     "slices_of",
     "usable_cores",
 ]
@@ -38,7 +43,7 @@ def decode_images(
     sources: Sequence[Path | bytes],
     names: Sequence[str],
     shape: tuple[int, int, int],
-    prepare: Callable[[Image.Image], Image.Image | np.ndarray] | None = None,
+    prepare: "Callable[[Image.Image], Image.Image | np.ndarray] | None" = None,
     boxes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pixels uint8 `(rows, channels, height, width)` of pictures, decoded by several threads.
@@ -55,6 +60,8 @@ def decode_images(
         OSError: If the system does not let one be read; the message names it.
         ValueError: If one cannot be read as an image or has another size; the message names it.
     """
+    with optional_imports("reading images"):
+        from PIL import Image
     pixels = np.empty((len(sources), *shape), np.uint8)
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
@@ -96,7 +103,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: "Image.Image") -> "Image.Image":
     """The picture, in gray of 8 bits if it is one of 16; Pillow would make all that is above 255 white.
 
     65535 becomes 255, and what is between is rounded to the nearest byte.
@@ -115,10 +122,12 @@ def eight_bits(image: Image.Image) -> Image.Image:
         raise GrayError(
             f"gray of mode {image.mode!r} in a file of {image.format} is not known to be of 8 or 16 bits: convert it"
         )
+    from PIL import Image
+
     return Image.fromarray(((gray.astype(np.int64) + 128) // 257).astype(np.uint8))
 
 
-def center_crop(image: Image.Image, crop: int, side: int) -> Image.Image:
+def center_crop(image: "Image.Image", crop: int, side: int) -> "Image.Image":
     """The square of `crop` pixels in the middle, resized to `side` (bicubic).
 
     Raises:
@@ -129,7 +138,31 @@ def center_crop(image: Image.Image, crop: int, side: int) -> Image.Image:
         raise ValueError(f"a picture must have at least {crop}x{crop} pixels, got {width}x{height}")
     left, top = (width - crop) // 2, (height - crop) // 2
     # `resize` with a box would look beyond its edges
-    return image.crop((left, top, left + crop, top + crop)).resize((side, side), Image.Resampling.BICUBIC)
+    return resized(image.crop((left, top, left + crop, top + crop)), side, side)
+
+
+def resized(
+    image: "Image.Image", width: int, height: int, interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+) -> "Image.Image":
+    """The image at another size."""
+    from PIL.Image import Resampling
+
+    return image.resize((width, height), Resampling[interpolation.upper()])
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Pixels of one image file, uint8 `(height, width, 3)`.
+
+    Raises:
+        ValueError: If the file cannot be read as an image; the message names it.
+    """
+    with optional_imports("reading images"):
+        from PIL import Image
+    try:
+        with Image.open(path) as image:
+            return np.array(eight_bits(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}): replace it") from error
 
 
 def slices_of(joined: np.ndarray, offsets: np.ndarray, files: int) -> list[bytes]:

@@ -1,5 +1,6 @@
 """Arrays that may be larger than memory: written once, piece by piece, then mapped from the file."""
 
+import functools
 import hashlib
 import json
 import math
@@ -9,10 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from multipyro.data.storage.files import write_atomically
-from multipyro.data.storage.images import decode_images, files_digest
+from multipyro.data.storage.images import decode_images, files_digest, resized
 from multipyro.data.storage.locations import download_root
 from multipyro.data.storage.stored import stored_array
 
@@ -37,8 +37,7 @@ def mapped_pictures(files: Sequence[Path | None], shape: tuple[int, int, int]) -
     held = hashlib.sha256(bytes(file is not None for file in files)).hexdigest()
     recipe = {"pictures": files_digest(there, "the table"), "held": held, "shape": list(shape)}
 
-    def resized(image: Image.Image) -> Image.Image:
-        return image.resize((shape[2], shape[1]), Image.Resampling.BICUBIC)
+    resize = functools.partial(resized, width=shape[2], height=shape[1])
 
     def pieces() -> Iterator[np.ndarray]:
         step = _step(shape, np.uint8)
@@ -46,7 +45,7 @@ def mapped_pictures(files: Sequence[Path | None], shape: tuple[int, int, int]) -
             part = files[begin : begin + step]
             kept = [row for row, file in enumerate(part) if file is not None]
             pixels = np.zeros((len(part), *shape), np.uint8)
-            pixels[kept] = decode_images([part[row] for row in kept], [str(part[row]) for row in kept], shape, resized)
+            pixels[kept] = decode_images([part[row] for row in kept], [str(part[row]) for row in kept], shape, resize)
             yield pixels
 
     return _mapped(recipe, (len(files), *shape), np.uint8, pieces)
