@@ -11,9 +11,12 @@ __all__ = [
     "batch_rows",
     "check_batch",
     "check_module_names",
+    "exposure_of",
     "filled",
+    "is_exposure",
     "is_missing",
     "mark_missing",
+    "modality_of",
     "private_modality",
     "rows_of_latent",
     "rows_with_evidence",
@@ -50,7 +53,7 @@ class Rows:
     """
 
     def __init__(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> None:
-        present = {name: values for name, values in x.items() if values is not None}
+        present = {name: values for name, values in x.items() if values is not None and not is_exposure(name)}
         self.modalities = tuple(present)
         self.masks = {name: observed[name] for name in present if name in observed} if observed else {}
         self._like = next(iter([*self.masks.values(), *present.values()]), None)
@@ -116,7 +119,7 @@ def check_batch(
     """Raises on modalities that the program does not have, and on masks that are no rows of booleans."""
     if not isinstance(x, Mapping):
         raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
-    unknown = [name for name in x if name not in modalities]
+    unknown = [name for name in x if modality_of(name) not in modalities]
     if unknown:
         raise ValueError(f"unknown modality {unknown}: this program has {list(modalities)}")
     for name, values in x.items():
@@ -155,7 +158,7 @@ def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> i
 
 def rows_with_evidence(x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
     """Which rows have at least one observed modality, `(batch,)` bool; None when all rows surely have."""
-    given = [name for name, values in x.items() if values is not None]
+    given = [name for name, values in x.items() if values is not None and not is_exposure(name)]
     if not given or not observed or any(name not in observed for name in given):
         return None
     return torch.stack([observed[name] for name in given]).any(0)
@@ -188,6 +191,21 @@ def filled(values: Tensor, mask: Tensor | None) -> Tensor:
     first = values.index_select(0, mask.to(torch.uint8).argmax(0, keepdim=True))
     fill = torch.where(mask.any(), first, torch.zeros_like(first))
     return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, fill)
+
+
+def exposure_of(modality: str, x: Mapping[str, Tensor | None]) -> Tensor | None:
+    """The exposure of a modality of counts, entry `<modality>.exposure` of a batch; None if there is none."""
+    return x.get(f"{modality}.exposure")
+
+
+def is_exposure(entry: str) -> bool:
+    """Whether an entry of a batch is an exposure, which is an input of a likelihood and not a modality."""
+    return entry.endswith(".exposure")
+
+
+def modality_of(entry: str) -> str:
+    """The modality that an entry of a batch belongs to: its values or its exposure."""
+    return entry.removesuffix(".exposure")
 
 
 def is_missing(values: Tensor) -> Tensor:

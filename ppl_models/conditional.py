@@ -5,23 +5,23 @@ from collections.abc import Mapping, Sequence
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro._program import Program
-from multipyro.batch import batch_rows, check_batch
-from multipyro.ppl_models._observe import check_names, observe
+from multipyro.batch import Rows, batch_rows
+from multipyro.ppl_models._generative import GenerativeProgram, concatenated
 
 __all__ = ["ConditionalModel", "IndependentPrior", "check_conditions"]
 
 
-class ConditionalModel(Program):
-    r"""Targets `x` given conditions `w`, which it reads and never scores.
+class ConditionalModel(GenerativeProgram):
+    r"""Targets `x` given conditions `w`, which are inputs and never scored.
 
     .. math:: p(z \mid w) \prod_m p(x_m \mid z, h(w))
 
     With features `h(w)` and the prior `N(0, I)` it is the model of CVAE; with a learned prior and without features,
     so that `x` is independent of `w` given `z`, that of CMMA; with both, CVAE with a prior network. It has no
-    likelihood of a condition: everything it says is given the conditions, and every row must hold them.
+    likelihood of a condition: all its densities are conditional, and every row must contain the conditions.
 
     References:
         Learning Structured Output Representation using Deep Conditional Generative Models (Sohn et al., 2015), eq. 4;
@@ -32,19 +32,20 @@ class ConditionalModel(Program):
     Args:
         latent_dim: Size of the latent `z`.
         likelihoods: Target -> likelihood module, called with `(..., batch, latent_dim)`; with features, the latent and
-            the features of all conditions in one, `(..., batch, latent_dim + features)`.
-        conditions: Names of the modalities that are given.
-        prior: Module from the conditions to a distribution of batch shape `(batch,)` and event shape `(latent_dim,)`:
-            called with the values of a single condition, with a dict of several. `N(0, I)` by default.
-        features: Condition -> feature network, whose output the likelihoods see beside `z`; none by default.
+            the features of all conditions concatenated, `(..., batch, latent_dim + features)`.
+        conditions: Names of the modalities to condition on.
+        prior: Module from the conditions to a distribution of batch shape `(batch,)` and event shape `(latent_dim,)`,
+            called with the values of a single condition or with a dict of several; `N(0, I)` if None.
+        features: Condition -> feature network, whose output is concatenated with `z`; none by default.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
 
     Sites:
         `z`, and each target of `x` under its own name, in the plate `data`.
 
     Raises:
-        ValueError: If there are no targets or no conditions, one modality is both, or has the name of a latent; when
-            called, if a row lacks a condition or a condition is to be generated.
+        ValueError: If there are no targets or no conditions, a modality is both, or has the name of a latent; when
+            called, if a condition is missing in `x` or in a row (which is checked while Pyro validates), or is to be
+            generated.
 
     Example:
         >>> from multipyro.ppl_models import NormalLikelihood, OneHotMLP, MLP
@@ -63,7 +64,6 @@ class ConditionalModel(Program):
         features: Mapping[str, nn.Module] | None = None,
         name: str = "model",
     ) -> None:
-        super().__init__(name)
         conditions = (conditions,) if isinstance(conditions, str) else tuple(conditions)
         both = [condition for condition in conditions if condition in likelihoods]
         if not likelihoods or not conditions or both:
@@ -73,54 +73,25 @@ class ConditionalModel(Program):
             )
         unknown = [condition for condition in features or {} if condition not in conditions]
         if unknown:
-            raise ValueError(f"features name {unknown}, which are no conditions: there are {list(conditions)}")
-        check_names([*likelihoods, *conditions])
+            raise ValueError(f"features names {unknown}, which are not conditions: there are {list(conditions)}")
+        super().__init__(likelihoods, name, conditions)
         self.latent_dim = latent_dim
-        self.conditions = conditions
-        self.likelihoods = nn.ModuleDict(likelihoods)
         self.features = nn.ModuleDict(features)
         self.prior = IndependentPrior(latent_dim) if prior is None else prior
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The targets, then the conditions."""
-        return (*self._modules["likelihoods"], *self.conditions)
-
-    def forward(
-        self,
-        x: Mapping[str, Tensor | None],
-        observed: Mapping[str, Tensor] | None = None,
-        num_rows: int | None = None,
-    ) -> dict[str, Tensor]:
-        """Samples `z` from its prior given the conditions, and observes the targets of `x`.
-
-        Args:
-            x: Modality name -> values `(batch, *event)`, the conditions among them; None for a target makes a site
-                that is sampled, and an absent target none.
-            observed: Modality name -> rows that are observed, bool `(batch,)`; a condition must be in all rows.
-            num_rows: Number of rows, which the conditions tell.
-
-        Returns:
-            Site name -> value, `z` included.
-        """
-        check_batch(x, observed, self.modalities)
-        check_conditions(self.conditions, x, observed)
+    def _sample_latents(
+        self, x: Mapping[str, Tensor | None], rows: Rows
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        check_conditions(self.conditions, x, rows.masks if is_validation_enabled() else None)
         given = {name: x[name] for name in self.conditions}
-        only = next(iter(given.values())) if len(given) == 1 else given
-        features, likelihoods = self.features, self.likelihoods
-        with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
-            sites = {"z": pyro.sample("z", self.prior(only))}
-            seen = [features[name](given[name]) for name in features]
-            lead = sites["z"].shape[:-1]
-            latents = torch.cat([sites["z"], *[part.expand(*lead, part.shape[-1]) for part in seen]], -1)
-            for name, values in x.items():
-                if name not in given:
-                    sites[name] = observe(name, likelihoods[name], latents, values, (observed or {}).get(name))
-        return sites
+        features = self.features
+        z = pyro.sample("z", self.prior(next(iter(given.values())) if len(given) == 1 else given))
+        latents = concatenated(z, *[features[name](given[name]) for name in features])
+        return {"z": z}, dict.fromkeys(self._modules["likelihoods"], latents)
 
 
 class IndependentPrior(nn.Module):
-    r"""The prior `N(0, I)` of a conditional model, whatever the conditions are.
+    r"""The prior `N(0, I)` of a conditional model, independent of the conditions.
 
     Args:
         latent_dim: Size `D` of the latent.
@@ -146,26 +117,26 @@ class IndependentPrior(nn.Module):
 def check_conditions(
     conditions: Sequence[str], x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None
 ) -> None:
-    """Raises unless every row holds every condition.
+    """Raises unless every row contains every condition.
 
     Args:
-        conditions: Names of the modalities that are given.
+        conditions: Names of the modalities that are conditioned on.
         x: Modality name -> values.
-        observed: Modality name -> rows that are observed.
+        observed: Modality name -> rows in which it is observed.
 
     Raises:
-        ValueError: Names the condition, and the first row that lacks it.
+        ValueError: Names the condition, and the first row in which it is missing.
     """
     absent = [name for name in conditions if x.get(name) is None]
     if absent:
         raise ValueError(
-            f"this model generates given {list(conditions)}, which it can neither do without nor generate: x lacks "
-            f"{absent}, it holds {[name for name in x if x[name] is not None]}"
+            f"this model conditions on {list(conditions)} and can neither do without them nor generate them: {absent} "
+            f"is missing in x, which contains {[name for name in x if x[name] is not None]}"
         )
     for name in conditions:
         mask = (observed or {}).get(name)
         if mask is not None and not mask.all():
             raise ValueError(
-                f"this model generates given {list(conditions)}, and row {int((~mask).nonzero()[0])} lacks {name!r}: "
-                "leave out the rows that do"
+                f"this model conditions on {list(conditions)}, and {name!r} is missing in row "
+                f"{int((~mask).nonzero()[0])}: leave out such rows"
             )

@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 import pyro
 from torch import Tensor, nn
 
-from multipyro._program import Program
-from multipyro.batch import Rows, batch_rows, check_batch
-from multipyro.ppl_models._observe import check_names, masked, observe
+from multipyro.batch import Rows
+from multipyro.ppl_models._generative import GenerativeProgram, masked
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["HierarchicalModel"]
 
 
-class HierarchicalModel(Program):
+class HierarchicalModel(GenerativeProgram):
     r"""Modalities that are independent given the lowest of `L` layers of latents.
 
     .. math:: p(z_L) \prod_{l=1}^{L-1} p(z_l \mid z_{l+1}) \prod_m p(x_m \mid z_1)
@@ -25,7 +24,7 @@ class HierarchicalModel(Program):
         al.), section JMVAE-h, where `L = 2`.
 
     Args:
-        latent_dims: Sizes of `z1, ..., zL`, from the layer the modalities are decoded from to the top.
+        latent_dims: Sizes of `z1, ..., zL`, from the layer that the modalities are decoded from to the top.
         likelihoods: Modality name -> likelihood module, called with `z1`, `(..., batch, latent_dims[0])`.
         transitions: `L - 1` modules, the first from `z2` to a distribution over `z1`, and so on up; called with latents
             `(..., batch, latent_dims[l])`, they return event shape `(latent_dims[l - 1],)`.
@@ -36,15 +35,15 @@ class HierarchicalModel(Program):
         `zL, ..., z1` in this order, each modality of `x` under its own name, all in the plate `data`.
 
     Raises:
-        ValueError: If there are no likelihoods, a modality is called like a latent or the plate, or the numbers of
+        ValueError: If there are no likelihoods, a modality has the name of a latent or of a plate, or the numbers of
             sizes and transitions disagree.
 
     Example:
         >>> import torch
         >>> from multipyro.ppl_models import MLP, NormalLikelihood
-        >>> from multipyro.guides import NormalEncoder
-        >>> down = NormalEncoder(MLP(2, 8), latent_dim=3)
-        >>> model = HierarchicalModel((3, 2), {"image": NormalLikelihood(MLP(3, 16))}, [down])
+        >>> from multipyro.ppl_models.networks.heads import NormalEncoder
+        >>> transition = NormalEncoder(MLP(2, 8), latent_dim=3)
+        >>> model = HierarchicalModel((3, 2), {"image": NormalLikelihood(MLP(3, 16))}, [transition])
         >>> values = model({"image": torch.zeros(5, 16)})
         >>> list(values), values["z1"].shape
         (['z2', 'z1', 'image'], torch.Size([5, 3]))
@@ -58,8 +57,7 @@ class HierarchicalModel(Program):
         prior: nn.Module | None = None,
         name: str = "model",
     ) -> None:
-        super().__init__(name)
-        check_names(likelihoods)
+        super().__init__(likelihoods, name)
         if not latent_dims or len(transitions) != len(latent_dims) - 1:
             raise ValueError(
                 f"L layers need L sizes and L - 1 transitions, got sizes {list(latent_dims)} and {len(transitions)} "
@@ -67,41 +65,15 @@ class HierarchicalModel(Program):
             )
         self.latent_dims = tuple(latent_dims)
         self.latent_dim = self.latent_dims[0]
-        self.likelihoods = nn.ModuleDict(likelihoods)
         self.transitions = nn.ModuleList(transitions)
         self.prior = StandardNormalPrior(self.latent_dims[-1]) if prior is None else prior
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities of the model, in the order of its likelihoods."""
-        return tuple(self._modules["likelihoods"])
-
-    def forward(
-        self,
-        x: Mapping[str, Tensor | None],
-        observed: Mapping[str, Tensor] | None = None,
-        num_rows: int | None = None,
-    ) -> dict[str, Tensor]:
-        """Samples the layers from the top down and observes the modalities of `x`.
-
-        Args:
-            x: Modality name -> values `(batch, *event)`; None makes a site that is sampled, and an absent key none.
-            observed: Modality name -> rows that are observed, bool `(batch,)`; an absent key means all rows.
-            num_rows: Number of rows when `x` holds no values.
-
-        Returns:
-            Site name -> value, latents included.
-        """
-        check_batch(x, observed, self.modalities)
-        top, transitions, likelihoods = len(self.latent_dims), self.transitions, self.likelihoods
-        sites: dict[str, Tensor] = {}
-        rows = Rows(x, observed)
-        with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
-            with masked(rows.any()):
-                sites[f"z{top}"] = pyro.sample(f"z{top}", self.prior())
-                for layer in range(top - 1, 0, -1):
-                    below = transitions[layer - 1](sites[f"z{layer + 1}"])
-                    sites[f"z{layer}"] = pyro.sample(f"z{layer}", below)
-            for name, values in x.items():
-                sites[name] = observe(name, likelihoods[name], sites["z1"], values, rows.masks.get(name))
-        return sites
+    def _sample_latents(
+        self, x: Mapping[str, Tensor | None], rows: Rows
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        top, transitions, sites = len(self.latent_dims), self.transitions, {}
+        with masked(rows.any()):
+            sites[f"z{top}"] = pyro.sample(f"z{top}", self.prior())
+            for layer in range(top - 1, 0, -1):
+                sites[f"z{layer}"] = pyro.sample(f"z{layer}", transitions[layer - 1](sites[f"z{layer + 1}"]))
+        return sites, dict.fromkeys(self.modalities, sites["z1"])

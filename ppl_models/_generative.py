@@ -1,0 +1,133 @@
+"""The base of the models: a plate, latents, and one observation site per modality."""
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from multipyro._program import Program
+from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, exposure_of, filled
+from multipyro.ppl_models.likelihoods.base import batch_shape_text
+
+__all__ = ["GenerativeProgram", "concatenated", "masked"]
+
+# the plates of a batch, of predictions, and of the particles of Pyro's objectives
+_PLATES = ("data", "num_samples", "num_particles", "num_particles_vectorized")
+
+
+class GenerativeProgram(Program):
+    """Base of the models: modalities that are independent given latents.
+
+    A subclass defines `_sample_latents`.
+
+    Args:
+        likelihoods: Modality name -> likelihood module.
+        name: Prefix of the parameters in Pyro's parameter store; see `Program`.
+        conditions: Names of modalities that the model conditions on.
+
+    Raises:
+        ValueError: If there are no likelihoods, or a modality has the name of a latent (`z`, `z1`, `z_...`), of a
+            plate, or of an attribute of torch modules.
+    """
+
+    def __init__(self, likelihoods: Mapping[str, nn.Module], name: str, conditions: Iterable[str] = ()) -> None:
+        super().__init__(name)
+        _check_names([*likelihoods, *conditions])
+        self.conditions = tuple(conditions)
+        self.likelihoods = nn.ModuleDict(likelihoods)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model generates, in the order of its likelihoods, then its conditions."""
+        return (*self._modules["likelihoods"], *self.conditions)
+
+    def _sample_latents(
+        self, x: Mapping[str, Tensor | None], rows: Rows
+    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        """Samples the latents inside the plate: site -> value, and modality -> what its likelihood is called with."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor | None],
+        observed: Mapping[str, Tensor] | None = None,
+        num_rows: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Samples the latents and observes the modalities of `x`.
+
+        Args:
+            x: Modality name -> values `(batch, *event)`. A modality whose value is None is sampled, and one that is
+                absent has no site. `<modality>.exposure` is the exposure of a modality of counts, `(batch,)` or
+                `(batch, *event)`; see `CountLikelihood`.
+            observed: Modality name -> bool `(batch,)`, the rows in which it is observed; an absent key means all rows.
+            num_rows: Number of rows when `x` has no values.
+
+        Returns:
+            Site name -> value, latents included.
+        """
+        check_batch(x, observed, self.modalities)
+        rows = Rows(x, observed)
+        with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
+            sites, inputs = self._sample_latents(x, rows)
+            likelihoods = self.likelihoods
+            for name in [name for name in x if name in inputs]:
+                latents, mask, exposure = inputs[name], rows.masks.get(name), exposure_of(name, x)
+                sites[name] = _observe(name, likelihoods[name], latents, x[name], mask, exposure)
+        return sites
+
+
+def _observe(
+    name: str,
+    likelihood: nn.Module,
+    latents: Tensor,
+    values: Tensor | None,
+    mask: Tensor | None,
+    exposure: Tensor | None,
+) -> Tensor:
+    """Samples a modality from its likelihood if `values` is None, and otherwise observes them."""
+    if exposure is None:
+        distribution = likelihood(latents)
+    else:
+        exposure = filled(exposure, mask)
+        if is_validation_enabled() and not (exposure > 0).all():
+            raise ValueError(f"x['{name}.exposure'] must be positive, got {exposure.min().item():.4g}")
+        distribution = likelihood(latents, exposure)
+    if values is None:
+        return pyro.sample(name, distribution)
+    values = filled(values, mask)
+    if tuple(values.shape[1:]) != tuple(distribution.event_shape):
+        raise ValueError(
+            f"modality {name!r} must have shape {batch_shape_text(distribution.event_shape)}, got {tuple(values.shape)}"
+        )
+    if is_validation_enabled() and hasattr(likelihood, "check"):
+        likelihood.check(values, name)
+    with masked(mask):
+        return pyro.sample(name, distribution, obs=values)
+
+
+def masked(mask: Tensor | None) -> AbstractContextManager:
+    """Excludes the rows where `mask` is False from every density inside; None excludes none."""
+    return nullcontext() if mask is None else poutine.mask(mask=mask)
+
+
+def concatenated(*latents: Tensor) -> Tensor:
+    """Latents and features `(..., batch, size)` with different leading dimensions, joined along the last one."""
+    lead = torch.broadcast_shapes(*[part.shape[:-1] for part in latents])
+    return torch.cat([part.expand(*lead, part.shape[-1]) for part in latents], -1)
+
+
+def _check_names(modalities: list[str]) -> None:
+    if not modalities:
+        raise ValueError("likelihoods is empty: a model needs at least one modality")
+    reserved = [name for name in modalities if name in _PLATES or re.fullmatch(r"z\d*|z_.*", name)]
+    if reserved:
+        raise ValueError(
+            f"modality {reserved} has the name of a latent or of a plate: "
+            f"z, z1, z_... and {', '.join(_PLATES)} are reserved"
+        )
+    check_module_names(modalities)
