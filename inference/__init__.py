@@ -17,37 +17,54 @@ from multipyro.inference.evaluation.likelihoods import (
 from multipyro.inference.evaluation.metrics import evaluate, latent_accuracy
 from multipyro.inference.evaluation.prediction import cross_generate, embed, joint_samples, reconstruct
 from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict
-from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
-from multipyro.inference.objectives.jensen_shannon import JensenShannonELBO
-from multipyro.inference.objectives.linear_mixture import LinearMixtureELBO
-from multipyro.inference.objectives.schedules import LinearWarmup
-from multipyro.inference.objectives.stratified import StratifiedELBO
-from multipyro.inference.objectives.subset import SubsetELBO
-from multipyro.inference.objectives.terms import MultimodalELBO, Term, WeightedELBO
+from multipyro.inference.objectives import (
+    GUIDE,
+    MODEL,
+    PROPER_SUBSETS,
+    SINGLES,
+    SUBSET,
+    DiscriminatorLoss,
+    Evaluation,
+    GeneratorLoss,
+    JensenShannonELBO,
+    LinearMixtureELBO,
+    LinearWarmup,
+    Objective,
+    StratifiedELBO,
+    elbo,
+    subset_elbo,
+    sum_over,
+)
 from multipyro.inference.recipes import (
-    COMMON_OPTIONS,
     METHODS,
     MethodInfo,
+    Networks,
     Recipe,
     Stage,
     Update,
     build,
+    equations,
+    method,
+    networks_for,
     register,
-    site_weights,
 )
-from multipyro.inference.recipes.networks import Networks, networks_for
 from multipyro.inference.training.checkpoints import load_state, save_state
 from multipyro.inference.training.fitting import FitResult, NonFiniteLossError, fit, fit_recipe
 from multipyro.inference.training.runs import LoadedRun, load
 from multipyro.inference.training.seeds import step_seed
 
 __all__ = [
-    "COMMON_OPTIONS",
+    "GUIDE",
     "METHODS",
+    "MODEL",
+    "PROPER_SUBSETS",
+    "SINGLES",
+    "SUBSET",
     "Classifier",
     "ConditionalBounds",
     "Difference",
     "DiscriminatorLoss",
+    "Evaluation",
     "FitResult",
     "GeneratorLoss",
     "JensenShannonELBO",
@@ -56,23 +73,22 @@ __all__ = [
     "LoadedRun",
     "LogLikelihood",
     "MethodInfo",
-    "MultimodalELBO",
     "Networks",
     "NonFiniteLossError",
+    "Objective",
     "Recipe",
     "Stage",
     "StratifiedELBO",
-    "SubsetELBO",
-    "Term",
     "Update",
-    "WeightedELBO",
     "build",
     "coherence_by_number",
     "conditional",
     "conditional_coherence",
     "cross_generate",
     "cross_generation_figure",
+    "elbo",
     "embed",
+    "equations",
     "evaluate",
     "fit",
     "fit_recipe",
@@ -89,6 +105,7 @@ __all__ = [
     "load_state",
     "log_likelihood",
     "log_likelihoods",
+    "method",
     "networks_for",
     "predictive",
     "reconstruct",
@@ -96,8 +113,9 @@ __all__ = [
     "register",
     "restrict",
     "save_state",
-    "site_weights",
     "step_seed",
+    "subset_elbo",
+    "sum_over",
     "to_inference_data",
     "train_classifiers",
 ]

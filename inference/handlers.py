@@ -1,4 +1,4 @@
-"""Combinators: programs made from programs."""
+"""Handlers: programs made from programs. Called with an expression (see `programs`), each returns an expression."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -9,38 +9,35 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from multipyro.batch import batch_rows, filled, rows_of_latent
+from multipyro.batch import Rows, batch_rows, filled
 from multipyro.guides import Guide
 from multipyro.guides.aggregate import RowwiseDistribution
+from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
+from multipyro.inference.programs import RESTRICTED, Handler, Program, handler, unwrap
 
 __all__ = [
-    "Program",
     "conditional",
-    "core",
     "frozen",
     "frozen_modules",
     "generative",
     "latents_from",
     "predictive",
-    "program_key",
     "proposal",
     "restrict",
     "sees",
+    "where_proper",
+    "without_completion",
 ]
 
-Program = Callable[..., Any]
 
-
-def restrict(program: Program, modalities: Sequence[str], proper: bool = False) -> nn.Module:
+@handler(RESTRICTED)
+def restrict(program: Program, modalities: Sequence[str]) -> nn.Module:
     """The same program, seeing and scoring only some modalities.
 
     Args:
         program: A model or a guide, called as `program(x, observed=None)`.
-        modalities: The modalities it still sees; those that a batch does not hold are ignored.
-        proper: Only rows of which `modalities` are a proper part count: those that hold all of them and one more. An
-            objective that sums over parts then gives a row with a missing modality, masked, what it gives a batch
-            without that modality. Of a batch without masks every row counts.
+        modalities: The modalities it still sees; those that are absent from a batch are ignored.
 
     Returns:
         The program, called as before.
@@ -52,10 +49,37 @@ def restrict(program: Program, modalities: Sequence[str], proper: bool = False) 
         >>> sorted(restrict(model, ["label"])({"image": torch.zeros(5, 4), "label": torch.zeros(5).long()}))
         ['label', 'z']
     """
-    detail = (modalities,) if isinstance(modalities, str) else tuple(modalities)
-    return (_ProperPart if proper else _Restricted)(program, detail)
+    return _Restricted(program, (modalities,) if isinstance(modalities, str) else tuple(modalities))
 
 
+@handler("{program} where {modalities} is proper")
+def where_proper(program: Program, modalities: Sequence[str]) -> nn.Module:
+    """The same program, scoring only the rows in which `modalities` are a proper part of what is observed.
+
+    Those are the rows in which all of them and at least one further modality are observed. In an objective that sums
+    over parts, a row with a missing modality then counts as it would in a batch without that modality. Of a batch
+    without masks every row counts.
+
+    Args:
+        program: A model or a guide, called as `program(x, observed=None)`.
+        modalities: The part; names that are absent from a batch are ignored.
+
+    Returns:
+        The program, called as before.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3)) for name in ("a", "b")})
+        >>> x = {"a": torch.zeros(2, 3), "b": torch.zeros(2, 3)}
+        >>> masks = {"b": torch.tensor([True, False])}
+        >>> trace = poutine.trace(where_proper(restrict(model, ["a"]), ["a"])).get_trace(x, masks)
+        >>> trace.nodes["z"]["mask"]
+        tensor([ True, False])
+    """
+    return _WhereProper(program, (modalities,) if isinstance(modalities, str) else tuple(modalities))
+
+
+@handler("frozen({program}[ except {train}])")
 def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
     """The same program, with nothing in it trained or moved, except the modules named in `train`.
 
@@ -79,6 +103,7 @@ def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
     return _Frozen(program, tuple(train))
 
 
+@handler("generative({model}, {target})")
 def generative(model: Program, target: Sequence[str]) -> nn.Module:
     """The model with `target` as unobserved sample sites, whatever `x` contains.
 
@@ -162,7 +187,7 @@ def latents_from(
     with record:
         conditional(guide)(x, observed)
     visible = {name: values for name, values in x.items() if sees(guide, name)}
-    return _LatentsFromGuide(record.sites, {name: rows_of_latent(name, visible, observed) for name in record.sites})
+    return _LatentsFromGuide(record.sites, {name: Rows(visible, observed).informing(name) for name in record.sites})
 
 
 def conditional(guide: Program) -> Program:
@@ -179,99 +204,77 @@ def conditional(guide: Program) -> Program:
         ...     print(conditional(guide)({"image": torch.zeros(5, 4)})["z"].shape)
         torch.Size([5, 2])
     """
-    return _inside(guide, _Conditional)
+    return _innermost(guide, _Conditional)
 
 
 def proposal(guide: Program) -> Program:
     """The program that samples from a guide's `proposal` distribution; a plain function is its own."""
-    return _inside(guide, _Proposal)
+    return _innermost(guide, _Proposal)
 
 
-def _inside(guide: Program, wrap: Callable[[Guide], nn.Module]) -> Program:
-    """Puts a combinator around the guide itself, within the ones that are around it."""
+@handler("{guide}")
+def without_completion(guide: Program) -> Program:
+    """The guide inside `IterativeSampling`, which trains, and supports complete rows only; any other guide itself."""
+    return _innermost(guide, lambda inner: inner.guide if isinstance(inner, IterativeSampling) else inner)
+
+
+def _innermost(guide: Program, change: Callable[[Guide], Program]) -> Program:
+    """Changes the guide itself, inside the handlers that are around it."""
     if isinstance(guide, Guide):
-        return wrap(guide)
-    if isinstance(guide, _Combinator) and not isinstance(guide, _Conditional | _Proposal):
-        return type(guide)(_inside(guide.program, wrap), guide.detail)
+        return change(guide)
+    if isinstance(guide, Handler) and not isinstance(guide, _Conditional | _Proposal):
+        return guide.around(_innermost(guide.program, change))
     return guide
 
 
-def core(program: Program) -> Program:
-    """What is inside all the combinators around a program."""
-    while isinstance(program, _Combinator):
-        program = program.program
-    return program
-
-
 def sees(program: Program, modality: str) -> bool:
-    """Whether no combinator around a program hides a modality from it."""
-    while isinstance(program, _Combinator):
-        if isinstance(program, _Restricted) and modality not in program.detail:
+    """Whether no handler around a program hides a modality from it."""
+    while isinstance(program, Handler):
+        if isinstance(program, _Restricted) and modality not in program.modalities:
             return False
         program = program.program
     return True
 
 
-def program_key(program: Program) -> tuple:
-    """What makes two programs the same: the combinators around them and the identity of what is inside."""
-    return program.key() if isinstance(program, _Combinator) else (id(program),)
+class _Restricted(Handler):
+    def __init__(self, program: Program, modalities: tuple[str, ...]) -> None:
+        super().__init__(program, modalities)
+        self.modalities = modalities
 
-
-class _Combinator(nn.Module):
-    """A program around a program, which may be a module or a plain function."""
-
-    def __init__(self, program: Program, detail: tuple) -> None:
-        super().__init__()
-        self.program = program
-        self.detail = detail
-
-    def key(self) -> tuple:
-        return (type(self).__name__, *(item if isinstance(item, str) else id(item) for item in self.detail)) + (
-            program_key(self.program)
-        )
-
-
-class _Restricted(_Combinator):
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        inside = {name: values for name, values in x.items() if name in self.detail}
+        inside = {name: values for name, values in x.items() if name in self.modalities}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
         return self.program(inside, masks, **kwargs)
 
 
-class _ProperPart(_Restricted):
+class _WhereProper(Handler):
+    def __init__(self, program: Program, modalities: tuple[str, ...]) -> None:
+        super().__init__(program, modalities)
+        self.modalities = modalities
+
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        masks = {name: mask for name, mask in (observed or {}).items() if name in x}
-        if not masks:
-            return super().forward(x, observed, **kwargs)
-        some = torch.ones_like(next(iter(masks.values())))
-        held = {name: masks.get(name, some) for name, values in x.items() if values is not None}
-        more = [mask for name, mask in held.items() if name not in self.detail]
-        inside = [held[name] for name in self.detail if name in held]
-        rows = torch.stack([some, *inside]).all(0) & torch.stack([~some, *more]).any(0)
-        with poutine.mask(mask=rows):
-            return super().forward(x, observed, **kwargs)
+        rows = Rows(x, observed)
+        if not rows.masks:
+            return self.program(x, observed, **kwargs)
+        with poutine.mask(mask=rows.properly([name for name in self.modalities if name in rows.modalities])):
+            return self.program(x, observed, **kwargs)
 
 
-class _Conditional(_Combinator):
-    def __init__(self, guide: Guide) -> None:
-        super().__init__(guide, ())
-
+class _Conditional(Handler):
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
         return self.program.sample_conditional(x, observed)
 
 
-class _Proposal(_Combinator):
-    def __init__(self, guide: Guide) -> None:
-        super().__init__(guide, ())
-
+class _Proposal(Handler):
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
         return self.program.sample_proposal(x, observed)
 
 
-class _Frozen(_Combinator):
+class _Frozen(Handler):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with frozen_modules(modules_of(self.program), self.detail):
-            with _DetachParams({id(p) for module in self.detail for p in module.parameters()}):
+        (train,) = self.settings
+        with frozen_modules(modules_of(self.program), train):
+            with _DetachParams({id(p) for module in train for p in module.parameters()}):
                 return self.program(*args, **kwargs)
 
 
@@ -330,11 +333,15 @@ class _DetachParams(Messenger):
             msg["value"] = msg["value"].detach()
 
 
-class _Generative(_Combinator):
+class _Generative(Handler):
+    def __init__(self, model: Program, target: tuple[str, ...]) -> None:
+        super().__init__(model, target)
+        self.target = target
+
     def forward(
         self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, num_rows: int | None = None
     ) -> Any:
-        target = self.detail
+        target = self.target
         if num_rows is None:
             num_rows = next((len(values) for values in x.values() if values is not None), None)
         given = {name: values for name, values in x.items() if name not in target}
@@ -351,13 +358,13 @@ class _Predictive(nn.Module):
         self.decode, self.guide = generative(model, target), guide
 
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
-        model, masks = core(self.decode), observed or {}
+        model, masks = unwrap(self.decode), observed or {}
         if hasattr(model, "modalities"):  # the decoders of what is given need not run
             given = {name: values for name, values in x.items() if name in getattr(model, "conditions", ())}
             masks = {name: mask for name, mask in masks.items() if name in given}
         else:  # a plain function may read the number of data points from them
             given, masks = {name: filled(values, masks.get(name)) for name, values in x.items()}, {}
-        hidden = [name for name in given if name not in self.decode.detail]  # no sites of a prediction
+        hidden = [name for name in given if name not in self.decode.target]  # no sites of a prediction
         with latents_from(self.guide, x, observed), poutine.block(hide=hidden):
             return self.decode(given, masks, num_rows=batch_rows(x))
 

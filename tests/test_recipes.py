@@ -12,7 +12,7 @@ from multipyro.data import Modality, MultimodalData
 from multipyro.inference import METHODS, Networks, build, cross_generate, embed, fit_recipe, frozen, load
 from multipyro.inference.evaluation.prediction import answers
 from multipyro.inference.handlers import conditional
-from multipyro.inference.objectives.terms import sample_sites
+from multipyro.inference.objectives.sites import sample_sites
 
 MODALITIES = {
     "signal": Modality("signal", (4,), "vector", "normal"),

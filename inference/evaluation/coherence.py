@@ -10,7 +10,7 @@ from torch import Tensor
 from multipyro.data import MultimodalData
 from multipyro.inference.evaluation.classifiers import Classifier
 from multipyro.inference.evaluation.prediction import answers, cross_generate, joint_samples
-from multipyro.inference.handlers import Program
+from multipyro.inference.programs import Program
 
 __all__ = ["coherence_by_number", "conditional_coherence", "joint_coherence"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multipyro.data import Modality
 from multipyro.inference.evaluation.prediction import cross_generate, joint_samples, reconstruct
-from multipyro.inference.handlers import Program
+from multipyro.inference.programs import Program
 
 __all__ = ["cross_generation_figure", "joint_samples_figure", "reconstructions_figure"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multipyro.batch import batch_rows
 from multipyro.inference.evaluation.prediction import check_known, check_values, chosen, generated, joint_samples
-from multipyro.inference.handlers import Program
+from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:
     import arviz

@@ -28,7 +28,7 @@ from multipyro.inference.evaluation.likelihoods import (
     log_likelihoods,
 )
 from multipyro.inference.evaluation.prediction import answers, conditions_of, embed
-from multipyro.inference.handlers import Program
+from multipyro.inference.programs import Program
 from multipyro.inference.training.runs import versions
 
 __all__ = ["evaluate", "latent_accuracy"]

@@ -13,8 +13,9 @@ from multipyro.batch import batch_rows, check_batch, filled, rows_of_latent
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.handlers import Program, conditional, core, generative, predictive, sees
-from multipyro.inference.objectives.terms import sample_sites
+from multipyro.inference.handlers import conditional, generative, predictive, sees
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
 from multipyro.ppl_models.conditional import check_conditions
 
@@ -193,14 +194,14 @@ def embed(
     """
     if not x:
         raise ValueError("x holds no modality to embed")
-    check_batch(x, observed, getattr(core(guide), "modalities", tuple(x)))
+    check_batch(x, observed, getattr(unwrap(guide), "modalities", tuple(x)))
     x = dict(x) if given is None else {name: x[name] for name in chosen(given, x, "given")}
     if batch_rows(x) == 0:
         raise ValueError("x holds no rows")
     for name, values in x.items():
         if values.is_floating_point() and filled(values, (observed or {}).get(name)).isnan().any():
             raise ValueError(f"modality {name!r} holds NaN in observed rows: mask those rows in observed")
-    program, name = conditional(guide), getattr(core(guide), "embedding", "z")
+    program, name = conditional(guide), getattr(unwrap(guide), "embedding", "z")
     codes = []
     with evaluating(guide), poutine.block():
         size = max(1, MAX_ELEMENTS // elements_of_a_row(program, first_row(x, observed)))
@@ -251,12 +252,12 @@ def generated(
 
 def conditions_of(model: Program) -> tuple[str, ...]:
     """The modalities that a conditional model is given and does not score; none for every other model."""
-    return tuple(getattr(core(model), "conditions", ()))
+    return tuple(getattr(unwrap(model), "conditions", ()))
 
 
 def check_known(model: Program, names: Sequence[str]) -> None:
     """Raises if the model is known not to have a modality."""
-    modalities = getattr(core(model), "modalities", None)
+    modalities = getattr(unwrap(model), "modalities", None)
     unknown = [name for name in names if modalities is not None and name not in modalities]
     if unknown:
         raise ValueError(f"unknown modality {unknown}: this model has {list(modalities)}")
@@ -264,11 +265,11 @@ def check_known(model: Program, names: Sequence[str]) -> None:
 
 def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
     """Checks given values against the model's likelihoods, missing rows excepted, and that no condition is missing."""
-    check_batch(x, observed, getattr(core(model), "modalities", tuple(x)))
+    check_batch(x, observed, getattr(unwrap(model), "modalities", tuple(x)))
     if batch_rows(x) == 0:
         raise ValueError("x holds no rows")
     check_conditions(conditions_of(model), x, observed)
-    likelihoods = getattr(core(model), "likelihoods", {})
+    likelihoods = getattr(unwrap(model), "likelihoods", {})
     for name, values in x.items():
         if name in likelihoods and hasattr(likelihoods[name], "check"):
             likelihoods[name].check(filled(values, (observed or {}).get(name)), name)
@@ -331,7 +332,7 @@ def take_rows(
 
 def answers(guide: Program, subset: Sequence[str]) -> bool:
     """Whether a guide answers a subset; a plain function is taken to answer all."""
-    inner = core(guide)
+    inner = unwrap(guide)
     if not isinstance(inner, Guide):
         return True
     ordered = tuple(name for name in inner.modalities if name in subset and sees(guide, name))
@@ -343,7 +344,7 @@ def _without(x: Mapping[str, Tensor], target: Sequence[str]) -> dict[str, Tensor
 
 
 def _without_evidence(guide: Program, code: Tensor, sample: bool) -> Tensor:
-    inner = core(guide)
+    inner = unwrap(guide)
     if not isinstance(inner, Guide):
         return torch.zeros_like(code)
     prior = inner.prior()

@@ -1,7 +1,8 @@
 """Adversarial objectives: the decoder of one modality as a generator, against a discriminator."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from pyro import poutine
@@ -10,13 +11,16 @@ from torch.nn.functional import softplus
 
 from multipyro._modes import batch_norms, batch_statistics
 from multipyro.batch import batch_rows
-from multipyro.inference.handlers import Program, frozen, frozen_modules, generative, restrict
-from multipyro.inference.objectives.terms import Evaluation, MultimodalELBO, sample_sites
+from multipyro.inference.handlers import frozen, frozen_modules, generative, restrict
+from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.objectives.weights import check_choice
+from multipyro.inference.programs import Program
 from multipyro.ppl_models import point_estimate
 
 __all__ = ["AdversarialLoss", "DiscriminatorLoss", "GeneratorLoss"]
 
-_PRIORS = ("model", "uniform")
+Prior = Literal["model", "uniform"]
 
 
 class Generated(NamedTuple):
@@ -35,7 +39,8 @@ class Generated(NamedTuple):
     log_likelihood: Tensor
 
 
-class AdversarialLoss(MultimodalELBO):
+@dataclass(eq=False, repr=False)
+class AdversarialLoss(Objective):
     """Base of both sides: draws what the discriminator judges.
 
     It has the interface of an ELBO, so that `SVI` and `fit` train by it; the guide is frozen in both.
@@ -51,11 +56,13 @@ class AdversarialLoss(MultimodalELBO):
         ValueError: If `prior` is neither; when called, if the modality is discrete.
     """
 
-    def __init__(self, discriminator: nn.Module, modality: str, prior: str = "model") -> None:
+    discriminator: nn.Module
+    modality: str
+    prior: Prior = "model"
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if prior not in _PRIORS:
-            raise ValueError(f"prior must be one of {_PRIORS}, got {prior!r}")
-        self.discriminator, self.modality, self.prior = discriminator, modality, prior
+        check_choice("prior", self.prior, Prior)
 
     def draw(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -65,8 +72,8 @@ class AdversarialLoss(MultimodalELBO):
         sampled = _mean(self._prior_trace(model, batch_rows(x)), name)
         if x.get(name) is None or (rows is not None and not rows.any()):
             return Generated(sampled[:0].detach(), sampled[:0].detach(), sampled, sampled.new_zeros(()))
-        posterior = self._guide_trace(frozen(guide), x, observed)
-        trace = self._model_trace(restrict(model, (name,)), posterior, x, observed)
+        posterior = trace_of(frozen(guide), 1, x, observed)
+        trace = replayed(restrict(model, (name,)), posterior, 1, x, observed)
         site, reconstructed = trace.nodes[name], _mean(trace, name)
         real, density = site["value"], site["fn"].log_prob(site["value"])
         if rows is not None:  # what fills a missing entry must reach no network that normalizes over its batch
@@ -83,6 +90,7 @@ class AdversarialLoss(MultimodalELBO):
         return poutine.trace(program).get_trace({}, num_rows=num_rows)
 
 
+@dataclass(eq=False, repr=False)
 class GeneratorLoss(AdversarialLoss):
     r"""What the decoder of one modality minimizes: it explains the data, and the discriminator takes it for real.
 
@@ -116,11 +124,12 @@ class GeneratorLoss(AdversarialLoss):
         0
     """
 
-    def __init__(
-        self, discriminator: nn.Module, modality: str, prior: str = "model", reconstruction: float = 1.0
-    ) -> None:
-        super().__init__(discriminator, modality, prior)
-        self.reconstruction = reconstruction
+    reconstruction: float = 1.0
+
+    def equation(self) -> str:
+        name = self.modality
+        weight = "" if self.reconstruction == 1 else f"{self.reconstruction:g} "
+        return f"{weight}E_g log m({name}|z) + log D(made {name})"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -133,10 +142,11 @@ class GeneratorLoss(AdversarialLoss):
             logits = judge(values)
         taken = -softplus(-logits[len(values) - len(made) :])  # log D
         found = Evaluation(self.reconstruction * drawn.log_likelihood + taken.sum())
-        found.add(f"reconstruction/{self.modality}", drawn.log_likelihood.detach())
+        found.record(f"reconstruction/{self.modality}", drawn.log_likelihood.detach())
         return _with_sums(found, drawn, real=None, fake=taken)
 
 
+@dataclass(eq=False, repr=False)
 class DiscriminatorLoss(AdversarialLoss):
     r"""What the discriminator minimizes: it tells real values from reconstructions and from samples.
 
@@ -168,6 +178,9 @@ class DiscriminatorLoss(AdversarialLoss):
         0
     """
 
+    def equation(self) -> str:
+        return f"log D({self.modality}) + log(1 - D(made {self.modality}))"
+
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
@@ -181,10 +194,10 @@ class DiscriminatorLoss(AdversarialLoss):
 def _with_sums(found: Evaluation, drawn: Generated, real: Tensor | None, fake: Tensor) -> Evaluation:
     """Adds the sums of what the discriminator says of each kind of value."""
     if real is not None:
-        found.add("real", real.detach().sum())
+        found.record("real", real.detach().sum())
     reconstructed, sampled = fake.detach().split([len(drawn.reconstructed), len(drawn.sampled)])
-    found.add("reconstructed", reconstructed.sum())
-    found.add("sampled", sampled.sum())
+    found.record("reconstructed", reconstructed.sum())
+    found.record("sampled", sampled.sum())
     return found
 
 

@@ -1,25 +1,18 @@
 """The objective of mmJSD: the Jensen-Shannon divergence of the experts in place of the KL to the prior."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
 from multipyro.guides import StratifiedMixture, product_of_experts
-from multipyro.inference.handlers import Program
+from multipyro.inference.objectives._base import Evaluation, Objective, replayed
+from multipyro.inference.objectives.sites import TracePair, closed_form, log_prob_of, sample_sites
 from multipyro.inference.objectives.stratified import expert_mixture
-from multipyro.inference.objectives.terms import (
-    Evaluation,
-    MultimodalELBO,
-    SiteWeights,
-    check_sites,
-    closed_form,
-    common_rows,
-    sample_sites,
-    schedules_in,
-    weight_value,
-)
+from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, weights_text
+from multipyro.inference.programs import Program
 
 __all__ = ["JensenShannonELBO", "jensen_shannon"]
 
@@ -56,13 +49,14 @@ def jensen_shannon(
     shares = present * torch.tensor([weights.get(name, 1.0) for name in names]).to(present)
     shares = shares / shares.sum(-1, keepdim=True)
     parts = dict(zip(names, (*mixture.components, prior.expand(mixture.batch_shape)), strict=True))
-    powers = {name: shares[..., [number]] for number, name in enumerate(names)}
+    powers = {name: shares[..., [index]] for index, name in enumerate(names)}
     dynamic = product_of_experts(parts, powers=powers)
     divergences = torch.stack([closed_form(part, dynamic) for part in parts.values()], -1)
     return torch.where(shares > 0, shares * divergences, 0.0).sum(-1), shares
 
 
-class JensenShannonELBO(MultimodalELBO):
+@dataclass(eq=False, repr=False)
+class JensenShannonELBO(Objective):
     r"""Reconstruction under the mixture of experts, minus their Jensen-Shannon divergence to a dynamic prior.
 
     .. math:: L = E_{q(z|x)} \sum_m \log p(x_m|z) - \beta\, \mathrm{JS}(q_1, \ldots, q_M, p), \qquad
@@ -93,48 +87,39 @@ class JensenShannonELBO(MultimodalELBO):
         >>> elbo = JensenShannonELBO(sites={"z": 2.5})
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, float] | None = None,
-        prior_samples: bool = False,
-        sites: SiteWeights | None = None,
-        num_particles: int = 1,
-    ) -> None:
-        sites = dict(sites or {})
-        super().__init__(num_particles, schedules_in(sites))
-        self.weights, self.prior_samples, self.sites = weights, prior_samples, sites
+    weights: Mapping[str, float] | None = None
+    prior_samples: bool = False
+    sites: SiteWeights = field(default_factory=dict)
+    num_particles: int = 1
+
+    def __post_init__(self) -> None:
+        super().__init__(self.num_particles)
+        self.sites = as_weights(self.sites)
+
+    def equation(self) -> str:
+        return f"E_g log m(x|z) - JS(experts of g, prior{weights_text(self.sites)})"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_trace = self._guide_trace(guide, x, observed)
-        q_sites = sample_sites(guide_trace)
-        mixture = expert_mixture(q_sites)
-        model_trace = self._model_trace(model, guide_trace, x, observed)
-        prior = sample_sites(model_trace)["z"]["fn"]
-        divergence, shares = jensen_shannon(mixture, prior, self.weights)
+        model_trace, guide_trace = self.traces(model, guide, x, observed)
+        q_sites, prior = sample_sites(guide_trace), sample_sites(model_trace)["z"]["fn"]
+        divergence, shares = jensen_shannon(expert_mixture(q_sites), prior, self.weights)
         if self.prior_samples:
             from_prior = torch.rand_like(shares[..., -1]) < shares[..., -1]
             z = q_sites["z"]["value"]
             q_sites["z"]["value"] = torch.where(from_prior.unsqueeze(-1), prior.expand(z.shape[:-1]).rsample(), z)
-            model_trace = self._model_trace(model, guide_trace, x, observed)
-        for trace in (guide_trace, model_trace):
-            trace.compute_log_prob()
-        p_sites, latents = sample_sites(model_trace), list(q_sites)
-        check_sites(p_sites, latents)
+            model_trace = replayed(model, guide_trace, self.num_particles, x, observed)
+        pair = TracePair.of_traces(model_trace, guide_trace)
         result = Evaluation(torch.zeros((), dtype=divergence.dtype, device=divergence.device))
-        for name, site in p_sites.items():
+        scope = WeightScope(len(x))
+        for name, site in pair.p_sites.items():
             if name == "z":
-                value = -divergence
-            elif name in latents:
-                exact = closed_form(q_sites[name]["fn"], site["fn"])
-                value = site["log_prob"] - q_sites[name]["log_prob"] if exact is None else -exact
+                value, kind = -divergence, "divergence"
+            elif name in pair.latents:
+                value, kind = -pair.kl(name), "kl"
             else:
-                value = site["log_prob"]
-            rows = common_rows(name, p_sites, q_sites, latents)
-            value = value if rows is None else torch.where(rows, value, 0.0)
-            value = (value.mean(0) if value.dim() > 1 else value).sum()
-            result.bound = result.bound + weight_value(self.sites.get(name, 1.0)) * value
-            label = "divergence/z" if name == "z" else f"kl/{name}" if name in latents else f"reconstruction/{name}"
-            result.add(label, -value.detach() if name in latents else value.detach())
+                value, kind = log_prob_of(site), "reconstruction"
+            weight = self.sites[name].value(scope) if name in self.sites else 1.0
+            result.add(name, pair.masked(name, value), weight, kind)
         return result

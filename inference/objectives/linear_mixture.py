@@ -1,29 +1,28 @@
 """The bound of a mixture of experts in which every decoder runs once."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from multipyro.guides import StratifiedMixture
-from multipyro.inference.handlers import Program, restrict
+from multipyro.inference.handlers import restrict
+from multipyro.inference.objectives._base import Evaluation, Objective
+from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
 from multipyro.inference.objectives.stratified import WithoutDrawing, expert_mixture
-from multipyro.inference.objectives.terms import (
-    Evaluation,
-    MultimodalELBO,
-    SiteWeights,
-    closed_form,
-    common_rows,
-    sample_sites,
-    schedules_in,
-    weight_value,
-)
+from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, check_choice, weights_text
+from multipyro.inference.programs import Program
 
 __all__ = ["LinearMixtureELBO"]
 
+Gradient = Literal["unbiased", "released"]
 
-class LinearMixtureELBO(MultimodalELBO):
+
+@dataclass(eq=False, repr=False)
+class LinearMixtureELBO(Objective):
     r"""The mean of the experts' own ELBOs, each decoder seeing only its own expert's samples.
 
     .. math::
@@ -61,12 +60,17 @@ class LinearMixtureELBO(MultimodalELBO):
         >>> elbo = LinearMixtureELBO(sites={"label": 10.0})
     """
 
-    def __init__(self, num_particles: int = 1, gradient: str = "unbiased", sites: SiteWeights | None = None) -> None:
-        sites = dict(sites or {})
-        super().__init__(num_particles, schedules_in(sites))
-        if gradient not in ("unbiased", "released"):
-            raise ValueError(f"gradient must be 'unbiased' or 'released', got {gradient!r}")
-        self.gradient, self.sites = gradient, sites
+    num_particles: int = 1
+    gradient: Gradient = "unbiased"
+    sites: SiteWeights = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.num_particles)
+        check_choice("gradient", self.gradient, Gradient)
+        self.sites = as_weights(self.sites)
+
+    def equation(self) -> str:
+        return f"mean over experts of their ELBOs (m || g{weights_text(self.sites)}), each decoder run once"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -74,31 +78,33 @@ class LinearMixtureELBO(MultimodalELBO):
         guide_sites = sample_sites(poutine.trace(WithoutDrawing()(guide)).get_trace(x, observed))
         mixture = expert_mixture(guide_sites)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))
-        for number, (name, expert) in enumerate(zip(mixture.names, mixture.components, strict=True)):
-            share = mixture.weights[..., number]
+        scope = WeightScope(len(x))
+        for index, (name, expert) in enumerate(zip(mixture.names, mixture.components, strict=True)):
+            share = mixture.weights[..., index]
             z = expert.rsample((self.num_particles,))
-            factor = self._factor(mixture, number, z)
+            factor = self._factor(mixture, index, z)
             values = {"z": self._along(z, share, factor)}
             if f"z_{name}" in guide_sites:
                 values[f"z_{name}"] = guide_sites[f"z_{name}"]["fn"].rsample((self.num_particles,))
             program = poutine.condition(restrict(model, (name,)), data=values)
             sites = sample_sites(poutine.trace(program).get_trace(x, observed))
-            parts = {name: factor * _log_prob(sites[name]), "z": -share * _kl(expert, sites["z"]["fn"], z)}
-            for site in values.keys() - {"z"}:
-                parts[site] = -_kl(guide_sites[site]["fn"], sites[site]["fn"], values[site])
-            for site, value in parts.items():
-                rows, common = share > 0, common_rows(site, sites, guide_sites, list(values))
-                self._add(result, site, value, rows if common is None else rows & common, latent=site in values)
+            latents = {site: {**guide_sites[site], "value": values[site]} for site in values}
+            pair = TracePair(sites, {**latents, "z": {**latents["z"], "fn": expert}})
+            for site in (name, *values):
+                value = factor * log_prob_of(sites[site]) if site == name else -pair.kl(site)
+                value = torch.where(share > 0, pair.masked(site, share * value if site == "z" else value), 0.0)
+                weight = self.sites[site].value(scope) if site in self.sites else 1.0
+                result.add(site, value, weight, kind="reconstruction" if site == name else "kl")
         return result
 
-    def _factor(self, mixture: StratifiedMixture, number: int, z: Tensor) -> Tensor:
+    def _factor(self, mixture: StratifiedMixture, index: int, z: Tensor) -> Tensor:
         """Sum over experts of share times weight of the samples of one of them, `(particles, batch)`."""
         log_probs = mixture.component_log_probs(z.detach())
-        log_weights = log_probs - log_probs[number].detach()
+        log_weights = log_probs - log_probs[index].detach()
         shares = mixture.weights.movedim(-1, 0)
-        factor = shares[number].expand(log_weights.shape[1:])
+        factor = shares[index].expand(log_weights.shape[1:])
         for other in range(mixture.num_components):
-            if other != number:
+            if other != index:
                 # where the row lacks the other modality its weight may be infinite, and counts nothing
                 log_weight = torch.where(shares[other] > 0, log_weights[other], 0.0)
                 factor = factor + shares[other] * log_weight.exp()
@@ -113,19 +119,3 @@ class LinearMixtureELBO(MultimodalELBO):
         seen = z.clone()
         seen.register_hook(lambda gradient: gradient * own)
         return seen
-
-    def _add(self, result: Evaluation, site: str, value: Tensor, rows: Tensor, latent: bool) -> None:
-        value = torch.where(rows, value, 0.0)
-        value = (value.mean(0) if value.dim() > 1 else value).sum()
-        result.bound = result.bound + weight_value(self.sites.get(site, 1.0)) * value
-        result.add(f"kl/{site}" if latent else f"reconstruction/{site}", -value.detach() if latent else value.detach())
-
-
-def _log_prob(site: dict) -> Tensor:
-    value = site["fn"].log_prob(site["value"])
-    return value if site["mask"] is None else torch.where(site["mask"], value, 0.0)
-
-
-def _kl(q, p, value: Tensor) -> Tensor:
-    exact = closed_form(q, p)
-    return q.log_prob(value) - p.log_prob(value) if exact is None else exact

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from pyro import poutine
@@ -11,22 +13,19 @@ from torch import Tensor, nn
 from multipyro._distributions import detached
 from multipyro.batch import private_modality
 from multipyro.guides import StratifiedMixture
-from multipyro.inference.handlers import Program
-from multipyro.inference.objectives.terms import (
-    Evaluation,
-    MultimodalELBO,
-    SiteWeights,
-    check_sites,
-    common_rows,
-    sample_sites,
-    schedules_in,
-    weight_value,
-)
+from multipyro.inference.objectives._base import Evaluation, Objective
+from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
+from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, check_choice, weights_text
+from multipyro.inference.programs import Program, ProgramExpression
 
 __all__ = ["StratifiedELBO"]
 
+Gradient = Literal["reparam", "stl", "dreg"]
+Bound = Literal["stratified", "tight"]
 
-class StratifiedELBO(MultimodalELBO):
+
+@dataclass(eq=False, repr=False)
+class StratifiedELBO(Objective):
     r"""The importance-weighted bound of MMVAE, stratified over the experts of the guide.
 
     With :math:`w(z) = p(z) \prod_m p(x_m|z) / q(z|x)` and `q` the full mixture, whichever expert `z` came from,
@@ -68,37 +67,40 @@ class StratifiedELBO(MultimodalELBO):
         gradient: `"reparam"`, `"stl"` or `"dreg"`.
         bound: `"stratified"` or `"tight"`.
         sites: Site name -> weight on both sides; a weighted objective is no bound on `log p(x)`.
-        auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called. The guide
-            must then be a mixture of one expert a modality, and `gradient` not `"dreg"`, whose squared weights would
-            be wrong for samples of `r_n`.
+        auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called, or the
+            expression of such a dict, as `GUIDE.part("auxiliary")`. The guide must then be a mixture of one expert per
+            modality, and `gradient` not `"dreg"`, whose squared weights would be wrong for samples of `r_n`.
 
     Example:
         >>> elbo = StratifiedELBO(num_particles=10, gradient="dreg")
     """
 
-    def __init__(
-        self,
-        num_particles: int = 1,
-        gradient: str = "reparam",
-        bound: str = "stratified",
-        sites: SiteWeights | None = None,
-        auxiliary: Mapping[str, nn.Module] | None = None,
-    ) -> None:
-        sites = dict(sites or {})
-        super().__init__(num_particles, schedules_in(sites))
-        if gradient not in ("reparam", "stl", "dreg"):
-            raise ValueError(f"gradient must be 'reparam', 'stl' or 'dreg', got {gradient!r}")
-        if bound not in ("stratified", "tight"):
-            raise ValueError(f"bound must be 'stratified' or 'tight', got {bound!r}")
-        if auxiliary and gradient == "dreg":
+    num_particles: int = 1
+    gradient: Gradient = "reparam"
+    bound: Bound = "stratified"
+    sites: SiteWeights = field(default_factory=dict)
+    auxiliary: Mapping[str, nn.Module] | ProgramExpression | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.num_particles)
+        check_choice("gradient", self.gradient, Gradient)
+        check_choice("bound", self.bound, Bound)
+        if self.auxiliary and self.gradient == "dreg":
             raise ValueError("gradient must be 'reparam' or 'stl' with auxiliary priors, got 'dreg'")
-        self.gradient, self.bound, self.sites, self.auxiliary = gradient, bound, sites, auxiliary or {}
+        self.sites = as_weights(self.sites)
+
+    def equation(self) -> str:
+        auxiliary = ", private latents of other modalities from auxiliary priors" if self.auxiliary else ""
+        gradient = "" if self.gradient == "reparam" else f", {self.gradient} gradient"
+        return (
+            f"{self.bound} {self.num_particles}-sample bound of (m || g{weights_text(self.sites)}){auxiliary}{gradient}"
+        )
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
         guide_sites = sample_sites(poutine.trace(WithoutDrawing()(guide)).get_trace(x, observed))
-        strata, weights = self._strata(guide_sites)
+        strata, shares = self._strata(guide_sites)
         values = {}
         for name, site in guide_sites.items():
             # samples are (particles, strata, batch, event)
@@ -106,73 +108,68 @@ class StratifiedELBO(MultimodalELBO):
                 values[name] = site["fn"].rsample_strata((self.num_particles,))
             else:
                 values[name] = site["fn"].rsample((self.num_particles, strata))
-        own = self._own_strata(guide_sites)
-        for name, stratum in own.items():
-            auxiliary = self.auxiliary[private_modality(name)]()
-            drawn = auxiliary.expand(values[name].shape[:-1]).rsample()
+        auxiliary = self._binding(model, guide).resolved(self.auxiliary) or {}
+        own_strata = self._own_strata(guide_sites, auxiliary)
+        for name, stratum in own_strata.items():
+            prior = auxiliary[private_modality(name)]()
+            drawn = prior.expand(values[name].shape[:-1]).rsample()
             values[name] = torch.where(stratum.unsqueeze(-1), values[name], drawn)
         # the model's sites broadcast over the two new dimensions on the left of the plate
         model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
-        model_trace.compute_log_prob()
-        model_sites = sample_sites(model_trace)
-        check_sites(model_sites, list(values))
-        log_ratios, reconstructions = {}, {}
-        for name, site in model_sites.items():
-            if name not in values:
-                reconstructions[name] = site["log_prob"]
-                continue
-            fn = guide_sites[name]["fn"]
-            log_q = (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
-            log_ratio = site["log_prob"] - log_q
-            log_ratios[name] = torch.where(own[name], log_ratio, 0.0) if name in own else log_ratio
-        parts = {**log_ratios, **reconstructions}
-        for name, part in parts.items():
-            rows = common_rows(name, model_sites, guide_sites, list(values))
-            if rows is not None:
-                parts[name] = torch.where(rows, part, 0.0)
-        log_weights = sum(weight_value(self.sites.get(name, 1.0)) * part for name, part in parts.items())
+        pair = TracePair(sample_sites(model_trace), guide_sites)
+        parts = {}
+        for name, site in pair.p_sites.items():
+            part = log_prob_of(site)
+            if name in values:
+                fn = guide_sites[name]["fn"]
+                part = part - (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
+                part = torch.where(own_strata[name], part, 0.0) if name in own_strata else part
+            parts[name] = pair.masked(name, part)
+        scope = WeightScope(len(x))
+        weights = {name: self.sites[name].value(scope) if name in self.sites else 1.0 for name in parts}
+        log_weights = sum(weights[name] * part for name, part in parts.items())
         log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])
-        result = Evaluation(self._bound(log_weights, weights, values))
+        result = Evaluation(self._bound(log_weights, shares, values))
         for name, part in parts.items():
-            mean = (weights * part.detach().mean(0)).sum()
-            latent = name in log_ratios
-            result.add(f"kl/{name}" if latent else f"reconstruction/{name}", -mean if latent else mean)
+            mean = (shares * part.detach().mean(0)).sum()
+            result.record(
+                f"kl/{name}" if name in values else f"reconstruction/{name}", -mean if name in values else mean
+            )
         return result
 
-    def _own_strata(self, guide_sites: Mapping[str, dict]) -> dict[str, Tensor]:
+    def _own_strata(self, guide_sites: Mapping[str, dict], auxiliary: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Private site with an auxiliary prior -> which stratum is its modality's, bool `(strata, 1)`."""
-        found = [name for name in guide_sites if private_modality(name) in self.auxiliary]
-        if not found:
+        private = [name for name in guide_sites if private_modality(name) in auxiliary]
+        if not private:
             return {}
         mixture = expert_mixture(guide_sites)
         return {
             name: torch.tensor([[m == private_modality(name)] for m in mixture.names], device=mixture.weights.device)
-            for name in found
+            for name in private
         }
 
     def _strata(self, guide_sites: Mapping[str, dict]) -> tuple[int, Tensor]:
-        """Number of strata, and their weights `(strata, batch)`."""
-        mixtures = [site["fn"] for site in guide_sites.values() if isinstance(site["fn"], StratifiedMixture)]
+        """Number of strata, and their shares `(strata, batch)`."""
+        mixtures = {n: site["fn"] for n, site in guide_sites.items() if isinstance(site["fn"], StratifiedMixture)}
         if len(mixtures) > 1:
-            names = [name for name, site in guide_sites.items() if isinstance(site["fn"], StratifiedMixture)]
-            raise ValueError(f"at most one latent of the guide may be a mixture, got {names}")
-        if mixtures:
-            return mixtures[0].num_components, mixtures[0].weights.movedim(-1, 0)
+            raise ValueError(f"at most one latent of the guide may be a mixture, got {list(mixtures)}")
+        for mixture in mixtures.values():
+            return mixture.num_components, mixture.weights.movedim(-1, 0)
         value = next(iter(guide_sites.values()))["value"]
         return 1, torch.ones((1, 1), dtype=value.dtype, device=value.device)
 
-    def _bound(self, log_weights: Tensor, weights: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """The bound summed over the batch, its gradient being the one that was asked for."""
+    def _bound(self, log_weights: Tensor, shares: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The bound summed over the batch, with the gradient that `gradient` names."""
         log_k = math.log(self.num_particles)
         if self.bound == "stratified":
             per_stratum = log_weights.logsumexp(0) - log_k
-            total = (weights * per_stratum).sum()
-            normalized, outer = log_weights.softmax(0), weights
+            total = (shares * per_stratum).sum()
+            normalized, outer = log_weights.softmax(0), shares
         else:
-            joint = log_weights + weights.log()  # an absent expert has weight 0 and drops out at -inf
+            joint = log_weights + shares.log()  # an absent expert has share 0 and drops out at -inf
             total = (joint.logsumexp((0, 1)) - log_k).sum()
             normalized = joint.flatten(0, 1).softmax(0).reshape(joint.shape)
-            outer = torch.ones_like(weights)
+            outer = torch.ones_like(shares)
         if self.gradient != "dreg":
             return total
         normalized = normalized.detach()

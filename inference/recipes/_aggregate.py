@@ -1,146 +1,152 @@
 """Aggregate posteriors and an aggregate prior as further stages of any method, over its frozen programs."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import batch_rows, filled, private_modality, rows_with_evidence
-from multipyro.guides import AggregateGuide, ConditionalFlow, FlowPrior, Guide
-from multipyro.inference.handlers import Program, frozen, restrict
-from multipyro.inference.objectives.terms import SiteWeights, Term, WeightedELBO
-from multipyro.inference.recipes._base import Recipe, Stage, site_weights
+from multipyro.batch import Rows, batch_rows, filled, private_modality
+from multipyro.guides import AggregateGuide, Guide
+from multipyro.inference.handlers import frozen
+from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
+from multipyro.inference.objectives.weights import SiteWeights
+from multipyro.inference.programs import Handler, Program, Subset, handler, unwrap
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting
+from multipyro.inference.recipes._options import Bounds, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
+from multipyro.ppl_models.networks.flows import ConditionalFlow, FlowPrior
 
-__all__ = ["AGGREGATE_OPTIONS", "posterior_elbo", "prior_elbo", "q_agg_elbo", "with_aggregates"]
+__all__ = ["aggregate_prior_elbo", "q_agg_elbo", "q_true_elbo", "with_aggregates"]
 
-#: aggregate: which subsets get a flow, "label", "image+label", a list of such, True for every single modality that is
-#: not the teacher, None for none; aggregate_objective: "q_agg" or "q_true"; aggregate_weights: likelihood weights of
-#: q_true, None for 1; aggregate_prior: whether p(z) is replaced by a flow in the end; teacher: the subset whose
-#: posteriors are aggregated, None for the recipe's own (all modalities, of vlvae the image); aggregate_epochs: epochs
-#: of each of these stages, None for those of the training.
-AGGREGATE_OPTIONS: dict[str, Any] = {
-    "aggregate": None,
-    "aggregate_objective": "q_agg",
-    "aggregate_weights": None,
-    "aggregate_prior": False,
-    "teacher": None,
-    "aggregate_epochs": None,
-}
-_OBJECTIVES = ("q_agg", "q_true")
-# draws of the teacher a row and step: they cost next to nothing and halve what the flow of a prior lacks (measured)
+# samples of the teacher per data point and step: they cost next to nothing, and halve the error of a prior's flow
+# (measured)
 _PARTICLES = 8
-Subset = tuple[str, ...]
 
 
-def q_agg_elbo(guide: AggregateGuide, teacher: Subset) -> WeightedELBO:
-    r"""The flows drawn to the aggregates of the teacher's posteriors, all from the same draws of the teacher.
+def q_agg_elbo(subsets: Sequence[Subset], teacher: Subset) -> Objective:
+    r"""The flows fitted to the aggregates of the teacher's posteriors, all from the same samples of the teacher.
 
     .. math:: \sum_A \mathrm{ELBO}(q_\phi(z \mid x_A) \,\|\, q(z \mid x_T)) = -\sum_A \mathrm{KL}(q(z \mid x_T) \|
         q_\phi(z \mid x_A))
 
-    A row counts for `A` if it holds all of `A` and all of the teacher's modalities `T`. The teacher's posterior is the
-    one that trained the decoders (of a mixture guide the mixture).
+    A row counts for `A` if it contains all of `A` and all of the teacher's modalities `T`. The teacher's posterior is
+    the one that trained the decoders (of a mixture guide the mixture).
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
         Kushman), eq. 5.
+
+    Args:
+        subsets: The subsets `A`; the guide is an `AggregateGuide` with a flow for each.
+        teacher: The subset `T`.
     """
-
-    def terms(m: Program, g: Program, modalities: Subset) -> list[Term]:
-        if not set(teacher) <= set(modalities):
-            return []
-        q = _Teacher(frozen(g), teacher)
-        return [Term(_flow(guide, a, True), q, name="+".join(a)) for a in _within(guide, modalities)]
-
-    return WeightedELBO(terms, _PARTICLES)
+    flow = aggregate_flow(GUIDE, SUBSET, shared_only=True)
+    student = frozen(flow, train=[GUIDE.part("flows", SUBSET)])
+    body = elbo(student, complete(frozen(GUIDE), teacher), num_particles=_PARTICLES)
+    return sum_over(listed_subsets(subsets, requires=teacher), body)
 
 
-def posterior_elbo(guide: AggregateGuide, sites: SiteWeights | None = None) -> WeightedELBO:
-    r"""The flows drawn to the frozen model's own posteriors.
+def q_true_elbo(subsets: Sequence[Subset], sites: SiteWeights | None = None) -> Objective:
+    r"""The flows fitted to the frozen model's own posteriors.
 
     .. math:: \sum_A \mathrm{ELBO}(p(z)\, p(x_A \mid z) \,\|\, q_\phi(z \mid x_A))
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), eq. 3. The released code weighs the likelihood as in training, which tempers the posterior that is
+        Kushman), eq. 3. The released code weights the likelihood as in training, which tempers the posterior that is
         fitted: `sites` does that.
+
+    Args:
+        subsets: The subsets `A`; the guide is an `AggregateGuide` with a flow for each.
+        sites: Site name -> weight.
     """
-
-    def terms(m: Program, g: Program, modalities: Subset) -> list[Term]:
-        pairs = [(a, restrict(frozen(m), a)) for a in _within(guide, modalities)]
-        return [Term(p, _flow(guide, a, False), sites=sites, name="+".join(a)) for a, p in pairs]
-
-    return WeightedELBO(terms)
+    flow = frozen(aggregate_flow(GUIDE, SUBSET), train=[GUIDE.part("flows", SUBSET)])
+    return sum_over(listed_subsets(subsets), elbo(frozen(MODEL) | SUBSET, flow, sites))
 
 
-def prior_elbo(prior: FlowPrior, teacher: Subset) -> WeightedELBO:
-    r"""The flow prior drawn to the aggregate of the teacher's posteriors.
+def aggregate_prior_elbo(teacher: Subset) -> Objective:
+    r"""The model's flow prior fitted to the aggregate of the teacher's posteriors.
 
     .. math:: \mathrm{ELBO}(p_\phi(z) \,\|\, q(z \mid x_T)) = -\mathrm{KL}(q(z \mid x_T) \| p_\phi(z))
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
         Kushman), section 4.2.
+
+    Args:
+        teacher: The subset `T`.
     """
-
-    def terms(m: Program, g: Program, modalities: Subset) -> list[Term]:
-        if not set(teacher) <= set(modalities):
-            return []
-        return [Term(frozen(_Prior(prior), (prior.couplings,)), _Teacher(frozen(g), teacher), name="prior")]
-
-    return WeightedELBO(terms, _PARTICLES)
+    prior = frozen(flow_prior(MODEL), train=[MODEL.part("prior", "couplings")])
+    body = elbo(prior, complete(frozen(GUIDE), SUBSET), num_particles=_PARTICLES, name="prior")
+    return sum_over(listed_subsets([teacher]), body)
 
 
-def with_aggregates(recipe: Recipe, networks: Networks, options: Mapping[str, Any]) -> Recipe:
-    """The recipe with the stages that the options of `AGGREGATE_OPTIONS` ask for; itself if they ask for none.
+def with_aggregates(
+    recipe: Recipe,
+    networks: Networks,
+    *,
+    aggregate: bool | str | Sequence[str] | None = None,
+    aggregate_objective: Literal["q_agg", "q_true"] = "q_agg",
+    aggregate_weights: Mapping[str, Weight] | Literal["dimension"] | None = None,
+    aggregate_prior: bool = False,
+    teacher: str | Sequence[str] | None = None,
+    aggregate_epochs: Annotated[int, Bounds(1)] | None = None,
+) -> Recipe:
+    """The recipe with further stages for aggregate posteriors and an aggregate prior; itself if none is asked for.
 
     Args:
         recipe: What a method built. Its earlier stages train as they would without these.
         networks: Makes the feature networks of the flows.
-        options: Values of all of `AGGREGATE_OPTIONS`.
+        aggregate: The subsets that get a flow: `label`, `image+label`, a list of such, True for every single modality
+            that is not the teacher, None for none.
+        aggregate_objective: What the flows are fitted to: the aggregate of the teacher's posteriors (`q_agg`) or the
+            model's own posterior (`q_true`).
+        aggregate_weights: Likelihood weights of `q_true`; None for 1.
+        aggregate_prior: Whether the prior is replaced by a flow in the end.
+        teacher: The subset whose posteriors are aggregated; None for that of the method (all modalities, of vlvae the
+            image).
+        aggregate_epochs: Epochs of each of these stages; None for those of the training.
 
     Raises:
-        ValueError: If an option has a wrong value, a subset is its own teacher, the guide does not answer the teacher's
-            subset, or the method has latents or a prior of another kind than `z ~ p(z)`.
+        ValueError: If an option has a wrong value, a subset is its own teacher, the guide does not support the
+            teacher's subset, or the method has latents or a prior of another kind than `z ~ p(z)`.
     """
-    aggregate, prior = options["aggregate"], options["aggregate_prior"]
-    if options["aggregate_objective"] not in _OBJECTIVES:
-        raise ValueError(f"aggregate_objective must be one of {_OBJECTIVES}, got {options['aggregate_objective']!r}")
-    if aggregate in (None, False, [], ()) and not prior:
+    wanted = aggregate if aggregate not in (False, [], ()) else None
+    if wanted is None and not aggregate_prior:
         return recipe
     model, guide, kept, stages = recipe.model, recipe.guide, [], []
     if not isinstance(model, MultimodalModel) or not isinstance(guide, Guide):
         raise ValueError(
-            f"{recipe.name} has no prior p(z) of one shared latent: aggregates are of such methods alone "
+            f"{recipe.name} has no prior p(z) of one shared latent, as an aggregate needs it "
             f"(model {type(model).__name__}, guide {type(guide).__name__})"
         )
     default = model.modalities if recipe.teacher is None else recipe.teacher
-    teacher = _subset(default if options["teacher"] is None else options["teacher"], model.modalities)
-    if guide.subsets is not None and teacher not in guide.subsets:
-        answered = ", ".join("+".join(subset) for subset in guide.subsets)
-        raise ValueError(f"{recipe.name} does not answer the teacher {'+'.join(teacher)}: it answers {answered}")
-    if aggregate not in (None, False, [], ()):
-        subsets = _subsets(aggregate, model.modalities, teacher)
+    source = _subset(default if teacher is None else teacher, model.modalities)
+    if guide.subsets is not None and source not in guide.subsets:
+        supported = ", ".join("+".join(subset) for subset in guide.subsets)
+        raise ValueError(f"{recipe.name} does not support the teacher {'+'.join(source)}: it supports {supported}")
+    if wanted is not None:
+        subsets = _subsets(wanted, model.modalities, source)
         flows = {a: ConditionalFlow(_features(networks, a), recipe.latent_dim) for a in subsets}
         guide = AggregateGuide(guide, flows)
-        elbo = q_agg_elbo(guide, teacher)
-        if options["aggregate_objective"] == "q_true":
-            chosen = networks.select(model.modalities)
-            elbo = posterior_elbo(guide, site_weights(chosen, 1.0, 0, options["aggregate_weights"])[0])
+        if aggregate_objective == "q_true":
+            chosen = networks.select(model.modalities).modalities
+            objective = q_true_elbo(guide.flow_subsets, Weighting(chosen, weights=aggregate_weights).sites_at_peak)
+        else:
+            objective = q_agg_elbo(guide.flow_subsets, source)
         kept.append(guide.flows)
-        stages.append(Stage(elbo, options["aggregate_epochs"], (guide.flows,), name="aggregate"))
-    if prior:
+        stages.append(Stage(objective, aggregate_epochs, (guide.flows,), name="aggregate"))
+    if aggregate_prior:
         model.prior = FlowPrior(recipe.latent_dim, base=model.prior)
         kept.append(model.prior.couplings)
-        elbo = prior_elbo(model.prior, teacher)
-        stages.append(Stage(elbo, options["aggregate_epochs"], (model.prior.couplings,), name="prior"))
+        objective = aggregate_prior_elbo(source)
+        stages.append(Stage(objective, aggregate_epochs, (model.prior.couplings,), name="prior"))
     before = []
     for stage in recipe.stages:
         train = (model, recipe.guide) if stage.train is None else stage.train
@@ -148,42 +154,44 @@ def with_aggregates(recipe: Recipe, networks: Networks, options: Mapping[str, An
     return replace(recipe, guide=guide, stages=(*before, *stages))
 
 
-class _Teacher(nn.Module):
-    """A guide given a subset, and only in the rows that hold all of it; only its shared latent is seen."""
+@handler("{program}|{modalities}")
+def complete(program: Program, modalities: Sequence[str]) -> nn.Module:
+    """A guide given all of `modalities`, in the rows that contain all of them; its private latents are hidden."""
+    return _Complete(program, tuple(modalities))
 
-    def __init__(self, guide: Program, subset: Subset) -> None:
-        super().__init__()
-        self.guide, self.subset = guide, subset
 
+@handler("flow({modalities})")
+def aggregate_flow(guide: Program, modalities: Sequence[str], shared_only: bool = False) -> nn.Module:
+    """The flow of a subset as a program, in the rows that contain all of it; `shared_only` hides private latents."""
+    return _AggregateFlow(unwrap(guide), tuple(modalities), shared_only)
+
+
+@handler("flow prior")
+def flow_prior(model: Program) -> nn.Module:
+    """The flow of a model's prior as a program."""
+    return _FlowPrior(unwrap(model))
+
+
+class _Complete(Handler):
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
-        given, rows = _complete(x, observed, self.subset)
-        with _shared_only(), _masked(rows):
-            return self.guide(given)
+        (modalities,) = self.settings
+        given, rows = _complete_rows(x, observed, modalities)
+        with _shared_latents(), _masked(rows):
+            return self.program(given)
 
 
-class _Flow(nn.Module):
-    """The flow of a subset as a program, in the rows that hold all of it."""
-
-    def __init__(self, guide: AggregateGuide, subset: Subset, shared_only: bool) -> None:
-        super().__init__()
-        self.guide, self.subset, self.shared_only = guide, subset, shared_only
-
+class _AggregateFlow(Handler):
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
-        given, rows = _complete(x, observed, self.subset)
-        with _shared_only() if self.shared_only else nullcontext(), _masked(rows):
-            return self.guide.sample_aggregate(given)
+        modalities, shared_only = self.settings
+        given, rows = _complete_rows(x, observed, modalities)
+        with _shared_latents() if shared_only else nullcontext(), _masked(rows):
+            return self.program.sample_aggregate(given)
 
 
-class _Prior(nn.Module):
-    """The flow of a prior as a program."""
-
-    def __init__(self, prior: FlowPrior) -> None:
-        super().__init__()
-        self.prior = prior
-
+class _FlowPrior(Handler):
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Tensor:
-        with pyro.plate("data", batch_rows(x), dim=-1), _masked(rows_with_evidence(x, observed)):
-            return pyro.sample("z", self.prior.flow())
+        with pyro.plate("data", batch_rows(x), dim=-1), _masked(Rows(x, observed).any()):
+            return pyro.sample("z", self.program.prior.flow())
 
 
 class _Features(nn.Module):
@@ -198,39 +206,30 @@ class _Features(nn.Module):
         return torch.cat([branch(x[name]) for name, branch in self.branches.items()], -1)
 
 
-def _flow(guide: AggregateGuide, subset: Subset, shared_only: bool) -> nn.Module:
-    return frozen(_Flow(guide, subset, shared_only), (guide.flows["+".join(subset)],))
-
-
 def _features(networks: Networks, subset: Subset) -> nn.Module:
     branches = networks.select(subset).branches()
     return branches[subset[0]] if len(subset) == 1 else _Features(branches)
 
 
-def _within(guide: AggregateGuide, modalities: Subset) -> list[Subset]:
-    return [subset for subset in guide.flow_subsets if set(subset) <= set(modalities)]
-
-
-def _complete(
+def _complete_rows(
     x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, subset: Subset
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The modalities of a subset, filled, and the rows that hold all of them; None for all rows."""
-    masks = [observed[name] for name in subset if name in (observed or {})]
-    rows = torch.stack(masks).all(0) if masks else None
+    """The modalities of a subset, filled, and the rows that contain all of them; None for all rows."""
+    rows = Rows(x, observed).all_of(subset)
     return {name: filled(x[name], rows) for name in subset}, rows
 
 
-def _masked(rows: Tensor | None) -> Any:
+def _masked(rows: Tensor | None) -> AbstractContextManager:
     return nullcontext() if rows is None else poutine.mask(mask=rows)
 
 
-def _shared_only() -> Any:
+def _shared_latents() -> AbstractContextManager:
     """Hides private latents: an aggregate is one of the shared latent."""
     return poutine.block(hide_fn=lambda msg: msg["type"] == "sample" and private_modality(msg["name"]) is not None)
 
 
 def _without(module: nn.Module, kept: Sequence[nn.Module]) -> list[nn.Module]:
-    """Modules that hold all parameters of `module` but those of `kept`."""
+    """Modules that have all parameters of `module` but those of `kept`."""
     if any(module is other for other in kept):
         return []
     inside = {id(part) for part in module.modules()}

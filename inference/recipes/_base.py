@@ -1,29 +1,31 @@
-"""What a method is made of: model, guide, stages, and the program that predicts."""
+"""What a method is made of: a model, a guide, and the stages that train them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pyro.infer import ELBO
 from torch import nn
 
+from multipyro.data import Modality
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.handlers import Program
-from multipyro.inference.objectives.schedules import LinearWarmup
-from multipyro.inference.objectives.terms import SiteWeights
+from multipyro.inference.objectives.weights import LinearWarmup, SiteWeights
+from multipyro.inference.programs import Program
+from multipyro.inference.recipes._options import Bounds, Option, Weight, options_of
 from multipyro.inference.recipes.networks import Networks
 
-__all__ = ["MethodInfo", "Recipe", "Stage", "Update", "site_weights"]
+__all__ = ["MethodInfo", "Recipe", "Stage", "Update", "Weighting", "method"]
 
 
 @dataclass(frozen=True)
 class Update:
-    """One of several updates of each batch, with an objective, modules and an optimizer of its own.
+    """One of several updates per batch, with its own objective, modules and optimizer.
 
     Args:
-        loss: The objective. Everything that is not in `train` is frozen while it is computed, batch-norm statistics
-            included; gradients pass through it.
-        train: The modules that train, of the model, the guide and the recipe's others.
+        objective: What it maximizes. Everything that is not in `train` is frozen while it is computed, batch-norm
+            statistics included; gradients pass through it.
+        train: The modules that train, of the model, the guide and the recipe's other modules.
         optimizer: Called with their parameters, returns a torch optimizer; None for that of the training call.
         name: Its name in logs.
 
@@ -34,7 +36,7 @@ class Update:
         'decoder'
     """
 
-    loss: ELBO
+    objective: ELBO
     train: tuple[nn.Module, ...]
     optimizer: Callable[..., Any] | None = None
     name: str = "update"
@@ -42,63 +44,70 @@ class Update:
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of SVI within a recipe, or of several updates of each batch in turn, as adversarial training needs.
+    """One run of SVI within a recipe, or of several updates per batch in turn, as adversarial training needs.
 
     Args:
-        loss: The objective; of a stage with updates it is not minimized as such, but gives the validation bound.
-        epochs: Number of epochs; None for what the training call says.
+        objective: What is maximized; of a stage with updates it is not maximized as such, but gives the validation
+            bound.
+        epochs: Number of epochs; None for that of the training call.
         train: The modules that train, everything else frozen; None for all of model and guide.
-        optimizer: Called with the parameters, returns a torch optimizer; None for Adam.
+        optimizer: Called with the parameters, returns a torch optimizer; None for that of the training call.
         name: Name of the stage in checkpoints and logs.
-        updates: What each batch does in this order, in place of one step on `loss`; they say themselves what trains
-            and by which optimizer. The training bound is minus the loss of the first.
+        updates: What each batch does, in this order, in place of one step on `objective`; each update says what it
+            trains and by which optimizer. The training bound is minus the loss of the first.
 
     Example:
-        >>> from pyro.infer import Trace_ELBO
-        >>> Stage(Trace_ELBO(), epochs=5, name="joint").epochs
+        >>> from multipyro.inference.objectives import GUIDE, MODEL, elbo
+        >>> Stage(elbo(MODEL, GUIDE), epochs=5, name="joint").epochs
         5
     """
 
-    loss: ELBO
+    objective: ELBO
     epochs: int | None = None
     train: tuple[nn.Module, ...] | None = None
     optimizer: Callable[..., Any] | None = None
     name: str = "main"
     updates: tuple[Update, ...] = ()
 
+    @property
+    def objectives(self) -> tuple[ELBO, ...]:
+        """What is maximized: the objectives of the updates, or the one of the stage."""
+        return tuple(update.objective for update in self.updates) or (self.objective,)
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method as data: the programs and the stages that train them.
+    """A method as data: the programs, and the stages that train them.
 
     Args:
-        name: Name of the method.
         model: The generative program.
         guide: The variational program.
         stages: What is trained, in order.
-        latent_dim: Size of the shared latent.
+        name: Name of the method; empty for a recipe without one.
+        latent_dim: Size of the shared latent, as `build` was asked for.
         options: The options it was built with.
-        networks: What its parts were made by; None for parts of one's own.
-        guide_class: Name of the guide class of one's own that it was built with.
-        teacher: The subset whose posteriors aggregates are of by default; None for all modalities of the model.
-        others: Modules beside model and guide that train and are kept with them, such as a discriminator. A stage
+        networks: What its parts were made by; None for user-defined parts.
+        guide_class: Name of the user-defined guide class that it was built with.
+        teacher: The subset whose posteriors aggregate posteriors are fitted to by default; None for all modalities of
+            the model.
+        others: Modules beside model and guide that train and are saved with them, such as a discriminator. A stage
             without updates trains those that it names.
 
     Example:
-        >>> from pyro.infer import Trace_ELBO
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.inference.objectives import GUIDE, MODEL, elbo
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(16, 8), 2)})
-        >>> Recipe("mine", model, guide, (Stage(Trace_ELBO()),), latent_dim=2).stages[0].name
-        'main'
+        >>> Recipe(model, guide, (Stage(elbo(MODEL, GUIDE)),)).equations
+        ('ELBO(m || g)',)
     """
 
-    name: str
     model: Program
     guide: Program
     stages: tuple[Stage, ...]
-    latent_dim: int
+    name: str = ""
+    latent_dim: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     networks: Networks | None = None
     guide_class: str | None = None
@@ -107,80 +116,143 @@ class Recipe:
 
     @property
     def num_parameters(self) -> int:
-        """Number of parameters of model, guide and others, each counted once."""
+        """Number of parameters of the model, the guide and the other modules, each counted once."""
         roots = modules_of((self.model, self.guide, *self.others))
         return sum({id(p): p.numel() for root in roots for p in root.parameters()}.values())
+
+    @property
+    def equations(self) -> tuple[str, ...]:
+        """What each stage maximizes, as text; of several updates per batch, all of them."""
+        return tuple("; ".join(map(repr, stage.objectives)) for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Weighting:
+    r"""The weights that every method takes: of the KL, and of each modality's likelihood.
+
+    Args:
+        modalities: Modality name -> its description.
+        beta: Weight of the KL of the latents.
+        warmup: Number of epochs over which that weight grows from 0.
+        weights: Modality -> weight of its likelihood; `"dimension"` gives each the largest modality's number of
+            elements divided by its own, as in MMVAE and MoPoE; None for 1.
+
+    Raises:
+        ValueError: If `weights` names an unknown modality, or is another string.
+
+    Example:
+        >>> modalities = {name: Modality(name, (4,), "vector", "normal") for name in ("a", "b")}
+        >>> Weighting(modalities, beta=0.5, weights={"b": 10.0}).sites
+        {'b': 10.0, 'z': 0.5}
+    """
+
+    modalities: Mapping[str, Modality]
+    _: KW_ONLY
+    beta: Weight = 1.0
+    warmup: Annotated[int, Bounds(0)] = 0
+    weights: Mapping[str, Weight] | Literal["dimension"] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weights, str) and self.weights != "dimension":
+            raise ValueError(f"weights must be a dict of modality -> number or 'dimension', got {self.weights!r}")
+        unknown = [name for name in self.likelihoods if name not in self.modalities]
+        if unknown:
+            raise ValueError(f"weights name unknown modalities {unknown}: there are {list(self.modalities)}")
+
+    @cached_property
+    def likelihoods(self) -> dict[str, float]:
+        """Modality -> weight of its likelihood, without those that are 1."""
+        if self.weights != "dimension":
+            return dict(self.weights or {})
+        sizes = {name: modality.dim for name, modality in self.modalities.items()}
+        return {name: max(sizes.values()) / size for name, size in sizes.items()}
+
+    @cached_property
+    def schedule(self) -> LinearWarmup:
+        """The weight of the KL, growing over the warm-up."""
+        return LinearWarmup(self.warmup, peak=self.beta)
+
+    @property
+    def sites(self) -> SiteWeights:
+        """Site -> weight, the KL's growing over the warm-up."""
+        return {**self.likelihoods, "z": self.schedule}
+
+    @property
+    def sites_at_peak(self) -> SiteWeights:
+        """Site -> weight without a warm-up, as later terms and stages have it."""
+        return {**self.likelihoods, "z": self.beta}
 
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A row of the table of methods.
+    """A row of the table of methods, made by the decorator `method`.
 
     Args:
         name: Name on the command line.
         title: What it is, in a few words.
         paper: Authors and year of the source.
-        programs: The objective in terms of programs, `m` the model and `g` the guide.
-        stages: Number of stages.
-        subsets: Which subsets the guide answers.
-        needs_complete_rows: Whether every training row must hold every modality.
+        build: Called as `build(networks, latent_dim, weighting, **options)`, returns a `Recipe`.
+        subsets: Which subsets the guide supports.
         networks: Number of encoders as the number `M` of modalities grows.
-        options: Option name -> default, besides the ones of all methods.
-        build: Called as `build(networks, latent_dim, **options)`.
+        needs_complete_rows: Whether every training row must contain every modality.
         takes: The modalities it takes by default of those there are, and what it predicts from what.
         architectures: Architectures of its paper's networks, of which a modality gets the first that suits it with
             `--networks paper`.
+        defaults: Options of all methods that have another default here.
 
     Example:
         >>> from multipyro.inference import METHODS
-        >>> METHODS["mvae"].stages, METHODS["telbo"].needs_complete_rows
-        (1, True)
+        >>> METHODS["telbo"].needs_complete_rows, METHODS["telbo"].options["one_stage"].default
+        (True, False)
     """
 
     name: str
     title: str
     paper: str
-    programs: str
-    stages: int
-    subsets: str
-    needs_complete_rows: bool
-    networks: str
-    options: dict[str, Any]
     build: Callable[..., Recipe]
+    subsets: str = "every subset"
+    networks: str = "M encoders"
+    needs_complete_rows: bool = False
     takes: str = "all; any to any"
     architectures: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """Option name -> its default, type and choices, read from the signature of `build`."""
+        return options_of(self.build)
+
+    def __call__(self, networks: Networks, latent_dim: int, weighting: Weighting, **options: Any) -> Recipe:
+        """Builds the method, for another one that is made from it."""
+        return self.build(networks, latent_dim, weighting, **options)
 
 
-def site_weights(
-    networks: Networks, beta: float, warmup: int, weights: Mapping[str, float] | str | None
-) -> tuple[SiteWeights, tuple[LinearWarmup, ...]]:
-    """Weights of the sites, and the schedules among them.
+def method(name: str, title: str, paper: str, **details: Any) -> Callable[[Callable[..., Recipe]], MethodInfo]:
+    """Decorator that makes a build function a method; its keyword-only arguments are the method's options.
 
     Args:
-        networks: Tells the modalities and their dimensions.
-        beta: Weight of the KL of `z`.
-        warmup: Number of epochs over which that weight grows from 0.
-        weights: Modality -> weight of its likelihood; `"dimension"` weighs each by the largest modality's number of
-            elements over its own, as MMVAE and MoPoE do; None for 1.
+        name: As in `MethodInfo`, like all further arguments.
+        title: As in `MethodInfo`.
+        paper: As in `MethodInfo`.
+        **details: Further fields of `MethodInfo`.
 
     Returns:
-        Site name -> weight, and the schedules that move some of them.
+        The decorator.
 
     Example:
-        >>> from multipyro.data import load_dataset
-        >>> from multipyro.inference import networks_for
-        >>> networks = networks_for(load_dataset("digits").train.modalities)
-        >>> sites, schedules = site_weights(networks, beta=0.5, warmup=0, weights={"label": 10.0})
-        >>> sites["label"], sites["z"].value
-        (10.0, tensor(0.5000))
+        >>> from multipyro.guides import ProductOfExperts
+        >>> from multipyro.inference.objectives import GUIDE, MODEL, elbo
+        >>> from multipyro.ppl_models import MultimodalModel
+        >>> @method("poe", "product of experts", "this example")
+        ... def product(networks, latent_dim, weighting, *, prior_expert: bool = True):
+        ...     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+        ...     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=prior_expert)
+        ...     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, weighting.sites)),))
+        >>> product.options["prior_expert"].default
+        True
     """
-    if weights == "dimension":
-        sizes = {name: modality.dim for name, modality in networks.modalities.items()}
-        weights = {name: max(sizes.values()) / size for name, size in sizes.items()}
-    elif isinstance(weights, str):
-        raise ValueError(f"weights must be a dict of modality -> number or 'dimension', got {weights!r}")
-    unknown = [name for name in weights or {} if name not in networks.modalities]
-    if unknown:
-        raise ValueError(f"weights name unknown modalities {unknown}: there are {list(networks.modalities)}")
-    schedule = LinearWarmup(warmup, peak=beta)
-    return {**(weights or {}), "z": schedule}, (schedule,)
+
+    def decorate(build: Callable[..., Recipe]) -> MethodInfo:
+        return MethodInfo(name, title, paper, build, **details)
+
+    return decorate

@@ -1,64 +1,59 @@
-"""The table of methods and the function that builds one by name."""
+"""The table of methods, and the function that builds one by name."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from multipyro.inference._program_modules import modules_of
-from multipyro.inference.handlers import Program
-from multipyro.inference.recipes._aggregate import AGGREGATE_OPTIONS, with_aggregates
-from multipyro.inference.recipes._base import MethodInfo, Recipe
-from multipyro.inference.recipes.bivcca import BIVCCA
-from multipyro.inference.recipes.bridged import BRIDGED
-from multipyro.inference.recipes.conditional import CMMA, CVAE
-from multipyro.inference.recipes.jmvae import JMVAE, JMVAE_KL
-from multipyro.inference.recipes.jmvae_gan import JMVAE_GAN
-from multipyro.inference.recipes.jmvae_h import JMVAE_H
-from multipyro.inference.recipes.jnf import JNF
-from multipyro.inference.recipes.mmjsd import MMJSD
-from multipyro.inference.recipes.mmvae import MMVAE
-from multipyro.inference.recipes.mmvae_plus import MMVAE_PLUS
-from multipyro.inference.recipes.mopoe import MOPOE
-from multipyro.inference.recipes.mvae import MVAE
-from multipyro.inference.recipes.mvtcae import MVTCAE
+from multipyro.data import Modality
+from multipyro.inference.objectives.spec import instances_in
+from multipyro.inference.programs import Binding, Part, Program
+from multipyro.inference.recipes._aggregate import with_aggregates
+from multipyro.inference.recipes._base import MethodInfo, Recipe, Weighting
+from multipyro.inference.recipes._options import Option, check_options, options_of
+from multipyro.inference.recipes.bivcca import bivcca
+from multipyro.inference.recipes.bridged import bridged
+from multipyro.inference.recipes.conditional import cmma, cvae
+from multipyro.inference.recipes.jmvae import jmvae, jmvae_kl
+from multipyro.inference.recipes.jmvae_gan import jmvae_gan
+from multipyro.inference.recipes.jmvae_h import jmvae_h
+from multipyro.inference.recipes.jnf import jnf
+from multipyro.inference.recipes.mmjsd import mmjsd
+from multipyro.inference.recipes.mmvae import mmvae
+from multipyro.inference.recipes.mmvae_plus import mmvae_plus
+from multipyro.inference.recipes.mopoe import mopoe
+from multipyro.inference.recipes.mvae import mvae
+from multipyro.inference.recipes.mvtcae import mvtcae
 from multipyro.inference.recipes.networks import Networks
-from multipyro.inference.recipes.telbo import TELBO
-from multipyro.inference.recipes.vae import VAE
-from multipyro.inference.recipes.vlvae import VLVAE
+from multipyro.inference.recipes.telbo import telbo
+from multipyro.inference.recipes.vae import vae
+from multipyro.inference.recipes.vlvae import vlvae
 
-__all__ = ["COMMON_OPTIONS", "METHODS", "build", "register"]
+__all__ = ["COMMON_OPTIONS", "METHODS", "build", "equations", "options_for", "register"]
 
-METHODS: dict[str, MethodInfo] = {
-    info.name: info
-    for info in (
-        VAE,
-        BIVCCA,
-        BRIDGED,
-        JMVAE,
-        JMVAE_KL,
-        JMVAE_GAN,
-        JMVAE_H,
-        JNF,
-        MVAE,
-        MMVAE,
-        MMVAE_PLUS,
-        MMJSD,
-        MOPOE,
-        MVTCAE,
-        TELBO,
-        CVAE,
-        CMMA,
-        VLVAE,
-    )
-}
+_BUILT_IN = (
+    *(vae, bivcca, bridged, jmvae, jmvae_kl, jmvae_gan, jmvae_h, jnf, mvae, mmvae, mmvae_plus, mmjsd, mopoe),
+    *(mvtcae, telbo, cvae, cmma, vlvae),
+)
+METHODS: dict[str, MethodInfo] = {info.name: info for info in _BUILT_IN}
 
-_OURS = frozenset(METHODS)
+#: The options that every method takes.
+COMMON_OPTIONS: dict[str, Option] = {**options_of(Weighting), **options_of(with_aggregates)}
 
-#: Options that every method takes, with their defaults.
-COMMON_OPTIONS: dict[str, Any] = {"beta": 1.0, "warmup": 0, "weights": None, **AGGREGATE_OPTIONS}
+
+def options_for(method: str) -> dict[str, Option]:
+    """All options of a method by name, those of all methods first, with the method's own defaults.
+
+    Example:
+        >>> options_for("vlvae")["aggregate"].default, options_for("mopoe")["aggregate"].default
+        (True, None)
+    """
+    info = METHODS[method]
+    own = {name: replace(COMMON_OPTIONS[name], default=default) for name, default in info.defaults.items()}
+    return {**COMMON_OPTIONS, **own, **info.options}
 
 
 def register(info: MethodInfo) -> MethodInfo:
-    """Makes a method of one's own known to `build`, `load` and the command line of this process; returns it.
+    """Makes a user-defined method known to `build`, `load` and the command line of this process; returns it.
 
     Args:
         info: The method; registering another one of the same name replaces it.
@@ -75,7 +70,7 @@ def register(info: MethodInfo) -> MethodInfo:
         'mine'
         >>> del METHODS["mine"]
     """
-    if info.name in _OURS:
+    if any(info.name == known.name for known in _BUILT_IN):
         raise ValueError(f"{info.name!r} is the name of a method of the library: choose another one")
     METHODS[info.name] = info
     return info
@@ -94,7 +89,7 @@ def build(
         method: A key of `METHODS`.
         networks: Makes the decoders and encoders, for example `networks_for(data.modalities)`.
         latent_dim: Size of the shared latent.
-        guide: A guide class of one's own, called as `guide(latent_dim, encoders)`, in place of the method's.
+        guide: A user-defined guide class, called as `guide(latent_dim, encoders)`, in place of the method's.
         **options: Options of the method (`METHODS[method].options`) and those of all methods (`COMMON_OPTIONS`).
 
     Returns:
@@ -103,7 +98,7 @@ def build(
     Raises:
         ValueError: If the method or an option is unknown; the message names what there is. If the method trains parts
             that only its own guide has, and another is given.
-        TypeError: If `guide` is no class.
+        TypeError: If `guide` is not a class.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -115,36 +110,53 @@ def build(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
     info = METHODS[method]
-    known = {**COMMON_OPTIONS, **info.options}
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"{method} has no option {', '.join(unknown)}: it has {', '.join(known)}")
-    own = {name: value for name, value in options.items() if name not in AGGREGATE_OPTIONS}
-    recipe = info.build(networks, latent_dim, **own)
-    recipe = replace(recipe, options={**known, **options}, networks=networks)
+    values = check_options(options_for(method), options, method)
+    own = {name: value for name, value in values.items() if name in info.options}
+    weighting = Weighting(networks.modalities, **{name: values[name] for name in options_of(Weighting)})
+    recipe = info.build(networks, latent_dim, weighting, **own)
+    recipe = replace(recipe, name=method, latent_dim=latent_dim, options=values, networks=networks)
     if guide is not None:
         if not isinstance(guide, type):  # its name is what tells `load` which one to ask for
             raise TypeError(f"guide must be a class, got {guide!r}: write a subclass that passes what it needs")
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
-        own, recipe = recipe.guide, replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
-        _check_trained(recipe, own)
-    return with_aggregates(recipe, networks, recipe.options)
+        original, recipe = recipe.guide, replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
+        _check_trainable(recipe, original)
+    return with_aggregates(recipe, networks, **{name: values[name] for name in options_of(with_aggregates)})
 
 
-def _check_trained(recipe: Recipe, own: Program) -> None:
-    """Raises if a stage trains, or its objective holds, parts of the method's own guide that another one took."""
+def equations(method: str, modalities: Sequence[str] = ("image", "text"), **options: Any) -> tuple[str, ...]:
+    """What each stage of a method maximizes, printed from its objectives.
+
+    Args:
+        method: A key of `METHODS`.
+        modalities: Names of the modalities to print it for.
+        **options: As in `build`.
+
+    Returns:
+        One equation for each stage.
+
+    Example:
+        >>> equations("jmvae-kl", alpha=0.1)
+        ('ELBO(m || g) + alpha sum_{A proper} ELBO(g|A || g)',)
+    """
+    descriptions = {name: Modality(name, (2,), "vector", "normal") for name in modalities}
+    return build(method, Networks(descriptions, (2,)), 2, **options).equations
+
+
+def _check_trainable(recipe: Recipe, original: Program) -> None:
+    """Raises if a stage trains, or its objective refers to, parts of the method's own guide that another one lacks."""
     if getattr(recipe.model, "conditions", ()):
         raise ValueError(
-            f"{recipe.name} takes no guide but its own, which answers the conditions with the prior that predicts"
+            f"{recipe.name} takes no guide but its own, which is the prior that predicts, given the conditions alone"
         )
     parts = {id(part) for program in (recipe.model, recipe.guide) for part in program.modules()}
-    lost = {id(part) for part in own.modules()} - parts
+    lost = {id(part) for part in original.modules()} - parts
     for stage in recipe.stages:
-        losses = [stage.loss, *(update.loss for update in stage.updates)]
-        wanted = [*(stage.train or ()), *(part for update in stage.updates for part in update.train)]
-        wanted += modules_of([tuple(vars(loss).values()) for loss in losses])
-        if any(id(module) in lost for module in wanted):
+        trained = [*(stage.train or ()), *(part for update in stage.updates for part in update.train)]
+        if any(id(module) in lost for module in trained):
             raise ValueError(
                 f"{recipe.name} takes no guide but its own, parts of which its stage {stage.name!r} trains: "
                 f"{recipe.guide_class} has none of them"
             )
+        for part in instances_in(stage.objectives, Part):
+            part.resolve(Binding(recipe.model, recipe.guide))

@@ -1,4 +1,4 @@
-r"""BiVCCA: an encoder a modality, each of which must explain all modalities; no joint encoder.
+r"""BiVCCA: one encoder per modality, each of which must explain all modalities; no joint encoder.
 
 .. math:: \sum_m \mu_m \left( E_{q(z|x_m)} \sum_n \log p(x_n|z) - \mathrm{KL}(q(z|x_m) \| p(z)) \right), \qquad
     \sum_m \mu_m = 1
@@ -7,7 +7,7 @@ An encoder that explains what it does not see can at best be :math:`N(E[z|x_m], 
 model: the mean of its own posterior with the width of the joint one.
 
 Departures: the papers have two modalities. With more, `mu` is the first one's weight and the others share the rest; a
-dict names each. Given several modalities the guide answers with the equal mixture of their experts, since there is no
+dict names each. Given several modalities the guide is the equal mixture of their experts, since there is no
 joint posterior in the paper. A row that lacks a modality drops that encoder's ELBO, and the likelihood from the others.
 
 References:
@@ -18,35 +18,38 @@ References:
 from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference.handlers import Program, restrict
-from multipyro.inference.objectives.terms import Term, WeightedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, by_subset, elbo, sum_over
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["BIVCCA"]
+__all__ = ["bivcca"]
 
 
-def _build(
-    networks: Networks,
-    latent_dim: int,
-    *,
-    mu: float | Mapping[str, float] | None = None,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
+@method(
+    "bivcca",
+    title="one encoder per modality, each explains all modalities",
+    paper="Wang et al., 2016; Yadav et al., eq. 6",
+    subsets="every subset, several by their mixture",
+)
+def bivcca(
+    networks: Networks, latent_dim: int, weighting: Weighting, *, mu: float | Mapping[str, float] | None = None
 ) -> Recipe:
-    sites, schedules = site_weights(networks, beta, warmup, weights)
-    shares = _shares(mu, tuple(networks.modalities))
+    """BiVCCA.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        mu: Weight of the first modality's ELBO, or modality -> weight; equal weights by default.
+    """
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim))
-
-    def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
-        return [Term(m, restrict(g, [a]), shares[a], sites, name=a) for a in modalities]
-
+    shares = by_subset("mu", {(name,): share for name, share in _shares(mu, tuple(networks.modalities)).items()})
+    m, g, a = MODEL, GUIDE, SUBSET
     # a mixture of one component: its KL is that of the component, exact
-    elbo = WeightedELBO(terms, kl="components", schedules=schedules)
-    return Recipe("bivcca", model, guide, (Stage(elbo),), latent_dim)
+    objective = sum_over(SINGLES, shares * elbo(m, g | a, weighting.sites, kl="components"))
+    return Recipe(model, guide, (Stage(objective),))
 
 
 def _shares(mu: float | Mapping[str, float] | None, modalities: tuple[str, ...]) -> dict[str, float]:
@@ -61,17 +64,3 @@ def _shares(mu: float | Mapping[str, float] | None, modalities: tuple[str, ...])
         )
     total = sum(mu.values())
     return {name: value / total for name, value in mu.items()}
-
-
-BIVCCA = MethodInfo(
-    name="bivcca",
-    title="an encoder a modality, each to explain all",
-    paper="Wang et al., 2016; Yadav et al., eq. 6",
-    programs="sum_a mu_a ELBO(m || g|{a})",
-    stages=1,
-    subsets="every subset, several by their mixture",
-    needs_complete_rows=False,
-    networks="M encoders",
-    options={"mu": None},
-    build=_build,
-)

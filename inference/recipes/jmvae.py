@@ -1,87 +1,71 @@
-"""JMVAE, which completes missing modalities by iteration, and JMVAE-kl, with encoders of the subsets."""
+"""JMVAE, which completes missing modalities by iteration, and JMVAE-kl, with one encoder per subset."""
 
-from collections.abc import Mapping
+from typing import Literal
 
-from multipyro.batch import subsets_of
 from multipyro.guides import IterativeSampling, JointGuide
-from multipyro.inference.handlers import Program, restrict
-from multipyro.inference.objectives.terms import Term, WeightedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.handlers import without_completion
+from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, number, sum_over
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["JMVAE", "JMVAE_KL", "joint_program"]
+__all__ = ["jmvae", "jmvae_kl"]
 
 
-def joint_program(guide: Program) -> Program:
-    """What of a guide trains: without the completions of `IterativeSampling`, so that rows must be complete."""
-    return guide.guide if isinstance(guide, IterativeSampling) else guide
-
-
-def _jmvae(
+@method(
+    "jmvae",
+    title="joint encoder",
+    paper="Suzuki et al., eq. 2",
+    subsets="every subset, by iterative sampling",
+    networks="1 joint encoder",
+    needs_complete_rows=True,
+    architectures=("strided",),
+)
+def jmvae(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
     rounds: int = 10,
-    start: str = "noise",
-    completion: str = "sample",
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
+    start: Literal["noise", "zeros"] = "noise",
+    completion: Literal["sample", "mean"] = "sample",
 ) -> Recipe:
-    sites, schedules = site_weights(networks, beta, warmup, weights)
+    """JMVAE.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        rounds: As in `IterativeSampling`.
+        start: As in `IterativeSampling`.
+        completion: As in `IterativeSampling`.
+    """
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     joint = JointGuide(latent_dim, networks.branches(), networks.joint_features)
     guide = IterativeSampling(model, joint, rounds, start, completion)
-    elbo = WeightedELBO(lambda m, g, _: [Term(m, joint_program(g), sites=sites)], schedules=schedules)
-    return Recipe("jmvae", model, guide, (Stage(elbo),), latent_dim)
+    return Recipe(model, guide, (Stage(elbo(MODEL, without_completion(GUIDE), weighting.sites)),))
 
 
-def _jmvae_kl(
-    networks: Networks,
-    latent_dim: int,
-    *,
-    alpha: float = 1.0,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
-) -> Recipe:
-    sites, schedules = site_weights(networks, beta, warmup, weights)
+@method(
+    "jmvae-kl",
+    title="joint encoder, subset encoders fitted to it",
+    paper="Suzuki et al., eq. 4",
+    networks="2^M - 1 encoders",
+    architectures=("strided",),
+)
+def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha: float = 1.0) -> Recipe:
+    """JMVAE-kl.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        alpha: Weight of the divergences from the joint encoder to those of the subsets.
+    """
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     encoders = networks.subset_encoders(latent_dim)
     guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
-
-    def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
-        # the joint guide comes first in the divergence and keeps its gradient; only the prior's KL is warmed up
-        parts = [(restrict(g, part, proper=True), "+".join(part)) for part in subsets_of(modalities, proper=True)]
-        return [Term(m, g, sites=sites), *[Term(part, g, alpha, name=name) for part, name in parts]]
-
-    return Recipe("jmvae-kl", model, guide, (Stage(WeightedELBO(terms, schedules=schedules)),), latent_dim)
-
-
-JMVAE = MethodInfo(
-    name="jmvae",
-    title="joint encoder",
-    paper="Suzuki et al., eq. 2",
-    programs="ELBO(m || g)",
-    stages=1,
-    subsets="every subset, by iterative sampling",
-    needs_complete_rows=True,
-    networks="1 joint encoder",
-    options={"rounds": 10, "start": "noise", "completion": "sample"},
-    build=_jmvae,
-    architectures=("strided",),
-)
-JMVAE_KL = MethodInfo(
-    name="jmvae-kl",
-    title="joint encoder, subset encoders drawn to it",
-    paper="Suzuki et al., eq. 4",
-    programs="ELBO(m || g) + alpha sum_A ELBO(g|A || g)",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="2^M - 1 encoders",
-    options={"alpha": 1.0},
-    build=_jmvae_kl,
-    architectures=("strided",),
-)
+    m, g, a = MODEL, GUIDE, SUBSET
+    # the joint guide comes first in the divergence and keeps its gradient; only the prior's KL is warmed up
+    divergences = sum_over(PROPER_SUBSETS.of_each_row(), elbo(g | a, g))
+    return Recipe(model, guide, (Stage(elbo(m, g, weighting.sites) + number("alpha", alpha) * divergences),))

@@ -1,64 +1,63 @@
-"""JMVAE-kl whose decoder of one modality is trained against a discriminator as well."""
+"""JMVAE-kl whose decoder of one modality is also trained against a discriminator."""
 
-from collections.abc import Mapping
+from typing import Literal
 
-from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, Update
-from multipyro.inference.recipes.jmvae import JMVAE_KL
+from multipyro.inference.objectives import DiscriminatorLoss, GeneratorLoss
+from multipyro.inference.recipes._base import Recipe, Stage, Update, Weighting, method
+from multipyro.inference.recipes.jmvae import jmvae_kl
 from multipyro.inference.recipes.networks import Networks
 
-__all__ = ["JMVAE_GAN"]
+__all__ = ["jmvae_gan"]
 
 
-def _build(
+@method(
+    "jmvae-gan",
+    title="JMVAE-kl with a decoder trained against a discriminator",
+    paper="Suzuki et al., section 6.2",
+    networks="2^M - 1 encoders, 1 discriminator",
+    architectures=("strided",),
+)
+def jmvae_gan(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
     alpha: float = 0.1,
     adversarial: str | None = None,
     reconstruction: float = 1.0,
-    latents: str = "model",
-    discriminator: str = "normalized",
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
+    latents: Literal["model", "uniform"] = "model",
+    discriminator: Literal["normalized", "leaky"] = "normalized",
 ) -> Recipe:
-    name = _generated(networks) if adversarial is None else adversarial
+    """JMVAE-GAN.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        alpha: As in JMVAE-kl.
+        adversarial: The modality with a discriminator; the first image by default, else the first continuous modality.
+        reconstruction: Weight of the log-likelihood in the decoder's objective.
+        latents: Prior of the samples, as in `GeneratorLoss`.
+        discriminator: Kind of the discriminator, as in `Networks.discriminator`.
+    """
+    name = _default_modality(networks) if adversarial is None else adversarial
     if name not in networks.modalities:
         raise ValueError(f"adversarial must be one of {list(networks.modalities)}, got {name!r}")
-    base = JMVAE_KL.build(networks, latent_dim, alpha=alpha, beta=beta, warmup=warmup, weights=weights)
-    model, guide, loss = base.model, base.guide, base.stages[0].loss
-    judge = networks.discriminator(name, discriminator)
+    base = jmvae_kl(networks, latent_dim, weighting, alpha=alpha)
+    model, guide, objective = base.model, base.guide, base.stages[0].objective
+    network = networks.discriminator(name, discriminator)
     others = tuple(likelihood for modality, likelihood in model.likelihoods.items() if modality != name)
     updates = (
-        Update(loss, (guide, *others), name="encoders"),
-        Update(GeneratorLoss(judge, name, latents, reconstruction), (model.likelihoods[name],), name="generator"),
-        Update(DiscriminatorLoss(judge, name, latents), (judge,), name="discriminator"),
+        Update(objective, (guide, *others), name="encoders"),
+        Update(GeneratorLoss(network, name, latents, reconstruction), (model.likelihoods[name],), name="generator"),
+        Update(DiscriminatorLoss(network, name, latents), (network,), name="discriminator"),
     )
-    return Recipe("jmvae-gan", model, guide, (Stage(loss, updates=updates),), latent_dim, others=(judge,))
+    return Recipe(model, guide, (Stage(objective, updates=updates),), others=(network,))
 
 
-def _generated(networks: Networks) -> str:
+def _default_modality(networks: Networks) -> str:
     """The first image, else the first modality that a gradient passes through."""
-    smooth = [name for name, modality in networks.modalities.items() if modality.likelihood != "categorical"]
-    if not smooth:
-        raise ValueError(f"jmvae-gan needs a modality that is not discrete, got {list(networks.modalities)}")
-    return next((name for name in smooth if networks.modalities[name].kind == "image"), smooth[0])
-
-
-JMVAE_GAN = MethodInfo(
-    name="jmvae-gan",
-    title="JMVAE-kl with a decoder trained against a discriminator",
-    paper="Suzuki et al., section 6.2",
-    programs="encoders: JMVAE-kl; decoder: reconstruction + log D; D: log D(real) + log(1 - D(made))",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="2^M - 1 encoders, 1 discriminator",
-    options={
-        **{"alpha": 0.1, "adversarial": None, "reconstruction": 1.0},
-        **{"latents": "model", "discriminator": "normalized"},
-    },
-    build=_build,
-    architectures=("strided",),
-)
+    continuous = [name for name, modality in networks.modalities.items() if modality.likelihood != "categorical"]
+    if not continuous:
+        raise ValueError(f"jmvae-gan needs a continuous modality, got {list(networks.modalities)}")
+    return next((name for name in continuous if networks.modalities[name].kind == "image"), continuous[0])

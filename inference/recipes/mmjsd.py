@@ -3,45 +3,43 @@
 from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference.objectives.jensen_shannon import JensenShannonELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
+from multipyro.inference.objectives import JensenShannonELBO
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["MMJSD"]
+__all__ = ["mmjsd"]
 
 
-def _build(
+@method(
+    "mmjsd",
+    title="mixture of experts, Jensen-Shannon divergence to a dynamic prior",
+    paper="Sutter et al., 2020",
+    architectures=("residual", "characters"),
+)
+def mmjsd(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
     divergence_weights: Mapping[str, float] | None = None,
     prior_samples: bool = False,
     private: int | Mapping[str, int] | None = None,
     private_beta: float | Mapping[str, float] = 1.0,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
-    sites, _ = site_weights(networks, beta, warmup, weights)
-    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
+    """MmJSD.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the shared latent.
+        weighting: Weights of the sites.
+        divergence_weights: Modality, or `"prior"`, -> weight in the divergence.
+        prior_samples: Whether the prior has its share of the samples that are decoded.
+        private: As in `private_latents`.
+        private_beta: As in `private_latents`.
+    """
+    own = private_latents(networks, latent_dim, weighting, private, private_beta)
     model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim), private=own.encoders)
-    elbo = JensenShannonELBO(divergence_weights, prior_samples, {**sites, **own.sites})
-    return Recipe("mmjsd", model, guide, (Stage(elbo),), latent_dim)
-
-
-MMJSD = MethodInfo(
-    name="mmjsd",
-    title="mixture of experts, Jensen-Shannon divergence to a dynamic prior",
-    paper="Sutter et al., 2020",
-    programs="E_g log m(x|z) - JS(experts of g, prior); no bound",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="M encoders",
-    options={"divergence_weights": None, "prior_samples": False, **PRIVATE_OPTIONS},
-    build=_build,
-    architectures=("residual", "characters"),
-)
+    return Recipe(model, guide, (Stage(JensenShannonELBO(divergence_weights, prior_samples, own.sites)),))

@@ -7,50 +7,51 @@ code's gradient for more than one particle is the plain one, and so is the defau
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference.objectives.stratified import StratifiedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
+from multipyro.inference.objectives import GUIDE, StratifiedELBO
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
-__all__ = ["MMVAE_PLUS"]
+__all__ = ["mmvae_plus"]
 
 
-def _build(
+@method(
+    "mmvae+",
+    title="mixture of experts, private latents from auxiliary priors",
+    paper="Palumbo et al., 2023",
+    networks="2 M encoders",
+)
+def mmvae_plus(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
     particles: int = 10,
-    gradient: str = "reparam",
+    gradient: Literal["reparam", "stl"] = "reparam",
     private: int | Mapping[str, int] | None = None,
     private_beta: float | Mapping[str, float] = 1.0,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
-    sites, _ = site_weights(networks, beta, warmup, weights)
-    private = latent_dim if private is None else private  # as large as the shared one, as in the paper
-    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup, "laplace")
+    """MMVAE+.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the shared latent.
+        weighting: Weights of the sites.
+        particles: Number K of samples of each expert.
+        gradient: That of `StratifiedELBO`.
+        private: As in `private_latents`; by default as large as the shared latent, as in the paper.
+        private_beta: As in `private_latents`.
+    """
+    private = latent_dim if private is None else private
+    own = private_latents(networks, latent_dim, weighting, private, private_beta, "laplace")
     priors = {name: LaplacePrior(size, learn=False) for name, size in own.dims.items()}
     model = MultimodalModel(latent_dim, own.likelihoods, LaplacePrior(latent_dim, learn=False), private=priors)
     auxiliary = {name: LaplacePrior(size) for name, size in own.dims.items()}
     encoders = networks.encoders(latent_dim, "laplace")
     guide = MixtureOfExperts(latent_dim, encoders, private=own.encoders, auxiliary=auxiliary)
-    elbo = StratifiedELBO(particles, gradient, sites={**sites, **own.sites}, auxiliary=guide.auxiliary)
-    return Recipe("mmvae+", model, guide, (Stage(elbo),), latent_dim)
-
-
-MMVAE_PLUS = MethodInfo(
-    name="mmvae+",
-    title="mixture of experts, private latents from auxiliary priors",
-    paper="Palumbo et al., 2023",
-    programs="stratified K-sample bound of (m || g), private latents of other experts' modalities from r",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="2 M encoders",
-    options={"particles": 10, "gradient": "reparam", **PRIVATE_OPTIONS},
-    build=_build,
-)
+    objective = StratifiedELBO(particles, gradient, sites=own.sites, auxiliary=GUIDE.part("auxiliary"))
+    return Recipe(model, guide, (Stage(objective),))

@@ -1,54 +1,49 @@
 """MoPoE: a mixture over the products of all subsets of experts."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from multipyro.guides import MixtureOfProducts
-from multipyro.inference.objectives.terms import Term, WeightedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["MOPOE"]
-
-_KL = {"mixture": "sampled", "subsets": "components"}
+__all__ = ["mopoe"]
 
 
-def _build(
+@method(
+    "mopoe",
+    title="mixture of products of experts",
+    paper="Sutter et al., 2021, eq. 6",
+    architectures=("residual", "characters"),
+)
+def mopoe(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
-    objective: str = "mixture",
-    prior_expert: str = "full",
+    objective: Literal["mixture", "subsets"] = "mixture",
+    prior_expert: Literal["full", "all", "none"] = "full",
     private: int | Mapping[str, int] | None = None,
     private_beta: float | Mapping[str, float] = 1.0,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
-    if objective not in _KL:
-        raise ValueError(f"objective must be 'mixture' or 'subsets', got {objective!r}")
-    sites, schedules = site_weights(networks, beta, warmup, weights)
-    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
-    sites, schedules = {**sites, **own.sites}, (*schedules, *own.schedules)
+    """MoPoE.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the shared latent.
+        weighting: Weights of the sites.
+        objective: `"mixture"` is the ELBO of the mixture; `"subsets"` the mean of the subsets' own ELBOs, estimated
+            with one subset per data point.
+        prior_expert: Which products have the prior as an expert.
+        private: As in `private_latents`.
+        private_beta: As in `private_latents`.
+    """
+    own = private_latents(networks, latent_dim, weighting, private, private_beta)
     model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
     encoders = networks.encoders(latent_dim)
     guide = MixtureOfProducts(latent_dim, encoders, prior_expert=prior_expert, private=own.encoders)
-    # with the components' KLs, one subset a row estimates the mean of the subsets' own bounds
-    elbo = WeightedELBO(lambda m, g, _: [Term(m, g, sites=sites)], kl=_KL[objective], schedules=schedules)
-    return Recipe("mopoe", model, guide, (Stage(elbo),), latent_dim)
-
-
-MOPOE = MethodInfo(
-    name="mopoe",
-    title="mixture of products of experts",
-    paper="Sutter et al., 2021, eq. 6",
-    programs="ELBO(m || g), g the mixture over subset products",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="M encoders",
-    options={"objective": "mixture", "prior_expert": "full", **PRIVATE_OPTIONS},
-    build=_build,
-    architectures=("residual", "characters"),
-)
+    kl = "components" if objective == "subsets" else "sampled"
+    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, own.sites, kl=kl)),))

@@ -3,43 +3,36 @@
 from collections.abc import Mapping
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference.objectives.subset import SubsetELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
-from multipyro.inference.recipes._private import PRIVATE_OPTIONS, private_latents
+from multipyro.inference.objectives import subset_elbo
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["MVAE"]
+__all__ = ["mvae"]
 
 
-def _build(
+@method("mvae", title="product of experts, sub-sampled ELBOs", paper="Wu and Goodman, 2018, eq. 5")
+def mvae(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
     random_subsets: int = 1,
     private: int | Mapping[str, int] | None = None,
     private_beta: float | Mapping[str, float] = 1.0,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
-    sites, _ = site_weights(networks, beta, warmup, weights)
-    own = private_latents(networks, latent_dim, private, private_beta, beta, warmup)
+    """MVAE.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the shared latent.
+        weighting: Weights of the sites.
+        random_subsets: Number of random subsets per step, beside the full one and the single ones.
+        private: As in `private_latents`.
+        private_beta: As in `private_latents`.
+    """
+    own = private_latents(networks, latent_dim, weighting, private, private_beta)
     model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), private=own.encoders)
-    elbo = SubsetELBO(random_subsets, {**sites, **own.sites})
-    return Recipe("mvae", model, guide, (Stage(elbo),), latent_dim)
-
-
-MVAE = MethodInfo(
-    name="mvae",
-    title="product of experts, sub-sampled ELBOs",
-    paper="Wu and Goodman, 2018",
-    programs="sum_S ELBO(m|S || g|S), S = all, singles, k random",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="M encoders",
-    options={"random_subsets": 1, **PRIVATE_OPTIONS},
-    build=_build,
-)
+    return Recipe(model, guide, (Stage(subset_elbo(random_subsets, own.sites)),))

@@ -14,53 +14,31 @@ References:
     Multi-View Representation Learning via Total Correlation Objective (Hwang et al., 2021).
 """
 
-from collections.abc import Mapping
-
 from multipyro.guides import ProductOfExperts
-from multipyro.inference.handlers import Program, restrict
-from multipyro.inference.objectives.terms import Term, WeightedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.objectives import GUIDE, MODEL, NUM_MODALITIES, SINGLES, SUBSET, elbo, number, sum_over
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["MVTCAE"]
+__all__ = ["mvtcae"]
 
 
-def _build(
-    networks: Networks,
-    latent_dim: int,
-    *,
-    ratio: float = 5 / 6,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
-) -> Recipe:
+@method("mvtcae", title="product of experts, each expert near the product", paper="Hwang et al., 2021")
+def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: float = 5 / 6) -> Recipe:
+    """MVTCAE.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        ratio: The ratio `a` between the two divergences, in [0, 1].
+    """
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
-    sites, schedules = site_weights(networks, beta, warmup, weights)
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
-
-    def terms(m: Program, g: Program, modalities: tuple[str, ...]) -> list[Term]:
-        number, kl = len(modalities), sites["z"].value
-        share = (number - ratio) / number
-        # a batch of one modality at ratio 1 would weigh nothing: its expert is the product
-        prior = kl * (1 - ratio) / share if share else 0.0
-        experts = [Term(restrict(g, (name,)), g, kl * ratio / number, name=name) for name in modalities]
-        return [Term(m, g, share, {**sites, "z": prior}), *experts]
-
-    return Recipe("mvtcae", model, guide, (Stage(WeightedELBO(terms, schedules=schedules)),), latent_dim)
-
-
-MVTCAE = MethodInfo(
-    name="mvtcae",
-    title="product of experts, each expert near the product",
-    paper="Hwang et al., 2021",
-    programs="(1 - a/M) ELBO(m || g), its KL by beta (1-a), + beta a/M sum_a ELBO(g|a || g)",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="M encoders",
-    options={"ratio": 5 / 6},
-    build=_build,
-)
+    m, g, A, M = MODEL, GUIDE, SUBSET, NUM_MODALITIES
+    a, beta = number("a", ratio), weighting.schedule
+    sites = {**weighting.likelihoods, "z": beta * (1 - a)}
+    objective = elbo(m, g, sites, reconstruction=(M - a) / M) + beta * a / M * sum_over(SINGLES, elbo(g | A, g))
+    return Recipe(model, guide, (Stage(objective),))

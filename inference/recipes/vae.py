@@ -1,44 +1,32 @@
 """The variational autoencoder of one modality, the baseline of every table."""
 
-from collections.abc import Mapping
-
 from multipyro.guides import ProductOfExperts
-from multipyro.inference.objectives.terms import Term, WeightedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
-__all__ = ["VAE"]
+__all__ = ["vae"]
 
 
-def _build(
-    networks: Networks,
-    latent_dim: int,
-    *,
-    modality: str | None = None,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
-) -> Recipe:
-    # weights may name modalities of the data that it does not take, as in a comparison of methods
-    sites, schedules = site_weights(networks, beta, warmup, weights)
-    networks = networks.select([modality if modality is not None else next(iter(networks.modalities))])
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
-    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
-    elbo = WeightedELBO(lambda m, g, _: [Term(m, g, sites=sites)], schedules=schedules)
-    return Recipe("vae", model, guide, (Stage(elbo),), latent_dim)
-
-
-VAE = MethodInfo(
-    name="vae",
+@method(
+    "vae",
     title="VAE of one modality",
     paper="Kingma and Welling, 2014",
-    programs="ELBO(m|{a} || g|{a})",
-    stages=1,
-    subsets="{a}",
-    needs_complete_rows=False,
+    subsets="the modality",
     networks="1 encoder",
-    options={"modality": None},
-    build=_build,
     takes="the first; itself",
 )
+def vae(networks: Networks, latent_dim: int, weighting: Weighting, *, modality: str | None = None) -> Recipe:
+    """The VAE of one modality.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        modality: The modality; the first one by default.
+    """
+    networks = networks.select([next(iter(networks.modalities)) if modality is None else modality])
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
+    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, weighting.sites)),))

@@ -15,20 +15,21 @@ References:
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
 from multipyro.guides import Guide, JointGuide, NormalEncoder
-from multipyro.inference.handlers import Program, restrict
-from multipyro.inference.objectives.terms import Term, WeightedELBO
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, site_weights
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Share
 from multipyro.inference.recipes._shared import SharedParts, shared_parts
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, AutoregressiveTextLikelihood, MultimodalModel
 from multipyro.ppl_models.networks.heads import chain, trunk
 
-__all__ = ["VLVAE"]
+__all__ = ["vlvae"]
 
 
 class _FirstOnly(Guide):
@@ -42,7 +43,7 @@ class _FirstOnly(Guide):
         lacking = None if first not in (observed or {}) else ~observed[first]
         for name in [name for name in others if lacking is not None and name in x]:
             if (lacking & observed[name] if name in observed else lacking).any():
-                raise ValueError(f"a row holds {name} without {first}, which this guide does not answer")
+                raise ValueError(f"a row contains {name} without {first}, which this guide does not support")
         return self.experts({first: x[first]}, observed)[first]
 
 
@@ -62,59 +63,52 @@ def _guide(
     return _FirstOnly(latent_dim, pair, encoders)
 
 
-def _build(
+@method(
+    "vlvae",
+    title="image-only guide, autoregressive text, flows for the text",
+    paper="Cremer and Kushman, eq. 1, 3, 5",
+    subsets="the image, the text (by its flow), both (by the image)",
+    networks="1 encoder, 1 flow",
+    takes="the first and the last; either from the other",
+    architectures=("instance", "gru"),
+    defaults={"aggregate": True},
+)
+def vlvae(
     networks: Networks,
     latent_dim: int,
+    weighting: Weighting,
     *,
-    inference: str = "marginal",
-    token_dropout: float = 0.0,
+    inference: Literal["marginal", "joint"] = "marginal",
+    token_dropout: Share = 0.0,
     shared: bool = False,
-    beta: float = 1.0,
-    warmup: int = 0,
-    weights: Mapping[str, float] | str | None = None,
 ) -> Recipe:
-    if inference not in ("marginal", "joint"):
-        raise ValueError(f"inference must be 'marginal' or 'joint', got {inference!r}")
-    if not isinstance(shared, bool):
-        raise ValueError(f"shared must be True or False, got {shared!r}")
+    """VLVAE.
+
+    Args:
+        networks: Makes the parts.
+        latent_dim: Size of the latent.
+        weighting: Weights of the sites.
+        inference: `"marginal"`: the guide sees the image alone; `"joint"`: it sees both.
+        token_dropout: Share of the words that the text's decoder does not see.
+        shared: Whether the paper's shared layers are put in.
+    """
     names = tuple(networks.modalities)
     if len(names) < 2:
         raise ValueError(f"vlvae takes two modalities, an image and a text, got {list(names)}")
     pair = (names[0], names[-1])
-    # weights may name modalities of the data that it does not take, as in a comparison of methods
-    sites, schedules = site_weights(networks, beta, warmup, weights)
     networks, text = networks.select(pair), networks.modalities[names[-1]]
     seen = pair if inference == "joint" else pair[:1]
     parts = shared_parts(networks, seen, latent_dim) if shared else None
     likelihoods = networks.likelihoods(latent_dim if parts is None else parts.decoder.out_features)
     if text.kind == "text":
         *widths, features = networks.hidden_features
-        own = parts is None
-        network = MLP(latent_dim, features, widths, activate_output=True) if own else trunk(parts.decoder.out_features)
+        if parts is None:
+            network = MLP(latent_dim, features, widths, activate_output=True)
+        else:
+            network = trunk(parts.decoder.out_features)
         likelihoods[text.name] = AutoregressiveTextLikelihood(
             network, text.num_classes, *text.shape, token_dropout=token_dropout
         )
     model = MultimodalModel(latent_dim, likelihoods, trunk=None if parts is None else parts.decoder)
     guide = _guide(networks, latent_dim, pair, seen, parts)
-
-    def terms(m: Program, g: Program, _: tuple[str, ...]) -> list[Term]:
-        return [Term(m, restrict(g, seen), sites=sites)]
-
-    stages = (Stage(WeightedELBO(terms, schedules=schedules)),)
-    return Recipe("vlvae", model, guide, stages, latent_dim, teacher=seen)
-
-
-VLVAE = MethodInfo(
-    name="vlvae",
-    title="image-only guide, autoregressive text, flows for the text",
-    paper="Cremer and Kushman, eq. 1, 3, 5",
-    programs="ELBO(m || g|{image}), then ELBO(flow || frozen g) [q_agg] or ELBO(frozen m|{text} || flow) [q_true]",
-    stages=2,
-    subsets="the image, the text (by its flow), both (by the image)",
-    needs_complete_rows=False,
-    networks="1 encoder, 1 flow",
-    options={"inference": "marginal", "token_dropout": 0.0, "shared": False, "aggregate": True},
-    build=_build,
-    architectures=("instance", "gru"),
-    takes="the first and the last; either from the other",
-)
+    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE | seen, weighting.sites)),), teacher=seen)

@@ -22,7 +22,8 @@ from multipyro.batch import batch_rows
 from multipyro.data import Batch
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.handlers import frozen_modules
-from multipyro.inference.objectives.terms import MultimodalELBO, Term, WeightedELBO, sample_sites
+from multipyro.inference.objectives import GUIDE, MODEL, Objective, elbo, schedules_of
+from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.training._work import Step, Work
 from multipyro.inference.training.checkpoints import read_checkpoint, store_state, write_checkpoint
 from multipyro.inference.training.fitting import NonFiniteLossError
@@ -68,7 +69,7 @@ class SVIModule(L.LightningModule):
         self._work = (work,)  # in a tuple, lest its modules be registered twice
         self.trained = list({id(p): p for step in work.steps for p in step.parameters}.values())
         losses = (work.loss, *(step.loss for step in work.steps))
-        self._schedules = tuple({id(s): s for loss in losses for s in getattr(loss, "schedules", ())}.values())
+        self._schedules = tuple({id(s): s for loss in losses for s in schedules_of(loss)}.values())
         self.history: list[dict[str, float]] = []
         self._best, self._waited = -math.inf, 0
         self._losses, self._rows = [], 0
@@ -223,7 +224,7 @@ class SVIModule(L.LightningModule):
         with ExitStack() as stack, torch.no_grad():
             for schedule in self._schedules:
                 stack.enter_context(schedule.finished())
-            if isinstance(work.loss, MultimodalELBO):
+            if isinstance(work.loss, Objective):
                 with encoders_run_once():
                     found = work.loss.evaluate(work.model, work.guide, x, observed)
                 return {"bound": found.bound, **found.sites}
@@ -317,4 +318,4 @@ def run_trainer(trainer: L.Trainer, module: SVIModule, resumed: Path | None) -> 
         raise KeyboardInterrupt from None
 
 
-_PLAIN = WeightedELBO(lambda model, guide, modalities: [Term(model, guide)])
+_PLAIN = elbo(MODEL, GUIDE)

@@ -14,6 +14,7 @@ from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor, nn
 
 from multipyro.data import Batch, MultimodalData
+from multipyro.inference.objectives import spec_of
 from multipyro.inference.recipes import METHODS, Recipe, Stage, Update
 from multipyro.inference.training.batches import batches_of, check_batch, first_batch
 
@@ -87,7 +88,7 @@ def optimizer_from(optimizer: Any, lr: float) -> Callable[[list[Tensor]], torch.
 def updates_of(stage: Stage, programs: Sequence[nn.Module]) -> tuple[Update, ...]:
     """What each batch of a stage does, one update or several."""
     trained = tuple(programs) if stage.train is None else stage.train
-    return stage.updates or (Update(stage.loss, trained, stage.optimizer, stage.name),)
+    return stage.updates or (Update(stage.objective, trained, stage.optimizer, stage.name),)
 
 
 def trained_parameters(update: Update) -> list[nn.Parameter]:
@@ -123,8 +124,10 @@ def plan_of(
                 }
                 for group in optimizer.param_groups
             ]
-            found.append({"loss": _plain(update.loss), "optimizer": {"class": _name(optimizer), "groups": groups}})
-        stages.append({"loss": _plain(stage.loss), "updates": found} if stage.updates else found[0])
+            found.append(
+                {"loss": spec_of(update.objective), "optimizer": {"class": _name(optimizer), "groups": groups}}
+            )
+        stages.append({"loss": spec_of(stage.objective), "updates": found} if stage.updates else found[0])
     sizes = {"batch_size": settings["batch_size"], "seed": settings["seed"]}
     return {
         **{name: settings[name] for name in _SETTINGS},

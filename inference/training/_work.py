@@ -9,7 +9,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from multipyro.inference.handlers import Program, frozen
+from multipyro.inference.handlers import frozen
+from multipyro.inference.programs import Program
 from multipyro.inference.recipes import Recipe, Stage, Update
 from multipyro.inference.training._plan import optimizer_from, trained_parameters
 
@@ -111,5 +112,5 @@ def steps_of(
             kind = "update" if stage.updates else "stage"
             raise ValueError(f"{kind} {update.name!r}{part} has nothing to train: no parameter requires a gradient")
         make = optimizer_from(update.optimizer or optimizer, lr)
-        steps.append(Step(update.loss, model, guide, update.train, parameters, make, update.name))
+        steps.append(Step(update.objective, model, guide, update.train, parameters, make, update.name))
     return steps

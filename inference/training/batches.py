@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from multipyro.data import Batch, MultimodalData, Splits
-from multipyro.inference.handlers import Program
+from multipyro.inference.programs import Program
 from multipyro.inference.training.seeds import step_seed
 from multipyro.ppl_models.conditional import check_conditions
 

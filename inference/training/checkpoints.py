@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from multipyro._modes import evaluation_mode
 from multipyro.data.storage import write_atomically
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.handlers import Program
+from multipyro.inference.programs import Program
 
 __all__ = ["load_state", "programs_of", "read_checkpoint", "save_state", "write_checkpoint"]
 

@@ -16,7 +16,8 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from multipyro.data import MultimodalData, Splits
-from multipyro.inference.handlers import Program, frozen
+from multipyro.inference.handlers import frozen
+from multipyro.inference.programs import Program
 from multipyro.inference.recipes import Recipe, Stage
 from multipyro.inference.training._plan import check_complete, check_settings, plan_of, updates_of
 from multipyro.inference.training._work import Work, steps_of
@@ -157,7 +158,7 @@ def fit(
         >>> sorted(result.history[0])[:4]
         ['epoch', 'rows_per_second', 'stage', 'train/bound']
     """
-    recipe = Recipe("", model, guide, (Stage(loss),), getattr(model, "latent_dim", 0))
+    recipe = Recipe(model, guide, (Stage(loss),))
     return _train(recipe, data, validation, dict(locals()))
 
 
@@ -319,12 +320,12 @@ def _run_stage(
         first = first_batch(feed)
         torch.manual_seed(step_seed(settings["seed"], 0, 0))
         if not stage.updates:  # they train modules alone
-            statements.update(param_statements(lambda: stage.loss.loss(model, guide, *first), programs, outer))
+            statements.update(param_statements(lambda: stage.objective.loss(model, guide, *first), programs, outer))
         updates = updates_of(stage, programs_of(recipe.model, recipe.guide))
         work = Work(
             model=model,
             guide=guide,
-            loss=stage.loss,
+            loss=stage.objective,
             programs=programs,
             others=recipe.others,
             steps=steps_of(recipe, stage, updates, statements, settings["optimizer"], settings["lr"]),

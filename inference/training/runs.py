@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import multipyro
 from multipyro.data import Modality, MultimodalData
 from multipyro.data.storage import write_atomically
-from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
+from multipyro.inference.recipes import METHODS, Recipe, build
 from multipyro.inference.recipes.networks import Networks
 from multipyro.inference.training.checkpoints import load_programs, programs_of, read_checkpoint
 
@@ -191,9 +191,6 @@ class Run:
         found = read_run(folder)
         # a run of an earlier version may not say which networks it has
         known = {name: found.get(name, wanted[name]) for name in _FIXED}
-        if found["method"] in METHODS and known["options"] is not None:
-            # nor an option that its method did not have then, and has by default now
-            known["options"] = {**COMMON_OPTIONS, **METHODS[found["method"]].options, **known["options"]}
         pairs = [(name, known[name], wanted[name]) for name in _FIXED]
         changed = [change for pair in pairs for change in _changes(*pair)]
         if changed:

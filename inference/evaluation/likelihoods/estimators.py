@@ -9,7 +9,8 @@ from multipyro.inference.evaluation.likelihoods.importance import Query, importa
 from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, allocate, defensive_mixture
 from multipyro.inference.evaluation.likelihoods.weights import WeightStatistics
 from multipyro.inference.evaluation.prediction import check_known, check_values, chosen, conditions_of
-from multipyro.inference.handlers import Program, proposal
+from multipyro.inference.handlers import proposal
+from multipyro.inference.programs import Program
 
 __all__ = ["check_scored", "checked_samples", "estimate_of", "log_likelihood", "log_likelihoods"]
 

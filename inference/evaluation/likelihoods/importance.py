@@ -20,7 +20,8 @@ from multipyro.inference.evaluation.prediction import (
     row_chunks,
     take_rows,
 )
-from multipyro.inference.handlers import Program, restrict
+from multipyro.inference.handlers import restrict
+from multipyro.inference.programs import Program
 
 __all__ = ["UNRELIABLE", "Query", "Samples", "importance_sampled", "statistics_of", "weighted_samples"]
 

@@ -29,8 +29,9 @@ from multipyro.inference.evaluation.prediction import (
     row_chunks,
     take_rows,
 )
-from multipyro.inference.handlers import Program, conditional, core, latents_from, proposal, restrict
-from multipyro.inference.objectives.terms import sample_sites
+from multipyro.inference.handlers import conditional, latents_from, proposal, restrict
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.programs import Program, unwrap
 
 __all__ = [
     "ConditionalBounds",
@@ -267,7 +268,7 @@ def guide_predictive_log_likelihood(
         >>> guide_predictive_log_likelihood(model, guide, x, ["a"], ["b"], num_samples=100).values.shape
         torch.Size([2])
     """
-    if conditions_of(model) or isinstance(core(guide), IterativeSampling):
+    if conditions_of(model) or isinstance(unwrap(guide), IterativeSampling):
         what = "the model is conditional" if conditions_of(model) else "the guide completes what is missing"
         raise TypeError(f"{what}: its prediction has no density over latents; use guide_conditional_log_likelihood")
     max_samples = checked_samples(num_samples, max_samples)

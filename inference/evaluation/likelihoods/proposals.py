@@ -16,8 +16,9 @@ from multipyro.batch import Rows, private_modality
 from multipyro.guides import Guide
 from multipyro.guides.algebra.widening import matched_normal, widened
 from multipyro.inference.evaluation.prediction import answers, conditions_of
-from multipyro.inference.handlers import Program, core, restrict
-from multipyro.inference.objectives.terms import sample_sites
+from multipyro.inference.handlers import restrict
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.programs import Program, unwrap
 
 __all__ = ["SCALES", "Component", "Proposal", "allocate", "defensive_mixture", "mixture_of", "site_log_prob"]
 
@@ -228,7 +229,7 @@ def _latents(
 ) -> "_GuideLatents | _ProgramLatents":
     part = {name: x[name] for name in subset}
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
-    kind = _GuideLatents if isinstance(core(program), Guide) else _ProgramLatents
+    kind = _GuideLatents if isinstance(unwrap(program), Guide) else _ProgramLatents
     return kind(restrict(program, subset), part, masks)
 
 

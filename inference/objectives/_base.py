@@ -1,0 +1,236 @@
+"""The base of all objectives, and what evaluating one gives."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from multipyro.guides._encoder_cache import encoders_run_once
+from multipyro.inference.objectives.spec import fingerprint_of, modules_in, schedules_of, spec_of
+from multipyro.inference.objectives.weights import LinearWarmup
+from multipyro.inference.programs import Binding, Program
+
+__all__ = ["BoundObjective", "Evaluation", "Objective"]
+
+
+@dataclass
+class Evaluation:
+    """The value of an objective on one batch.
+
+    Args:
+        bound: What is maximized, a tensor `()` that can be differentiated, summed over the batch, in nats.
+        sites: The unweighted sums over the batch behind it, by name: `reconstruction/<modality>`, `kl/<latent>`.
+
+    Example:
+        >>> evaluation = Evaluation(torch.zeros(()))
+        >>> evaluation.add("label", torch.tensor([-1.0, -2.0]), weight=10.0)
+        >>> evaluation.bound, evaluation.sites
+        (tensor(-30.), {'reconstruction/label': tensor(-3.)})
+    """
+
+    bound: Tensor
+    sites: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(
+        self,
+        site: str,
+        value: Tensor,
+        weight: float | Tensor = 1.0,
+        kind: str = "reconstruction",
+        prefix: str = "",
+    ) -> None:
+        """Adds a site to the bound, and its unweighted sum to the report.
+
+        Args:
+            site: Name of the site.
+            value: Its contribution, `(..., batch)`, of which the mean over the leading dimensions counts: a
+                log-likelihood, or minus a divergence.
+            weight: A number, or a tensor `()` or `(batch,)`.
+            kind: `"reconstruction"`, or the name of a divergence (`"kl"`), which is reported with its own sign.
+            prefix: Name of the term, empty for the main one.
+        """
+        if value.dim() > 1:
+            value = value.flatten(0, -2).mean(0)  # particles
+        self.bound = self.bound + (value * weight).sum()
+        total = value.detach().sum()
+        self.record(
+            f"{prefix}/{kind}/{site}" if prefix else f"{kind}/{site}", total if kind == "reconstruction" else -total
+        )
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Adds to one sum of the report."""
+        self.sites[name] = self.sites[name] + value if name in self.sites else value
+
+
+class Objective(ELBO):
+    """Base of the objectives: a subclass says in `evaluate` what is maximized; Pyro's `ELBO` interface follows.
+
+    An objective is a value. It is printed by `equation()`, two are equal if they mean the same, and `fingerprint()`
+    tells a resumed run whether it has the objective that it was started with. For all of that its settings are read:
+    the fields of a dataclass, else the public attributes. Numbers, strings, tensors, modules, schedules, expressions of
+    programs, and lists and dicts of these count; a function among them is an error when a run is saved, and attributes
+    whose name begins with an underscore are passed over.
+
+    Losses are minus the bound, summed over the batch, in nats.
+
+    Args:
+        num_particles: Number of samples of the latents per data point, drawn in one vectorized call.
+
+    Example:
+        >>> class EvidenceOnly(Objective):
+        ...     def evaluate(self, model, guide, x, observed=None):
+        ...         evaluation = Evaluation(torch.zeros(()))
+        ...         p_trace, _ = self.traces(model, guide, x, observed)
+        ...         for name in x:
+        ...             site = p_trace.nodes[name]
+        ...             evaluation.add(name, site["fn"].log_prob(site["value"]))
+        ...         return evaluation
+        >>> EvidenceOnly() == EvidenceOnly(), EvidenceOnly() == EvidenceOnly(num_particles=2)
+        (True, False)
+    """
+
+    def __init__(self, num_particles: int = 1) -> None:
+        if num_particles < 1:
+            raise ValueError(f"num_particles must be at least 1, got {num_particles}")
+        super().__init__(num_particles, max_plate_nesting=1, vectorize_particles=num_particles > 1)
+
+    @abstractmethod
+    def evaluate(
+        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> Evaluation:
+        """The bound, a tensor that can be differentiated, and the sums by site behind it.
+
+        Args:
+            model: The generative program, called as `model(x, observed)`.
+            guide: The variational program, called likewise.
+            x: Modality name -> values `(batch, *event)`.
+            observed: Modality name -> rows that are observed, bool `(batch,)`; an absent key means all rows.
+        """
+
+    def equation(self) -> str:
+        """The objective as text, `m` the model, `g` the guide, `|A` restricted to the modalities `A`."""
+        return type(self).__name__
+
+    def spec(self) -> dict[str, Any]:
+        """The objective as nested plain values, see `spec_of`."""
+        return spec_of(self)
+
+    def fingerprint(self) -> str:
+        """A digest that changes with every change of meaning, see `fingerprint_of`."""
+        return fingerprint_of(self)
+
+    @property
+    def schedules(self) -> tuple[LinearWarmup, ...]:
+        """The schedules among the weights, moved by whoever trains."""
+        return schedules_of(self)
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The modules that the objective itself refers to, such as a discriminator."""
+        return modules_in(self)
+
+    def bind(self, model: Program, guide: Program) -> "BoundObjective":
+        """The objective with a model and a guide, whose handlers are made once."""
+        return BoundObjective(self, model, guide)
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the bound, a tensor `()` summed over the batch, in nats."""
+        with encoders_run_once():
+            return -self.evaluate(model, guide, *args, **kwargs).bound  # a loss is minimized
+
+    @torch.no_grad()
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound, summed over the batch, in nats."""
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """As `loss`, after adding the gradients to the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward(retain_graph=self.retain_graph)
+        return loss.item()
+
+    @torch.no_grad()
+    def report(
+        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The sums by site, unweighted, in nats over the batch: `reconstruction/<modality>` and `kl/<latent>`.
+
+        The sums of a named term carry its name as a prefix.
+        """
+        with encoders_run_once():
+            return self.evaluate(model, guide, x, observed).sites
+
+    def traces(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
+        """A trace of the guide, and one of the model replayed on it, `(model_trace, guide_trace)`.
+
+        With several particles the latents have them in dimension -2, left of the plate `data`.
+        """
+        guide_trace = trace_of(guide, self.num_particles, *args, **kwargs)
+        return replayed(model, guide_trace, self.num_particles, *args, **kwargs), guide_trace
+
+    def _get_trace(self, model: Program, guide: Program, args: tuple, kwargs: dict) -> tuple:
+        return self.traces(model, guide, *args, **kwargs)
+
+    def _binding(self, model: Program, guide: Program) -> Binding:
+        """The programs that the expressions in this objective stand for; made anew when model or guide change."""
+        binding = self.__dict__.get("_cached_binding")
+        if binding is None or binding.model is not model or binding.guide is not guide:
+            binding = self.__dict__["_cached_binding"] = Binding(model, guide)
+        return binding
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_cached")}
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(self) is type(other) and self.spec() == other.spec())
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def __repr__(self) -> str:
+        return self.equation()
+
+
+class BoundObjective:
+    """An objective with its model and its guide.
+
+    Args:
+        objective: The objective.
+        model: The generative program.
+        guide: The variational program.
+    """
+
+    def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
+        self.objective, self.model, self.guide = objective, model, guide
+
+    def evaluate(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Evaluation:
+        """As `Objective.evaluate`."""
+        return self.objective.evaluate(self.model, self.guide, x, observed)
+
+    def differentiable_loss(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Tensor:
+        """As `Objective.differentiable_loss`."""
+        return self.objective.differentiable_loss(self.model, self.guide, x, observed)
+
+
+def trace_of(program: Program, num_particles: int, *args: Any, **kwargs: Any) -> poutine.Trace:
+    """A trace of a program under a plate of particles."""
+    return poutine.trace(_with_particles(program, num_particles)).get_trace(*args, **kwargs)
+
+
+def replayed(program: Program, trace: poutine.Trace, num_particles: int, *args: Any, **kwargs: Any) -> poutine.Trace:
+    """A trace of a program whose latents have the values of another trace."""
+    program = poutine.replay(_with_particles(program, num_particles), trace=trace)
+    return poutine.trace(program).get_trace(*args, **kwargs)
+
+
+def _with_particles(program: Program, num_particles: int) -> Program:
+    if num_particles == 1:
+        return program
+    return pyro.plate("num_particles_vectorized", num_particles, dim=-2)(program)

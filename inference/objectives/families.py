@@ -1,0 +1,137 @@
+"""Families of subsets: what a sum in an objective runs over."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from multipyro.batch import subsets_of
+from multipyro.inference.programs import Subset, subset_text
+
+__all__ = ["PROPER_SUBSETS", "SINGLES", "SubsetFamily", "listed_subsets", "random_subsets"]
+
+
+@dataclass(frozen=True, repr=False)
+class SubsetFamily(ABC):
+    """A family of subsets of the modalities of a batch.
+
+    Args:
+        per_row: Whether a row counts for a subset only if the subset is a proper part of what is observed in it.
+    """
+
+    per_row: bool = False
+
+    #: Whether the subsets differ from step to step.
+    is_random = False
+
+    @abstractmethod
+    def subsets(self, modalities: Subset) -> Iterable[Subset]:
+        """The subsets of a batch with these modalities."""
+
+    def of_each_row(self) -> "SubsetFamily":
+        """The same family, of what is observed in each row rather than of what is in the batch."""
+        return replace(self, per_row=True)
+
+
+@dataclass(frozen=True, repr=False)
+class ProperSubsets(SubsetFamily):
+    """Every subset but the empty and the full one."""
+
+    def subsets(self, modalities: Subset) -> list[Subset]:
+        return subsets_of(modalities, proper=True)
+
+    def __repr__(self) -> str:
+        return "A proper"
+
+
+@dataclass(frozen=True, repr=False)
+class Singles(SubsetFamily):
+    """Every single modality."""
+
+    def subsets(self, modalities: Subset) -> list[Subset]:
+        # a single modality has no proper part
+        return [] if self.per_row and len(modalities) == 1 else [(name,) for name in modalities]
+
+    def __repr__(self) -> str:
+        return "A single"
+
+
+@dataclass(frozen=True, repr=False)
+class ListedSubsets(SubsetFamily):
+    """Some subsets by name; those that are not within the batch are left out.
+
+    Args:
+        chosen: The subsets.
+        requires: Modalities without which a batch has none of the subsets.
+    """
+
+    chosen: tuple[Subset, ...] = ()
+    requires: Subset = ()
+
+    def subsets(self, modalities: Subset) -> list[Subset]:
+        if not set(self.requires) <= set(modalities):
+            return []
+        return [subset for subset in self.chosen if set(subset) <= set(modalities)]
+
+    def __repr__(self) -> str:
+        return f"A in {{{', '.join(map(subset_text, self.chosen))}}}"
+
+
+@dataclass(frozen=True, repr=False)
+class RandomSubsets(SubsetFamily):
+    """Random subsets of 2 to `M - 1` modalities: a size is drawn uniformly, then a subset of it, without repetition.
+
+    Args:
+        count: Number of subsets in each step, drawn from torch's global generator.
+    """
+
+    count: int = 1
+    is_random = True
+
+    def subsets(self, modalities: Subset) -> list[Subset]:
+        remaining = {size: math.comb(len(modalities), size) for size in range(2, len(modalities))}
+        drawn: list[Subset] = []
+        while len(drawn) < self.count and any(remaining.values()):
+            sizes = [size for size, left in remaining.items() if left]
+            size = sizes[torch.randint(len(sizes), ()).item()]
+            members = torch.randperm(len(modalities))[:size].sort().values.tolist()
+            subset = tuple(modalities[member] for member in members)
+            if subset not in drawn:  # drawn anew rather than listed: 19 modalities have half a million subsets
+                drawn.append(subset)
+                remaining[size] -= 1
+        return drawn
+
+    def __repr__(self) -> str:
+        return f"{self.count} random A"
+
+
+PROPER_SUBSETS = ProperSubsets()
+SINGLES = Singles()
+
+
+def random_subsets(count: int) -> SubsetFamily:
+    """`count` random subsets in each step, of 2 to `M - 1` modalities.
+
+    Example:
+        >>> sorted(map(len, random_subsets(3).subsets(("a", "b", "c"))))
+        [2, 2, 2]
+    """
+    if count < 0:
+        raise ValueError(f"the number of random subsets must not be negative, got {count}")
+    return RandomSubsets(count=count)
+
+
+def listed_subsets(subsets: Iterable[Sequence[str]], requires: Sequence[str] = ()) -> SubsetFamily:
+    """Some subsets by name.
+
+    Args:
+        subsets: The subsets, each a sequence of names.
+        requires: Modalities without which a batch has none of the subsets.
+
+    Example:
+        >>> listed_subsets([("a",), ("a", "b"), ("c",)]).subsets(("a", "b"))
+        [('a',), ('a', 'b')]
+    """
+    return ListedSubsets(chosen=tuple(map(tuple, subsets)), requires=tuple(requires))
