@@ -17,53 +17,38 @@ import torch
 from multipyro.data import load_dataset
 from multipyro.guides import Guide, product_of_experts
 from multipyro.inference import (
-    MethodInfo,
     Recipe,
     Stage,
-    SubsetELBO,
     build,
     conditional_coherence,
     fit_recipe,
+    method,
     networks_for,
     register,
-    site_weights,
+    subset_elbo,
     train_classifiers,
 )
 from multipyro.ppl_models import MultimodalModel
 
 
 class GeometricMean(Guide):
-    """The geometric mean of the experts that a row has."""
+    """The geometric mean of the experts of the modalities that are observed."""
 
     def posterior(self, x, observed=None):
         experts = self.experts(x, observed)
         return product_of_experts(experts, powers=1 / experts.count())
 
 
-def build_geometric(networks, latent_dim, *, random_subsets=1, beta=1.0, warmup=0, weights=None):
+@method("geometric", title="geometric mean of experts, sub-sampled ELBOs", paper="this page")
+def geometric(networks, latent_dim, weighting, *, random_subsets: int = 1):
     """Model, guide and objective."""
-    sites, _ = site_weights(networks, beta, warmup, weights)
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     guide = GeometricMean(latent_dim, networks.encoders(latent_dim))
-    return Recipe("geometric", model, guide, (Stage(SubsetELBO(random_subsets, sites)),), latent_dim)
-
-
-GEOMETRIC = MethodInfo(
-    name="geometric",
-    title="geometric mean of experts, sub-sampled ELBOs",
-    paper="this page",
-    programs="sum_S ELBO(m|S || g|S), S = all, singles, k random",
-    stages=1,
-    subsets="every subset",
-    needs_complete_rows=False,
-    networks="M encoders",
-    options={"random_subsets": 1},
-    build=build_geometric,
-)
+    return Recipe(model, guide, (Stage(subset_elbo(random_subsets, weighting.sites)),))
 
 
 def main(args):
-    register(GEOMETRIC)
+    register(geometric)
     digits = load_dataset("digits")
     torch.manual_seed(args.seed)
     networks = networks_for(digits.train.modalities)

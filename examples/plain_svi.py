@@ -12,7 +12,7 @@ Expect, with seed 0 (nats a row of the 300 test rows; a continuous Bernoulli is 
 
 The second training raises the bound it maximizes, at the cost of the ELBO, and image -> label is right for 0.87 of the
 rows. With `ProductOfExperts` in its place and nothing but the joint bound, the label's expert would never be trained to
-work alone, and image -> label would stay near chance (0.14): that is what `SubsetELBO` is for.
+work alone, and image -> label would stay near chance (0.14): that is what `subset_elbo` is for.
 """
 
 import argparse

@@ -17,10 +17,8 @@ from multipyro.guides import (
 )
 from multipyro.inference import (
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 ROWS, SIZE, CLASSES, LENGTH = 6, 4, 5, 3
@@ -91,10 +89,10 @@ FAMILIES = ("product", "product without prior", "mixture", "laplace mixture", "m
 MIXTURES = ("mixture", "laplace mixture", "mixture of products")
 
 LOSSES = {
-    "elbo": lambda: WeightedELBO(lambda m, g, _: [Term(m, g)]),
-    "sampled": lambda: WeightedELBO(lambda m, g, _: [Term(m, g)], num_particles=3, kl="sampled"),
-    "components": lambda: WeightedELBO(lambda m, g, _: [Term(m, g, sites={"z": 0.5})], kl="components"),
-    "subsets": lambda: SubsetELBO(),
+    "elbo": lambda: elbo(MODEL, GUIDE),
+    "sampled": lambda: elbo(MODEL, GUIDE, num_particles=3, kl="sampled"),
+    "components": lambda: elbo(MODEL, GUIDE, {"z": 0.5}, kl="components"),
+    "subsets": lambda: subset_elbo(),
     "stratified": lambda: StratifiedELBO(3),
     "tight": lambda: StratifiedELBO(3, bound="tight"),
     "dreg": lambda: StratifiedELBO(3, "dreg"),

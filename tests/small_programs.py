@@ -4,10 +4,6 @@ import torch
 from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import (
-    Term,
-    WeightedELBO,
-)
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 ROWS = 5
@@ -37,10 +33,6 @@ def state_of(module):
 def unchanged(module, before):
     after = module.state_dict()
     return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-
-
-def elbo(*terms):
-    return WeightedELBO(lambda m, g, _: [Term(m, g)] if not terms else terms)
 
 
 def seeded(loss, *args):

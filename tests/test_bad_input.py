@@ -22,15 +22,13 @@ from multipyro.guides import (
 from multipyro.inference import (
     LinearWarmup,
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
     build,
     cross_generate,
     embed,
     log_likelihood,
     restrict,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 from multipyro.ppl_models import (
     MLP,
     BernoulliLikelihood,
@@ -248,8 +246,8 @@ def test_options_that_do_not_exist():
         (lambda: StratifiedELBO(0), "num_particles.*0"),
         (lambda: StratifiedELBO(gradient="doubly"), "'reparam', 'stl' or 'dreg'.*'doubly'"),
         (lambda: StratifiedELBO(bound="loose"), "'stratified' or 'tight'.*'loose'"),
-        (lambda: SubsetELBO(-1), "-1"),
-        (lambda: WeightedELBO(lambda m, g, _: [], kl="exact"), "'exact'"),
+        (lambda: subset_elbo(-1), "-1"),
+        (lambda: elbo(MODEL, GUIDE, kl="exact"), "'exact'"),
         (lambda: LinearWarmup(-1), "-1"),
         (lambda: LinearWarmup(3, unit="hour"), "'hour'"),
         (lambda: NormalEncoder(MLP(2, 3), 2, scale="square"), "'square'"),
@@ -270,7 +268,7 @@ def test_programs_whose_latents_do_not_fit():
         with pyro.plate("data", ROWS, dim=-1):
             pyro.sample("y", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    for loss in (WeightedELBO(lambda m, g, _: [Term(m, g)]), StratifiedELBO(2)):
+    for loss in (elbo(MODEL, GUIDE), StratifiedELBO(2)):
         with pytest.raises(ValueError, match=r"\['z'\].*\['y'\]"):
             loss.loss(model, other, batch())
 
@@ -327,15 +325,6 @@ def test_modalities_that_cannot_name_a_module(name):
 def test_modalities_with_the_name_of_a_latent_or_a_plate(name):
     with pytest.raises(ValueError, match="has the name of a latent or of a plate"):
         MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3))})
-
-
-def test_a_schedule_that_nobody_would_move():
-    m, g = made()
-    beta = LinearWarmup(5)
-    for terms in (lambda m, g, _: [Term(m, g, sites={"z": beta})], lambda m, g, _: [Term(m, g, beta)]):
-        with pytest.raises(ValueError, match="warm-up over 5 epochs.*pass it in schedules="):
-            WeightedELBO(terms).loss(m, g, batch())
-        WeightedELBO(terms, schedules=[beta]).loss(m, g, batch())
 
 
 def test_powers_of_a_product():

@@ -7,7 +7,8 @@ from linear_gaussian import FixedGuide, LinearGaussian, exact_bound, kl_normal, 
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from multipyro.guides import JointEncoder, JointGuide, MixtureOfProducts, NormalEncoder, StratifiedMixture
-from multipyro.inference import LinearWarmup, StratifiedELBO, SubsetELBO, Term, WeightedELBO, restrict
+from multipyro.inference import LinearWarmup, StratifiedELBO, restrict
+from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, subset_elbo, sum_over
 from multipyro.ppl_models import MLP
 
 DTYPE = torch.float64
@@ -16,7 +17,7 @@ BOUNDS = ("stratified", "tight")
 
 
 def plain(**options):
-    return WeightedELBO(lambda m, g, _: [Term(m, g)], **options)
+    return elbo(MODEL, GUIDE, **options)
 
 
 def values(loss, model, guide, x, observed=None, calls=16):
@@ -219,11 +220,11 @@ def test_the_subset_elbo_is_below_the_sum_of_the_evidences_and_equal_with_the_ex
     total = sum(problem.log_evidence(x, subset).sum().item() for subset in subsets)
     exact = problem.product_guide()
     if kl == "sampled":  # every sample gives log p(x_S) exactly
-        assert -SubsetELBO(kl=kl).loss(model, exact, x) == pytest.approx(total, rel=1e-10)
+        assert -subset_elbo(kl=kl).loss(model, exact, x) == pytest.approx(total, rel=1e-10)
     else:
-        found, error = mean_and_se(values(SubsetELBO(kl=kl), model, exact, x) * 40)
+        found, error = mean_and_se(values(subset_elbo(kl=kl), model, exact, x) * 40)
         assert (found - total).abs() < 4 * error
-    inexact, error = mean_and_se(values(SubsetELBO(kl=kl), model, problem.product_guide(0.5, 1.5), x, calls=10) * 40)
+    inexact, error = mean_and_se(values(subset_elbo(kl=kl), model, problem.product_guide(0.5, 1.5), x, calls=10) * 40)
     assert inexact < total - 4 * error
     # no bound on log p(x): with every single modality scored again it lies far below
     assert total < problem.log_evidence(x).sum() - 10
@@ -231,31 +232,31 @@ def test_the_subset_elbo_is_below_the_sum_of_the_evidences_and_equal_with_the_ex
 
 def test_random_subsets_are_proper_and_drawn_by_size_without_repetition():
     problem = LinearGaussian(5)
-    loss = SubsetELBO(num_random_subsets=3)
+    loss = subset_elbo(num_random_subsets=3)
     sizes = {2: 0, 3: 0, 4: 0}
     for _ in range(600):
-        names = [term.name for term in loss.terms(problem.model, problem.sample, problem.modalities)]
+        names = [term.name for term in loss.terms(problem.modalities)]
         assert names[:6] == ["", *problem.modalities]
         drawn = [tuple(name.split("+")) for name in names[6:]]
         assert len(set(drawn)) == 3
         sizes[len(drawn[0])] += 1
     for number in sizes.values():  # a third of 600, standard deviation 11.5
         assert abs(number - 200) < 4 * 11.6
-    assert len(SubsetELBO(9).terms(None, None, ("a", "b"))) == 3
+    assert len(list(subset_elbo(9).terms(("a", "b")))) == 3
 
 
 def test_the_subset_elbo_with_random_subsets_equals_the_evidences_of_all_subsets():
     problem = LinearGaussian(3)
     x = problem.sample(10)
     total = sum(problem.log_evidence(x, subset).sum().item() for subset in problem.subsets())
-    value = -SubsetELBO(num_random_subsets=3, kl="sampled").loss(problem.model(), problem.product_guide(), x)
+    value = -subset_elbo(num_random_subsets=3, kl="sampled").loss(problem.model(), problem.product_guide(), x)
     assert value == pytest.approx(total, rel=1e-10)
 
 
 def test_a_batch_of_one_modality_has_one_term():
     problem = LinearGaussian(2)
     x = {"image": problem.sample(8)["image"]}
-    value = -SubsetELBO(kl="sampled").loss(problem.model(), problem.product_guide(), x)
+    value = -subset_elbo(kl="sampled").loss(problem.model(), problem.product_guide(), x)
     assert value == pytest.approx(problem.log_evidence(x).sum().item(), rel=1e-10)
 
 
@@ -280,14 +281,12 @@ def test_the_terms_of_jmvae_kl_equal_closed_form_divergences(count):
     for subset in guide.subsets[:-1]:
         part = guide.posterior({name: x[name] for name in subset})
         divergence = kl_normal(joint, part).sum().item()
-        term = WeightedELBO(lambda m, g, _, s=subset: [Term(restrict(g, s), g)])
+        term = elbo(GUIDE | subset, GUIDE)
         assert term.loss(model, guide, x) == pytest.approx(divergence, rel=1e-10)  # ELBO(g|A || g) = -KL(g || g|A)
-        sampled = WeightedELBO(lambda m, g, _, s=subset: [Term(restrict(g, s), g)], kl="sampled", num_particles=50)
+        sampled = elbo(GUIDE | subset, GUIDE, kl="sampled", num_particles=50)
         found, error = mean_and_se(-12 * values(sampled, model, guide, x, calls=10))
         assert (found - divergence).abs() < 4 * error
-    weighted = WeightedELBO(
-        lambda m, g, _: [Term(m, g), *[Term(restrict(g, s), g, 0.1) for s in guide.subsets[:-1]]], kl="analytic"
-    )
+    weighted = elbo(MODEL, GUIDE) + 0.1 * sum_over(PROPER_SUBSETS, elbo(GUIDE | SUBSET, GUIDE))
     torch.manual_seed(1)
     whole = weighted.loss(model, guide, x)
     torch.manual_seed(1)
@@ -299,7 +298,7 @@ def test_the_terms_of_jmvae_kl_equal_closed_form_divergences(count):
 def test_jmvae_kl_moves_both_sides_of_its_divergences():
     problem = LinearGaussian(2)
     guide = joint_guide(problem)
-    loss = WeightedELBO(lambda m, g, _: [Term(restrict(g, ("image",)), g)])
+    loss = elbo(GUIDE | "image", GUIDE)
     _, found = gradients(loss, problem.model(), guide, problem.sample(5))
     assert any("joint" in name for name in found) and any("networks.image" in name for name in found)
     assert not any("networks.label" in name or name.startswith("model") for name in found)
@@ -316,7 +315,7 @@ def test_site_weights_scale_a_site_on_both_sides():
             losses = []
             for sites in (weights, {"z": 0.0}):
                 torch.manual_seed(0)
-                losses.append(WeightedELBO(lambda m, g, _, s=sites: [Term(m, g, sites=s)]).loss(model, guide, x))
+                losses.append(elbo(MODEL, GUIDE, sites).loss(model, guide, x))
             assert losses[0] - losses[1] == pytest.approx(beta * kl, rel=1e-6, abs=1e-9)
     torch.manual_seed(0)
     z = guide(x)["z"]
@@ -324,7 +323,7 @@ def test_site_weights_scale_a_site_on_both_sides():
     log_ratio = (standard.log_prob(z) - posterior.log_prob(z)).sum().item()
     torch.manual_seed(0)
     sites = {"z": 0.3, "image": 0.0, "label": 7.0}
-    value = -WeightedELBO(lambda m, g, _: [Term(m, g, 2.0, sites)], kl="sampled").loss(model, guide, x)
+    value = -(2.0 * elbo(MODEL, GUIDE, sites, kl="sampled")).loss(model, guide, x)
     assert value == pytest.approx(2 * (0.3 * log_ratio + 7 * label), rel=1e-10)
     torch.manual_seed(0)
     assert -2 * StratifiedELBO(1, sites=sites).loss(model, guide, x) == pytest.approx(value, rel=1e-10)
@@ -353,14 +352,14 @@ def test_a_weight_of_zero_takes_a_term_and_its_gradient_away():
     problem = LinearGaussian(2)
     x, model, guide = problem.sample(6), problem.model(), problem.product_guide(0.2)
     reference, expected = gradients(plain(), model, guide, x)
-    both = WeightedELBO(lambda m, g, _: [Term(m, g), Term(restrict(m, ("image",)), restrict(g, ("image",)), 0.0)])
+    both = elbo(MODEL, GUIDE) + 0.0 * elbo(MODEL | "image", GUIDE | "image")
     value, found = gradients(both, model, guide, x)
     assert value == pytest.approx(reference, rel=1e-12)
     assert_same_gradients(found, expected)
     warming = LinearWarmup(3)
-    loss = WeightedELBO(lambda m, g, _: [Term(m, g, sites={"z": warming})], schedules=[warming])
+    loss = elbo(MODEL, GUIDE, {"z": warming})
     _, cold = gradients(loss, model, guide, x)
-    _, without = gradients(WeightedELBO(lambda m, g, _: [Term(m, g, sites={"z": 0.0})]), model, guide, x)
+    _, without = gradients(elbo(MODEL, GUIDE, {"z": 0.0}), model, guide, x)
     assert_same_gradients(cold, without)
     warming.step()
     warming.step()

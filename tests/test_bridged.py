@@ -11,7 +11,8 @@ from torch import nn
 
 from multipyro.data import Modality
 from multipyro.guides import BridgedGuide, bridged_parameters
-from multipyro.inference import Networks, Term, WeightedELBO, build, frozen, restrict
+from multipyro.inference import Networks, build, frozen
+from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
 from multipyro.ppl_models import MLP
 
 PUBLISHED = {"bridged": (36_697_290, 72_141_450), "telbo": (60_794_122, 226_958_346), "mvae": (31_484_362, 61_550_346)}
@@ -45,11 +46,9 @@ def exact_joint(problem, wide):
     return guide
 
 
-def bridge_loss(guide):
-    return WeightedELBO(
-        lambda m, g, names: [Term(restrict(frozen(m), a), restrict(frozen(g, (guide.bridges,)), a)) for a in names],
-        num_particles=2,
-    )
+def bridge_loss():
+    bridges = frozen(GUIDE, [GUIDE.part("bridges")])
+    return sum_over(SINGLES, elbo(frozen(MODEL) | SUBSET, bridges | SUBSET, num_particles=2))
 
 
 def misses(problem, guide, x):
@@ -66,7 +65,7 @@ def test_bridges_reach_the_evidence_with_wide_features_and_miss_it_by_the_comput
     torch.manual_seed(0)
     problem = LinearGaussian(2, latent_dim=2)
     x, model, guide = problem.sample(200), problem.model(), exact_joint(problem, wide)
-    joint = WeightedELBO(lambda m, g, _: [Term(m, g)], kl="sampled")
+    joint = elbo(MODEL, GUIDE, kl="sampled")
     assert -joint.loss(model, guide, x) == pytest.approx(problem.log_evidence(x).sum().item(), rel=1e-6)
     assert min(misses(problem, guide, x).values()) > 0.5  # untrained bridges
     both = problem.best_diagonal(x)
@@ -77,7 +76,7 @@ def test_bridges_reach_the_evidence_with_wide_features_and_miss_it_by_the_comput
             expected[a] = kl_normal(dist.Normal(alone.mean, both.stddev).to_event(1), alone).mean().item()
             assert expected[a] > 0.05
     before = {n: p.clone() for n, p in guide.named_parameters() if not n.startswith("bridges")}
-    train(bridge_loss(guide), model, guide, x, guide.bridges.parameters(), steps=300, lr=0.05)
+    train(bridge_loss(), model, guide, x, guide.bridges.parameters(), steps=300, lr=0.05)
     found = misses(problem, guide, x)
     assert all(abs(found[a] - expected[a]) < 0.01 for a in x)
     after = dict(guide.named_parameters())

@@ -11,19 +11,17 @@ from linear_gaussian import LinearGaussian
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
-from small_programs import ROWS, batch, elbo, programs, seeded, state_of, unchanged
+from small_programs import ROWS, batch, programs, seeded, state_of, unchanged
 from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import (
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
     frozen,
     generative,
     restrict,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, subset_elbo, sum_over
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 
 # restrict
@@ -70,7 +68,9 @@ def test_restrict_keeps_the_parameters_names_and_trains_them():
 # frozen
 
 
-@pytest.mark.parametrize("loss", (Trace_ELBO(), elbo(), StratifiedELBO(3), StratifiedELBO(3, "dreg"), SubsetELBO()))
+@pytest.mark.parametrize(
+    "loss", (Trace_ELBO(), elbo(MODEL, GUIDE), StratifiedELBO(3), StratifiedELBO(3, "dreg"), subset_elbo())
+)
 def test_frozen_is_bit_for_bit_the_same_afterwards(loss):
     x = batch()
     for which in ("model", "guide"):
@@ -96,8 +96,8 @@ def test_frozen_is_bit_for_bit_the_same_afterwards(loss):
 def test_the_gradient_passes_through_a_frozen_model_to_the_guide():
     problem = LinearGaussian(2)
     x, model, guide = problem.sample(4), problem.model(), problem.product_guide(0.3)
-    wanted = torch.autograd.grad(seeded(elbo(), model, guide, x), list(guide.parameters()))
-    loss = seeded(elbo(), frozen(model), guide, x)
+    wanted = torch.autograd.grad(seeded(elbo(MODEL, GUIDE), model, guide, x), list(guide.parameters()))
+    loss = seeded(elbo(MODEL, GUIDE), frozen(model), guide, x)
     found = torch.autograd.grad(loss, list(guide.parameters()), retain_graph=True)
     for left, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(left, right)
@@ -110,7 +110,7 @@ def test_the_gradient_passes_through_a_frozen_guide_on_the_models_side():
     _, teacher = programs()
     _, student = programs()
     x = batch()
-    loss = elbo(Term(frozen(teacher), student)).differentiable_loss(None, None, x)
+    loss = elbo(frozen(teacher), student).differentiable_loss(None, None, x)
     loss.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert any(parameter.grad.abs().sum() > 0 for parameter in student.parameters())
@@ -120,7 +120,7 @@ def test_named_submodules_of_a_frozen_program_train():
     model, guide = programs(normalized=True)
     kept = guide.encoders["label"]
     before = state_of(guide)
-    svi = SVI(frozen(model), frozen(guide, train=[kept]), Adam({"lr": 0.1}), elbo())
+    svi = SVI(frozen(model), frozen(guide, train=[kept]), Adam({"lr": 0.1}), elbo(MODEL, GUIDE))
     for _ in range(2):
         svi.step(batch())
     changed = {name for name, value in before.items() if not torch.equal(value, guide.state_dict()[name])}
@@ -141,11 +141,11 @@ def test_frozen_nests():
     model, guide = programs()
     before, x = state_of(guide), batch()
     inner = frozen(restrict(frozen(guide), ["image"]))
-    loss = elbo().differentiable_loss(model, inner, x)
+    loss = elbo(MODEL, GUIDE).differentiable_loss(model, inner, x)
     loss.backward()
     assert unchanged(guide, before) and all(parameter.grad is None for parameter in guide.parameters())
     outer = frozen(frozen(guide, train=[guide.encoders["image"]]))
-    elbo().differentiable_loss(model, outer, x).backward()
+    elbo(MODEL, GUIDE).differentiable_loss(model, outer, x).backward()
     assert all(parameter.grad is None for parameter in guide.parameters())  # the outer one freezes all
     assert all(parameter.requires_grad for parameter in guide.parameters())
 
@@ -154,11 +154,9 @@ def test_a_model_frozen_and_free_in_one_objective():
     """TELBO's second part: the decoders learn from the joint term alone."""
     model, guide = programs()
     x = batch()
-    alone = seeded(elbo(), model, guide, x)
+    alone = seeded(elbo(MODEL, GUIDE), model, guide, x)
     wanted = torch.autograd.grad(alone, list(model.parameters()))
-    terms = WeightedELBO(
-        lambda m, g, _: [Term(m, g), *[Term(restrict(frozen(m), (s,)), restrict(g, (s,))) for s in ("image", "label")]]
-    )
+    terms = elbo(MODEL, GUIDE) + sum_over(SINGLES, elbo(frozen(MODEL) | SUBSET, GUIDE | SUBSET))
     found = torch.autograd.grad(seeded(terms, model, guide, x), list(model.parameters()))
     for left, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(left, right)
@@ -178,7 +176,7 @@ def test_raw_learned_parameters_of_distributions_get_no_gradient():
     for prior in (RawPrior(), LaplacePrior(2)):
         model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4, (8,)), learn_scale=True)}, prior)
         guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 6, (8,)), 2)})
-        for loss in (elbo(), StratifiedELBO(2, "dreg"), Trace_ELBO()):
+        for loss in (elbo(MODEL, GUIDE), StratifiedELBO(2, "dreg"), Trace_ELBO()):
             loss.loss_and_grads(frozen(model), guide, {"image": torch.randn(ROWS, 4)})
             assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -197,10 +195,10 @@ def test_a_recurrent_network_freezes_and_thaws():
     model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4, (8,)))})
     guide = ProductOfExperts(2, {"image": NormalEncoder(Recurrent(), 2)})
     before, x = state_of(guide), {"image": torch.randn(ROWS, 4, requires_grad=True)}
-    elbo().differentiable_loss(model, frozen(guide), x).backward()
+    elbo(MODEL, GUIDE).differentiable_loss(model, frozen(guide), x).backward()
     assert unchanged(guide, before) and all(parameter.grad is None for parameter in guide.parameters())
     assert x["image"].grad.abs().sum() > 0
-    elbo().differentiable_loss(model, guide, x).backward()
+    elbo(MODEL, GUIDE).differentiable_loss(model, guide, x).backward()
     assert all(parameter.grad is not None for parameter in guide.parameters())
     gru = guide.encoders["image"].network.gru
     assert all(weight is parameter for weight, parameter in zip(gru._flat_weights, gru.parameters(), strict=True))

@@ -15,8 +15,6 @@ from multipyro.data import Splits
 from multipyro.guides import JointGuide
 from multipyro.inference import (
     Networks,
-    Term,
-    WeightedELBO,
     build,
     cross_generate,
     embed,
@@ -30,6 +28,7 @@ from multipyro.inference import (
     log_likelihood,
     predictive,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.ppl_models import ConditionalModel, NormalLikelihood
 
 KINDS = ("cvae", "cmma")
@@ -45,7 +44,7 @@ class Same(nn.Identity):
 
 
 def plain(**options):
-    return WeightedELBO(lambda m, g, _: [Term(m, g)], **options)
+    return elbo(MODEL, GUIDE, **options)
 
 
 class Exact:

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 import multipyro.inference
 from multipyro.guides import Guide
-from multipyro.inference import METHODS, WeightedELBO
+from multipyro.inference import METHODS, Objective
 from multipyro.inference.cli.plugins import guide_class
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -134,5 +134,5 @@ def test_the_page_on_adding_a_method_quotes_its_file_and_is_right():
             assert file[name] == code
     names = runpy.run_path(str(EXAMPLES / "geometric_mean.py"), run_name="example")
     names |= vars(multipyro.inference) | {"LinearGaussian": LinearGaussian}
-    assert isinstance(eval(objective, names), WeightedELBO)
+    assert isinstance(eval(objective, names), Objective)
     exec(check, names)

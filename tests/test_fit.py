@@ -22,16 +22,13 @@ from multipyro.inference import (
     Recipe,
     Stage,
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
     build,
     fit,
     fit_recipe,
     load_state,
-    restrict,
     step_seed,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 from multipyro.inference.training.checkpoints import read_checkpoint
 from multipyro.inference.training.fitting import NonFiniteLossError
 
@@ -40,12 +37,7 @@ QUICK = {"epochs": 3, "batch_size": 16, "seed": 5, "progress": False}
 
 def weighted(schedule):
     """The joint ELBO with a warm-up, and a label-only one of half the weight."""
-
-    def terms(model, guide, modalities):
-        only = ("label",)
-        return [Term(model, guide, sites={"z": schedule}), Term(restrict(model, only), restrict(guide, only), 0.5)]
-
-    return WeightedELBO(terms, schedules=[schedule])
+    return elbo(MODEL, GUIDE, {"z": schedule}) + 0.5 * elbo(MODEL | "label", GUIDE | "label")
 
 
 LOSSES = {
@@ -53,10 +45,10 @@ LOSSES = {
     "Trace_ELBO, particles": lambda: Trace_ELBO(3, max_plate_nesting=1, vectorize_particles=True),
     "TraceMeanField_ELBO": TraceMeanField_ELBO,
     "RenyiELBO": lambda: RenyiELBO(alpha=0.0, num_particles=2, vectorize_particles=True, max_plate_nesting=1),
-    "SubsetELBO": lambda: SubsetELBO(sites={"label": 2.0}),
+    "subset_elbo": lambda: subset_elbo(sites={"label": 2.0}),
     "StratifiedELBO": lambda: StratifiedELBO(2),
-    "WeightedELBO, warmed up by epoch": lambda: weighted(LinearWarmup(3)),
-    "WeightedELBO, warmed up by step": lambda: weighted(LinearWarmup(5, "step")),
+    "sum, warmed up by epoch": lambda: weighted(LinearWarmup(3)),
+    "sum, warmed up by step": lambda: weighted(LinearWarmup(5, "step")),
 }
 
 
@@ -193,7 +185,7 @@ def test_history_and_log(tmp_path):
 
 
 def test_without_validation_the_parts_come_from_training_rows():
-    row = fit(*toy_programs(), SubsetELBO(), toy_data(), **QUICK).history[0]
+    row = fit(*toy_programs(), subset_elbo(), toy_data(), **QUICK).history[0]
     assert {"train/kl/z", "train/reconstruction/signal", "train/label/kl/z"} <= row.keys()
 
 
@@ -222,12 +214,12 @@ def test_early_stopping():
 def test_warm_up_moves_and_is_over_in_validation():
     beta, seen = LinearWarmup(3), []
 
-    class Watched(WeightedELBO):
+    class Watched(StratifiedELBO):
         def evaluate(self, *args):
-            seen.append(beta.value.item())
+            seen.append(beta.current.item())
             return super().evaluate(*args)
 
-    loss = Watched(lambda model, guide, modalities: [Term(model, guide, sites={"z": beta})], schedules=[beta])
+    loss = Watched(sites={"z": beta})
     fit(*toy_programs(), loss, toy_data(32), validation=toy_data(16, 1, "validation"), **QUICK)
     # a first look at the parameters; then two steps and a validation batch an epoch
     assert seen[1:] == [0.0, 0.0, 1.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
@@ -248,7 +240,7 @@ class Poison:
 
 
 @pytest.mark.parametrize("validate", [True, False])
-@pytest.mark.parametrize("loss", [Trace_ELBO, SubsetELBO])
+@pytest.mark.parametrize("loss", [Trace_ELBO, subset_elbo])
 def test_a_loss_that_is_not_finite_names_the_site(tmp_path, validate, loss):
     model, guide = toy_programs()
     poison = Poison(next(iter(model.likelihoods["signal"].parameters())), 1)
@@ -307,7 +299,7 @@ def test_a_stage_trains_what_it_names_and_nothing_else():
     recipe = build("mvae", toy_networks(), 2)
     model, guide = recipe.model, recipe.guide
     part = guide.encoders["label"]
-    stages = (Stage(SubsetELBO(), 1, name="all"), Stage(Trace_ELBO(), 2, train=(part,), name="label"))
+    stages = (Stage(subset_elbo(), 1, name="all"), Stage(Trace_ELBO(), 2, train=(part,), name="label"))
     middle = {}
 
     class Snapshot:

@@ -5,7 +5,8 @@ import torch
 from linear_gaussian import LinearGaussian, exact_bound, gradient_samples, mean_and_se, repeated
 
 from multipyro.guides import MixtureOfProducts
-from multipyro.inference import StratifiedELBO, SubsetELBO, Term, WeightedELBO
+from multipyro.inference import StratifiedELBO
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 
 BOUNDS = ("stratified", "tight")
 ROWS, CALLS = 2000, 16
@@ -21,10 +22,10 @@ def guide_of(problem, family):
 
 
 LOSSES = {
-    "elbo, analytic": WeightedELBO(lambda m, g, _: [Term(m, g)]),
-    "elbo, sampled": WeightedELBO(lambda m, g, _: [Term(m, g)], num_particles=2, kl="sampled"),
-    "elbo, components": WeightedELBO(lambda m, g, _: [Term(m, g, sites={"z": 0.5, "image": 2.0})], kl="components"),
-    "subsets": SubsetELBO(),
+    "elbo, analytic": elbo(MODEL, GUIDE),
+    "elbo, sampled": elbo(MODEL, GUIDE, num_particles=2, kl="sampled"),
+    "elbo, components": elbo(MODEL, GUIDE, {"z": 0.5, "image": 2.0}, kl="components"),
+    "subsets": subset_elbo(),
     "stratified": StratifiedELBO(3),
     "tight": StratifiedELBO(3, bound="tight"),
     "stratified, weighted": StratifiedELBO(2, sites={"z": 0.5, "image": 2.0}),
@@ -124,9 +125,9 @@ def test_encoder_gradients_that_are_biased(count, particles, gradient, bound):
 
 
 FACES = {
-    "plain": WeightedELBO(lambda m, g, _: [Term(m, g)]),
+    "plain": elbo(MODEL, GUIDE),
     "particles": LOSSES["elbo, sampled"],
-    "subsets": SubsetELBO(1),
+    "subsets": subset_elbo(1),
     "stratified": StratifiedELBO(3),
     "tight": StratifiedELBO(3, bound="tight"),
     "stl": StratifiedELBO(3, "stl"),

@@ -14,8 +14,6 @@ from multipyro.data import Splits
 from multipyro.guides import Guide, HierarchicalGuide, IterativeSampling, JointGuide
 from multipyro.inference import (
     Networks,
-    Term,
-    WeightedELBO,
     build,
     cross_generate,
     embed,
@@ -28,13 +26,14 @@ from multipyro.inference import (
     log_likelihood,
     predictive,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
 
 LOG_2PI = math.log(2 * math.pi)
 
 
 def plain(**options):
-    return WeightedELBO(lambda m, g, _: [Term(m, g)], **options)
+    return elbo(MODEL, GUIDE, **options)
 
 
 class Factorized(Guide):

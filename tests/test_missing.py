@@ -29,13 +29,10 @@ from multipyro.data import Modality
 from multipyro.inference import (
     Networks,
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
     build,
     cross_generate,
-    restrict,
 )
+from multipyro.inference.objectives import GUIDE, elbo, subset_elbo
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
 
@@ -149,7 +146,7 @@ def test_missing_rows_of_the_subset_elbo_are_the_evidences_of_what_each_term_see
         given = [name for name in problem.modalities if observed[name][row]]
         subsets = (given, *[(m,) for m in given]) if len(given) > 1 else (given,)
         expected += sum(problem.log_evidence(one, subset).item() for subset in subsets)
-    value = -SubsetELBO(kl="sampled").loss(problem.model(), problem.product_guide(), x, observed)
+    value = -subset_elbo(kl="sampled").loss(problem.model(), problem.product_guide(), x, observed)
     assert value == pytest.approx(expected, rel=1e-10)
 
 
@@ -166,7 +163,7 @@ def test_objectives_over_parts_take_a_masked_modality_for_an_absent_one(method, 
     torch.manual_seed(0)
     recipe = build(method, Networks(modalities, (8,)), 2)
     programs = recipe.model, recipe.guide
-    loss = WeightedELBO(lambda m, g, names: _without_draws(recipe.stages[0].loss.terms(m, g, names)))
+    loss = _divergences_only(recipe.stages[0].objective, tuple(x))
     rest = {name: values for name, values in x.items() if name != absent}
     value, wanted = value_and_gradients(loss, programs, rest, None)
     masked, found = value_and_gradients(loss, programs, x, {absent: torch.zeros(ROWS, dtype=torch.bool)})
@@ -175,15 +172,15 @@ def test_objectives_over_parts_take_a_masked_modality_for_an_absent_one(method, 
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
 
 
-def _without_draws(terms):
-    """The divergences of terms alone, which are closed forms and need no draw: every likelihood has weight 0."""
-    silent = dict.fromkeys(("image", "label", "word"), 0.0)
-    return [Term(term.p, term.q, term.weight, {"z": 1.0, **silent}, term.name) for term in terms]
+def _divergences_only(objective, modalities):
+    """The divergences of an objective, which are closed forms and need no samples: every likelihood has weight 0."""
+    terms = [term.elbo for term in objective.terms(modalities)]
+    return sum(elbo(term.p, term.q, reconstruction=0.0, name="term") for term in terms)
 
 
 def test_jmvae_kl_terms_leave_out_rows_that_a_subset_does_not_hold():
     m, g, x = model(), guide("joint"), batch()
-    loss = WeightedELBO(lambda m, g, _: [Term(restrict(g, ("image",)), g)])
+    loss = elbo(GUIDE | "image", GUIDE)
     rows = torch.tensor([True, True, False, True, False, True])
     x = filled(x, "image", rows, float("nan"))
     value, gradients = value_and_gradients(loss, (m, g), x, {"image": rows})

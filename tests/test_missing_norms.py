@@ -17,11 +17,7 @@ from missing_rows import (
 )
 from torch import nn
 
-from multipyro.inference import (
-    Term,
-    WeightedELBO,
-    restrict,
-)
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
 
 
 @pytest.mark.parametrize("family", ("product", "mixture", "laplace mixture", "mixture of products"))
@@ -108,6 +104,6 @@ def test_an_encoder_of_a_joint_guide_runs_once_a_step_with_missing_rows_too():
         network.register_forward_hook(lambda *_, name=name: calls.append(name))
     g.joint.register_forward_hook(lambda *_: calls.append("joint"))
     parts = [("image",), ("label",), ("word",), ("image", "label")]
-    loss = WeightedELBO(lambda m, g, _: [Term(m, g), *[Term(restrict(g, part), g) for part in parts]])
+    loss = elbo(MODEL, GUIDE) + sum(elbo(GUIDE | part, GUIDE) for part in parts)
     loss.loss_and_grads(m, g, x, {"image": torch.arange(ROWS) > 2})
     assert len(calls) == len(set(calls)) and {"joint", "image", "label", "word", "image+label"} <= set(calls)

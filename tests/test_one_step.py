@@ -3,16 +3,22 @@
 import pytest
 import torch
 from linear_gaussian import LinearGaussian
-from small_programs import batch, elbo, programs, seeded
+from small_programs import batch, programs, seeded
 
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference import (
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
     frozen,
-    restrict,
+)
+from multipyro.inference.objectives import (
+    GUIDE,
+    MODEL,
+    PROPER_SUBSETS,
+    SUBSET,
+    elbo,
+    listed_subsets,
+    subset_elbo,
+    sum_over,
 )
 
 
@@ -22,14 +28,12 @@ def test_every_encoder_runs_once_a_step():
     observed = {"label": torch.tensor([True, False] * 3)}
     subsets = problem.subsets()
     losses = {
-        "plain": elbo(),
-        "particles": WeightedELBO(lambda m, g, _: [Term(m, g)], num_particles=4),
-        "subsets": SubsetELBO(1),
-        "jmvae-kl": WeightedELBO(lambda m, g, _: [Term(m, g), *[Term(restrict(g, s), g) for s in subsets[:-1]]]),
-        "all subsets": WeightedELBO(lambda m, g, _: [Term(m, restrict(g, s)) for s in subsets]),
-        "telbo": WeightedELBO(
-            lambda m, g, _: [Term(m, g), *[Term(restrict(frozen(m), s), restrict(g, s)) for s in subsets]]
-        ),
+        "plain": elbo(MODEL, GUIDE),
+        "particles": elbo(MODEL, GUIDE, num_particles=4),
+        "subsets": subset_elbo(1),
+        "jmvae-kl": elbo(MODEL, GUIDE) + sum_over(PROPER_SUBSETS, elbo(GUIDE | SUBSET, GUIDE)),
+        "all subsets": sum_over(listed_subsets(subsets), elbo(MODEL, GUIDE | SUBSET)),
+        "telbo": elbo(MODEL, GUIDE) + sum_over(listed_subsets(subsets), elbo(frozen(MODEL) | SUBSET, GUIDE | SUBSET)),
         "stratified": StratifiedELBO(5, "dreg"),
     }
     for make in (problem.product_guide, problem.mixture_guide):
@@ -50,10 +54,8 @@ def test_every_guide_is_traced_once_a_step():
     x, model, guide = problem.sample(6), problem.model(), problem.product_guide(0.2)
     runs = []
     guide.register_forward_hook(lambda *_: runs.append(1))
-    parts = WeightedELBO(
-        lambda m, g, _: [Term(restrict(m, ["image"]), g), Term(restrict(m, ["label"]), g, sites={"z": 0.0})]
-    )
-    whole = seeded(elbo(), model, guide, x).item()
+    parts = elbo(MODEL | "image", GUIDE) + elbo(MODEL | "label", GUIDE, {"z": 0.0})
+    whole = seeded(elbo(MODEL, GUIDE), model, guide, x).item()
     assert seeded(parts, model, guide, x).item() == pytest.approx(whole, rel=1e-10) and runs == [1, 1]
 
 
@@ -62,20 +64,20 @@ def test_a_frozen_guide_and_the_same_guide_in_training_share_no_encoder_result(f
     """Whoever comes first: the training one keeps its gradient, the frozen one gives it none."""
     model, guide = programs()
     x = batch()
-    terms = [Term(model, guide), Term(restrict(model, ["image"]), frozen(restrict(guide, ["image"])))]
     torch.manual_seed(0)
-    elbo(*terms[:1]).loss_and_grads(model, guide, x)
+    elbo(MODEL, GUIDE).loss_and_grads(model, guide, x)
     expected = {name: p.grad.clone() for name, p in guide.named_parameters()}
     guide.zero_grad()
     torch.manual_seed(0)
-    both = [Term(model, guide), Term(model, frozen(guide), 0.0)]
-    elbo(*(both[::-1] if frozen_first else both)).loss_and_grads(model, guide, x)
+    both = [elbo(MODEL, GUIDE), 0.0 * elbo(MODEL, frozen(GUIDE))]
+    sum(both[::-1] if frozen_first else both).loss_and_grads(model, guide, x)
     for name, parameter in guide.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         if not frozen_first:  # with the same draw
             torch.testing.assert_close(parameter.grad, expected[name])
     guide.zero_grad()
-    elbo(Term(frozen(guide), frozen(guide)), Term(model, guide, 0.0)).loss_and_grads(model, guide, x)
+    both = elbo(frozen(GUIDE), frozen(GUIDE)) + 0.0 * elbo(MODEL, GUIDE)
+    both.loss_and_grads(model, guide, x)
     assert all(p.grad is None or (p.grad == 0).all() for p in guide.parameters())
 
 

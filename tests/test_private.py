@@ -20,9 +20,6 @@ from multipyro.guides import (
 )
 from multipyro.inference import (
     StratifiedELBO,
-    SubsetELBO,
-    Term,
-    WeightedELBO,
     build,
     cross_generate,
     embed,
@@ -33,6 +30,7 @@ from multipyro.inference import (
     reconstruct,
     to_inference_data,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 
 FAMILIES = (ProductOfExperts, MixtureOfExperts, MixtureOfProducts)
@@ -100,7 +98,7 @@ class PrivateProblem(LinearGaussian):
 
 
 def plain(**options):
-    return WeightedELBO(lambda m, g, _: [Term(m, g)], **options)
+    return elbo(MODEL, GUIDE, **options)
 
 
 @pytest.mark.parametrize("count", (1, 2, 3))
@@ -113,7 +111,7 @@ def test_the_exact_guide_gives_the_evidence_of_every_subset(count):
         for loss in (plain(kl="sampled", num_particles=3), StratifiedELBO(2), StratifiedELBO(2, "dreg", "tight")):
             assert -loss.loss(model, guide, given) == pytest.approx(evidence, rel=1e-9)
     total = sum(problem.log_evidence(x, s).sum().item() for s in {problem.modalities, *[(m,) for m in x]})
-    assert -SubsetELBO(kl="sampled").loss(model, guide, x) == pytest.approx(total, rel=1e-9)
+    assert -subset_elbo(kl="sampled").loss(model, guide, x) == pytest.approx(total, rel=1e-9)
 
 
 def test_a_wrong_private_posterior_costs_its_divergence():
@@ -214,7 +212,7 @@ def test_private_divergences_have_weights_of_their_own():
     losses = []
     for sites in ({"z_image": 3.0, "z": 0.5}, {}):
         torch.manual_seed(0)
-        losses.append(WeightedELBO(lambda m, g, _, s=sites: [Term(m, g, sites=s)]).loss(model, guide, x))
+        losses.append(elbo(MODEL, GUIDE, sites).loss(model, guide, x))
     expected = (2 * kls["kl/z_image"] - 0.5 * kls["kl/z"]).item()
     assert losses[0] - losses[1] == pytest.approx(expected, rel=1e-9)
 

@@ -21,7 +21,8 @@ from multipyro.guides import (
     ProductOfExperts,
     product_of_experts,
 )
-from multipyro.inference import StratifiedELBO, SubsetELBO, Term, WeightedELBO, restrict
+from multipyro.inference import StratifiedELBO
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 from multipyro.ppl_models import (
     MLP,
     BernoulliLikelihood,
@@ -252,7 +253,7 @@ def test_a_guide_may_return_a_dict_of_sites():
     assert sites(trace) == {"data", "z1", "z2"} and trace.nodes["z2"]["value"].shape == (ROWS, 2)
 
 
-@pytest.mark.parametrize("loss", (Trace_ELBO(), RenyiELBO(num_particles=2), StratifiedELBO(2), SubsetELBO()))
+@pytest.mark.parametrize("loss", (Trace_ELBO(), RenyiELBO(num_particles=2), StratifiedELBO(2), subset_elbo()))
 def test_a_plain_function_is_accepted_wherever_a_guide_is(loss):
     model, _ = model_and_guide(1)
 
@@ -279,7 +280,7 @@ def test_double_precision_stays_double_precision():
         model, guide = (program.double() for program in model_and_guide(2, family))
         x = {name: values.double() for name, values in batch(2).items()}
         observed = None if family is JointGuide else {"a": torch.tensor([True, False, True, True])}
-        for loss in (StratifiedELBO(2), SubsetELBO()) if family is not JointGuide else (StratifiedELBO(2),):
+        for loss in (StratifiedELBO(2), subset_elbo()) if family is not JointGuide else (StratifiedELBO(2),):
             assert loss.differentiable_loss(model, guide, x, observed).dtype == torch.float64
             assert guide(x, observed)["z"].dtype == torch.float64
 
@@ -308,6 +309,6 @@ def test_a_joint_encoder_runs_once_for_all_terms():
     guide = JointGuide(2, branches, encoders={"a": NormalEncoder(MLP(3, 6, (8,)), 2)})
     guide.joint.register_forward_hook(lambda *_: calls.append("joint"))
     model, _ = model_and_guide(2)
-    loss = WeightedELBO(lambda m, g, _: [Term(m, g), Term(restrict(g, ["a"]), g), Term(m, g, 0.5)])
+    loss = elbo(MODEL, GUIDE) + elbo(GUIDE | "a", GUIDE) + 0.5 * elbo(MODEL, GUIDE)
     loss.loss_and_grads(model, guide, batch(2))
     assert calls == ["joint"]

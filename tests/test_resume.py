@@ -14,7 +14,9 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 from toy import NET, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
 
-from multipyro.inference import LinearWarmup, Recipe, Stage, Term, WeightedELBO, build, fit, fit_recipe
+from multipyro.inference import LinearWarmup, Recipe, Stage, build, fit, fit_recipe
+from multipyro.inference.handlers import frozen
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.training import checkpoints
 from multipyro.inference.training import runs as run_folders
 from multipyro.inference.training.checkpoints import read_checkpoint
@@ -26,7 +28,7 @@ def train(out, **settings):
     """A run with a warm-up and validation; returns its programs and its result."""
     model, guide = toy_programs()
     beta = LinearWarmup(6, "step")
-    loss = WeightedELBO(lambda m, g, modalities: [Term(m, g, sites={"z": beta})], schedules=[beta])
+    loss = elbo(MODEL, GUIDE, {"z": beta})
     held_out = toy_data(16, 1, "validation")
     result = fit(model, guide, loss, toy_data(), validation=held_out, out=out, **{**SETTINGS, **settings})
     return parameters(model, guide), result
@@ -199,9 +201,8 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
 
 
 def scaled(weight, peak=1.0):
-    """A loss whose terms are a function of one's own."""
-    beta = LinearWarmup(6, "step", peak)
-    return WeightedELBO(lambda m, g, modalities: [Term(m, g, weight, sites={"z": beta})], schedules=[beta])
+    """A weighted objective with a warm-up."""
+    return weight * elbo(MODEL, GUIDE, {"z": LinearWarmup(6, "step", peak)})
 
 
 BATCHES = list(toy_data().batches(16))
@@ -215,15 +216,16 @@ CHANGES = {
     "Pyro's": ({}, {"optimizer": pyro.optim.Adam({"lr": 0.1})}, r"optimizer.groups\[0\].lr"),
     "clipping": ({}, {"gradient_clip": 1.0}, "plan.gradient_clip was null, now 1.0"),
     "the last batch": ({}, {"drop_last": True}, "plan.drop_last was false, now true"),
-    "loss": ({}, {"loss": scaled(1.0)}, "loss.class was"),
+    "loss": ({}, {"loss": scaled(1.0)}, "loss.type was"),
     "particles": ({}, {"loss": Trace_ELBO(num_particles=3)}, "loss.num_particles was 1, now 3"),
-    "weight": ({"loss": scaled(1.0)}, {"loss": scaled(100.0)}, "loss.terms.weights"),
-    "warm-up": ({"loss": scaled(1.0)}, {"loss": scaled(1.0, peak=2.0)}, "loss.schedules.*peak was 1.0, now 2.0"),
-    "a number in a function": (
-        {"loss": WeightedELBO(lambda m, g, modalities: [Term(m, g, 1.0)])},
-        {"loss": WeightedELBO(lambda m, g, modalities: [Term(m, g, 100.0)])},
-        "loss.terms.numbers",
+    "weight": ({"loss": scaled(1.0)}, {"loss": scaled(100.0)}, "loss.weight.number"),
+    "warm-up": ({"loss": scaled(1.0)}, {"loss": scaled(1.0, peak=2.0)}, "loss.body.sites.z.peak was 1.0, now 2.0"),
+    "modalities": (
+        {"loss": elbo(MODEL | "signal", GUIDE)},
+        {"loss": elbo(MODEL | "label", GUIDE)},
+        r"loss.p.arguments\[1\]\[1\]\[0\] was \"signal\", now \"label\"",
     ),
+    "frozen": ({"loss": elbo(frozen(MODEL), GUIDE)}, {"loss": elbo(MODEL, GUIDE)}, "loss.p"),
     "batches": ({"data": BATCHES}, {"data": list(toy_data(seed=1).batches(16))}, "plan.train.digest"),
     "a later batch": ({"data": BATCHES}, {"data": [*BATCHES[:2], OTHER[3]]}, "plan.train.digest"),
     "number of batches": ({"data": BATCHES}, {"data": BATCHES[:2]}, "plan.train.batches was 3, now 2"),

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import Term, WeightedELBO, cross_generate, frozen, joint_samples, log_likelihood
+from multipyro.inference import cross_generate, frozen, joint_samples, log_likelihood
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.ppl_models import (
     MLP,
     AutoregressiveTextLikelihood,
@@ -108,7 +109,7 @@ def test_token_dropout_is_for_training_only():
 def test_gradients_are_finite_and_a_frozen_decoder_passes_them_to_the_guide_alone():
     model, guide = programs()
     x = batch()
-    loss = WeightedELBO(lambda m, g, _: [Term(m, g)])
+    loss = elbo(MODEL, GUIDE)
     loss.loss_and_grads(model, guide, x)
     assert all(torch.isfinite(p.grad).all() and p.grad.any() for p in model.likelihoods["text"].parameters())
     model.zero_grad(set_to_none=True)
@@ -121,7 +122,7 @@ def test_gradients_are_finite_and_a_frozen_decoder_passes_them_to_the_guide_alon
 def test_a_missing_text_leaves_the_loss_alone():
     model, guide = programs()
     x, observed = batch(), {"text": torch.tensor([True, False, True, False, True])}
-    loss, values = WeightedELBO(lambda m, g, _: [Term(m, g)]), []
+    loss, values = elbo(MODEL, GUIDE), []
     for token in (0, 2):
         pyro.set_rng_seed(3)
         x["text"] = torch.where(observed["text"].unsqueeze(-1), x["text"], token)

@@ -12,15 +12,14 @@ from multipyro.inference import (
     LinearWarmup,
     Recipe,
     Stage,
-    Term,
     Update,
-    WeightedELBO,
     build,
     fit_recipe,
     load,
     load_state,
     save_state,
 )
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.training.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 4, "batch_size": 16, "seed": 5, "progress": False}
@@ -65,7 +64,7 @@ def recipe_of(optimizer=None, peak=1.0, others=True):
     """Two updates of the programs, in two halves, and one of a module beside them."""
     model, guide = toy_programs()
     beta = LinearWarmup(7, "step", peak)
-    loss = WeightedELBO(lambda m, g, modalities: [Term(m, g, sites={"z": beta})], schedules=[beta])
+    loss = elbo(MODEL, GUIDE, {"z": beta})
     judge = Away()
     updates = (
         Update(loss, (guide,), name="guide"),

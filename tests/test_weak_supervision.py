@@ -9,7 +9,8 @@ from linear_gaussian import LinearGaussian
 from toy import toy_data, toy_networks
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference import SubsetELBO, build, frozen
+from multipyro.inference import build, frozen
+from multipyro.inference.objectives import subset_elbo
 
 ROWS, STEPS = 1000, 100
 
@@ -68,7 +69,7 @@ def test_the_gradient_of_a_batch_is_that_of_its_rows_by_what_they_hold():
     problem, kl_only = LinearGaussian(2), {"image": 0.0, "label": 0.0}
     guide, observed = problem.product_guide(0.3, 1.2), half(40)
     x = without_labels(problem, 40, observed)
-    rows, loss = observed["label"], SubsetELBO(sites=kl_only)
+    rows, loss = observed["label"], subset_elbo(sites=kl_only)
     whole = {m: v[rows] for m, v in x.items()}
     part = {"image": x["image"][~rows]}
 
@@ -89,7 +90,7 @@ def test_with_half_of_the_labels_lost_every_subset_reaches_its_exact_posterior()
     fresh, observed = problem.sample(300, seed=9), half(ROWS)
     assert min(gaps(problem, guide, fresh).values()) > 0.3
     x = without_labels(problem, ROWS, observed)
-    fit(SubsetELBO(), frozen(problem.model()), guide, x, observed, guide.parameters())
+    fit(subset_elbo(), frozen(problem.model()), guide, x, observed, guide.parameters())
     assert max(gaps(problem, guide, fresh).values()) < 0.02
 
 
@@ -111,7 +112,7 @@ def learned_misses(x, observed):
         return {s: (exact(fresh, s) - found(fresh, s)).mean().item() for s in problem.subsets()}
 
     assert min(misses().values()) > 0.3
-    fit(SubsetELBO(), model, guide, x, observed, [*model.parameters(), *guide.parameters()])
+    fit(subset_elbo(), model, guide, x, observed, [*model.parameters(), *guide.parameters()])
     return misses()
 
 

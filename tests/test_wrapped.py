@@ -18,7 +18,7 @@ from multipyro.inference import (
 )
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.evaluation.prediction import answers
-from multipyro.inference.handlers import conditional
+from multipyro.inference.handlers import conditional, where_proper
 from multipyro.ppl_models import MLP, OneHotMLP
 
 
@@ -96,11 +96,13 @@ def test_proper_parts_count_in_rows_that_hold_all_of_them_and_more():
     model, _ = programs()
     x = batch()
     image, label = torch.tensor([1, 1, 0, 0, 1]).bool(), torch.tensor([1, 0, 1, 0, 1]).bool()
-    trace = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x, {"image": image, "label": label})
+    trace = poutine.trace(where_proper(restrict(model, ["image"]), ["image"])).get_trace(
+        x, {"image": image, "label": label}
+    )
     trace.compute_log_prob()
     counted = [bool(value) for value in trace.nodes["image"]["log_prob"] != 0]
     assert counted == [True, False, False, False, True]
-    alone = poutine.trace(restrict(model, ["image"], proper=True)).get_trace(x)
+    alone = poutine.trace(part).get_trace(x)
     alone.compute_log_prob()
     assert (alone.nodes["image"]["log_prob"] != 0).all()
 
@@ -146,4 +148,4 @@ def test_a_program_made_conditional_can_be_made_so_again():
 def test_proper_parts_ignore_modalities_that_a_batch_does_not_hold():
     model, _ = programs()
     x, observed = {"label": batch()["label"]}, {"label": torch.tensor([1, 0, 1, 0, 1]).bool()}
-    assert set(restrict(model, ["image", "label"], proper=True)(x, observed)) == {"z", "label"}
+    assert set(where_proper(restrict(model, ["image", "label"]), ["image", "label"])(x, observed)) == {"z", "label"}

@@ -32,7 +32,7 @@ from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_
 from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.evaluation.metrics import evaluate as evaluate_programs
 from multipyro.inference.evaluation.prediction import answers
-from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build
+from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build, equations
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.inference.training._plan import check_complete
 from multipyro.inference.training.batches import parts_of
@@ -87,16 +87,16 @@ def demo(arguments: argparse.Namespace) -> None:
 def methods(arguments: argparse.Namespace) -> None:
     """Prints the table of methods."""
     table = Table(title="methods: m the model, g the guide, |A restricted to the modalities A")
-    for column in ("method", "programs", "stages", "answers", "takes", "rows", "encoders", "options", "paper"):
+    for column in ("method", "objective", "supports", "takes", "rows", "encoders", "options", "paper"):
         table.add_column(column, overflow="fold")
     for info in METHODS.values():
         rows = "complete" if info.needs_complete_rows else "may miss some"
-        options = ", ".join(f"{name}={value}" for name, value in info.options.items()) or "–"
-        fields = (info.name, info.programs, str(info.stages), info.subsets, info.takes, rows)
-        fields += (info.networks, options, info.paper)
+        options = ", ".join(f"{name}={option.default}" for name, option in info.options.items()) or "–"
+        objective = ", then ".join(equations(info.name))
+        fields = (info.name, objective, info.subsets, info.takes, rows, info.networks, options, info.paper)
         table.add_row(*fields)
     _CONSOLE.print(table)
-    common = ", ".join(f"{name}={value}" for name, value in COMMON_OPTIONS.items())
+    common = ", ".join(f"{name}={option.default}" for name, option in COMMON_OPTIONS.items())
     _CONSOLE.print(
         f"Options of all methods: {common}. Modalities, given and target default to those of the data set "
         "(`multipyro datasets`)."

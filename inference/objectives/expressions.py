@@ -67,6 +67,11 @@ class Expression(Objective):
     def __add__(self, other: Objective) -> "Sum":
         return Sum((*_summands(self), *_summands(other)))
 
+    def __radd__(self, other: int) -> "Expression":
+        if other == 0:  # the start of Python's own `sum`
+            return self
+        return NotImplemented
+
     def __rmul__(self, weight: float | Tensor | Weight) -> "Weighted":
         return Weighted(as_weight(weight), self)
 
@@ -320,7 +325,7 @@ def sum_over(family: SubsetFamily, body: Expression) -> SumOver:
     return SumOver(family, body)
 
 
-def subset_elbo(num_random_subsets: int = 0, sites: SiteWeights | None = None) -> Expression:
+def subset_elbo(num_random_subsets: int = 0, sites: SiteWeights | None = None, *, kl: KL = "analytic") -> Expression:
     r"""The joint ELBO, one of every single modality, and those of random subsets: the objective of MVAE.
 
     .. math:: L = \sum_{S} \mathrm{ELBO}(m|_S \,\|\, g|_S), \qquad
@@ -341,6 +346,7 @@ def subset_elbo(num_random_subsets: int = 0, sites: SiteWeights | None = None) -
     Args:
         num_random_subsets: Number `k` of random subsets per step, drawn from torch's global generator.
         sites: Site name -> weight, the same in every term.
+        kl: As in `elbo`.
 
     Returns:
         The objective.
@@ -350,8 +356,8 @@ def subset_elbo(num_random_subsets: int = 0, sites: SiteWeights | None = None) -
         ELBO(m || g) + sum_{A single} ELBO(m|A || g|A) + sum_{2 random A} ELBO(m|A || g|A)
     """
     m, g, a = MODEL, GUIDE, SUBSET
-    within = elbo(m | a, g | a, sites)
-    objective = elbo(m, g, sites) + sum_over(SINGLES.of_each_row(), within)
+    within = elbo(m | a, g | a, sites, kl=kl)
+    objective = elbo(m, g, sites, kl=kl) + sum_over(SINGLES.of_each_row(), within)
     if num_random_subsets:
         objective = objective + sum_over(random_subsets(num_random_subsets).of_each_row(), within)
     return objective

@@ -270,9 +270,5 @@ def is_one(weight: Weight) -> bool:
     """Whether a weight is the constant 1, which is not printed."""
     if isinstance(weight, LinearWarmup):
         return weight.length <= 1 and weight.peak == 1
-    return (
-        isinstance(weight, Number)
-        and not weight.symbol
-        and isinstance(weight.number, int | float)
-        and weight.number == 1
-    )
+    is_number = isinstance(weight, Number) and isinstance(weight.number, int | float)
+    return is_number and not weight.symbol and weight.number == 1
