@@ -179,7 +179,7 @@ def test_the_encoders_learn_through_the_frozen_decoder():
     image = recipe.guide.joint.branches["image"].layers[0].weight
     assert image.grad.abs().max() > 0
     assert all(p.grad is None for p in recipe.model.likelihoods["image"].parameters())
-    assert encoders.loss is recipe.stages[0].loss and METHODS["jmvae-gan"].options["alpha"] == 0.1
+    assert encoders.loss is recipe.stages[0].objective and METHODS["jmvae-gan"].options["alpha"] == 0.1
 
 
 def test_samples_come_from_the_prior_of_the_model_or_a_uniform_one():

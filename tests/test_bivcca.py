@@ -15,7 +15,7 @@ from multipyro.inference import Networks, build, frozen
 def objective(problem, **options):
     """The recipe's objective; its own programs are put aside."""
     modalities = {m: Modality(m, (len(problem.offsets[m]),), "vector", "normal") for m in problem.modalities}
-    return build("bivcca", Networks(modalities, (8,)), 2, **options).stages[0].loss
+    return build("bivcca", Networks(modalities, (8,)), 2, **options).stages[0].objective
 
 
 def guide_of(problem, seed=0):

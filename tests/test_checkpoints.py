@@ -248,7 +248,7 @@ def test_runs_that_cannot_be_loaded_say_why(run, tmp_path):
 
 def test_a_recipe_of_ones_own_is_not_rebuilt_and_says_so(tmp_path):
     model, guide = toy_programs()
-    recipe = Recipe("mine", model, guide, (Stage(Trace_ELBO()),), 2)
+    recipe = Recipe(model, guide, (Stage(Trace_ELBO()),), name="mine")
     fit_recipe(recipe, toy_data(), out=tmp_path, **SETTINGS)
     with pytest.raises(ValueError, match="programs of one's own: build them and call .*load_state"):
         load(tmp_path)

@@ -344,7 +344,7 @@ def test_the_shared_prior_trains_once_and_stays_shared(method, options, tmp_path
     for way in ("svi", "torch"):
         torch.manual_seed(0)
         fresh = build(method, toy_networks(), 2, **options)
-        batch, loss = splits.train.rows(torch.arange(20)), fresh.stages[0].loss
+        batch, loss = splits.train.rows(torch.arange(20)), fresh.stages[0].objective
         torch.manual_seed(1)
         if way == "svi":
             SVI(fresh.model, fresh.guide, Adam({"lr": 0.1}), loss).step(*batch)

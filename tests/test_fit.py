@@ -313,7 +313,7 @@ def test_a_stage_trains_what_it_names_and_nothing_else():
             return Keep()
 
     result = fit_recipe(
-        Recipe("own", model, guide, stages, 2), toy_data(), **{**QUICK, "callbacks": [Snapshot()], "epochs": 7}
+        Recipe(model, guide, stages, name="own"), toy_data(), **{**QUICK, "callbacks": [Snapshot()], "epochs": 7}
     )
     assert [row["stage"] for row in result.history] == [0, 1, 1]
     moved = {name for name, value in parameters(model, guide).items() if not torch.equal(value, middle[name])}

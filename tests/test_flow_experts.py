@@ -191,7 +191,7 @@ def test_the_flows_reach_the_aggregates_of_the_frozen_joint_encoder():
     for step in range(steps):
         optimizer.zero_grad()
         torch.manual_seed(step)
-        stage.loss.loss_and_grads(frozen(recipe.model), guide, problem.sample(512, seed=1000 + step))
+        stage.objective.loss_and_grads(frozen(recipe.model), guide, problem.sample(512, seed=1000 + step))
         optimizer.step()
         decay.step()
     assert max(misses().values()) < 0.02

@@ -271,7 +271,7 @@ def test_jmvae_answers_every_subset_and_trains_its_joint_encoder_alone(tmp_path)
     splits = Splits(toy_data(60), toy_data(20, 1, "validation"), toy_data(20, 2, "test"))
     recipe = build("jmvae", toy_networks(), 2, rounds=3, start="zeros", completion="mean")
     assert (recipe.guide.rounds, recipe.guide.start, recipe.guide.completion) == (3, "zeros", "mean")
-    loss, (x, _) = recipe.stages[0].loss, splits.train.rows(torch.arange(6))
+    loss, (x, _) = recipe.stages[0].objective, splits.train.rows(torch.arange(6))
     with pytest.raises(ValueError, match="row 1 holds label"):
         loss.loss(recipe.model, recipe.guide, x, {"signal": torch.tensor([True, False] * 3)})
     before = {name: parameter.detach().clone() for name, parameter in recipe.guide.named_parameters()}

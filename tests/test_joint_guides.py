@@ -56,7 +56,7 @@ def train(stage: Stage, model, guide, problem, parts):
             STEPS + step
         )  # the seed of the rows would give the guide the very numbers they were made from
         optimizer.zero_grad()
-        stage.loss.loss_and_grads(model, guide, problem.sample(ROWS, seed=step))
+        stage.objective.loss_and_grads(model, guide, problem.sample(ROWS, seed=step))
         optimizer.step()
         schedule.step()
 
@@ -140,9 +140,9 @@ def test_one_stage_gives_the_decoders_the_gradient_of_the_joint_term_alone():
     x, _ = data.rows(torch.arange(40))
     torch.manual_seed(0)
     recipe = build("telbo", toy_networks(), 2, one_stage=True)
-    joint = build("telbo", toy_networks(), 2).stages[0].loss
+    joint = build("telbo", toy_networks(), 2).stages[0].objective
     found = []
-    for loss in (recipe.stages[0].loss, joint):
+    for loss in (recipe.stages[0].objective, joint):
         recipe.model.zero_grad()
         torch.manual_seed(1)
         loss.loss_and_grads(recipe.model, recipe.guide, x)
@@ -167,7 +167,7 @@ def test_weights_of_the_subsets_terms_are_their_own():
         torch.manual_seed(0)
         recipe = build("telbo", toy_networks(), 2, weights={"label": 2.0}, subset_weights=own)
         torch.manual_seed(1)
-        loss = recipe.stages[1].loss
+        loss = recipe.stages[1].objective
         sums = loss.report(recipe.model, recipe.guide, x)
         torch.manual_seed(1)
         values.append((-loss.loss(recipe.model, recipe.guide, x), sums["label/reconstruction/label"].item()))

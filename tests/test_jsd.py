@@ -158,4 +158,4 @@ def test_what_it_cannot_take_is_refused():
     with pytest.raises(ValueError, match="weights must be at least 0 and name some of.*'sound'"):
         JensenShannonELBO({"sound": 1.0}).loss(problem.model(), problem.mixture_guide(), problem.sample(2))
     recipe = build("mmjsd", toy_networks(), 2, divergence_weights={"prior": 0.3}, beta=2.5, private=1)
-    assert recipe.stages[0].loss.weights == {"prior": 0.3}
+    assert recipe.stages[0].objective.weights == {"prior": 0.3}

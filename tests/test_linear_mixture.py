@@ -165,7 +165,7 @@ def test_what_is_no_mixture_of_single_experts_is_refused():
 @pytest.mark.parametrize("family", ("laplace", "normal"))
 def test_the_recipe_takes_the_linear_bound(family):
     recipe = build("mmvae", toy_networks(), 2, bound="linear", particles=2, family=family, private=1)
-    assert isinstance(recipe.stages[0].loss, LinearMixtureELBO)
+    assert isinstance(recipe.stages[0].objective, LinearMixtureELBO)
     assert isinstance(recipe.model, nn.Module)
     result = fit_recipe(recipe, toy_data(), epochs=2, progress=False)
     assert math.isfinite(result.history[-1]["train/bound"])

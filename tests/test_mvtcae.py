@@ -15,7 +15,7 @@ RATIO, BETA = 5 / 6, 1.5
 
 def objective(count, **options):
     """The recipe's objective; its own programs are put aside."""
-    return build("mvtcae", toy_networks(), 2, **options).stages[0].loss
+    return build("mvtcae", toy_networks(), 2, **options).stages[0].objective
 
 
 def closed_form(problem, guide, x, ratio=RATIO, beta=BETA, observed=None):

@@ -91,9 +91,9 @@ def programs_in(recipe, stage):
 def updates_in(recipe, stage):
     """Loss, model, guide and the modules that train, of each update of a stage."""
     if not stage.updates:
-        return [(stage.loss, *programs_in(recipe, stage))]
+        return [(stage.objective, *programs_in(recipe, stage))]
     return [
-        (update.loss, frozen(recipe.model, update.train), frozen(recipe.guide, update.train), update.train)
+        (update.objective, frozen(recipe.model, update.train), frozen(recipe.guide, update.train), update.train)
         for update in stage.updates
     ]
 
@@ -121,7 +121,7 @@ def test_every_stage_is_finite_at_any_number_of_modalities(method, count):
     x = batch_of(recipe, COUNTS[count])
     assert len(recipe.stages) == METHODS[method].stages and recipe.name == method
     for stage in recipe.stages:
-        whole = (stage.loss, *programs_in(recipe, stage))
+        whole = (stage.objective, *programs_in(recipe, stage))
         for loss, model, guide, _ in [whole, *updates_in(recipe, stage)]:
             assert seeded(loss.loss, model, guide, x) == pytest.approx(seeded(loss.loss, model, guide, x))
             assert torch.isfinite(torch.tensor(seeded(loss.loss, model, guide, x)))

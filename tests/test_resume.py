@@ -319,10 +319,10 @@ def two_stages():
     torch.manual_seed(0)
     recipe = build("mvae", toy_networks(), 2, warmup=2)
     stages = (
-        Stage(recipe.stages[0].loss, 2, name="first"),
+        Stage(recipe.stages[0].objective, 2, name="first"),
         Stage(Trace_ELBO(), 3, train=(recipe.guide,), name="guide"),
     )
-    return Recipe("own", recipe.model, recipe.guide, stages, 2)
+    return Recipe(recipe.model, recipe.guide, stages, name="own")
 
 
 @pytest.mark.parametrize("batch", [1, 4, 8, 13])

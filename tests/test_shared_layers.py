@@ -85,7 +85,7 @@ def test_image_and_text_train_one_module_that_runs_once_a_step(inference):
         recipe, runs = recipe_of(inference=inference, beta=0.0, weights=weights), []
         recipe.model.trunk.register_forward_hook(lambda *_, runs=runs: runs.append(1))
         torch.manual_seed(1)
-        recipe.stages[0].loss.loss_and_grads(recipe.model, recipe.guide, x)
+        recipe.stages[0].objective.loss_and_grads(recipe.model, recipe.guide, x)
         assert len(runs) == 1 and recipe.model.trunk.blocks[0][1].num_batches_tracked == 1
         gradients.append([parameter.grad for parameter in recipe.model.trunk.parameters()])
     for both, image, text in zip(*gradients, strict=True):
@@ -97,7 +97,7 @@ def test_one_step_of_the_optimizer_changes_the_shared_layers_once():
     x, _ = rows().rows(torch.arange(ROWS))
     recipe, twin, given = recipe_of(), recipe_of(), []
     torch.manual_seed(step_seed(0, 0, 0))
-    twin.stages[0].loss.loss_and_grads(twin.model, twin.guide, x)
+    twin.stages[0].objective.loss_and_grads(twin.model, twin.guide, x)
 
     def sgd(parameters):
         given.extend(parameters)
@@ -115,7 +115,7 @@ def test_plain_svi_registers_every_parameter_once():
     recipe = recipe_of()
     x, _ = rows().rows(torch.arange(ROWS))
     before = state(recipe.model.trunk)
-    svi = SVI(recipe.model, recipe.guide, Adam({"lr": 1e-3}), recipe.stages[0].loss)
+    svi = SVI(recipe.model, recipe.guide, Adam({"lr": 1e-3}), recipe.stages[0].objective)
     svi.step(x)
     values = [value for _, value in pyro.get_param_store().named_parameters()]
     assert len(values) == len({id(value) for value in values})
@@ -188,7 +188,9 @@ def test_networks_of_other_sizes_get_a_layer_to_the_shared_one():
         networks = networks_for(modalities, (32,), {"image": architecture})
         assert {net.out_features for net in networks.branches(12).values()} == {12}
         recipe = build("vlvae", networks, 2, shared=True, aggregate=None)
-        assert torch.isfinite(torch.tensor(recipe.stages[0].loss.loss(recipe.model, recipe.guide, sample(modalities))))
+        assert torch.isfinite(
+            torch.tensor(recipe.stages[0].objective.loss(recipe.model, recipe.guide, sample(modalities)))
+        )
 
 
 def sample(modalities):

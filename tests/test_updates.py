@@ -71,7 +71,7 @@ def recipe_of(optimizer=None, peak=1.0, others=True):
         Update(loss, (model,), optimizer, "model"),
         *((Update(Distance(judge), (judge,), lambda p: SGD(p, lr=1e-3), "judge"),) if others else ()),
     )
-    return Recipe("own", model, guide, (Stage(loss, updates=updates),), 2, others=(judge,))
+    return Recipe(model, guide, (Stage(loss, updates=updates),), name="own", others=(judge,))
 
 
 def state(recipe):
@@ -108,7 +108,7 @@ def test_the_updates_are_those_of_a_plain_loop():
     train(recipe, epochs=2, optimizer=lambda p: SGD(p, lr=1e-3))
     updates = plain.stages[0].updates
     optimizers = [SGD([p for m in update.train for p in m.parameters()], lr=1e-3) for update in updates]
-    (beta,), steps = plain.stages[0].loss.schedules, 0
+    (beta,), steps = plain.stages[0].objective.schedules, 0
     for epoch in range(2):
         batches = toy_data().batches(16, shuffle=True, seed=5, epoch=epoch)
         for number, (x, observed) in enumerate(batches):
@@ -117,7 +117,7 @@ def test_the_updates_are_those_of_a_plain_loop():
             for update, optimizer in zip(updates, optimizers, strict=True):
                 optimizer.zero_grad()
                 programs = (frozen(program, update.train) for program in (plain.model, plain.guide))
-                update.loss.loss_and_grads(*programs, x, observed)
+                update.objective.loss_and_grads(*programs, x, observed)
                 optimizer.step()
             steps += 1
     assert_same(state(recipe), state(plain), atol=1e-6)
@@ -129,7 +129,9 @@ def test_what_no_update_trains_stays_bit_for_bit(kept):
     (stage,) = recipe.stages
     updates = tuple(update for update in stage.updates if update.name != kept)
     before = state(recipe)
-    recipe = Recipe("own", recipe.model, recipe.guide, (Stage(stage.loss, updates=updates),), 2, others=recipe.others)
+    recipe = Recipe(
+        recipe.model, recipe.guide, (Stage(stage.objective, updates=updates),), name="own", others=recipe.others
+    )
     train(recipe)
     after, prefix = state(recipe), {"model": "0.", "guide": "1.", "judge": "2."}[kept]
     moved = {name[:2] for name in before if not torch.equal(before[name], after[name])}
@@ -141,8 +143,8 @@ def test_what_no_update_trains_stays_bit_for_bit(kept):
 def test_a_stage_of_one_update_is_the_stage_without():
     model, guide = toy_programs()
     update = Update(Trace_ELBO(), (model, guide))
-    several = Recipe("own", model, guide, (Stage(Trace_ELBO(), updates=(update,)),), 2)
-    plain = Recipe("own", *toy_programs(), (Stage(Trace_ELBO()),), 2)
+    several = Recipe(model, guide, (Stage(Trace_ELBO(), updates=(update,)),), name="own")
+    plain = Recipe(*toy_programs(), (Stage(Trace_ELBO()),), name="own")
     histories = [train(recipe).history for recipe in (several, plain)]
     assert_same(state(several), state(plain))
     assert without_speed(histories[0]) == without_speed(histories[1])
@@ -228,7 +230,7 @@ def test_parameters_of_a_recipe_are_counted_with_its_others():
     recipe = recipe_of()
     counts = [sum(p.numel() for p in part.parameters()) for part in (recipe.model, recipe.guide, *recipe.others)]
     assert recipe.num_parameters == sum(counts) and counts[-1] == 4 * 4 + 4 + 8 + 5
-    twice = Recipe("own", recipe.model, recipe.model, recipe.stages, 2, others=(recipe.model.likelihoods,))
+    twice = Recipe(recipe.model, recipe.model, recipe.stages, name="own", others=(recipe.model.likelihoods,))
     assert twice.num_parameters == counts[0]
 
 
@@ -236,4 +238,4 @@ def test_what_cannot_train_is_refused():
     model, guide = toy_programs()
     stage = Stage(Trace_ELBO(), updates=(Update(Trace_ELBO(), (model,)), Update(Trace_ELBO(), (), name="none")))
     with pytest.raises(ValueError, match="update 'none' of stage 'main' has nothing to train"):
-        train(Recipe("own", model, guide, (stage,), 2))
+        train(Recipe(model, guide, (stage,), name="own"))

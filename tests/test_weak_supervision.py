@@ -56,7 +56,7 @@ def test_a_row_trains_the_encoders_and_decoders_of_what_it_holds_and_no_other(lo
     (x, _), (stage,) = toy_data(1).rows(torch.arange(1)), recipe.stages
     if lost == "signal":
         x = {**x, "signal": torch.full_like(x["signal"], math.nan)}
-    stage.loss.loss_and_grads(recipe.model, recipe.guide, x, {lost: torch.tensor([False])})
+    stage.objective.loss_and_grads(recipe.model, recipe.guide, x, {lost: torch.tensor([False])})
     for parts in (recipe.model.likelihoods, recipe.guide.encoders):
         for name, part in parts.items():
             for parameter in part.parameters():

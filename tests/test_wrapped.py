@@ -96,9 +96,8 @@ def test_proper_parts_count_in_rows_that_hold_all_of_them_and_more():
     model, _ = programs()
     x = batch()
     image, label = torch.tensor([1, 1, 0, 0, 1]).bool(), torch.tensor([1, 0, 1, 0, 1]).bool()
-    trace = poutine.trace(where_proper(restrict(model, ["image"]), ["image"])).get_trace(
-        x, {"image": image, "label": label}
-    )
+    part = where_proper(restrict(model, ["image"]), ["image"])
+    trace = poutine.trace(part).get_trace(x, {"image": image, "label": label})
     trace.compute_log_prob()
     counted = [bool(value) for value in trace.nodes["image"]["log_prob"] != 0]
     assert counted == [True, False, False, False, True]

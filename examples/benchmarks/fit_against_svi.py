@@ -23,7 +23,7 @@ def main(args):
     for _ in range(epochs):
         torch.manual_seed(args.seed)
         recipe = build("mopoe", networks_for(digits.modalities), latent_dim=8)
-        elbo = recipe.stages[0].loss
+        elbo = recipe.stages[0].objective
         # fit reports the time of its own steps; one epoch of it, then one of the loop
         history = fit(recipe.model, recipe.guide, elbo, digits, epochs=1, batch_size=64, progress=False).history
         svi = SVI(recipe.model, recipe.guide, Adam({"lr": 1e-3}), elbo)

@@ -19,7 +19,7 @@ def main(args):
     digits = load_dataset("digits").select(["image", "label"]).train
     torch.manual_seed(args.seed)
     recipe = build("jmvae-kl", networks_for(digits.modalities, (512, 512)), latent_dim=64)
-    model, guide, elbo = recipe.model, recipe.guide, recipe.stages[0].loss
+    model, guide, elbo = recipe.model, recipe.guide, recipe.stages[0].objective
     x, _ = digits.rows(torch.arange(100))
     subsets = [("image",), ("label",)]
     runs = {"joint": 0}
