@@ -1,7 +1,7 @@
 """Variational programs `q(z | x_S)`: encoders, the algebra of experts, one guide a family."""
 
 from multipyro.guides._base import Guide
-from multipyro.guides.aggregate import AggregateGuide, RowwiseDistribution
+from multipyro.guides.aggregate import AggregateGuide
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.guides.algebra.products import Experts, product_of_experts, subset_products
 from multipyro.guides.algebra.unnormalized import ProductOfDensities, hamiltonian_draws
@@ -36,7 +36,6 @@ __all__ = [
     "ProductOfDensities",
     "ProductOfExperts",
     "RealNVP",
-    "RowwiseDistribution",
     "StratifiedMixture",
     "bridged_parameters",
     "hamiltonian_draws",

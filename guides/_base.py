@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
-from multipyro._distributions import map_parameters
+from multipyro._distributions import scattered
 from multipyro._modes import batch_norms, evaluation_mode
 from multipyro._program import Program
 from multipyro.batch import (
@@ -250,15 +250,8 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
     if len(rows) < 2:
         with evaluation_mode(*batch_norms(encoder)):
             return encoder(each(lambda v: filled(v, mask)))
-    expert = encoder(each(lambda v: v[rows]))
-
-    def scatter(parameter: Tensor) -> Tensor:
+    result = encoder(each(lambda v: v[rows]))
+    if isinstance(result, Tensor):
         # missing rows get a copy of the first observed one, without gradient: finite, and left out by every caller
-        return parameter[:1].detach().expand(len(mask), *parameter.shape[1:]).index_copy(0, rows, parameter)
-
-    scattered = scatter(expert) if isinstance(expert, Tensor) else map_parameters(scatter, expert)
-    if scattered is None:
-        raise TypeError(
-            f"cannot scatter {expert} over missing rows: an encoder with batch norm must give Normal or Laplace"
-        )
-    return scattered
+        return result[:1].detach().expand(len(mask), *result.shape[1:]).index_copy(0, rows, result)
+    return scattered(result, rows, len(mask))

@@ -1,83 +1,17 @@
 """A guide in which flows answer chosen subsets, and another guide, their teacher, the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pyro.distributions as dist
 import torch
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
+from multipyro._distributions import choose_rows
 from multipyro.batch import Rows, filled
 from multipyro.guides._base import Guide
-from multipyro.guides.algebra.widening import widened
 
-__all__ = ["AggregateGuide", "RowwiseDistribution"]
-
-
-class RowwiseDistribution(dist.TorchDistribution):
-    r"""Each row of a batch from one of several distributions.
-
-    Args:
-        distributions: Distributions of batch shape `(..., batch)` and one event shape.
-        index: Which of them each row is from, int64 `(batch,)`.
-
-    Example:
-        >>> low, high = (dist.Normal(torch.full((3, 2), m), 1.0).to_event(1) for m in (0.0, 9.0))
-        >>> RowwiseDistribution([low, high], torch.tensor([0, 1, 0])).mean[:, 0]
-        tensor([0., 9., 0.])
-    """
-
-    arg_constraints = {}
-
-    def __init__(
-        self, distributions: Sequence[dist.Distribution], index: Tensor, validate_args: bool | None = None
-    ) -> None:
-        self.distributions, self.index = list(distributions), index
-        shapes = [distribution.batch_shape for distribution in distributions]
-        batch_shape = torch.broadcast_shapes(*shapes, index.shape)
-        super().__init__(batch_shape, distributions[0].event_shape, validate_args=validate_args)
-
-    @property
-    def has_rsample(self) -> bool:
-        """Whether every one of them has."""
-        return all(distribution.has_rsample for distribution in self.distributions)
-
-    @property
-    def support(self) -> dist.constraints.Constraint:
-        """That of the first."""
-        return self.distributions[0].support
-
-    @property
-    def mean(self) -> Tensor:
-        """Each row's own mean, `(..., batch, *event)`."""
-        return self._chosen([distribution.mean for distribution in self.distributions])
-
-    def expand(self, batch_shape, _instance=None):
-        expanded = [distribution.expand(batch_shape) for distribution in self.distributions]
-        return RowwiseDistribution(expanded, self.index, validate_args=self._validate_args)
-
-    def widened(self, scale: float) -> "RowwiseDistribution | None":
-        """The same choice among the widened distributions, as `widening.widened`; None if one has no rule."""
-        parts = [widened(distribution, scale) for distribution in self.distributions]
-        if any(part is None for part in parts):
-            return None
-        return RowwiseDistribution(parts, self.index, validate_args=self._validate_args)
-
-    def rsample(self, sample_shape=()) -> Tensor:
-        return self._chosen([distribution.rsample(sample_shape) for distribution in self.distributions])
-
-    def sample(self, sample_shape=()) -> Tensor:
-        return self._chosen([distribution.sample(sample_shape) for distribution in self.distributions])
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self._chosen([distribution.log_prob(value) for distribution in self.distributions], event_dim=0)
-
-    def _chosen(self, values: Sequence[Tensor], event_dim: int | None = None) -> Tensor:
-        index = self.index.reshape(-1, *[1] * (len(self.event_shape) if event_dim is None else event_dim))
-        chosen = values[0]
-        for number, value in enumerate(values[1:], start=1):
-            chosen = torch.where(index == number, value, chosen)
-        return chosen
+__all__ = ["AggregateGuide"]
 
 
 class AggregateGuide(Guide):
@@ -169,7 +103,7 @@ class AggregateGuide(Guide):
             index = torch.where(exactly.any(0), index, len(mine))
         else:
             self._check_answered(rows, exactly.any(0))
-        return self.teacher.with_private(RowwiseDistribution(answers, index), x, observed)
+        return self.teacher.with_private(choose_rows(answers, index), x, observed)
 
     def _is_mine(self, subset: tuple[str, ...]) -> bool:
         """Whether a subset is answered by its flow rather than by the teacher."""

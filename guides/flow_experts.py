@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from multipyro._distributions import RowwiseDistribution
 from multipyro.batch import Rows
 from multipyro.guides._base import Guide, encode_joint
-from multipyro.guides.aggregate import RowwiseDistribution
 from multipyro.guides.algebra.unnormalized import ProductOfDensities
 from multipyro.ppl_models.networks.heads import JointEncoder
 

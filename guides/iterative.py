@@ -9,13 +9,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro._distributions import map_parameters
+from multipyro._distributions import is_rebuilt, unflattened
 from multipyro._modes import evaluation_mode
 from multipyro.batch import batch_rows
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
 from multipyro.guides.algebra.mixtures import StratifiedMixture
-from multipyro.guides.algebra.widening import widened
 from multipyro.ppl_models import point_estimate
 
 __all__ = ["IterativeSampling"]
@@ -127,8 +126,7 @@ class IterativeSampling(Guide):
     def _mixture(self, x, observed) -> dist.Distribution | dict[str, dist.Distribution]:
         """The mixture over `chains` completions of each row."""
         stacks = _sites(self._answer(self.guide.posterior, x, observed, (self.chains,)))
-        if any(isinstance(site, _Unflattened) for site in stacks.values()):
-            # a family that is not rebuilt from its parameters: one chain after the other
+        if not all(is_rebuilt(site) for site in stacks.values()):  # one chain after the other
             each = [_sites(self._answer(self.guide.posterior, x, observed, ())) for _ in range(self.chains)]
             stacks = {name: [sites[name] for sites in each] for name in stacks}
         mixtures = {name: StratifiedMixture(stack) for name, stack in stacks.items()}
@@ -150,7 +148,7 @@ class IterativeSampling(Guide):
             found = ask(self._completed(x, masks, missing, number * rows), None)
         if not lead:
             return found
-        sites = {name: _unflattened(site, (*lead, rows)) for name, site in _sites(found).items()}
+        sites = {name: unflattened(site, (*lead, rows)) for name, site in _sites(found).items()}
         return sites if isinstance(found, Mapping) else sites["z"]
 
     def _completed(self, x, masks, missing: list[str], rows: int) -> dict[str, Tensor]:
@@ -195,47 +193,5 @@ def _repeated(values: Tensor, number: int) -> Tensor:
     return values if number == 1 else values.expand(number, *values.shape).flatten(0, 1)
 
 
-def _unflattened(flat: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
-    """The same distribution, its rows in several batch dimensions."""
-    rebuilt = map_parameters(lambda parameter: parameter.unflatten(0, shape), flat)
-    return _Unflattened(flat, shape) if rebuilt is None else rebuilt
-
-
 def _sites(found: dist.Distribution | Mapping[str, dist.Distribution]) -> Mapping[str, dist.Distribution]:
     return found if isinstance(found, Mapping) else {"z": found}
-
-
-class _Unflattened(dist.TorchDistribution):
-    """A distribution of `n` rows seen as one of batch shape `shape`, with as many entries."""
-
-    arg_constraints: dict = {}
-
-    def __init__(self, flat: dist.Distribution, shape: tuple[int, ...]) -> None:
-        self.flat = flat
-        super().__init__(torch.Size(shape), flat.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> dist.constraints.Constraint:
-        return self.flat.support
-
-    @property
-    def has_rsample(self) -> bool:
-        return self.flat.has_rsample
-
-    @property
-    def mean(self) -> Tensor:
-        return self.flat.mean.unflatten(0, self.batch_shape)
-
-    def widened(self, scale: float) -> "_Unflattened | None":
-        flat = widened(self.flat, scale)
-        return None if flat is None else _Unflattened(flat, tuple(self.batch_shape))
-
-    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        draw = self.flat.rsample if self.has_rsample else self.flat.sample
-        return draw(torch.Size(sample_shape)).unflatten(len(sample_shape), self.batch_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        last = value.dim() - self.event_dim
-        first = last - len(self.batch_shape)
-        value = value.expand(*value.shape[:first], *self.batch_shape, *value.shape[last:])
-        return self.flat.log_prob(value.flatten(first, last - 1)).unflatten(-1, self.batch_shape)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro._distributions import map_parameters
+from multipyro._distributions import choose_rows
 from multipyro.batch import Rows
 from multipyro.guides._base import Guide, encode, encode_joint
 from multipyro.ppl_models.networks.heads import JointEncoder
@@ -34,7 +34,6 @@ class JointGuide(Guide):
     Raises:
         ValueError: If `encoders` has one of all modalities; when called with a subset, or with rows, that none of the
             networks answers.
-        TypeError: When called with rows that hold different modalities, whose networks give different families.
 
     Example:
         >>> from multipyro.ppl_models import MLP
@@ -72,18 +71,7 @@ class JointGuide(Guide):
         exactly = torch.stack([rows.exactly(subset) for subset in subsets])
         self._check_answered(rows, exactly.any(0))
         answers = [self._answer(subset, x, rows.masks) for subset in subsets]
-        chosen = exactly.unsqueeze(-1)
-
-        def select(*parameters: Tensor) -> Tensor:
-            value = parameters[-1]
-            for parameter, mask in zip(parameters, chosen, strict=True):
-                value = torch.where(mask, parameter, value)
-            return value
-
-        found = map_parameters(select, *answers)
-        if found is None:
-            raise TypeError("rows with different modalities need networks of one family, all Normal or all Laplace")
-        return found
+        return choose_rows(answers, exactly.to(torch.uint8).argmax(0))
 
     def _answer(
         self, subset: tuple[str, ...], x: Mapping[str, Tensor], observed: Mapping[str, Tensor]

@@ -9,9 +9,9 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from multipyro._distributions import RowwiseDistribution
 from multipyro.batch import Rows, batch_rows, filled
 from multipyro.guides import Guide
-from multipyro.guides.aggregate import RowwiseDistribution
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.programs import RESTRICTED, Handler, Program, handler, unwrap

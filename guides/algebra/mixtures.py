@@ -1,12 +1,19 @@
 """The mixture of experts as a reparametrized distribution that stratifies its components over the rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from multipyro._distributions import detached, map_parameters, stacked
+from multipyro._distributions import (
+    detached,
+    expected_value,
+    map_parameters,
+    representative_tensor,
+    sample_from,
+    stacked,
+)
 from multipyro.guides.algebra.widening import widened
 
 __all__ = ["StratifiedMixture"]
@@ -45,7 +52,6 @@ class StratifiedMixture(dist.TorchDistribution):
 
     arg_constraints: dict = {}
     support = dist.constraints.real_vector
-    has_rsample = True
 
     def __init__(
         self,
@@ -67,9 +73,8 @@ class StratifiedMixture(dist.TorchDistribution):
             self._parts = () if stack is not None else components
         if len(event_shape) != 1:
             raise ValueError(f"components must have one event dimension, got event shape {tuple(event_shape)}")
-        sample = _innermost(components[0] if stack is None else stack).mean  # that of a flow itself is dear
         weights = torch.full((number,), 1 / number, dtype=torch.float64) if weights is None else weights.detach()
-        weights = weights.to(sample)
+        weights = weights.to(representative_tensor(components[0] if stack is None else stack))
         if weights.shape[-1] != number:
             raise ValueError(f"weights must have {number} entries a row, one a component, got {tuple(weights.shape)}")
         if names is not None and len(names) != number:
@@ -80,6 +85,11 @@ class StratifiedMixture(dist.TorchDistribution):
         self._parts = tuple(part.expand(batch_shape) for part in self._parts)
         self.weights = weights.expand(*batch_shape, number)
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether all components have `rsample`."""
+        return all(part.has_rsample for part in self._parts or (self._stack,))
 
     @property
     def num_components(self) -> int:
@@ -96,17 +106,12 @@ class StratifiedMixture(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         """Mean of the mixture, `(*batch, latent_dim)`."""
-        means = self._stack.mean if self._stack is not None else torch.stack([part.mean for part in self._parts])
-        return (self._leading_weights().unsqueeze(-1) * means).sum(0)
+        return (self._leading_weights().unsqueeze(-1) * self._of_components(expected_value)).sum(0)
 
     @property
     def variance(self) -> Tensor:
         """Variance of the mixture by the law of total variance, `(*batch, latent_dim)`."""
-        parts = [self._stack] if self._stack is not None else self._parts
-        if self._stack is not None:
-            means, variances = parts[0].mean, parts[0].variance
-        else:
-            means, variances = (torch.stack([getattr(part, name) for part in parts]) for name in ("mean", "variance"))
+        means, variances = self._of_components(expected_value), self._of_components(lambda part: part.variance)
         second = (self._leading_weights().unsqueeze(-1) * (variances + means.square())).sum(0)
         return second - self.mean.square()
 
@@ -115,15 +120,13 @@ class StratifiedMixture(dist.TorchDistribution):
         weights = self.weights.expand(*batch_shape, self.num_components)
         if self._stack is None:
             return StratifiedMixture([part.expand(batch_shape) for part in self._parts], weights, names=self.names)
-        # new batch dimensions stand between the component's dimension and the old batch
-        padding = (1,) * (len(batch_shape) - len(self.batch_shape))
-        event = self.event_shape
+        new = len(batch_shape) - len(self.batch_shape)
 
         def widen(parameter: Tensor) -> Tensor:
-            parameter = parameter.expand(self.num_components, *self.batch_shape, *event)
-            return parameter.reshape(self.num_components, *padding, *self.batch_shape, *event).expand(
-                self.num_components, *batch_shape, *event
-            )
+            # new batch dimensions stand between the component's dimension and the old batch
+            inner = parameter.shape[1 + len(self.batch_shape) :]
+            parameter = parameter.reshape(self.num_components, *[1] * new, *parameter.shape[1:])
+            return parameter.expand(self.num_components, *batch_shape, *inner)
 
         return StratifiedMixture(map_parameters(widen, self._stack), weights, names=self.names)
 
@@ -161,16 +164,14 @@ class StratifiedMixture(dist.TorchDistribution):
         """Reparametrized samples, `(*sample_shape, *batch, latent_dim)`, stratified over the components."""
         sample_shape = torch.Size(sample_shape)
         if self.num_components == 1:
-            part = self._parts[0] if self._stack is None else map_parameters(lambda p: p[0], self._stack)
-            return part.rsample(sample_shape)
+            return sample_from(self.components[0], sample_shape)
         number = sample_shape.numel()
         index = self._assign(number)  # (number, *batch)
         if self._stack is None:
-            samples = torch.stack([part.rsample((number,)) for part in self._parts])
-            value = samples.gather(0, self._per_element(index)[None])[0]
+            samples = torch.stack([sample_from(part, (number,)) for part in self._parts])
+            value = samples.gather(0, _per_element(index, samples[0])[None])[0]
         else:
-            full = (self.num_components, *self.batch_shape, *self.event_shape)
-            chosen = map_parameters(lambda p: p.expand(full).gather(0, self._per_element(index)), self._stack)
+            chosen = map_parameters(lambda p: p.gather(0, _per_element(index, p)), self._stack)
             value = chosen.rsample()
         return value.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
@@ -178,13 +179,13 @@ class StratifiedMixture(dist.TorchDistribution):
         """Samples of every component, `(*sample_shape, num_components, *batch, latent_dim)`."""
         if self._stack is not None:
             return self._stack.rsample(sample_shape)
-        return torch.stack([part.rsample(sample_shape) for part in self._parts], dim=len(sample_shape))
+        return torch.stack([sample_from(part, sample_shape) for part in self._parts], dim=len(sample_shape))
 
     def _leading_weights(self) -> Tensor:
         return self.weights.movedim(-1, 0)
 
-    def _per_element(self, index: Tensor) -> Tensor:
-        return index.unsqueeze(-1).expand(*index.shape, *self.event_shape)
+    def _of_components(self, function: Callable[[dist.Distribution], Tensor]) -> Tensor:
+        return function(self._stack) if self._stack is not None else torch.stack([function(p) for p in self._parts])
 
     def _assign(self, number: int) -> Tensor:
         """The component of each of `number` samples of each row, `(number, *batch)`.
@@ -204,8 +205,7 @@ class StratifiedMixture(dist.TorchDistribution):
         return (uniform >= (cumulated / cumulated[..., -1:])[..., :-1]).sum(-1)
 
 
-def _innermost(distribution: dist.Distribution) -> dist.Distribution:
-    """The distribution at the bottom of transforms and independent dimensions: of the same type and device."""
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return distribution
+def _per_element(index: Tensor, values: Tensor) -> Tensor:
+    """An index over the first dimension of `values`, repeated over the dimensions that it does not have."""
+    inner = values.shape[index.dim() :]
+    return index.reshape(*index.shape, *[1] * len(inner)).expand(*index.shape, *inner)

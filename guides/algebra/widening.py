@@ -37,6 +37,8 @@ def widened(distribution: dist.Distribution, scale: float) -> dist.Distribution 
         return distribution
     if hasattr(distribution, "widened"):
         return distribution.widened(scale)
+    if hasattr(distribution, "with_parts"):
+        return distribution.with_parts(lambda part: widened(part, scale))
     if isinstance(distribution, torch.distributions.Independent):
         base = widened(distribution.base_dist, scale)
         return None if base is None else base.to_event(distribution.reinterpreted_batch_ndims)
