@@ -20,10 +20,17 @@ import torch
 from pyro import poutine
 
 from multipyro.data import Splits, load_dataset
-from multipyro.inference import build, fit_recipe, generative, log_likelihood, networks_for
-from multipyro.inference.evaluation.classifiers import train_classifiers
-from multipyro.inference.evaluation.coherence import conditional_coherence, joint_coherence
-from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference import (
+    build,
+    conditional_coherence,
+    fit_recipe,
+    generative,
+    joint_coherence,
+    log_likelihood,
+    networks_for,
+    train_classifiers,
+)
+from multipyro.inference.evaluation import evaluating
 from multipyro.inference.training.runs import versions
 from multipyro.ppl_models import point_estimate
 
@@ -46,10 +53,10 @@ def judged(recipe, splits, classifiers, args):
 
     def drawn(output):
         programs = (recipe.model, recipe.guide)
-        return conditional_coherence(*programs, splits.test, ["label"], "image", classifiers["image"], output)["value"]
+        return conditional_coherence(*programs, splits.test, ["label"], "image", classifiers["image"], output).value
 
     return {
-        "joint": joint_coherence(recipe.model, classifiers, args.samples)["value"],
+        "joint": joint_coherence(recipe.model, classifiers, args.samples).value,
         "label->image": drawn("mean"),
         "label->image, sampled pixels": drawn("sample"),
         "log_likelihood": log_likelihood(recipe.model, recipe.guide, x, num_samples=args.particles).mean,

@@ -25,8 +25,7 @@ from matplotlib.figure import Figure
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, load, networks_for
-from multipyro.inference.evaluation.classifiers import train_classifiers
-from multipyro.inference.evaluation.coherence import share_of
+from multipyro.inference.evaluation import estimate_share, train_classifiers
 from multipyro.inference.training.runs import read_run, versions
 
 JUDGED = ("Male", "Smiling")
@@ -79,9 +78,9 @@ def judged(recipe, splits, classifiers):
         wanted = names(modality, x["text"], attribute)
         has = judge(made) == 1
         found[attribute] = {
-            "faces from text": share_of(has == wanted),
-            "faces from another row's text": share_of(has == wanted.roll(1)),
-            "text from faces": share_of(names(modality, told, attribute) == wanted),
+            "faces from text": estimate_share(has == wanted).to_dict(),
+            "faces from another row's text": estimate_share(has == wanted.roll(1)).to_dict(),
+            "text from faces": estimate_share(names(modality, told, attribute) == wanted).to_dict(),
             "always the more frequent": max(wanted.double().mean().item(), 1 - wanted.double().mean().item()),
             "real faces: the classifier's own accuracy": judge.accuracy,
         }

@@ -19,9 +19,16 @@ from pathlib import Path
 import torch
 
 from multipyro.data import load_dataset
-from multipyro.inference import build, fit_recipe, guide_predictive_log_likelihood, log_likelihood, networks_for
-from multipyro.inference.evaluation.classifiers import train_classifiers
-from multipyro.inference.evaluation.coherence import conditional_coherence, joint_coherence
+from multipyro.inference import (
+    build,
+    conditional_coherence,
+    fit_recipe,
+    guide_predictive_log_likelihood,
+    joint_coherence,
+    log_likelihood,
+    networks_for,
+    train_classifiers,
+)
 from multipyro.inference.training.runs import versions
 
 TEXT = "word"
@@ -33,7 +40,7 @@ def judged_flow(recipe, splits, classifiers, args):
     x, _ = splits.test.rows(torch.arange(min(args.likelihood_rows, len(splits.test))))
     programs = recipe.model, recipe.guide
     correct = [
-        conditional_coherence(*programs, splits.test, [TEXT], "image", classifiers["image"])["value"]
+        conditional_coherence(*programs, splits.test, [TEXT], "image", classifiers["image"]).value
         for _ in range(args.draws)
     ]
 
@@ -56,7 +63,7 @@ def judged_prior(recipe, splits, classifiers, args):
         return log_likelihood(recipe.model, recipe.guide, x, [name], num_samples=args.particles).mean
 
     return {
-        "correctness": joint_coherence(recipe.model, classifiers, args.samples)["value"],
+        "correctness": joint_coherence(recipe.model, classifiers, args.samples).value,
         "log p(image)": likelihood("image"),
         "log p(word)": likelihood(TEXT),
     }

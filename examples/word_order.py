@@ -29,7 +29,7 @@ import torch
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, fit_recipe, networks_for
-from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.evaluation import evaluating
 from multipyro.inference.training.runs import versions
 
 WORDS = ("zero", "one", "two", "three", "four", "left", "right")

@@ -14,8 +14,9 @@ from multipyro.inference.evaluation.likelihoods import (
     log_likelihood,
     log_likelihoods,
 )
-from multipyro.inference.evaluation.metrics import evaluate, latent_accuracy
 from multipyro.inference.evaluation.prediction import cross_generate, embed, joint_samples, reconstruct
+from multipyro.inference.evaluation.probes import latent_accuracy
+from multipyro.inference.evaluation.report import evaluate
 from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict
 from multipyro.inference.objectives import (
     GUIDE,

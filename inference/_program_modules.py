@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["modules_of"]
+__all__ = ["count_parameters", "modules_of"]
 
 # code that holds no module of a user's; what a closure of theirs holds is still looked at
 _LIBRARIES = frozenset({"builtins", "lightning", "multipyro", "numpy", "pyro", "torch", "torchvision"})
@@ -34,6 +34,11 @@ def modules_of(program: Callable[..., Any]) -> tuple[nn.Module, ...]:
         else:
             waiting += reversed(list(_inside(thing)))
     return tuple(found.values())
+
+
+def count_parameters(*programs: Callable[..., Any]) -> int:
+    """Number of parameters of several programs, each parameter counted once."""
+    return sum({id(p): p.numel() for root in modules_of(programs) for p in root.parameters()}.values())
 
 
 def _inside(thing: Any) -> Iterator[Any]:

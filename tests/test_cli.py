@@ -127,7 +127,7 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     # called again it judges nothing anew, but for a new setting
     whole = json.loads((tmp_path / "compare.json").read_text())
     judged = []
-    monkeypatch.setattr(commands, "evaluate_programs", lambda *args, **kwargs: judged.append(kwargs) or kept)
+    monkeypatch.setattr(commands, "evaluate_programs", lambda *args, **kwargs: judged.append(kwargs) or Report(kept, {}, {}))
     kept = json.loads((tmp_path / "mvae-digits-0" / "metrics.json").read_text())
     assert main(arguments) == 0 and judged == []
     assert json.loads((tmp_path / "compare.json").read_text()) == whole

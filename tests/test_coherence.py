@@ -93,7 +93,7 @@ def test_a_text_is_judged_wherever_it_starts():
 
 
 def assert_share(found, exact):
-    assert abs(found["value"] - exact) < 4.5 * max(found["se"], 1e-3)
+    assert abs(found.value - exact) < 4.5 * max(found.se, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def assert_share(found, exact):
 )
 def test_joint_coherence_is_the_probability_that_all_classes_agree(names, exact):
     found = joint_coherence(model(), {name: CLASSIFIERS[name] for name in names}, 10_001)
-    assert found["se"] == pytest.approx(math.sqrt(found["value"] * (1 - found["value"]) / 10_001))
+    assert found.se == pytest.approx(math.sqrt(found.value * (1 - found.value) / 10_001))
     assert_share(found, exact)
 
 
@@ -115,11 +115,11 @@ def test_joint_coherence_of_samples_differs_from_that_of_means():
     names = {name: CLASSIFIERS[name] for name in ("word", "vector")}
     # the noise of the vector, twice as wide as z, turns its sign with probability arctan(2) / pi
     turned = joint_coherence(model(), {"vector": CLASSIFIERS["vector"], "label": Classifier(LABEL)}, 4000, "sample")
-    assert turned["value"] < joint_coherence(model(), names, 4000)["value"] - 0.1
+    assert turned.value < joint_coherence(model(), names, 4000).value - 0.1
 
 
 def test_joint_coherence_needs_two_modalities():
-    with pytest.raises(ValueError, match=r"at least two modalities, got classifiers of \['label'\]"):
+    with pytest.raises(ValueError, match=r"at least two modalities, got classifiers for \['label'\]"):
         joint_coherence(model(), {"label": CLASSIFIERS["label"]})
 
 
@@ -130,11 +130,11 @@ def test_conditional_coherence_is_the_share_of_rows_that_show_their_own_class():
     guide = AtTheVector(1, modalities=("vector", "label"))
     rows = data(labels, vector)
     found = conditional_coherence(model(), guide, rows, ["vector"], "label", CLASSIFIERS["label"])
-    assert found["value"] == pytest.approx(0.85) and found["se"] == pytest.approx(math.sqrt(0.85 * 0.15 / 200))
+    assert found.value == pytest.approx(0.85) and found.se == pytest.approx(math.sqrt(0.85 * 0.15 / 200))
     # above 1 the word is none: all of class 1 but the turned ones are wrong, and those of class 0 are right
     rows = data(labels, vector * 3)
     found = conditional_coherence(model(), guide, rows, ["vector"], "word", CLASSIFIERS["word"])
-    assert found["value"] == pytest.approx(85 / 200)
+    assert found.value == pytest.approx(85 / 200)
 
 
 def test_coherence_by_number_is_the_mean_over_subsets_and_their_targets():
@@ -146,8 +146,8 @@ def test_coherence_by_number_is_the_mean_over_subsets_and_their_targets():
     # of rows that are not turned both are right in class 0 and the label alone in class 1, of turned rows none
     both, value = [2] * 85 + [1] * 85 + [0] * 30, (0.85 + 0.425) / 2
     spread = math.sqrt(sum((right - 2 * value) ** 2 for right in both)) / 400
-    assert found[1] == pytest.approx({"value": value, "se": spread})
-    assert found[2] == pytest.approx({"value": 0.425, "se": math.sqrt(0.425 * 0.575 / 200)})
+    assert (found[1].value, found[1].se) == pytest.approx((value, spread))
+    assert (found[2].value, found[2].se) == pytest.approx((0.425, math.sqrt(0.425 * 0.575 / 200)))
     assert set(found) == {1, 2}
 
 
@@ -156,7 +156,8 @@ def test_coherence_by_number_counts_the_rows_that_hold_the_subset():
     rows = data(labels, observed={"vector": torch.arange(40) < 10}).select(["vector", "label"])
     rows.x["vector"][10:] = math.nan
     guide = AtTheVector(1, modalities=("vector",))
-    assert coherence_by_number(model(), guide, rows, {"label": CLASSIFIERS["label"]}) == {1: {"value": 1.0, "se": 0.0}}
+    found = coherence_by_number(model(), guide, rows, {"label": CLASSIFIERS["label"]})
+    assert list(found) == [1] and found[1].value == 1.0 and found[1].num == 10
     assert coherence_by_number(model(), guide, rows, {"vector": CLASSIFIERS["vector"]}) == {}
 
 
@@ -167,7 +168,7 @@ def test_conditional_coherence_of_sampled_values():
         conditional_coherence(model(), guide, data(labels), ["vector"], "vector", CLASSIFIERS["vector"], output)
         for output in ("mean", "sample")
     ]
-    assert found[0]["value"] == 1
+    assert found[0].value == 1
     assert_share(found[1], cdf(0.25))
 
 
@@ -177,19 +178,19 @@ def test_rows_that_lack_what_is_given_are_not_counted():
     rows.x["vector"][10:] = math.nan
     guide = AtTheVector(1, modalities=("vector",))
     found = conditional_coherence(model(), guide, rows, ["vector"], "label", CLASSIFIERS["label"])
-    assert found == {"value": 1.0, "se": 0.0}
-    assert latent_accuracy(guide, rows, rows, ["vector"]) == {"value": 1.0, "se": 0.0}
+    accuracy = latent_accuracy(guide, rows, rows, ["vector"])
+    assert found.value == accuracy.value == 1.0 and found.num == accuracy.num == 10
 
 
 def test_a_probe_finds_separable_latents_and_only_those():
     labels = torch.arange(400) % 2
     guide = AtTheVector(1, modalities=("vector",))
-    assert latent_accuracy(guide, data(labels), data(labels), ["vector"])["value"] == 1
+    assert latent_accuracy(guide, data(labels), data(labels), ["vector"]).value == 1
     noise = [data(labels, torch.randn(400, 1)) for _ in range(2)]
     assert_share(latent_accuracy(guide, *noise, ["vector"]), 0.5)
     # on another scale and offset the probe is the same: it standardizes
     moved = [data(rows.labels, rows.x["vector"] * 1e-4 + 50) for rows in (data(labels), data(labels))]
-    assert latent_accuracy(guide, *moved, ["vector"])["value"] == 1
+    assert latent_accuracy(guide, *moved, ["vector"]).value == 1
 
 
 def test_data_without_labels_has_no_such_metric():

@@ -9,8 +9,8 @@ from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import to_inference_data
+from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation import inference_data as diagnostics
-from multipyro.inference.evaluation import prediction
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 
@@ -40,7 +40,7 @@ def test_groups_and_shapes(given):
 
 @pytest.mark.parametrize("limit", [8_000_000, 60])
 def test_predictions_are_decoded_from_the_latents_beside_them(limit, monkeypatch):
-    monkeypatch.setattr(prediction, "MAX_ELEMENTS", limit)
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", limit)
     problem = LinearGaussian(2)
     problem.scales = {"image": 1e-4, "label": 0.8}
     x = problem.sample(6)

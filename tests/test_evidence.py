@@ -16,7 +16,7 @@ from multipyro.inference import (
     log_likelihood,
     log_likelihoods,
 )
-from multipyro.inference.evaluation import prediction
+from multipyro.inference.evaluation import _memory
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 
 # the guide as the only component of the proposal
@@ -176,7 +176,7 @@ def test_rows_that_hold_less_have_the_likelihood_of_what_they_hold():
 
 
 def test_memory_is_bounded_whatever_the_number_of_particles(monkeypatch):
-    monkeypatch.setattr(prediction, "MAX_ELEMENTS", 2000)
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", 2000)
     problem = LinearGaussian(2)
     model, guide, x = problem.model(), problem.mixture_guide(), problem.sample(90)
     largest = []

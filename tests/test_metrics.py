@@ -61,7 +61,7 @@ def report(method, splits, seed=0, guide=None, **options):
     torch.manual_seed(0)
     recipe = build(method, Networks(splits.train.modalities, (16, 16)), 4, guide, **options)
     state = torch.get_rng_state()
-    found = evaluate(recipe.model, recipe.guide, splits, num_samples=20, coherence_samples=400, seed=seed)
+    found = evaluate(recipe.model, recipe.guide, splits, num_samples=20, coherence_samples=400, seed=seed).to_dict()
     assert torch.equal(torch.get_rng_state(), state)
     return recipe, found
 
@@ -172,11 +172,11 @@ def test_single_metrics_say_that_no_row_is_held(small):
     torch.manual_seed(0)
     recipe = build("mvae", Networks(small.train.modalities, (8,)), 2)
     test = without(small.test, "image", torch.ones(1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="no row of 'digits' holds .'image'."):
+    with pytest.raises(ValueError, match="no data point of 'digits' contains .'image'."):
         conditional_coherence(
             recipe.model, recipe.guide, test, ["image"], "label", Classifier(test.modalities["label"])
         )
-    with pytest.raises(ValueError, match="two classes of training rows that hold .'image'."):
+    with pytest.raises(ValueError, match="two classes of training data points that contain .'image'."):
         latent_accuracy(recipe.guide, small.train, test, ["image"])
 
 

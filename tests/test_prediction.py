@@ -9,7 +9,7 @@ from torch import nn
 
 from multipyro.guides import Guide, MixtureOfProducts, NormalEncoder, ProductOfExperts
 from multipyro.inference import cross_generate, embed, joint_samples, reconstruct
-from multipyro.inference.evaluation import prediction
+from multipyro.inference.evaluation import _memory
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 
 
@@ -52,7 +52,7 @@ def assert_moments(samples, mean, covariance):
 @pytest.mark.parametrize("given", [("image",), ("label", "word"), ("image", "label")])
 @pytest.mark.parametrize("limit", [8_000_000, 400])
 def test_samples_have_the_moments_of_the_exact_conditional(given, limit, monkeypatch):
-    monkeypatch.setattr(prediction, "MAX_ELEMENTS", limit)
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", limit)
     problem = LinearGaussian(3)
     x = problem.sample(4)
     seen = {name: x[name] for name in given}
@@ -119,7 +119,7 @@ def test_a_row_that_holds_only_the_target_is_reconstructed_from_it():
 
 
 def test_joint_samples_have_the_moments_of_the_model(monkeypatch):
-    monkeypatch.setattr(prediction, "MAX_ELEMENTS", 1000)
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", 1000)
     problem = LinearGaussian(2)
     samples = joint_samples(problem.model(), 3001)
     together = torch.cat([samples[name] for name in problem.modalities], -1)
@@ -130,7 +130,7 @@ def test_joint_samples_have_the_moments_of_the_model(monkeypatch):
 
 
 def test_memory_is_bounded_by_hidden_layers_too(monkeypatch):
-    monkeypatch.setattr(prediction, "MAX_ELEMENTS", 1600)
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", 1600)
     model, guide = small()
     largest = []
     for module in [*model.modules(), *guide.modules()]:
@@ -204,7 +204,7 @@ def test_embeddings_are_means_of_the_conditional():
     assert torch.allclose(embed(guide, {"word": x["word"]}), embed(guide, x, "word"))
     mopoe = MixtureOfProducts(3, guide.encoders, prior_expert="all").double()
     assert torch.allclose(embed(mopoe, x), problem.posterior(x).mean)
-    samples = embed(guide, repeated(x, 3000), sample=True)
+    samples = embed(guide, repeated(x, 3000), output="sample")
     assert_moments(samples[:, None], problem.posterior(x).mean[0], problem.posterior(x).covariance_matrix[0])
 
 
@@ -244,7 +244,7 @@ def test_a_guide_of_several_sites():
         ({"image": torch.zeros(4, 1, 3, 3).long()}, {}, TypeError, "floating point"),
         ({"image": torch.full((4, 1, 3, 3), float("nan"))}, {}, ValueError, "NaN"),
         ({"image": torch.zeros(4, 1, 3, 3).numpy()}, {}, TypeError, "must be a tensor"),
-        ({"image": torch.zeros(0, 1, 3, 3)}, {}, ValueError, "no rows"),
+        ({"image": torch.zeros(0, 1, 3, 3)}, {}, ValueError, "no data points"),
         ({"image": torch.zeros(4, 1, 3, 3), "label": torch.tensor([0, 1, 2, 4])}, {}, ValueError, "class ids 0 to 3"),
         ({"image": torch.zeros(4, 1, 3, 3), "label": torch.zeros(4)}, {}, TypeError, "int64"),
         ({"image": torch.zeros(4, 1, 3, 3), "label": torch.zeros(3).long()}, {}, ValueError, "same number of rows"),

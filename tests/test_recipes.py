@@ -10,7 +10,7 @@ from torch import nn
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference import METHODS, Networks, build, cross_generate, embed, fit_recipe, frozen, load
-from multipyro.inference.evaluation.prediction import answers
+from multipyro.inference.evaluation import supports
 from multipyro.inference.handlers import conditional
 from multipyro.inference.objectives.sites import sample_sites
 
@@ -132,7 +132,7 @@ def test_the_sites_of_the_model_are_those_of_the_guide(method):
     recipe = recipe_of(method)
     x = batch_of(recipe)
     for subset in subsets(recipe):
-        if not answers(recipe.guide, subset):
+        if not supports(recipe.guide, subset):
             continue
         given = {name: x[name] for name in subset}
         for program in (recipe.guide, conditional(recipe.guide)):
@@ -215,7 +215,7 @@ def test_every_claimed_subset_answers_and_others_are_refused_by_name(method, cou
     x = batch_of(recipe, COUNTS[count])
     # of five modalities not every one of the 31 subsets, for time
     asked = [subset for subset in subsets(recipe) if count < 5 or len(subset) in (1, 4, 5) or subset[0] == "touch"]
-    claimed = [subset for subset in asked if answers(recipe.guide, subset)]
+    claimed = [subset for subset in asked if supports(recipe.guide, subset)]
     assert claimed
     for subset in asked:
         given = {name: x[name] for name in subset}
@@ -284,5 +284,5 @@ def test_one_seed_repeats_and_two_differ(method):
 def test_embeddings_have_a_row_each(method):
     recipe = recipe_of(method)
     x = batch_of(recipe)
-    subset = max((s for s in subsets(recipe) if answers(recipe.guide, s)), key=len)
+    subset = max((s for s in subsets(recipe) if supports(recipe.guide, s)), key=len)
     assert seeded(embed, recipe.guide, x, subset).shape == (ROWS, recipe.latent_dim)

@@ -17,7 +17,7 @@ from multipyro.inference import (
     restrict,
 )
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.evaluation.prediction import answers
+from multipyro.inference.evaluation import supports
 from multipyro.inference.handlers import conditional, where_proper
 from multipyro.ppl_models import MLP, OneHotMLP
 
@@ -85,9 +85,9 @@ def test_what_is_around_a_guide_hides_neither_its_conditional_nor_its_subsets():
         found = cross_generate(frozen(model), wrapped, {"image": x["image"]}, ["label"])
         torch.manual_seed(0)
         assert torch.equal(found["label"], cross_generate(model, guide, {"image": x["image"]}, ["label"])["label"])
-    assert answers(guide, ["label"]) and not answers(restrict(guide, ["image"]), ["label"])
+    assert supports(guide, ["label"]) and not supports(restrict(guide, ["image"]), ["label"])
     joint = JointGuide(2, {"image": MLP(4, 6), "label": OneHotMLP(3, 6)})
-    assert answers(frozen(joint), ["image", "label"]) and not answers(frozen(joint), ["image"])
+    assert supports(frozen(joint), ["image", "label"]) and not supports(frozen(joint), ["image"])
     with pytest.raises(ValueError, match="cannot generate them|unknown modality"):
         cross_generate(frozen(model), guide, {"image": x["image"]}, ["sound"])
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multipyro.data import DATASETS, Modality
-from multipyro.inference.evaluation.prediction import answers
+from multipyro.inference.evaluation import supports
 from multipyro.inference.recipes import METHODS, Recipe
 from multipyro.inference.recipes.architectures import first_suitable
 
@@ -43,7 +43,7 @@ def picture(arguments: argparse.Namespace, recipe: Recipe) -> tuple[list[str], l
     default = DATASETS[arguments.data].default_given if arguments.data in DATASETS else ()
     given = arguments.given or conditions
     given = given or [name for name in default if name in names] or list(names[:1])
-    if arguments.given and not (answers(recipe.guide, given) and set(conditions) <= set(given)):
+    if arguments.given and not (supports(recipe.guide, given) and set(conditions) <= set(given)):
         raise ValueError(f"--given {' '.join(given)}: {recipe.name} predicts nothing from it")
     fixed = [name for name in arguments.target or () if name in conditions]
     if fixed:

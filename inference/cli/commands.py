@@ -29,9 +29,9 @@ from multipyro.inference.cli.arguments import (
 )
 from multipyro.inference.cli.plugins import guide_class, method_name
 from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metrics_table
+from multipyro.inference.evaluation import supports
 from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.evaluation.metrics import evaluate as evaluate_programs
-from multipyro.inference.evaluation.prediction import answers
+from multipyro.inference.evaluation.report import evaluate as evaluate_programs
 from multipyro.inference.recipes import COMMON_OPTIONS, METHODS, Recipe, build, equations
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.inference.training._plan import check_complete
@@ -76,7 +76,7 @@ def demo(arguments: argparse.Namespace) -> None:
     fit_recipe(recipe, splits, out=arguments.out, resume=arguments.resume, progress=_CONSOLE.is_terminal, **settings)
     loaded = load(arguments.out)
     _CONSOLE.print("evaluating on the 300 test rows")
-    metrics = evaluate_programs(loaded.model, loaded.guide, splits, seed=arguments.seed)
+    metrics = evaluate_programs(loaded.model, loaded.guide, splits, seed=arguments.seed).to_dict()
     _write_metrics(arguments.out, metrics)
     _CONSOLE.print(metrics_table(metrics, "MoPoE with an aggregate prior on digits"))
     torch.manual_seed(arguments.seed)
@@ -132,7 +132,7 @@ def train(arguments: argparse.Namespace) -> None:
     work = _work(arguments, method, splits, arguments.seed, guide)
     given, target = picture(arguments, work.recipe)
     _fit(arguments, work, out, arguments.resume)
-    if answers(work.recipe.guide, given):
+    if supports(work.recipe.guide, given):
         torch.manual_seed(arguments.seed)
         _draw_cross(
             load(out, guide).recipe, splits, given, target, out / f"{'+'.join(given)}-to-{'+'.join(target)}.png"
@@ -150,7 +150,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         num_samples=arguments.particles,
         output=arguments.pixels,
         seed=arguments.seed,
-    )
+    ).to_dict()
     _write_metrics(arguments.run, metrics, arguments.checkpoint)
     _CONSOLE.print(metrics_table(metrics, f"{config['method']} on {config['data']['name']}"))
     _CONSOLE.print(f"written to {arguments.run / 'metrics.json'}")
@@ -281,7 +281,7 @@ def _judged(run: Path, splits: Splits, samples: int, seed: int) -> dict[str, Any
         if {**found, **found.get("data", {}), **found.get("settings", {})}.items() >= wanted.items():
             return found
     loaded = load(run)
-    metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_samples=samples, seed=seed)
+    metrics = evaluate_programs(loaded.model, loaded.guide, splits, num_samples=samples, seed=seed).to_dict()
     _write_metrics(run, metrics)
     return metrics
 

@@ -1,3 +1,62 @@
 """Evaluation: prediction, likelihoods, metrics and figures."""
 
-__all__ = []
+from multipyro.inference.evaluation._inputs import supports
+from multipyro.inference.evaluation.attributes import (
+    AttributeScores,
+    attribute_scores,
+    average_precision,
+    word_correctness,
+    words_present,
+)
+from multipyro.inference.evaluation.classifiers import (
+    AttributeClassifier,
+    Classifier,
+    train_attribute_classifier,
+    train_classifiers,
+)
+from multipyro.inference.evaluation.coherence import coherence_by_number, conditional_coherence, joint_coherence
+from multipyro.inference.evaluation.correlation import CanonicalCorrelation, sentence_vectors, without_first_component
+from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions, symmetric_kl
+from multipyro.inference.evaluation.estimates import (
+    Estimate,
+    PairedDifference,
+    estimate_mean,
+    estimate_share,
+    paired_difference,
+)
+from multipyro.inference.evaluation.prediction import cross_generate, embed, evaluating, joint_samples, reconstruct
+from multipyro.inference.evaluation.probes import latent_accuracy, latent_average_precision
+
+__all__ = [
+    "AttributeClassifier",
+    "AttributeScores",
+    "CanonicalCorrelation",
+    "Classifier",
+    "Estimate",
+    "LatentDimensions",
+    "PairedDifference",
+    "attribute_scores",
+    "average_precision",
+    "coherence_by_number",
+    "conditional_coherence",
+    "cross_generate",
+    "embed",
+    "estimate_mean",
+    "estimate_share",
+    "evaluating",
+    "joint_coherence",
+    "joint_samples",
+    "latent_accuracy",
+    "latent_average_precision",
+    "latent_dimensions",
+    "paired_difference",
+    "reconstruct",
+    "sentence_vectors",
+    "supports",
+    "symmetric_kl",
+    "train_attribute_classifier",
+    "train_classifiers",
+    "without_first_component",
+    "word_correctness",
+    "words_present",
+]

@@ -1,27 +1,28 @@
-"""Coherence: whether what a model generates shows the class that it was generated from."""
+"""Coherence: whether generated modalities show the class that they were generated from."""
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from multipyro.batch import Rows, subsets_of
 from multipyro.data import MultimodalData
+from multipyro.inference.evaluation._inputs import supports
 from multipyro.inference.evaluation.classifiers import Classifier
-from multipyro.inference.evaluation.prediction import answers, cross_generate, joint_samples
+from multipyro.inference.evaluation.estimates import Estimate, estimate_share
+from multipyro.inference.evaluation.prediction import cross_generate, joint_samples
 from multipyro.inference.programs import Program
 
-__all__ = ["coherence_by_number", "conditional_coherence", "joint_coherence"]
+__all__ = ["check_labels", "coherence_by_number", "conditional_coherence", "indices_with", "joint_coherence"]
 
-# rows or samples that are generated and judged at once
-_AT_ONCE = 2_000
+# data points or samples that are generated and classified at once
+_CHUNK = 2_000
 
 
 def joint_coherence(
     model: Program, classifiers: Mapping[str, Classifier], num_samples: int = 10_000, output: str = "mean"
-) -> dict[str, float]:
-    """Share of samples of the prior in which all modalities show the same class.
+) -> Estimate:
+    """Share of samples from the prior in which all modalities show the same class.
 
     References:
         Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), section 5.1, with 10,000 samples; Generalized
@@ -29,12 +30,12 @@ def joint_coherence(
 
     Args:
         model: The generative program.
-        classifiers: Modality name -> judge; the modalities without one are left out.
-        num_samples: Number of samples of the prior.
+        classifiers: Modality name -> classifier; modalities without one are left out.
+        num_samples: Number of samples from the prior.
         output: `"mean"` or `"sample"` of the likelihoods.
 
     Returns:
-        `value`, and its binomial standard error `se`.
+        The share, over samples.
 
     Raises:
         ValueError: If there are fewer than two classifiers, so that nothing can disagree.
@@ -44,18 +45,18 @@ def joint_coherence(
         >>> from multipyro.inference import build, networks_for
         >>> splits = load_dataset("digits").head(100)
         >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
-        >>> judges = {name: Classifier(splits.test.modalities[name]) for name in ("label", "word")}
-        >>> 0 <= joint_coherence(recipe.model, judges, num_samples=50)["value"] <= 1
-        True
+        >>> classifiers = {name: Classifier(splits.test.modalities[name]) for name in ("label", "word")}
+        >>> joint_coherence(recipe.model, classifiers, num_samples=50).num
+        50
     """
     if len(classifiers) < 2:
-        raise ValueError(f"joint coherence compares at least two modalities, got classifiers of {list(classifiers)}")
+        raise ValueError(f"joint coherence compares at least two modalities, got classifiers for {list(classifiers)}")
     agree = []
-    for number in [_AT_ONCE] * (num_samples // _AT_ONCE) + [num_samples % _AT_ONCE] * (num_samples % _AT_ONCE > 0):
-        values = joint_samples(model, number, list(classifiers), output)
+    for chunk in torch.arange(num_samples).split(_CHUNK):
+        values = joint_samples(model, len(chunk), list(classifiers), output)
         classes = torch.stack([classifiers[name](values[name]).cpu() for name in classifiers])
         agree.append((classes == classes[0]).all(0) & (classes[0] >= 0))
-    return share_of(torch.cat(agree))
+    return estimate_share(torch.cat(agree), None, [classifier.accuracy for classifier in classifiers.values()])
 
 
 def conditional_coherence(
@@ -66,11 +67,11 @@ def conditional_coherence(
     target: str,
     classifier: Classifier,
     output: str = "mean",
-) -> dict[str, float]:
-    """Share of rows whose generated modality shows the class of the row it was generated from.
+) -> Estimate:
+    """Share of data points whose generated modality shows the class of the data point it was generated from.
 
-    The rows are those that hold all of `given`. One latent a row from the guide's `conditional` distribution, and the
-    decoder's mean.
+    Data points that lack a modality of `given` do not count. Each gets one latent from the guide's `conditional`
+    distribution, and by default the decoder's mean.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1.
@@ -78,46 +79,48 @@ def conditional_coherence(
     Args:
         model: The generative program.
         guide: The variational program.
-        data: Rows with labels.
+        data: Labeled data.
         given: The modalities that are given.
         target: The modality that is generated.
-        classifier: Its judge.
-        output: `"mean"`, or `"sample"` to judge a sample of the likelihood (sampled pixels).
+        classifier: The classifier of `target`.
+        output: `"mean"` or `"sample"` of the likelihood (sampled pixels, for instance).
 
     Returns:
-        `value`, and its binomial standard error `se`.
+        The share, over all data points of `data`.
 
     Raises:
-        ValueError: If the data has no labels, or no row holds all of `given`.
+        ValueError: If the data has no labels, or no data point contains all of `given`.
 
     Example:
         >>> from multipyro.data import load_dataset
         >>> from multipyro.inference import build, networks_for
         >>> splits = load_dataset("digits").head(100)
         >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
-        >>> judge = Classifier(splits.test.modalities["label"])
-        >>> found = conditional_coherence(recipe.model, recipe.guide, splits.test, ["image"], "label", judge)
-        >>> 0 <= found["value"] <= 1
-        True
+        >>> classifier = Classifier(splits.test.modalities["label"])
+        >>> conditional_coherence(recipe.model, recipe.guide, splits.test, ["image"], "label", classifier).num
+        100
     """
     check_labels(data)
-    held, right = held_rows(data.observed, given, data.x), []
-    if not len(held):
-        raise ValueError(f"no row of {data.name!r} holds {list(given)}: there is nothing to generate from")
-    for rows in held.split(_AT_ONCE):
-        x, _ = data.select(given).rows(rows)
+    indices = indices_with(data, given)
+    if not len(indices):
+        raise ValueError(f"no data point of {data.name!r} contains {list(given)}: there is nothing to generate from")
+    correct, trials = torch.zeros(len(data)), torch.zeros(len(data))
+    for chunk in indices.split(_CHUNK):
+        x, _ = data.select(given).rows(chunk)
         values = cross_generate(model, guide, x, [target], 1, output=output)[target][0]
-        right.append(classifier(values).cpu() == data.labels[rows])
-    return share_of(torch.cat(right))
+        correct[chunk] += classifier(values).cpu() == data.labels[chunk]
+    trials[indices] = 1
+    return estimate_share(correct, trials, [classifier.accuracy])
 
 
 def coherence_by_number(
     model: Program, guide: Program, data: MultimodalData, classifiers: Mapping[str, Classifier], output: str = "mean"
-) -> dict[int, dict[str, float]]:
+) -> dict[int, Estimate]:
     """Conditional coherence by the number of given modalities: what more of them add.
 
-    The mean over all subsets of that number which the guide answers, over all judged modalities outside the subset,
-    and over the rows that hold the subset. All targets of a subset are decoded from one latent a row.
+    The mean over all subsets of that size which the guide supports, over all classified modalities outside the subset,
+    and over the data points that contain the subset. All targets of a subset are decoded from one latent per data
+    point.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), Figure 3. It does not say whether given modalities count as
@@ -126,13 +129,13 @@ def coherence_by_number(
     Args:
         model: The generative program.
         guide: The variational program.
-        data: Rows with labels.
-        classifiers: Modality name -> judge; the modalities without one are given, and not generated.
+        data: Labeled data.
+        classifiers: Modality name -> classifier; modalities without one are given, and not generated.
         output: `"mean"` or `"sample"` of the likelihoods.
 
     Returns:
-        Number of given modalities -> `value`, and its standard error `se` over rows. A number without a subset that can
-        be judged is left out.
+        Number of given modalities -> the share, its error robust to all generated values of a data point having the
+        same fate. A number without a supported subset and a classified target is left out.
 
     Raises:
         ValueError: If the data has no labels.
@@ -142,47 +145,38 @@ def coherence_by_number(
         >>> from multipyro.inference import build, networks_for
         >>> splits = load_dataset("digits").head(100)
         >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
-        >>> judges = {name: Classifier(splits.test.modalities[name]) for name in ("label", "word")}
-        >>> sorted(coherence_by_number(recipe.model, recipe.guide, splits.test, judges))
+        >>> classifiers = {name: Classifier(splits.test.modalities[name]) for name in ("label", "word")}
+        >>> sorted(coherence_by_number(recipe.model, recipe.guide, splits.test, classifiers))
         [1, 2]
     """
     check_labels(data)
-    names, found = tuple(data.modalities), {}
-    for number in range(1, len(names)):
-        right, count = torch.zeros(len(data)), torch.zeros(len(data))
-        for given in itertools.combinations(names, number):
-            targets = [name for name in classifiers if name not in given]
-            if not targets or not answers(guide, given):
+    estimates = {}
+    for number in range(1, len(data.modalities)):
+        correct, trials = torch.zeros(len(data)), torch.zeros(len(data))
+        accuracies: list[float] = []
+        for given in subsets_of(tuple(data.modalities)):
+            target = [name for name in classifiers if name not in given]
+            if len(given) != number or not target or not supports(guide, given):
                 continue
-            for rows in held_rows(data.observed, given, data.x).split(_AT_ONCE):
-                x, _ = data.select(given).rows(rows)
-                values = cross_generate(model, guide, x, targets, 1, output=output)
-                for target in targets:
-                    right[rows] += classifiers[target](values[target][0]).cpu() == data.labels[rows]
-                count[rows] += len(targets)
-        if count.any():
-            value = (right.sum() / count.sum()).item()
-            # a row's judgments hang together: its sum is one draw
-            spread = (right - value * count).square().sum().sqrt()
-            found[number] = {"value": value, "se": (spread / count.sum()).item()}
-    return found
+            accuracies += [classifiers[name].accuracy for name in target]
+            for chunk in indices_with(data, given).split(_CHUNK):
+                x, _ = data.select(given).rows(chunk)
+                values = cross_generate(model, guide, x, target, 1, output=output)
+                for name in target:
+                    correct[chunk] += classifiers[name](values[name][0]).cpu() == data.labels[chunk]
+                trials[chunk] += len(target)
+        if trials.any():
+            estimates[number] = estimate_share(correct, trials, [sum(accuracies) / len(accuracies)])
+    return estimates
 
 
 def check_labels(data: MultimodalData) -> None:
     """Raises unless the data has labels."""
     if data.labels is None:
-        raise ValueError(f"data set {data.name!r} has no labels to judge classes by")
+        raise ValueError(f"data set {data.name!r} has no labels, so no class can be right or wrong")
 
 
-def held_rows(observed: Mapping[str, Tensor] | None, names: Sequence[str], x: Mapping[str, Tensor]) -> Tensor:
-    """Indices of the rows that hold every one of `names`."""
-    held = torch.ones(len(next(iter(x.values()))), dtype=torch.bool)
-    for name in names:
-        held &= (observed or {}).get(name, held)
-    return held.nonzero()[:, 0]
-
-
-def share_of(right: Tensor) -> dict[str, float]:
-    """The share of what is true, and its binomial standard error."""
-    value = right.double().mean().item()
-    return {"value": value, "se": math.sqrt(value * (1 - value) / right.numel())}
+def indices_with(data: MultimodalData, given: Sequence[str]) -> Tensor:
+    """Indices of the data points that contain every modality of `given`."""
+    rows = Rows(data.x, data.observed).all_of(given)
+    return torch.arange(len(data)) if rows is None else rows.nonzero()[:, 0]

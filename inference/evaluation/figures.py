@@ -2,14 +2,17 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from multipyro._optional import optional_imports
 from multipyro.data import Modality
 from multipyro.inference.evaluation.prediction import cross_generate, joint_samples, reconstruct
 from multipyro.inference.programs import Program
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["cross_generation_figure", "joint_samples_figure", "reconstructions_figure"]
 
@@ -26,7 +29,7 @@ def cross_generation_figure(
     target: Sequence[str],
     num_samples: int = 8,
     output: str = "mean",
-) -> Figure:
+) -> "Figure":
     """A grid: each row one given instance (left of the first gap), each column one sample of the target modalities.
 
     Args:
@@ -64,7 +67,7 @@ def cross_generation_figure(
 
 def joint_samples_figure(
     model: Program, modalities: Mapping[str, Modality], num_samples: int = 10, output: str = "mean"
-) -> Figure:
+) -> "Figure":
     """One column a sample of the prior, one row a modality.
 
     Returns:
@@ -89,7 +92,7 @@ def joint_samples_figure(
 
 def reconstructions_figure(
     model: Program, guide: Program, modalities: Mapping[str, Modality], x: Mapping[str, Tensor]
-) -> Figure:
+) -> "Figure":
     """Each row one instance: every modality, and beside it its reconstruction from all of them.
 
     Returns:
@@ -113,7 +116,7 @@ def reconstructions_figure(
     return _grid(modalities, columns, len(next(iter(x.values()))), headers, gaps=set(range(2, len(columns), 2)))
 
 
-def _grid(modalities, columns: list[tuple[str, Tensor]], rows: int, headers: list[str], gaps: set[int]) -> Figure:
+def _grid(modalities, columns: list[tuple[str, Tensor]], rows: int, headers: list[str], gaps: set[int]) -> "Figure":
     figure, axes = _axes(rows, len(columns), gaps)
     for column, (name, values) in enumerate(columns):
         for row in range(rows):
@@ -122,8 +125,10 @@ def _grid(modalities, columns: list[tuple[str, Tensor]], rows: int, headers: lis
     return figure
 
 
-def _axes(rows: int, columns: int, gaps: Sequence[int] | set[int]) -> tuple[Figure, list[list]]:
+def _axes(rows: int, columns: int, gaps: Sequence[int] | set[int]) -> tuple["Figure", list[list]]:
     """Axes without ticks; before each column in `gaps` stands a narrow empty one."""
+    with optional_imports("Figures"):
+        from matplotlib.figure import Figure
     widths, places = [], []
     for column in range(columns):
         if column in gaps:
@@ -131,7 +136,6 @@ def _axes(rows: int, columns: int, gaps: Sequence[int] | set[int]) -> tuple[Figu
         places.append(len(widths))
         widths.append(1.0)
     figure = Figure(figsize=(_INCHES * sum(widths) + 0.6, _INCHES * rows + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.add_gridspec(rows, len(widths), width_ratios=widths)
     axes = [[figure.add_subplot(grid[row, place]) for place in places] for row in range(rows)]
     for line in axes:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from multipyro.batch import batch_rows
-from multipyro.inference.evaluation.prediction import check_known, check_values, chosen, generated, joint_samples
+from multipyro.inference.evaluation._inputs import check_known, check_values, select_given
+from multipyro.inference.evaluation.prediction import generate, joint_samples
 from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def to_inference_data(
     """
     check_known(model, list(x))
     check_values(model, x, observed)
-    given = tuple(x) if given is None else chosen(given, x, "given")
+    given = tuple(x) if given is None else select_given(given, x, "given")
     rows = batch_rows(x)
     if rows * num_samples > max_draws:
         raise ValueError(
@@ -79,7 +80,7 @@ def to_inference_data(
 
     seen = {name: x[name] for name in given}
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in seen}
-    latents, predicted = generated(model, guide, seen, tuple(x), num_samples, masks, "sample")
+    latents, predicted = generate(model, guide, seen, tuple(x), num_samples, masks, "sample")
     prior = joint_samples(model, num_samples * rows, tuple(x))
     prior = {name: value.unflatten(0, (num_samples, rows)) for name, value in prior.items()}
     groups = {"posterior": latents, "posterior_predictive": predicted, "prior_predictive": prior}

@@ -9,7 +9,7 @@ from pyro.infer import ELBO
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.inference._program_modules import modules_of
+from multipyro.inference._program_modules import count_parameters
 from multipyro.inference.objectives.weights import LinearWarmup, SiteWeights
 from multipyro.inference.programs import Program
 from multipyro.inference.recipes._options import Bounds, Option, Weight, options_of
@@ -117,8 +117,7 @@ class Recipe:
     @property
     def num_parameters(self) -> int:
         """Number of parameters of the model, the guide and the other modules, each counted once."""
-        roots = modules_of((self.model, self.guide, *self.others))
-        return sum({id(p): p.numel() for root in roots for p in root.parameters()}.values())
+        return count_parameters(self.model, self.guide, *self.others)
 
     @property
     def equations(self) -> tuple[str, ...]:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled
 from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, allocate, defensive_mixture
 from multipyro.inference.evaluation.likelihoods.weights import WeightStatistics
-from multipyro.inference.evaluation.prediction import check_known, check_values, chosen, conditions_of
 from multipyro.inference.handlers import proposal
 from multipyro.inference.programs import Program
 
@@ -231,8 +231,8 @@ def _query(
     target: Sequence[str] | None,
     given: Sequence[str] | None,
 ) -> Query:
-    given = () if given is None else chosen(given, x, "given")
-    target = tuple(name for name in x if name not in given) if target is None else chosen(target, x, "target")
+    given = () if given is None else select_given(given, x, "given")
+    target = tuple(name for name in x if name not in given) if target is None else select_given(target, x, "target")
     if set(target) & set(given) or not target:
         raise ValueError(f"target must not be empty nor overlap given, got {list(target)} and {list(given)}")
     check_known(model, [*target, *given])

@@ -9,17 +9,12 @@ from torch import Tensor
 
 from multipyro.batch import Rows, batch_rows
 from multipyro.guides._encoder_cache import encoders_run_once
-from multipyro.inference.evaluation import prediction
+from multipyro.inference.evaluation import _memory
+from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
+from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
 from multipyro.inference.evaluation.likelihoods.proposals import Component, Proposal, allocate, site_log_prob
 from multipyro.inference.evaluation.likelihoods.weights import Strata, WeightStatistics, weight_statistics
-from multipyro.inference.evaluation.prediction import (
-    conditions_of,
-    elements_of_a_row,
-    evaluating,
-    first_row,
-    row_chunks,
-    take_rows,
-)
+from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import restrict
 from multipyro.inference.programs import Program
 
@@ -131,12 +126,12 @@ def importance_sampled(
         head = first_row(x, observed)
         program = restrict(model, [*scored, *conditions_of(model)])
         given = [part.subset for part in components if part.subset]
-        sizes = [elements_of_a_row(restrict(guide, subset), head) for subset in dict.fromkeys(given)]
-        elements = max(elements_of_a_row(program, head), *sizes)
+        sizes = [elements_per_row(restrict(guide, subset), head) for subset in dict.fromkeys(given)]
+        elements = max(elements_per_row(program, head), *sizes)
 
         def estimate(rows: Tensor, number: int) -> list[WeightStatistics]:
             part, masks = take_rows(x, observed, rows)
-            size = max(1, prediction.MAX_ELEMENTS // (len(rows) * elements))
+            size = max(1, _memory.MAX_ELEMENTS // (len(rows) * elements))
             samples = weighted_samples(model, guide, part, masks, components, number, scored, size)
             return [samples.statistics(query) for query in queries]
 

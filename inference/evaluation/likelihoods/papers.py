@@ -12,23 +12,21 @@ from torch import Tensor, nn
 from multipyro.batch import Rows, batch_rows, private_modality
 from multipyro.guides import IterativeSampling
 from multipyro.guides._encoder_cache import encoders_run_once
+from multipyro.inference.evaluation._inputs import (
+    check_known,
+    check_values,
+    conditions_of,
+    first_row,
+    select_given,
+    supports,
+    take_rows,
+)
+from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.estimators import check_scored, checked_samples, estimate_of
 from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled
 from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, mixture_of, site_log_prob
-from multipyro.inference.evaluation.prediction import (
-    answers,
-    check_known,
-    check_values,
-    chosen,
-    chunks,
-    conditions_of,
-    elements_of_a_row,
-    evaluating,
-    first_row,
-    row_chunks,
-    take_rows,
-)
+from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, latents_from, proposal, restrict
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
@@ -108,7 +106,7 @@ def importance_weighted_bound(
         torch.Size([5])
     """
     checked_samples(num_samples, num_samples)
-    given, target = chosen(given, x, "given"), tuple(x) if target is None else chosen(target, x, "target")
+    given, target = select_given(given, x, "given"), tuple(x) if target is None else select_given(target, x, "target")
     conditions = conditions_of(model)
     target = tuple(name for name in target if name not in conditions)
     check_known(model, [*given, *target])
@@ -179,7 +177,7 @@ def guide_conditional_log_likelihood(
         >>> (bounds.mean <= bounds.logmeanexp).all()
         tensor(True)
     """
-    given, target = chosen(given, x, "given"), chosen(target, x, "target")
+    given, target = select_given(given, x, "given"), select_given(target, x, "target")
     check_known(model, [*given, *target])
     x = {name: values for name, values in x.items() if name in given or name in target}
     check_values(model, x, observed)
@@ -188,7 +186,7 @@ def guide_conditional_log_likelihood(
     parts = []
     with evaluating(model, guide), poutine.block():
         head = first_row(x, observed)
-        elements = max(elements_of_a_row(scored, head), elements_of_a_row(guided, head))
+        elements = max(elements_per_row(scored, head), elements_per_row(guided, head))
         for rows in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, rows)
             evidence, evidence_masks = take_rows({name: x[name] for name in given}, observed, rows)
@@ -272,7 +270,7 @@ def guide_predictive_log_likelihood(
         what = "the model is conditional" if conditions_of(model) else "the guide completes what is missing"
         raise TypeError(f"{what}: its prediction has no density over latents; use guide_conditional_log_likelihood")
     max_samples = checked_samples(num_samples, max_samples)
-    given, target = chosen(given, x, "given"), chosen(target, x, "target")
+    given, target = select_given(given, x, "given"), select_given(target, x, "target")
     if set(given) & set(target):
         raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
     check_known(model, [*given, *target])
@@ -282,7 +280,7 @@ def guide_predictive_log_likelihood(
     if missing:
         raise ValueError(f"every data point must contain all of {list(x)}, but some do not: {missing}")
     ordered = tuple(name for name in x if name in target)
-    main = [ordered, tuple(x)] if (len(scales) > 1 or prior) and answers(guide, tuple(x)) else [ordered]
+    main = [ordered, tuple(x)] if (len(scales) > 1 or prior) and supports(guide, tuple(x)) else [ordered]
     components = mixture_of(main, scales, (), 0.0, prior)
     prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given), given)
     found, samples = importance_sampled(

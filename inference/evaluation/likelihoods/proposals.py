@@ -15,7 +15,7 @@ from torch import Tensor
 from multipyro.batch import Rows, private_modality
 from multipyro.guides import Guide
 from multipyro.guides.algebra.widening import matched_normal, widened
-from multipyro.inference.evaluation.prediction import answers, conditions_of
+from multipyro.inference.evaluation._inputs import conditions_of, supports
 from multipyro.inference.handlers import restrict
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
@@ -74,7 +74,7 @@ def defensive_mixture(
     for subset in main:
         for part in itertools.combinations(subset, len(subset) - 1):
             proper = not set(part) <= conditions and conditions <= set(part)
-            if proper and part not in [*main, *below] and answers(guide, part):
+            if proper and part not in [*main, *below] and supports(guide, part):
                 below.append(part)
     return mixture_of(main, scales, below, related, prior)
 

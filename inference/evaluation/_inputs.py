@@ -1,0 +1,83 @@
+"""Checks of what is given and predicted, and parts of batches."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from multipyro.batch import batch_rows, check_batch, filled
+from multipyro.guides import Guide
+from multipyro.inference.handlers import sees
+from multipyro.inference.programs import Program, unwrap
+from multipyro.ppl_models.conditional import check_conditions
+
+__all__ = [
+    "as_names",
+    "check_known",
+    "check_values",
+    "conditions_of",
+    "first_row",
+    "select_given",
+    "supports",
+    "take_rows",
+]
+
+
+def as_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of modalities as a tuple, a single one included."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def select_given(names: Sequence[str], x: Mapping[str, Tensor], argument: str) -> tuple[str, ...]:
+    """The value of `argument` as a tuple; raises unless it names at least one modality, and only modalities of `x`."""
+    names = as_names(names)
+    unknown = [name for name in names if name not in x]
+    if unknown or not names:
+        raise ValueError(f"{argument} must be some of {list(x)}, got {list(names)}")
+    return names
+
+
+def conditions_of(model: Program) -> tuple[str, ...]:
+    """The modalities that a conditional model is given and does not score; none for every other model."""
+    return tuple(getattr(unwrap(model), "conditions", ()))
+
+
+def check_known(model: Program, names: Sequence[str]) -> None:
+    """Raises if the model is known not to have a modality."""
+    modalities = getattr(unwrap(model), "modalities", None)
+    unknown = [name for name in names if modalities is not None and name not in modalities]
+    if unknown:
+        raise ValueError(f"unknown modality {unknown}: this model has {list(modalities)}")
+
+
+def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
+    """Checks observed values against the model's likelihoods, and that no condition is missing."""
+    check_batch(x, observed, getattr(unwrap(model), "modalities", tuple(x)))
+    if batch_rows(x) == 0:
+        raise ValueError("x contains no data points")
+    check_conditions(conditions_of(model), x, observed)
+    likelihoods = getattr(unwrap(model), "likelihoods", {})
+    for name, values in x.items():
+        if name in likelihoods and hasattr(likelihoods[name], "check"):
+            likelihoods[name].check(filled(values, (observed or {}).get(name)), name)
+
+
+def supports(guide: Program, given: Sequence[str]) -> bool:
+    """Whether a guide infers latents from exactly these modalities; a plain function is taken to support all."""
+    inner = unwrap(guide)
+    if not isinstance(inner, Guide):
+        return True
+    ordered = tuple(name for name in inner.modalities if name in given and sees(guide, name))
+    return len(ordered) == len(given) and (inner.subsets is None or ordered in inner.subsets)
+
+
+def first_row(x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """One row of `x` without fill values."""
+    return {name: filled(values, (observed or {}).get(name))[:1] for name, values in x.items()}
+
+
+def take_rows(
+    x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, indices: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Some rows of the modalities in `x` and of their masks."""
+    masks = None if observed is None else {name: mask[indices] for name, mask in observed.items() if name in x}
+    return {name: values[indices] for name, values in x.items()}, masks

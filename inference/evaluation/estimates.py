@@ -1,0 +1,179 @@
+"""Estimates over data points: means and shares with standard errors and intervals, and paired differences."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Estimate", "PairedDifference", "estimate_mean", "estimate_share", "paired_difference"]
+
+#: standard normal quantile of the two-sided 95 % intervals
+_QUANTILE = 1.959963984540054
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Estimate:
+    """A mean over data points, with its error.
+
+    Attributes:
+        value: The mean.
+        se: Its standard error over data points; NaN for a single one.
+        low: Lower limit of the 95 % confidence interval.
+        high: Upper limit.
+        values: The value of each data point, `(num,)`, float64, for comparisons on the same data points; NaN for a data
+            point that does not count.
+        bracket: Of a share that classifiers count: where it lies if they err as often on generated values as on real
+            ones. None where it was counted without classifiers that err.
+
+    Example:
+        >>> estimate_share(torch.tensor([True] * 20))
+        1.000 (95 % interval 0.839 to 1.000, 20 data points)
+    """
+
+    value: float
+    se: float
+    low: float
+    high: float
+    values: Tensor
+    bracket: tuple[float, float] | None = None
+
+    @property
+    def num(self) -> int:
+        """Number of data points."""
+        return int((~self.values.isnan()).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: `value`, `se`, `low`, `high`, `num`, and `bracket` where there is one."""
+        numbers = {"value": self.value, "se": self.se, "low": self.low, "high": self.high, "num": self.num}
+        return numbers if self.bracket is None else {**numbers, "bracket": list(self.bracket)}
+
+    def __repr__(self) -> str:
+        bracket = "" if self.bracket is None else f"; classifiers allow {self.bracket[0]:.3f} to {self.bracket[1]:.3f}"
+        interval = f"95 % interval {self.low:.3f} to {self.high:.3f}"
+        return f"{self.value:.3f} ({interval}, {self.num} data points{bracket})"
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How much two methods differ on the same data points, with two errors that mean different things.
+
+    Attributes:
+        value: Mean difference over data points, and over the seeds where there are several.
+        se: Standard error over data points of the seeds' mean difference, paired: what other test data would change.
+        seed_std: Standard deviation over seeds of the mean difference: what training again would change. None with one
+            seed.
+        seeds: Number of seeds.
+
+    Example:
+        >>> paired_difference([torch.tensor([1.0, 1.0, 0.0])], [torch.tensor([0.0, 1.0, 0.0])])
+        PairedDifference(value=0.3333333333333333, se=0.33333333333333337, seed_std=None, seeds=1)
+    """
+
+    value: float
+    se: float
+    seed_std: float | None
+    seeds: int
+
+
+def estimate_mean(values: Tensor) -> Estimate:
+    """The mean of the values of data points, with a normal interval.
+
+    Args:
+        values: `(num,)`; NaN for a data point that does not count.
+
+    Example:
+        >>> estimate_mean(torch.tensor([1.0, 3.0])).se
+        1.0
+    """
+    values = values.detach().double().cpu()
+    counted = values[~values.isnan()]
+    value = counted.mean().item()
+    se = counted.std().item() / math.sqrt(len(counted)) if len(counted) > 1 else math.nan
+    return Estimate(value, se, value - _QUANTILE * se, value + _QUANTILE * se, values)
+
+
+def estimate_share(
+    successes: Tensor, trials: Tensor | None = None, classifier_accuracies: Sequence[float] = ()
+) -> Estimate:
+    r"""The share of successes, with Wilson's interval.
+
+    Several trials of one data point depend on each other, so the standard error is that of a ratio of sums over data
+    points (cluster-robust), and the interval is Wilson's for the number of independent trials with this error. With one
+    trial per data point that is the binomial error :math:`\sqrt{p (1 - p) / n}` and Wilson's interval itself.
+
+    References:
+        Probable Inference, the Law of Succession, and Statistical Inference (Wilson, 1927); Confidence Intervals for
+        Proportions with Small Expected Number of Positive Counts Estimated from Survey Data (Korn and Graubard, 1998),
+        for the effective number of trials.
+
+    Args:
+        successes: Number of successes of each data point, `(num,)`; bool for one trial each.
+        trials: Number of trials of each data point, `(num,)`, one by default; a data point without any does not count.
+        classifier_accuracies: Accuracy on real values of each classifier that a success depends on. Their errors add up
+            to the half-width of the bracket.
+
+    Returns:
+        The share as an `Estimate` over data points.
+
+    Example:
+        >>> estimate_share(torch.tensor([2.0, 0.0, 2.0]), torch.tensor([2.0, 2.0, 2.0])).value
+        0.6666666666666666
+    """
+    successes = successes.detach().double().cpu()
+    trials = torch.ones_like(successes) if trials is None else trials.detach().double().cpu()
+    clusters, total = int((trials > 0).sum()), trials.sum().item()
+    value = successes.sum().item() / total
+    se = (successes - value * trials).square().sum().sqrt().item() / total
+    # all or nothing has no spread to tell how dependent the trials are: count each data point once
+    effective = value * (1 - value) / se**2 if 0 < value < 1 and se > 0 else clusters
+    low, high = _wilson(value, effective)
+    bracket = None
+    if any(accuracy < 1 for accuracy in classifier_accuracies):
+        errors = sum(1 - accuracy for accuracy in classifier_accuracies)
+        bracket = (max(0.0, value - errors), min(1.0, value + errors))
+    return Estimate(value, se, low, high, successes / trials, bracket)
+
+
+def paired_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> PairedDifference:
+    """The mean of `first` minus `second`, paired by data point, and by seed where there are several.
+
+    Args:
+        first: For each seed the values of the data points under one method, `(num,)`.
+        second: The same of the other method: as many seeds, the same data points in the same order.
+
+    Returns:
+        The difference; a data point with a NaN among its values does not count.
+
+    Raises:
+        ValueError: If the numbers of seeds or of data points differ, or no data point counts.
+
+    Example:
+        >>> zero = torch.zeros(4)
+        >>> paired_difference([zero + 1, zero + 3], [zero, zero]).seed_std
+        1.4142135623730951
+    """
+    sizes = {len(values) for values in (*first, *second)}
+    if len(first) != len(second) or len(sizes) != 1:
+        raise ValueError(
+            f"a paired difference needs the same seeds and data points, got {len(first)} and {len(second)} seeds with "
+            f"{sorted(sizes)} data points"
+        )
+    differences = torch.stack([a.double().cpu() - b.double().cpu() for a, b in zip(first, second, strict=True)])
+    differences = differences[:, ~differences.isnan().any(0)]
+    if differences.shape[1] == 0:
+        raise ValueError("no data point has a value under both methods")
+    mean = estimate_mean(differences.mean(0))
+    seeds = len(differences)
+    spread = differences.mean(1).std().item() if seeds > 1 else None
+    return PairedDifference(mean.value, mean.se, spread, seeds)
+
+
+def _wilson(share: float, trials: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of so many independent trials."""
+    square = _QUANTILE**2 / trials
+    center = (share + square / 2) / (1 + square)
+    half = _QUANTILE / (1 + square) * math.sqrt(share * (1 - share) / trials + square / (4 * trials))
+    return max(0.0, center - half), min(1.0, center + half)
