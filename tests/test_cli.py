@@ -11,6 +11,7 @@ import pytest
 from multipyro.data import load_dataset
 from multipyro.inference.cli import commands
 from multipyro.inference.cli.parser import main, parser
+from multipyro.inference.evaluation import Report
 
 SMALL = ["--epochs", "1", "--latent-dim", "4", "--batch-size", "256"]
 GUIDE = """
@@ -127,7 +128,12 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     # called again it judges nothing anew, but for a new setting
     whole = json.loads((tmp_path / "compare.json").read_text())
     judged = []
-    monkeypatch.setattr(commands, "evaluate_programs", lambda *args, **kwargs: judged.append(kwargs) or Report(kept, {}, {}))
+
+    def evaluate(*args, **kwargs):
+        judged.append(kwargs)
+        return Report(kept, {}, {})
+
+    monkeypatch.setattr(commands, "evaluate_programs", evaluate)
     kept = json.loads((tmp_path / "mvae-digits-0" / "metrics.json").read_text())
     assert main(arguments) == 0 and judged == []
     assert json.loads((tmp_path / "compare.json").read_text()) == whole

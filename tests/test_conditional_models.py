@@ -362,7 +362,8 @@ def test_the_report_has_what_exists_and_null_elsewhere():
     splits = Splits(toy_data(60), toy_data(20, 1, "validation"), toy_data(20, 2, "test"))
     recipe = build("cvae", toy_networks(), 2)
     fit_recipe(recipe, splits, epochs=1, progress=False)
-    report = evaluate(recipe.model, recipe.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20).to_dict()
+    result = evaluate(recipe.model, recipe.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
+    report = result.to_dict()
     assert report["coherence"]["joint"] is None
     assert set(report["log_likelihood"].values()) == {None}
     assert report["conditional_log_likelihood"]["signal->label"] is None

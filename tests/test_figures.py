@@ -1,4 +1,4 @@
-"""Pictures: what is drawn where, and that nothing of matplotlib's global state is touched."""
+"""Figures: what is drawn where, and that nothing of matplotlib's global state is touched."""
 
 import io
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from multipyro.data import Modality
 from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.evaluation.figures import _draw
+from multipyro.inference.evaluation.figures._drawing import draw_value
 from multipyro.ppl_models import (
     MLP,
     CategoricalLikelihood,
@@ -122,7 +122,7 @@ def test_a_long_text_is_wrapped_and_cut():
     caption = Modality("caption", (30,), "text", "categorical", 31, vocabulary=words)
     figure = Figure()
     for ids in (torch.arange(1, 31), torch.tensor([1, 2, 3, 4] + [0] * 26)):
-        _draw(figure.add_subplot(), caption, ids)
+        draw_value(figure.add_subplot(), caption, ids)
     long, short = (text.split("\n") for text in texts(figure))
     assert len(long) == 7 and long[-1] == "..." and max(map(len, long)) <= 15
     assert short == ["word0 word1", "word2 word3"]

@@ -347,7 +347,8 @@ def test_the_recipe_trains_loads_and_answers_every_subset(options, dims, tmp_pat
         assert embed(loaded.guide, held).shape == (5, dims[-1])
         drawn = Predictive(predictive(loaded.model, loaded.guide, ["label"]), num_samples=2)(held)
         assert drawn["label"].shape[-1] == 5
-    report = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20).to_dict()
+    result = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
+    report = result.to_dict()
     assert report["guide_conditional_log_likelihood"]["label->signal"] and report["latent_accuracy"]["label"]
 
 

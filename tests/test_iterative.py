@@ -282,6 +282,7 @@ def test_jmvae_answers_every_subset_and_trains_its_joint_encoder_alone(tmp_path)
     assert loaded.guide.rounds == 3 and loaded.guide._model[0] is loaded.model
     for name, parameter in loaded.guide.named_parameters():
         assert torch.equal(parameter, after[name])
-    report = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20).to_dict()
+    result = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
+    report = result.to_dict()
     assert report["coherence"]["conditional"]["signal->label"]["value"] >= 0
     assert all(report["log_likelihood"].values()) and all(report["guide_conditional_log_likelihood"].values())
