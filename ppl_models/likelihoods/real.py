@@ -3,6 +3,7 @@
 import math
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from multipyro.ppl_models.likelihoods.base import LocationScaleLikelihood
@@ -21,7 +22,6 @@ class NormalLikelihood(LocationScaleLikelihood):
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
     Example:
-        >>> import torch
         >>> NormalLikelihood(nn.Linear(2, 5), scale=0.5)(torch.zeros(3, 2)).base_dist.scale[0]
         tensor([0.5000, 0.5000, 0.5000, 0.5000, 0.5000])
     """
@@ -52,7 +52,6 @@ class LaplaceLikelihood(LocationScaleLikelihood):
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
     Example:
-        >>> import torch
         >>> LaplaceLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2)).base_dist.scale[0]
         tensor([0.7500, 0.7500, 0.7500, 0.7500, 0.7500])
     """
@@ -84,7 +83,6 @@ class StudentTLikelihood(LocationScaleLikelihood):
         ValueError: If `df` is not above 1.
 
     Example:
-        >>> import torch
         >>> StudentTLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2)).base_dist.df[0]
         tensor([4., 4., 4., 4., 4.])
     """
@@ -100,7 +98,7 @@ class StudentTLikelihood(LocationScaleLikelihood):
         super().__init__(network, scale, learn_scale, missing_entries)
         if not 1 < df < math.inf:
             raise ValueError(f"df must be a finite number above 1, got {df}")
-        self.df = df
+        self.register_buffer("df", torch.tensor(float(df)), persistent=False)
 
     def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
         return dist.StudentT(self.df, loc, scale)
