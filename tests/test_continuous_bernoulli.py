@@ -1,4 +1,4 @@
-"""The continuous Bernoulli against quadrature, torch's own where that is right, and its samples."""
+"""The continuous Bernoulli against quadrature, and against torch's where that is correct; and its samples."""
 
 import math
 
@@ -32,25 +32,25 @@ def test_the_density_integrates_to_one_and_has_these_moments(logit):
         assert density.entropy().item() == pytest.approx(entropy.item(), abs=20 * rtol)
 
 
-def test_it_is_torchs_where_torchs_is_right():
+def test_it_agrees_with_torch_where_torch_is_correct():
     logits = torch.linspace(-8, 8, 41, dtype=torch.float64)
     values = torch.rand(41, dtype=torch.float64)
-    right = torch.distributions.ContinuousBernoulli(logits=logits)
-    found = ExactContinuousBernoulli(logits)
-    torch.testing.assert_close(found.log_prob(values), right.log_prob(values), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.icdf(values), right.icdf(values), rtol=1e-5, atol=1e-5)
+    correct = torch.distributions.ContinuousBernoulli(logits=logits)
+    density = ExactContinuousBernoulli(logits)
+    torch.testing.assert_close(density.log_prob(values), correct.log_prob(values), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(density.icdf(values), correct.icdf(values), rtol=1e-5, atol=1e-5)
 
 
 def test_samples_fit_the_density():
     torch.manual_seed(0)
     density = ExactContinuousBernoulli(LOGITS.double())
-    draws = density.sample((40_000,))
-    assert ((draws >= 0) & (draws <= 1)).all() and draws.shape == (40_000, len(LOGITS))
+    samples = density.sample((40_000,))
+    assert ((samples >= 0) & (samples <= 1)).all() and samples.shape == (40_000, len(LOGITS))
     error = 4 * (density.variance / 40_000).sqrt()
-    assert ((draws.mean(0) - density.mean).abs() < error).all()
-    # the quantile inverts the distribution function: of those below the q-quantile there are q
+    assert ((samples.mean(0) - density.mean).abs() < error).all()
+    # the share of samples below the q-quantile is q
     for share in (0.1, 0.5, 0.9):
-        below = (draws <= density.icdf(torch.full_like(density.logits, share))).double().mean(0)
+        below = (samples <= density.icdf(torch.full_like(density.logits, share))).double().mean(0)
         assert ((below - share).abs() < 4 * math.sqrt(share * (1 - share) / 40_000)).all()
 
 
@@ -60,12 +60,12 @@ def test_gradients_are_finite_at_the_edges_and_exact_in_the_middle(value):
     density = ExactContinuousBernoulli(logits)
     (gradient,) = torch.autograd.grad(density.log_prob(torch.full_like(LOGITS, value)).sum(), logits)
     torch.testing.assert_close(gradient, value - density.mean.detach(), rtol=1e-4, atol=1e-5)
-    for made in (density.mean, density.rsample(), density.icdf(torch.zeros(len(LOGITS)))):
-        (gradient,) = torch.autograd.grad(made.sum(), logits, retain_graph=True)
+    for values in (density.mean, density.rsample(), density.icdf(torch.zeros(len(LOGITS)))):
+        (gradient,) = torch.autograd.grad(values.sum(), logits, retain_graph=True)
         assert torch.isfinite(gradient).all()
 
 
-def test_shapes_and_bad_values():
+def test_shapes_and_impossible_values():
     density = ContinuousBernoulliLikelihood(torch.nn.Linear(2, 5))(torch.zeros(3, 4, 2))
     assert (density.batch_shape, density.event_shape) == ((3, 4), (5,))
     assert density.expand((2, 3, 4)).sample((6,)).shape == (6, 2, 3, 4, 5)

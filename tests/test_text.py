@@ -1,4 +1,4 @@
-"""The autoregressive likelihood of texts: a distribution over sequences, whole in every program."""
+"""The autoregressive likelihood of texts: a distribution over sequences that works in every program."""
 
 import itertools
 
@@ -24,7 +24,7 @@ SEQUENCES = torch.tensor(list(itertools.product(range(CLASSES), repeat=LENGTH)))
 
 
 def text(**options):
-    """A decoder whose words differ clearly."""
+    """A likelihood whose words differ clearly in probability."""
     module = AutoregressiveTextLikelihood(MLP(DIM, 8, (8,)), CLASSES, LENGTH, 4, 6, **options)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.8)
@@ -44,7 +44,7 @@ def batch(rows=5):
     return {"signal": torch.randn(rows, 4), "text": torch.randint(CLASSES, (rows, LENGTH))}
 
 
-def test_it_sums_to_one_over_all_sequences_and_is_not_a_product_of_positions():
+def test_probabilities_sum_to_one_over_all_sequences_and_depend_on_earlier_tokens():
     likelihood = text()(torch.randn(4, DIM))
     log_probs = likelihood.log_prob(SEQUENCES.unsqueeze(1))  # (sequences, batch)
     torch.testing.assert_close(log_probs.logsumexp(0), torch.zeros(4), atol=1e-5, rtol=0)
@@ -56,14 +56,14 @@ def test_it_sums_to_one_over_all_sequences_and_is_not_a_product_of_positions():
 def test_samples_fit_the_density():
     likelihood = text()(torch.randn(2, DIM))
     number = 20_000
-    drawn = likelihood.sample((number,))
-    codes = (drawn * torch.tensor([9, 3, 1])).sum(-1)
+    samples = likelihood.sample((number,))
+    codes = (samples * torch.tensor([9, 3, 1])).sum(-1)
     shares = torch.stack([(codes == code).float().mean(0) for code in range(len(SEQUENCES))])
-    wanted = likelihood.log_prob(SEQUENCES.unsqueeze(1)).exp()
-    assert ((shares - wanted).abs() < 4.5 * (wanted * (1 - wanted) / number).sqrt() + 1e-4).all()
+    expected = likelihood.log_prob(SEQUENCES.unsqueeze(1)).exp()
+    assert ((shares - expected).abs() < 4.5 * (expected * (1 - expected) / number).sqrt() + 1e-4).all()
 
 
-def test_the_temperature_sharpens_samples_and_leaves_the_density_alone():
+def test_the_temperature_sharpens_samples_but_does_not_change_the_density():
     cold, plain = text(temperature=0.01), text()
     cold.load_state_dict(plain.state_dict())
     z = torch.randn(6, DIM)
@@ -91,11 +91,26 @@ def test_the_mode_is_greedy_and_is_the_point_estimate():
     torch.testing.assert_close(logits.exp().sum(-1), torch.ones(4, LENGTH))
 
 
-def test_a_position_does_not_see_what_comes_after_it():
+def test_a_position_does_not_depend_on_later_tokens():
     likelihood = text()(torch.randn(1, DIM))
     first, second = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 2, 2]])
     left, right = likelihood.logits(first), likelihood.logits(second)
     assert torch.equal(left[:, :2], right[:, :2]) and not torch.allclose(left[:, 2], right[:, 2])
+
+
+def test_missing_tokens_are_left_out():
+    likelihood = text(missing_entries=True)
+    likelihood.check(torch.tensor([[0, -1, 2]]), "word")
+    distribution = likelihood(torch.randn(1, DIM))
+    whole, rows = torch.tensor([0, 1, 2]), torch.tensor([[0, -1, -1], [-1, -1, -1], [0, 1, -1], [0, -1, 2]])
+    log_probs, factors = distribution.log_prob(rows.unsqueeze(1)).squeeze(1), distribution.logits(whole[None])[0]
+    known = factors[torch.arange(3), whole]
+    torch.testing.assert_close(log_probs[:3], torch.stack([known[0], 0 * known[0], known[0] + known[1]]))
+    assert log_probs[3].isfinite() and not torch.allclose(log_probs[3], known[0] + known[2])
+    log_probs.sum().backward()
+    assert all(p.grad.isfinite().all() for p in likelihood.parameters() if p.grad is not None)
+    with pytest.raises(ValueError, match="class ids 0 to 2, got -1 to 2"):
+        text().check(torch.tensor([[0, -1, 2]]), "word")
 
 
 def test_token_dropout_is_for_training_only():
@@ -106,7 +121,7 @@ def test_token_dropout_is_for_training_only():
     assert torch.equal(likelihood(z).log_prob(tokens), likelihood(z).log_prob(tokens))
 
 
-def test_gradients_are_finite_and_a_frozen_decoder_passes_them_to_the_guide_alone():
+def test_gradients_are_finite_and_a_frozen_decoder_passes_them_to_the_guide_only():
     model, guide = programs()
     x = batch()
     loss = elbo(MODEL, GUIDE)
@@ -119,7 +134,7 @@ def test_gradients_are_finite_and_a_frozen_decoder_passes_them_to_the_guide_alon
     assert all(p.grad.any() for p in guide.encoders["text"].parameters())
 
 
-def test_a_missing_text_leaves_the_loss_alone():
+def test_the_loss_does_not_depend_on_a_missing_text():
     model, guide = programs()
     x, observed = batch(), {"text": torch.tensor([True, False, True, False, True])}
     loss, values = elbo(MODEL, GUIDE), []
@@ -130,17 +145,17 @@ def test_a_missing_text_leaves_the_loss_alone():
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
-def test_prediction_and_likelihoods_take_texts():
+def test_prediction_and_likelihood_estimates_accept_texts():
     model, guide = programs()
     x = batch()
     for output in ("mean", "sample"):
-        found = cross_generate(model, guide, {"signal": x["signal"]}, ["text"], 3, output=output)["text"]
-        assert found.shape == (3, 5, LENGTH) and found.dtype == torch.int64
+        generated = cross_generate(model, guide, {"signal": x["signal"]}, ["text"], 3, output=output)["text"]
+        assert generated.shape == (3, 5, LENGTH) and generated.dtype == torch.int64
     assert joint_samples(model, 4)["text"].shape == (4, LENGTH)
     assert torch.isfinite(log_likelihood(model, guide, x, num_samples=20).values).all()
 
 
-def test_bad_values_and_settings_are_refused():
+def test_invalid_values_and_settings_are_named():
     likelihood = text()
     with pytest.raises(TypeError, match="int64 class ids, got torch.float32"):
         likelihood.check(torch.zeros(2, LENGTH), "word")

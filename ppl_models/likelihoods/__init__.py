@@ -9,6 +9,7 @@ from multipyro.ppl_models.likelihoods.counts import (
     NegativeBinomialLikelihood,
     PoissonLikelihood,
     StableNegativeBinomial,
+    ZeroInflated,
     ZeroInflatedNegativeBinomialLikelihood,
     ZeroInflatedPoissonLikelihood,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "StableVonMises",
     "StudentTLikelihood",
     "VonMisesLikelihood",
+    "ZeroInflated",
     "ZeroInflatedNegativeBinomialLikelihood",
     "ZeroInflatedPoissonLikelihood",
     "point_estimate",

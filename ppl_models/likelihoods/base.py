@@ -165,7 +165,7 @@ def register_positive(
     value = torch.as_tensor(value, dtype=torch.get_default_dtype())
     if not ((value > 0) & value.isfinite()).all():
         raise ValueError(f"{name} must be positive, got {value.tolist()}")
-    log_value = value.log() if shape is None else value.log().expand(*shape).clone()
+    log_value = value.log() if shape is None else value.log().expand(tuple(shape)).clone()
     if learn:
         module.register_parameter(f"log_{name}", nn.Parameter(log_value))
     else:
