@@ -9,9 +9,12 @@ import sys
 import pytest
 
 from multipyro.data import load_dataset
-from multipyro.inference.cli import commands
-from multipyro.inference.cli.parser import main, parser
+from multipyro.inference.cli.commands import compare, train
+from multipyro.inference.cli.console import say
+from multipyro.inference.cli.parser import main, parse
+from multipyro.inference.cli.tables import table
 from multipyro.inference.evaluation import Report
+from multipyro.inference.recipes import METHODS
 
 SMALL = ["--epochs", "1", "--latent-dim", "4", "--batch-size", "256"]
 GUIDE = """
@@ -61,7 +64,7 @@ def test_resume_ends_with_0_when_finished_and_starts_when_nothing_is_there(run, 
 
 
 def test_evaluate_writes_metrics(run, capsys):
-    assert main(["evaluate", str(run), "--particles", "5"]) == 0
+    assert main(["evaluate", str(run), "--num-samples", "5"]) == 0
     assert "coherence image->label" in capsys.readouterr().out
     metrics = json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)
     assert set(metrics["coherence"]["joint"]) >= {"value", "se"}
@@ -83,18 +86,18 @@ def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "cvae", "--out", str(out), *SMALL]) == 0
     capsys.readouterr()
-    assert main(["evaluate", str(out), "--particles", "5"]) == 0
+    assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["coherence"]["conditional"]["image->label"] is None
     assert metrics["coherence"]["conditional"]["label->image"] is not None
     assert re.search(r"coherence image->label\s*│\s*–", capsys.readouterr().out)
 
 
-def test_the_parameters_of_the_last_epoch_can_be_judged(run, tmp_path, capsys):
+def test_the_parameters_of_the_last_epoch_can_be_evaluated(run, tmp_path, capsys):
     other = tmp_path / "run"
     shutil.copytree(run, other)
     (other / "checkpoints" / "stage-1-main" / "best.ckpt").write_bytes(b"")
-    assert main(["evaluate", str(other), "--particles", "2", "--checkpoint", "last"]) == 0
+    assert main(["evaluate", str(other), "--num-samples", "2", "--checkpoint", "last"]) == 0
     assert json.loads((other / "metrics.json").read_text())["checkpoint"] == "last"
     grid = ["generate", str(other), "--given", "label", "--target", "word", "--rows", "1", "--num-samples", "1"]
     assert main([*grid, "--out", str(tmp_path / "a.png"), "--checkpoint", "last"]) == 0
@@ -112,7 +115,7 @@ def test_generate_draws(run, tmp_path):
 
 def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     arguments = [
-        *("compare", "mvae", "mmvae", "--seeds", "2", "--importance-samples", "5", "--out", str(tmp_path)),
+        *("compare", "mvae", "mmvae", "--seeds", "2", "--num-samples", "5", "--out", str(tmp_path)),
         *("--particles", "2", *SMALL),
     ]
     assert main(arguments) == 0
@@ -125,31 +128,31 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     assert [option.get("particles") for option in options] == [None, 2]
     assert found["mvae"]["training, seconds"]["value"] > 0
 
-    # called again it judges nothing anew, but for a new setting
+    # called again it evaluates nothing, but for a new setting
     whole = json.loads((tmp_path / "compare.json").read_text())
-    judged = []
+    evaluated = []
 
     def evaluate(*args, **kwargs):
-        judged.append(kwargs)
+        evaluated.append(kwargs)
         return Report(kept, {}, {})
 
-    monkeypatch.setattr(commands, "evaluate_programs", evaluate)
+    monkeypatch.setattr(compare, "evaluate", evaluate)
     kept = json.loads((tmp_path / "mvae-digits-0" / "metrics.json").read_text())
-    assert main(arguments) == 0 and judged == []
+    assert main(arguments) == 0 and evaluated == []
     assert json.loads((tmp_path / "compare.json").read_text()) == whole
     assert main(["6" if value == "5" else value for value in arguments]) == 0
-    assert judged == [{"num_samples": 6, "seed": seed} for seed in (0, 1)] * 2
-    # nor when the classes that metrics judge by are others
+    assert evaluated == [{"num_samples": 6, "seed": seed} for seed in (0, 1)] * 2
+    # and for other classes
     kept["data"]["labels_hash"]["test"] = "of other classes"
     (tmp_path / "mvae-digits-0" / "metrics.json").write_text(json.dumps(kept))
-    judged.clear()
-    assert main(arguments) == 0 and judged[0] == {"num_samples": 5, "seed": 0}
+    evaluated.clear()
+    assert main(arguments) == 0 and evaluated[0] == {"num_samples": 5, "seed": 0}
 
 
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
-    assert metrics["method"] == "mopoe" and metrics["options"]["beta"] == commands.DEMO["options"]["beta"]
+    assert metrics["method"] == "mopoe" and metrics["options"]["beta"] == 3.0
     assert metrics["plan"]["epochs"] == [1, 1] and metrics["checkpoint"] == "best"
     assert len(list((tmp_path / "demo").glob("*.png"))) == 5
 
@@ -158,15 +161,18 @@ def test_tables(capsys):
     assert main(["methods"]) == 0 and main(["datasets"]) == 0
     out = capsys.readouterr().out
     assert "jmvae-kl" in out and "polymnist" in out
+    assert main(["methods", "mmvae"]) == 0
+    out = capsys.readouterr().out
+    assert "Shi et al., 2019" in out and "particles" in out and "aggregate_epochs" in out
 
 
-def test_own_guide_by_the_same_commands(tmp_path, capsys):
+def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
     file, out = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(GUIDE)
     place = f"{file}:Mine"
     assert main(["train", "mopoe", "--guide", place, "--out", str(out), *SMALL]) == 0
     assert json.loads((out / "run.json").read_text())["guide_class"] == "Mine"
-    assert main(["evaluate", str(out), "--particles", "5", "--guide", place]) == 0
+    assert main(["evaluate", str(out), "--num-samples", "5", "--guide", place]) == 0
     picture = [
         "--given",
         "image",
@@ -192,20 +198,18 @@ def test_own_guide_by_the_same_commands(tmp_path, capsys):
         (["train", "vea"], "unknown method 'vea'"),
         (["train", "vae", "--data", "minst"], "unknown data set 'minst'"),
         (["train", "vae", "--modalities", "sound"], "sound"),
-        (["train", "vae", "--weights", "label"], "--weights"),
-        (["train", "mopoe", "--option", "alpha=1"], "no option alpha"),
+        (["train", "vae", "--weights", "label"], "weights must be a mapping"),
+        (["train", "mopoe", "--option", "alpha=1"], "no option alpha: it is an option of jmvae"),
         (["train", "mopoe", "--guide", "mine.py"], "FILE.py:CLASS"),
-        (["train", "mopoe", "--guide", "nowhere.py:Mine"], "no file"),
-        (["train", "mvae", "--data", "mnist", "--data-root", "/no/such/folder"], "/no/such/folder"),
+        (["train", "mopoe", "--guide", "nowhere.py:Mine"], "not a file"),
         (["evaluate", "nowhere"], "no run"),
-        (["compare", "mvae", "--seeds", "0"], "--seeds"),
         (["train", "mvae", "--given", "imge", *SMALL], "--given names imge: mvae has image, label, word"),
         (["train", "mvae", "--target", "lable", *SMALL], "--target names lable"),
         (["train", "vae", "--given", "label", *SMALL], "--given names label"),
         (["train", "cvae", "--given", "image", *SMALL], "predicts nothing from it"),
         (["train", "cvae", "--target", "label", *SMALL], "cannot generate it"),
-        (["train", "mvae", "--particles", "50", *SMALL], "--particles has no effect on mvae"),
-        (["compare", "mvae", "mopoe", "--particles", "50", *SMALL], "--particles has no effect on mvae, mopoe"),
+        (["train", "mvae", "--particles", "50", *SMALL], "mvae has no option particles: it is an option of mmvae"),
+        (["compare", "mvae", "mopoe", "--particles", "50", *SMALL], "mvae, mopoe has no option particles"),
         (["compare", "mvae", "mmvea", *SMALL], "unknown method 'mmvea'"),
         (["compare", "mvae", "mopoe", "--option", "alpha=1", *SMALL], "no option alpha"),
         (["compare", "mvae", "telbo", "--missing", "0.3", *SMALL], "telbo needs complete rows"),
@@ -247,13 +251,21 @@ def test_a_checkpoint_that_is_cut_short_or_of_another_run(run, tmp_path, capsys)
         (["train"], "METHOD"),
         (["tarin"], "tarin"),
         (["train", "mvae", "--epoch", "1"], "--epoch"),
-        (["train", "mvae", "--epochs", "0"], "--epochs: must be a whole number, at least 1, got '0'"),
+        (["train", "mvae", "--epochs", "x"], "--epochs: must be an integer, got 'x'"),
         (["train", "mvae", "--latent-dim", "0"], "--latent-dim"),
         (["train", "mvae", "--seed", "-1"], "--seed"),
-        (["train", "mvae", "--lr", "nan"], "--lr"),
-        (["train", "mvae", "--beta", "-1"], "--beta"),
-        (["train", "mvae", "--device", "abacus"], "--device: must be auto, cpu"),
+        (["train", "mvae", "--lr", "x"], "--lr: must be a number, got 'x'"),
+        (["train", "mvae", "--modalities", "image", "image"], "--modalities: names image twice"),
+        (["train", "mvae", "--missing", "1"], "--missing: must be a share from 0 to below 1, got '1'"),
+        (["train", "mvae", "--missing", "label=much"], "must be a number, got 'much' (label=much)"),
+        (["train", "mvae", "--beta", "2", "--option", "beta=3"], "beta is 2 and 3 in one command"),
+        (["train", "mvae", "--option", "beta"], "--option: must be KEY=VALUE, got 'beta'"),
+        (["train", "mvae", "--out", ""], "--out: must be a path"),
+        (["train", "mvae", "--data-root", "/no/such/folder"], "--data-root: must be an existing folder"),
+        (["evaluate", "run", "--particles", "5"], "--particles"),
         (["compare", "mvae", "--seed", "1"], "--seed"),
+        (["compare", "mvae", "--seeds", "0"], "--seeds"),
+        (["methods", "vea"], "vea"),
     ),
 )
 def test_arguments_that_make_no_sense_are_one_line_and_leave_nothing(arguments, said, tmp_path, monkeypatch, capsys):
@@ -272,16 +284,35 @@ def test_help(command, capsys):
     assert "usage: multipyro" in capsys.readouterr().out
 
 
-def test_weights_are_separated_by_commas_or_spaces():
-    weights = parser().parse_args(["train", "mvae", "--weights", "image=1,label=10", "word=5"]).weights
-    assert weights == ["image=1", "label=10", "word=5"]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    (
+        (["--epochs", "0"], "epochs must be at least 1, got 0"),
+        (["--lr", "nan"], "lr must be a finite number"),
+        (["--device", "abacus"], "device must be auto, cpu"),
+        (["--optimizer", "lion"], "optimizer must be one of adam"),
+        (["--beta", "-1"], "beta must be a number, at least 0, got '-1'"),
+        (["--weights", "image=-3"], "weights must be a mapping"),
+    ),
+)
+def test_values_out_of_range_are_one_line_and_leave_nothing(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "mvae", *flags]) == 2
+    assert message in one_line(capsys) and list(tmp_path.iterdir()) == []
+
+
+def test_pairs_are_separated_by_commas_or_spaces():
+    arguments = ["--weights", "image=1,label=10", "word=5", "--missing", "image=0.1", "label=0.2,word=0.3"]
+    parsed = parse(["train", "mvae", *arguments])
+    assert parsed.options == {"weights": "image=1,label=10,word=5"}
+    assert parsed.missing == {"image": 0.1, "label": 0.2, "word": 0.3}
 
 
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     (
-        (KeyboardInterrupt(), 130, "interrupted; go on with --resume"),
-        (SystemExit(), 143, "terminated; go on with --resume"),  # what Lightning makes of SIGTERM
+        (KeyboardInterrupt(), 130, "interrupted; continue with --resume"),
+        (SystemExit(), 143, "terminated; continue with --resume"),
         (AttributeError("no\nsuch thing"), 2, "AttributeError: no such thing"),
         (OSError(28, "no space left"), 2, "no space left"),
     ),
@@ -290,7 +321,7 @@ def test_what_stops_a_command_is_one_line(raised, code, said, monkeypatch, capsy
     def stop(arguments):
         raise raised
 
-    monkeypatch.setattr(commands, "train", stop)
+    monkeypatch.setattr(train, "run", stop)
     assert main(["train", "mvae"]) == code
     error = one_line(capsys)
     assert said in error and "Errno" not in error
@@ -310,43 +341,49 @@ def test_as_a_process():
 
 
 METHOD = """
-from dataclasses import replace
-from multipyro.inference import METHODS, MethodInfo
-def build(networks, latent_dim, **options):
-    return replace(METHODS["mvae"].build(networks, latent_dim, **options), name="mine")
-MINE = replace(METHODS["mvae"], name="mine", build=build)
+from multipyro.inference import METHODS
+from multipyro.inference.recipes import method
+
+@method("mine", "as MVAE", "this test")
+def MINE(networks, latent_dim, weighting):
+    return METHODS["mvae"](networks, latent_dim, weighting, random_subsets=0)
+
 TAKEN = METHODS["mvae"]
 """
 
 
 @pytest.fixture
-def own(tmp_path):
+def place_in(tmp_path):
     (tmp_path / "mine.py").write_text(METHOD)
     yield f"{tmp_path / 'mine.py'}:"
-    commands.METHODS.pop("mine", None)
+    METHODS.pop("mine", None)
 
 
-def test_a_method_of_ones_own_by_the_same_commands(own, tmp_path, capsys):
-    out, place = tmp_path / "run", f"{own}MINE"
+def test_a_user_defined_method_by_the_same_commands(place_in, tmp_path, capsys):
+    out, place = tmp_path / "run", f"{place_in}MINE"
     assert main(["train", place, "--out", str(out), *SMALL]) == 0
     assert json.loads((out / "run.json").read_text())["method"] == "mine"
-    commands.METHODS.pop("mine")
-    assert main(["evaluate", str(out), "--particles", "5"]) == 2
+    METHODS.pop("mine")
+    assert main(["evaluate", str(out), "--num-samples", "5"]) == 2
     assert "--method FILE.py:NAME" in one_line(capsys)
-    assert main(["evaluate", str(out), "--particles", "5", "--method", place]) == 0
+    assert main(["evaluate", str(out), "--num-samples", "5", "--method", place]) == 0
     assert json.loads((out / "metrics.json").read_text())["method"] == "mine"
-    for name, said in (("TAKEN", "mvae"), ("NOTHING", "NOTHING"), ("METHODS", "no multipyro.inference.MethodInfo")):
-        assert main(["train", f"{own}{name}", *SMALL]) == 2
+    for name, said in (
+        ("TAKEN", "mvae"),
+        ("NOTHING", "NOTHING"),
+        ("METHODS", "is not a multipyro.inference.MethodInfo"),
+    ):
+        assert main(["train", f"{place_in}{name}", *SMALL]) == 2
         assert said in one_line(capsys)
 
 
-def test_thinned_rows_are_trained_on_and_whole_ones_judged(tmp_path, capsys):
+def test_training_on_incomplete_data_and_evaluation_on_complete_data(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "mvae", "--missing", "label=0.5", "--out", str(out), *SMALL]) == 0
     config = json.loads((out / "run.json").read_text())
     assert config["config"] == {"missing": {"image": 0.0, "label": 0.5, "word": 0.0}}
     assert config["data"]["content_hash"] != load_dataset("digits").train.content_hash
-    assert main(["evaluate", str(out), "--particles", "5"]) == 0
+    assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["config"] == config["config"]
     assert metrics["data"]["content_hash"]["test"] == load_dataset("digits").test.content_hash
@@ -354,3 +391,15 @@ def test_thinned_rows_are_trained_on_and_whole_ones_judged(tmp_path, capsys):
     assert "complete rows" in one_line(capsys)
     assert main(["train", "mvae", "--missing", "label=much", "--out", str(tmp_path / "c"), *SMALL]) == 2
     assert "label=much" in one_line(capsys)
+
+
+def test_names_from_data_are_not_interpreted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "mvae", "--no-figure", "--out", "[red]run[/x]", *SMALL]) == 0
+    assert "the run is in [red]run[/x]" in capsys.readouterr().out
+    assert main(["evaluate", "no\x1b[2Jrun"]) == 2
+    assert "no\\x1b[2Jrun" in one_line(capsys)
+    print_table = table("[/x] \x1b[2J", ["metric"], [["[/x]"], ["\x07"]])
+    say(print_table)
+    out = capsys.readouterr().out
+    assert out.count("[/x]") == 2 and "\x1b" not in out and "\\x07" in out

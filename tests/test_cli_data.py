@@ -1,4 +1,4 @@
-"""The command line judges a run on the very data it was trained and chosen on, or not at all."""
+"""The command line evaluates a run on the very data it was trained and validated on, or on other data by name."""
 
 import json
 
@@ -11,15 +11,22 @@ from toy import toy_data, toy_networks
 from multipyro.data import Splits, load_dataset
 from multipyro.data.sets import load_mnist
 from multipyro.inference import build, fit_recipe, networks_for
-from multipyro.inference.cli import commands
-from multipyro.inference.cli.parser import main, parser
+from multipyro.inference.cli.jobs import load_data, training_job
+from multipyro.inference.cli.parser import main, parse
+from multipyro.inference.cli.saved_runs import open_run
 
 SETTINGS = {"epochs": 1, "batch_size": 64, "progress": False}
 
 
-def found(run, *arguments):
-    """The data that `multipyro evaluate` would judge a run on."""
-    return commands._loaded(parser().parse_args(["evaluate", str(run), *arguments]))[1]
+def data_of(run, *arguments):
+    """The data that `multipyro evaluate` evaluates a run on."""
+    return open_run(parse(["evaluate", str(run), *arguments])).splits
+
+
+def job_of(method, *arguments, out=None):
+    """What `multipyro train` trains."""
+    parsed = parse(["train", method, *arguments])
+    return training_job(parsed, method, load_data(parsed), 3, out)
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def test_data_comes_with_the_options_it_was_loaded_with(gray):
     run, root, splits = gray
     options = {"seed": 0, "binarize": "none", "word": True, "num_rows": None}
     assert json.loads((run / "run.json").read_text())["data"]["options"] == options
-    again = found(run, *root)
+    again = data_of(run, *root)
     assert again.test.modalities == splits.test.modalities
     assert [getattr(again, name).content_hash for name in again.NAMES] == [
         getattr(splits, name).content_hash for name in splits.NAMES
@@ -57,51 +64,40 @@ def test_other_pixels_are_refused_where_the_stored_values_are_the_same(gray, cap
     assert drawn.train.content_hash == splits.train.content_hash
     changed(run, options={"binarize": "dynamic", "word": True})
     assert main(["evaluate", str(run), *root]) == 2
-    assert "other rows (validation_hash, test_hash)" in capsys.readouterr().err
-    # a run of an earlier version keeps neither options nor further hashes
-    hashes = {f"{name}_hash": getattr(drawn, name).content_hash for name in ("validation", "test")}
-    changed(run, options=None, **hashes)
-    with pytest.raises(ValueError, match="rows of another description of mnist"):
-        found(run, *root)
+    assert "other examples (validation_hash, test_hash)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["content_hash", "validation_hash", "test_hash"])
 def test_every_part_must_be_the_same(gray, name):
     run, root, _ = gray
     changed(run, **{name: "0" * 64})
-    with pytest.raises(ValueError, match=f"other rows .{name}. of mnist"):
-        found(run, *root)
+    with pytest.raises(ValueError, match=f"other examples .{name}. of mnist"):
+        data_of(run, *root)
 
 
 @pytest.mark.parametrize("method", ["vae", "mvae"])
-def test_thinned_rows_are_found_again_whatever_the_method_takes(method, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_incomplete_data_is_reproduced_whatever_modalities_the_method_takes(method, tmp_path):
     small = ["--epochs", "1", "--latent-dim", "2", "--batch-size", "256"]
-    arguments = parser().parse_args(["train", method, "--missing", "image=0.6,label=0.7", *small])
-    splits = commands._load("digits", None, None)
-    commands._fit(arguments, commands._work(arguments, method, splits, 3), tmp_path / "run", False)
-    assert found(tmp_path / "run").train.observed is None
-    changed(tmp_path / "run", content_hash=splits.train.select(splits.train.modalities).content_hash)
-    with pytest.raises(ValueError, match="other rows"):
-        found(tmp_path / "run")
+    job_of(method, "--missing", "image=0.6,label=0.7", *small, out=tmp_path / "run").train()
+    assert data_of(tmp_path / "run").train.observed is None
+    changed(tmp_path / "run", content_hash=load_dataset("digits").train.content_hash)
+    with pytest.raises(ValueError, match="other examples"):
+        data_of(tmp_path / "run")
 
 
-def test_complete_rows_are_those_of_the_modalities_that_a_method_takes():
-    splits = commands._load("digits", None, None)
-    arguments = parser().parse_args(["train", "cvae", "--missing", "word=0.5"])
-    assert commands._work(arguments, "cvae", splits, 0).recipe.name == "cvae"
-    arguments = parser().parse_args(["train", "cvae", "--missing", "label=0.5"])
+def test_only_the_modalities_that_a_method_takes_must_be_complete():
+    assert job_of("cvae", "--missing", "word=0.5").recipe.name == "cvae"
     with pytest.raises(ValueError, match="cvae needs complete rows"):
-        commands._work(arguments, "cvae", splits, 0)
+        job_of("cvae", "--missing", "label=0.5")
 
 
-def test_data_of_ones_own_is_named(tmp_path, capsys):
+def test_user_defined_data_must_be_passed(tmp_path, capsys):
     for name, data in (("rows", toy_data()), ("batches", list(toy_data().batches(16)))):
         with torch.random.fork_rng():
             recipe = build("mvae", toy_networks(), 2)
         fit_recipe(recipe, data, out=tmp_path / name, **SETTINGS)
         assert main(["evaluate", str(tmp_path / name)]) == 2
-        assert "of one's own: use multipyro.inference.load" in capsys.readouterr().err
+        assert "user-defined" in capsys.readouterr().err
     assert toy_data().options is None
 
 
@@ -115,7 +111,7 @@ def test_options_stay_with_the_rows():
 
 @pytest.fixture
 def described(tmp_path, monkeypatch):
-    """A description of sixty rows of a gray picture, its class and a caption."""
+    """A description of sixty examples of a gray image, its class and a caption."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "mine").mkdir()
     lines = ["file,sort,caption"]
@@ -130,20 +126,31 @@ def described(tmp_path, monkeypatch):
     return tmp_path / "mine" / "my.toml"
 
 
-def test_a_described_data_set_is_trained_judged_and_drawn(described, tmp_path, capsys):
+def test_data_described_by_toml_by_every_command(described, tmp_path, capsys):
     run = tmp_path / "run"
     small = ["--epochs", "2", "--latent-dim", "2", "--batch-size", "16", "--out", str(run)]
     assert main(["train", "mopoe", "--data", str(described), *small]) == 0
     assert (run / "picture-to-sort+caption.png").is_file()
-    assert main(["evaluate", str(run), "--particles", "5"]) == 0
+    assert main(["evaluate", str(run), "--num-samples", "5"]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["data"]["name"] == "my" and metrics["coherence"]["conditional"]["picture->sort"]["value"] >= 0
     assert (
         main(["generate", str(run), "--given", "sort", "--target", "picture", "--file", str(tmp_path / "a.png")]) == 0
     )
+    other = described.parent / "unlabeled.toml"
+    other.write_text(described.read_text().replace('labels = "sort"\n', "").split("[modalities.sort]")[0])
+    assert main(["predict", str(run), "--data", str(other), "--file", str(tmp_path / "a.csv")]) == 0
+    header, *rows = (tmp_path / "a.csv").read_text().splitlines()
+    assert header == "part,row,sort,sort p(a),sort p(b),sort p(c),caption,caption probability" and len(rows) == 60
+    assert {row.split(",")[2] for row in rows} <= {"a", "b", "c"}
+    assert main(["embed", str(run), "--data", str(other), "--file", str(tmp_path / "z.csv")]) == 0
+    assert len((tmp_path / "z.csv").read_text().splitlines()) == 61
+    other.write_text(other.read_text().replace("[6, 6]", "[4, 4]"))
+    assert main(["predict", str(run), "--data", str(other), "--file", str(tmp_path / "a.csv")]) == 2
+    assert "modality 'picture' has another shape than in" in capsys.readouterr().err
     Image.new("L", (6, 6), 7).save(described.parent / "0.png")
-    assert main(["evaluate", str(run), "--particles", "5"]) == 2
-    assert "other rows" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--num-samples", "5"]) == 2
+    assert "other examples" in capsys.readouterr().err
 
 
 def test_a_data_set_takes_its_options_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -159,4 +166,4 @@ def test_a_data_set_takes_its_options_from_the_command_line(tmp_path, monkeypatc
     assert main(["train", "mvae", *place, "--data-option", "rows=7"]) == 2
     assert "mnist has no option rows: it has binarize, word, num_rows" in capsys.readouterr().err
     assert main(["train", "mvae", *place, "--data-option", "rows"]) == 2
-    assert "--data-option must be KEY=VALUE" in capsys.readouterr().err
+    assert "--data-option: must be NAME=VALUE" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from multipyro.inference import (
     log_likelihood,
     train_classifiers,
 )
-from multipyro.inference.cli.commands import summarize
+from multipyro.inference.cli.commands.compare import summarize
 from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metrics_table
 from multipyro.inference.recipes.networks import Networks
 

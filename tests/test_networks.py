@@ -8,7 +8,7 @@ import torch
 
 from multipyro.data import Modality, MultimodalData, Splits
 from multipyro.inference import METHODS, Networks, build, fit_recipe, load, networks_for
-from multipyro.inference.cli.arguments import networks_from
+from multipyro.inference.cli.jobs import paper_architectures
 from multipyro.inference.cli.parser import main
 from multipyro.inference.recipes.architectures import ARCHITECTURES
 
@@ -169,8 +169,11 @@ def test_the_command_line_asks_for_networks(tmp_path, capsys):
     )
     config = json.loads((run / "run.json").read_text())
     assert config["architectures"] == {"image": "convolutional", "word": "gru"} and config["hidden_features"] == [8]
-    assert main(["train", "mvae", "--networks", "gru", "image=mlp", "--out", str(tmp_path / "b"), *small]) == 2
-    assert "--networks must be one architecture, or NAME=ARCHITECTURE" in capsys.readouterr().err
+    assert main(["train", "mvae", "--networks", "gru", "image=shallow", "--out", str(tmp_path / "b"), *small]) == 0
+    config = json.loads((tmp_path / "b" / "run.json").read_text())
+    assert config["architectures"] == {"image": "shallow", "word": "gru"}
+    assert main(["train", "mvae", "--networks", "image=dense", *small]) == 2
+    assert "unknown architecture 'dense'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,11 +192,15 @@ def test_the_networks_of_a_methods_paper(method, shape, image, text):
         "text": Modality("text", (256,), "text", "categorical", 3, alphabet=" ab"),
         "label": Modality("label", (), "label", "categorical", 3),
     }
-    asked = networks_from(["paper"], method, modalities)
-    assert networks_for(modalities, architectures=asked).architectures == {"image": image, "text": text, "label": "mlp"}
+    architectures = paper_architectures(method, modalities)
+    assert networks_for(modalities, architectures=architectures).architectures == {
+        "image": image,
+        "text": text,
+        "label": "mlp",
+    }
     assert {name for info in METHODS.values() for name in info.architectures} <= set(ARCHITECTURES)
 
 
 def test_a_method_whose_paper_has_no_networks_says_so():
-    with pytest.raises(ValueError, match="no networks of mvae's paper are known, only of .*mopoe"):
-        networks_from(["paper"], "mvae", MODALITIES)
+    with pytest.raises(ValueError, match="the architectures of mvae's paper are not known, only of .*mopoe"):
+        paper_architectures("mvae", MODALITIES)

@@ -84,10 +84,14 @@ def test_texts_of_the_command_line_become_values(name, text, value):
         ("share", 1.5, "share must be a number, from 0 to 1, got 1.5"),
         ("num_particles", 2.5, "num_particles must be an integer, at least 1, got 2.5"),
         ("num_particles", 0, "num_particles must be an integer, at least 1, got 0"),
-        ("private", "x", "private must be an integer or a mapping from names to values, each an integer or None"),
+        ("private", "x", "private must be an integer or a mapping from names to integers or None"),
         ("bound", "loose", "bound must be 'stratified' or 'tight', got 'loose'"),
         ("shared", 1, "shared must be True or False, got 1"),
-        ("weights", {"image": -3}, "weights must be a mapping from names to values, each a number, at least 0"),
+        (
+            "weights",
+            {"image": -3},
+            "weights must be a mapping from names to numbers, at least 0 or 'dimension' or None",
+        ),
         ("weights", "size", "'dimension' or None, got 'size'"),
     ],
 )

@@ -12,7 +12,6 @@ from torch import nn
 
 from multipyro.data import Modality, MultimodalData, Splits
 from multipyro.inference import build, cross_generate, fit_recipe, load, networks_for, step_seed
-from multipyro.inference.cli.arguments import options_from
 from multipyro.inference.cli.parser import main
 from multipyro.ppl_models.networks import GRUTextEncoder, InstanceNormConvDecoder, InstanceNormConvEncoder, ResidualMLP
 
@@ -177,9 +176,6 @@ def test_what_is_no_answer_is_refused_and_false_is_the_default():
         recipe_of(shared="yes")
     recipe = build("vlvae", networks_for(MODALITIES, (16,)), 2)
     assert not shared_in(recipe.model) and not shared_in(recipe.guide) and isinstance(recipe.model.trunk, nn.Identity)
-    assert options_from(["shared=true", "a=false", "b=True", "c=truth"]) == (
-        {"shared": True, "a": False, "b": True, "c": "truth"}
-    )
 
 
 def test_networks_of_other_sizes_get_a_layer_to_the_shared_one():

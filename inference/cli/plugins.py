@@ -1,4 +1,4 @@
-"""Guides and methods of the user's own, named as FILE.py:NAME on the command line."""
+"""User-defined guides, methods and other objects, named as FILE.py:NAME on the command line."""
 
 import importlib.util
 import sys
@@ -9,47 +9,57 @@ from typing import Any
 from multipyro.guides import Guide
 from multipyro.inference.recipes import MethodInfo, register
 
-__all__ = ["guide_class", "method_name"]
+__all__ = ["guide_class", "load_object", "method_name"]
 
 
 def guide_class(place: str) -> type[Guide]:
-    """The guide class that the user names as `FILE.py:CLASS`.
+    """The guide class at `FILE.py:CLASS`.
 
     Raises:
-        ValueError: If this is no such name, or the file has no such class.
-        FileNotFoundError: If there is no such file.
+        ValueError: If the file has no such subclass of `Guide`.
+        FileNotFoundError: If the file does not exist.
     """
-    found = _named(place, "--guide must be FILE.py:CLASS")
-    if not isinstance(found, type) or not issubclass(found, Guide):
-        raise ValueError(f"{place} is no subclass of multipyro.guides.Guide")
-    return found
+    loaded = load_object(place, "--guide must be FILE.py:CLASS")
+    if not isinstance(loaded, type) or not issubclass(loaded, Guide):
+        raise ValueError(f"{place} is not a subclass of multipyro.guides.Guide")
+    return loaded
 
 
 def method_name(place: str) -> str:
-    """The name of a method: of the library, or one that the user names as `FILE.py:NAME`, which is registered.
+    """The name of a method: one of the library, or the one at `FILE.py:NAME`, which is registered.
 
     Raises:
         ValueError: If the file has no such `MethodInfo`, or it has the name of a method of the library.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if ":" not in place:
         return place
-    found = _named(place, "a method must be a name or FILE.py:NAME")
-    if not isinstance(found, MethodInfo):
-        raise ValueError(f"{place} is no multipyro.inference.MethodInfo")
-    return register(found).name
+    loaded = load_object(place, "a method must be a name or FILE.py:NAME")
+    if not isinstance(loaded, MethodInfo):
+        raise ValueError(f"{place} is not a multipyro.inference.MethodInfo")
+    return register(loaded).name
 
 
-def _named(place: str, expected: str) -> Any:
+def load_object(place: str, expected: str = "a user-defined object must be FILE.py:NAME") -> Any:
+    """The object at `FILE.py:NAME`.
+
+    Args:
+        place: The file and the name in it.
+        expected: The beginning of the message if `place` is not written so.
+
+    Raises:
+        ValueError: If `place` is not written so, the file has no such name, or it exits when imported.
+        FileNotFoundError: If the file does not exist.
+    """
     file, _, name = place.rpartition(":")
     path = Path(file)
     if not file or not name.isidentifier() or path.suffix != ".py":
         raise ValueError(f"{expected}, got {place!r}")
     if not path.is_file():
-        raise FileNotFoundError(f"{place} names {path}, which is no file")
+        raise FileNotFoundError(f"{place} names {path}, which is not a file")
     module = _imported(path.resolve())
     if not hasattr(module, name):
-        raise ValueError(f"{path} has nothing called {name}")
+        raise ValueError(f"{path} does not define {name}")
     return getattr(module, name)
 
 
@@ -57,13 +67,15 @@ def _imported(path: Path) -> ModuleType:
     """The module of a file, imported as Python would import it from its own folder."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    # a dataclass looks its module up while the file runs; another module of that name, of ours or installed, goes on
+    # a dataclass looks its module up while the file runs; another module of that name stays what it was
     before, sys.modules[path.stem] = sys.modules.get(path.stem), module
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[path.stem]
+        if isinstance(error, SystemExit):
+            raise ValueError(f"{path} exits when it is imported (code {error.code})") from error
         raise
     finally:
         sys.path.remove(str(path.parent))

@@ -3,9 +3,29 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from multipyro._optional import optional_imports
+from multipyro.inference.cli.console import printable
 
-__all__ = ["flat_metrics", "format_value", "markdown_table", "metrics_table"]
+__all__ = ["flat_metrics", "format_value", "markdown_table", "metrics_table", "table"]
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> Any:
+    """A table of rich for the terminal.
+
+    Args:
+        title: Its title.
+        header: The names of the columns.
+        rows: The cells.
+        numbers: Whether all columns but the first are numbers, which stand on the right.
+    """
+    with optional_imports("a table"):
+        from rich.table import Table
+    result = Table(title=printable(title))
+    for number, name in enumerate(header):
+        result.add_column(printable(name), justify="right" if numbers and number else "left")
+    for row in rows:
+        result.add_row(*map(printable, row))
+    return result
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | None]:
@@ -20,7 +40,7 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | 
     for name, value in metrics["log_likelihood"].items():
         rows[f"log p({name.replace('+', ', ')})"] = value
     for name, value in metrics["conditional_log_likelihood"].items():
-        given, target = name.split("->")
+        given, _, target = name.partition("->")
         rows[f"log p({target} | {given.replace('+', ', ')})"] = value
     for name, value in metrics["guide_conditional_log_likelihood"].items():
         rows[f"guide's {name}, mean"] = None if value is None else value["mean"]
@@ -45,14 +65,10 @@ def format_value(value: Mapping[str, float] | None) -> str:
     return f"{value['value']:.{digits}f}{error}"
 
 
-def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
+def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
     """The report of one run as a table for the terminal."""
-    table = Table(title=title)
-    table.add_column("metric")
-    table.add_column("value ± standard error", justify="right")
-    for name, value in flat_metrics(metrics).items():
-        table.add_row(name, format_value(value))
-    return table
+    rows = [[name, format_value(value)] for name, value in flat_metrics(metrics).items()]
+    return table(title, ["metric", "value ± standard error"], rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

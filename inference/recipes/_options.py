@@ -212,10 +212,18 @@ def _words(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"a mapping from names to values, each {_words(arguments[1])}"
+        return f"a mapping from names to {_plural(arguments[1])}"
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list of values, each {_words(arguments[0])}"
+        return f"a list of {_plural(arguments[0])}"
     return _NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+
+
+def _plural(kind: Any) -> str:
+    """Many values of a type, in words."""
+    words = _words(kind)
+    article, _, rest = words.partition(" ")
+    noun, separator, bounds = rest.partition(",")
+    return f"{noun}s{separator}{bounds}" if article in ("a", "an") and " " not in noun else f"values, each {words}"
 
 
 def _literal(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Guides and methods in files of one's own: imported as from their folder, and nothing else changes."""
+"""User-defined guides and methods in files: imported as from their folder, and nothing else changes."""
 
 import sys
 

@@ -88,7 +88,7 @@ def test_a_run_keeps_what_was_asked_for(tmp_path, capsys):
     assert (kept["likelihood"], kept["scale"]) == ("laplace", 0.1)
     likelihood = load(run).model.likelihoods["image"]
     assert isinstance(likelihood, LaplaceLikelihood) and likelihood.log_scale.exp().item() == pytest.approx(0.1)
-    assert main(["evaluate", str(run), "--particles", "2"]) == 0
+    assert main(["evaluate", str(run), "--num-samples", "2"]) == 0
     # another scale is another run
     other = ["--likelihood", "image=laplace:0.2", "--out", str(run), "--resume"]
     assert main(["train", "mopoe", *SMALL, *other]) == 2
@@ -99,7 +99,7 @@ def test_a_run_that_python_gave_other_likelihoods_is_evaluated_too(digits, tmp_p
     asked = load_dataset("digits").with_likelihoods({"image": "normal"}, {"image": 0.2})
     recipe = build("mvae", networks_for(asked.train.modalities, (8,)), 2)
     fit_recipe(recipe, asked, epochs=1, batch_size=512, out=tmp_path, progress=False)
-    assert main(["evaluate", str(tmp_path), "--particles", "2"]) == 0
+    assert main(["evaluate", str(tmp_path), "--num-samples", "2"]) == 0
 
 
 def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):
@@ -113,7 +113,7 @@ def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("beta", "--likelihood must be NAME=FAMILY or NAME=FAMILY:SCALE, got 'beta'"),
+        ("beta", "--likelihood: must be NAME=VALUE, got 'beta'"),
         ("image=beta:0.1", "has a beta likelihood, which takes no scale, got 0.1"),
         ("image=normal:wide", "got 'wide'"),
         (

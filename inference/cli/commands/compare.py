@@ -1,0 +1,101 @@
+"""`multipyro compare`: train and evaluate several methods over several seeds."""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from multipyro.data import Splits
+from multipyro.data.storage import write_atomically
+from multipyro.inference.cli.console import say
+from multipyro.inference.cli.jobs import check_options, load_data, training_job
+from multipyro.inference.cli.plugins import method_name
+from multipyro.inference.cli.saved_runs import write_json, write_metrics
+from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, table
+from multipyro.inference.evaluation import evaluate
+from multipyro.inference.training.runs import checkpoint_of, load, read_run, versions
+
+__all__ = ["run", "summarize"]
+
+# methods beside each other in a table; further ones come in further tables
+_COLUMNS = 6
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Trains and evaluates every method with every seed, unless a finished run is there."""
+    methods = list(dict.fromkeys(map(method_name, arguments.method)))
+    check_options(arguments, methods)
+    splits = load_data(arguments)
+    for method in methods:  # what cannot be built shows before hours of training
+        training_job(arguments, method, splits, 0)
+    reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    for method in methods:
+        for seed in range(arguments.seeds):
+            out = arguments.out / f"{method}-{Path(arguments.data).stem}-{seed}"
+            say(f"{method}, seed {seed}")
+            job = training_job(arguments, method, splits, seed, out, resume=True)
+            history = job.train().history
+            seconds = sum(len(job.splits.train) / epoch["rows_per_second"] for epoch in history)
+            metrics = _metrics(out, splits, arguments.num_samples, seed)
+            reports[method].append({**metrics, "training_seconds": seconds})
+    results = {method: summarize(found) for method, found in reports.items()}
+    names = list(dict.fromkeys(name for row in results.values() for name in row))
+    rows = [[name, *(format_value(row.get(name)) for row in results.values())] for name in names]
+    title = f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds"
+    for begin in range(0, len(results), _COLUMNS):
+        columns = slice(1 + begin, 1 + begin + _COLUMNS)
+        header = ["metric", *list(results)[begin : begin + _COLUMNS]]
+        say(table(title, header, [[row[0], *row[columns]] for row in rows]))
+    plain = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str | list)}
+    record = {"seeds": arguments.seeds, "data": arguments.data, "settings": plain, "versions": versions()}
+    record |= {"rows": reports[methods[0]][0]["data"], "methods": results}
+    write_json(arguments.out / "compare.json", record)
+    write_atomically(arguments.out / "compare.md", markdown_table(["metric", *results], rows))
+    say(f"written to {arguments.out / 'compare.json'} and compare.md")
+
+
+def summarize(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """Mean and standard deviation over seeds of every metric; None where a method does not have it.
+
+    Args:
+        reports: The results of `evaluate`, one per seed.
+
+    Returns:
+        Metric -> `value`, `std` (None for a single seed) and `seeds`, the number of seeds that have the metric.
+    """
+    flat = [flat_metrics(report) for report in reports]
+    metrics = {name: [one[name]["value"] for one in flat if one.get(name) is not None] for one in flat for name in one}
+    metrics["parameters"] = [float(report["parameters"]) for report in reports]
+    metrics["training, seconds"] = [report["training_seconds"] for report in reports if "training_seconds" in report]
+    return {name: _spread([value for value in values if value is not None]) for name, values in metrics.items()}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"value": statistics.fmean(values), "std": std, "seeds": len(values)}
+
+
+def _metrics(run: Path, splits: Splits, num_samples: int, seed: int) -> dict[str, Any]:
+    """The metrics of a finished run; those in its folder if they are of the same programs, data and settings."""
+    wanted = {
+        "plan": read_run(run)["plan"],
+        "checkpoint": checkpoint_of(run, "best").stem,
+        "versions": versions(),
+        "seed": seed,
+        "content_hash": {part: getattr(splits, part).content_hash for part in Splits.NAMES},
+        "labels_hash": {part: getattr(splits, part).labels_hash for part in Splits.NAMES},
+        "num_samples": num_samples,
+        "coherence_of": "mean",
+    }
+    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError):
+        found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        if {**found, **found["data"], **found["settings"]}.items() >= wanted.items():
+            return found
+    loaded = load(run)
+    report = evaluate(loaded.model, loaded.guide, splits, num_samples=num_samples, seed=seed)
+    return write_metrics(run, report.to_dict())

@@ -1,0 +1,67 @@
+"""The figures of the commands."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multipyro.data import Splits
+from multipyro.data.storage import write_atomically
+from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.inference.recipes import Recipe
+
+__all__ = ["FORMATS", "draw_cross_generation", "draw_joint_samples", "draw_reconstructions"]
+
+#: The formats of figures.
+FORMATS = (".pdf", ".png", ".svg")
+
+
+def draw_cross_generation(
+    recipe: Recipe,
+    splits: Splits,
+    given: Sequence[str],
+    target: Sequence[str],
+    file: Path,
+    num_samples: int = 8,
+    rows: int = 10,
+    seed: int = 0,
+) -> None:
+    """Draws modalities generated from test examples, one of each class.
+
+    Raises:
+        ValueError: If the model has no such modality, or the name of the file has no ending of a figure.
+    """
+    if file.suffix not in FORMATS:
+        raise ValueError(f"{file} must end in {', '.join(FORMATS)}")
+    x, observed = splits.test.select(given).rows(_one_of_each_class(splits, rows))
+    modalities = splits.test.modalities
+    unknown = [name for name in target if name not in recipe.model.modalities]
+    if unknown:
+        raise ValueError(f"unknown modality {', '.join(unknown)}: the model has {', '.join(recipe.model.modalities)}")
+    torch.manual_seed(seed)
+    _save(cross_generation_figure(recipe.model, recipe.guide, modalities, x, target, num_samples), file)
+
+
+def draw_joint_samples(recipe: Recipe, splits: Splits, file: Path) -> None:
+    """Draws samples of all modalities."""
+    _save(joint_samples_figure(recipe.model, splits.test.modalities, 12), file)
+
+
+def draw_reconstructions(recipe: Recipe, splits: Splits, file: Path) -> None:
+    """Draws test examples beside their reconstructions."""
+    x, observed = splits.test.rows(_one_of_each_class(splits, 10))
+    _save(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x), file)
+
+
+def _one_of_each_class(splits: Splits, rows: int) -> torch.Tensor:
+    """The first test examples of each class in turn."""
+    labels = splits.test.labels
+    if labels is None:
+        return torch.arange(min(rows, len(splits.test)))
+    position = torch.stack([(labels[:row] == label).sum() for row, label in enumerate(labels[:1000])])
+    return (position * (labels.max() + 1) + labels[:1000]).argsort()[:rows]
+
+
+def _save(figure: Any, file: Path) -> None:
+    write_atomically(file, lambda opened: figure.savefig(opened, format=file.suffix[1:], dpi=100))

@@ -1,0 +1,124 @@
+"""A saved run, its data and its metrics."""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from multipyro.data import MultimodalData, Splits, load_dataset
+from multipyro.data.storage import write_atomically
+from multipyro.inference.cli.jobs import incomplete
+from multipyro.inference.cli.plugins import guide_class, method_name
+from multipyro.inference.recipes import Recipe
+from multipyro.inference.training.runs import checkpoint_of, described, load, read_run
+
+__all__ = ["SavedRun", "check_writable", "chosen_parts", "open_run", "write_json", "write_metrics"]
+
+
+class SavedRun(NamedTuple):
+    """A run and its data.
+
+    Args:
+        recipe: The recipe, with the trained parameters.
+        splits: The data with the modalities of the run.
+        config: The content of its `run.json`.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    config: dict[str, Any]
+
+
+def open_run(arguments: argparse.Namespace) -> SavedRun:
+    """The run in a folder, and its data or that of `--data`.
+
+    Raises:
+        FileNotFoundError: If there is no run in the folder.
+        ValueError: If the run cannot be rebuilt, or the data is not what the run was trained and chosen on.
+    """
+    config = read_run(arguments.run)
+    if arguments.method is not None and method_name(arguments.method) != config["method"]:
+        raise ValueError(f"--method {arguments.method}: {arguments.run} was trained by {config['method']}")
+    guide = None if arguments.guide is None else guide_class(arguments.guide)
+    recipe = load(arguments.run, guide, arguments.checkpoint).recipe
+    splits = _same_data(arguments, config) if arguments.data is None else _other_data(arguments, config)
+    return SavedRun(recipe, splits, config)
+
+
+def chosen_parts(arguments: argparse.Namespace, splits: Splits) -> list[MultimodalData]:
+    """The parts of `--part`: by default the test data of the run, and all parts of other data."""
+    part = arguments.part or ("test" if arguments.data is None else "all")
+    parts = [getattr(splits, name) for name in (Splits.NAMES if part == "all" else [part])]
+    return [data for data in parts if len(data)]
+
+
+def _same_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
+    """The data that a run was trained on."""
+    data = config["data"]
+    if data is None or data["options"] is None:
+        what = "user-defined batches" if data is None else f"the user-defined data set {data['name']!r}"
+        raise ValueError(f"{arguments.run} was trained on {what}: pass --data, or evaluate in Python")
+    file = data["options"].get("file")
+    splits = load_dataset(file or data["name"], arguments.data_root, **({} if file else data["options"]))
+    names = list(data["modalities"])
+    missing = (config["config"] or {}).get("missing", {})
+    before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
+    trained = (incomplete(before, missing, config["plan"]["seed"]) if missing else before).select(names)
+    hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
+    other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
+    if other:
+        raise ValueError(
+            f"{arguments.run} was trained on other examples ({', '.join(other)}) of {data['name']} than there are now"
+        )
+    return _described_as(splits.select(names), data["modalities"], arguments.run)
+
+
+def _other_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
+    """The data of `--data`, with those modalities of the run that it has."""
+    wanted = config["modalities"] or {}
+    splits = load_dataset(arguments.data, arguments.data_root)
+    names = [name for name in wanted if name in splits.train.modalities]
+    if not names:
+        raise ValueError(
+            f"--data {arguments.data} has none of the modalities {', '.join(wanted)} of {arguments.run}: it has "
+            f"{', '.join(splits.train.modalities)}"
+        )
+    return _described_as(splits.select(names), wanted, arguments.run)
+
+
+def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Any) -> Splits:
+    """The data with the likelihoods of a run, whose other descriptions must be those of the run."""
+    names = list(splits.train.modalities)
+    likelihoods = {name: wanted[name]["likelihood"] for name in names}
+    splits = splits.with_likelihoods(likelihoods, {name: wanted[name].get("scale") for name in names})
+    for name, now in json.loads(json.dumps(described(splits.train.modalities))).items():
+        changed = [field for field in {**now, **wanted[name]} if now.get(field) != wanted[name].get(field)]
+        if changed:
+            raise ValueError(f"modality {name!r} has another {changed[0]} than in {run}")
+    return splits
+
+
+def check_writable(folder: Path) -> None:
+    """Raises before a long computation if its result could not be written.
+
+    Raises:
+        PermissionError: If no file can be created in the folder.
+    """
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} is read-only: metrics.json cannot be written")
+
+
+def write_metrics(run: Path, metrics: Mapping[str, Any], checkpoint: str = "best") -> dict[str, Any]:
+    """Writes the metrics with what the run is and which of its checkpoints was evaluated; returns all of it."""
+    config = read_run(run)
+    record = {name: config[name] for name in ("method", "options", "plan", "config")}
+    record = {**record, "checkpoint": checkpoint_of(run, checkpoint).stem, **metrics}
+    write_json(run / "metrics.json", record)
+    return record
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file at once or not at all."""
+    write_atomically(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
