@@ -83,15 +83,22 @@ class Objective(ELBO):
         num_particles: Number of samples of the latents per data point, drawn in one vectorized call.
 
     Example:
-        >>> class EvidenceOnly(Objective):
+        >>> from multipyro.inference.objectives import TracePair
+        >>> class FreeBits(Objective):  # the KL of a data point costs nothing below `free` nats
+        ...     def __init__(self, free):
+        ...         super().__init__()
+        ...         self.free = free
+        ...
         ...     def evaluate(self, model, guide, x, observed=None):
-        ...         evaluation = Evaluation(torch.zeros(()))
-        ...         p_trace, _ = self.traces(model, guide, x, observed)
-        ...         for name in x:
-        ...             site = p_trace.nodes[name]
-        ...             evaluation.add(name, site["fn"].log_prob(site["value"]))
-        ...         return evaluation
-        >>> EvidenceOnly() == EvidenceOnly(), EvidenceOnly() == EvidenceOnly(num_particles=2)
+        ...         pair = TracePair.of_traces(*self.traces(model, guide, x, observed))
+        ...         result = Evaluation(torch.zeros(()))
+        ...         for name in pair.p_sites:
+        ...             if name in pair.latents:
+        ...                 result.add(name, pair.masked(name, -pair.kl(name).clamp(min=self.free)), kind="kl")
+        ...             else:
+        ...                 result.add(name, pair.masked(name, pair.log_prob(name)))
+        ...         return result
+        >>> FreeBits(0.5) == FreeBits(0.5), FreeBits(0.5) == FreeBits(1.0)
         (True, False)
     """
 

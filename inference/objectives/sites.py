@@ -27,6 +27,18 @@ class TracePair:
         ValueError: If the generative program's unobserved sites are not exactly the latents; with Pyro's validation
             enabled also if a site lies in a plate other than `data`, a latent lies in none, or a latent has no
             reparametrized samples to pass a gradient through.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
+        >>> x = {"image": torch.zeros(5, 4)}
+        >>> guide_trace = poutine.trace(guide).get_trace(x)
+        >>> model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace(x)
+        >>> pair = TracePair.of_traces(model_trace, guide_trace)
+        >>> pair.latents, pair.kl("z").shape, pair.log_prob("image").shape
+        (['z'], torch.Size([5]), torch.Size([5]))
     """
 
     def __init__(self, p_sites: Mapping[str, dict], q_sites: Mapping[str, dict]) -> None:
@@ -60,6 +72,10 @@ class TracePair:
                     if isinstance(mask, Tensor):
                         rows = mask if rows is None else rows & mask
         return value if rows is None else torch.where(rows, value, 0.0)
+
+    def log_prob(self, name: str) -> Tensor:
+        """The log-density of a site of the generative program `(..., batch)`, in nats."""
+        return log_prob_of(self.p_sites[name])
 
     def kl(self, name: str, exact: bool = True) -> Tensor:
         """The divergence `KL(q || p)` of a latent `(..., batch)`, in closed form or estimated by its sample.
