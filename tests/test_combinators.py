@@ -243,7 +243,7 @@ def test_combinators_can_be_copied_and_carry_their_parameters():
     for program in (restrict(model, ["image"]), frozen(model), generative(model, ["image"])):
         assert not isinstance(program, pyro.nn.PyroModule)
         assert len(list(program.parameters())) == len(list(model.parameters()))
-        copy.deepcopy(program)({"label": torch.zeros(3).long()} if program.detail != ("image",) else batch())
+        copy.deepcopy(program)({"label": torch.zeros(3).long()} if program.settings != (("image",),) else batch())
 
 
 # generative

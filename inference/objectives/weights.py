@@ -243,7 +243,8 @@ def weights_text(sites: Mapping[str, Weight]) -> str:
 def check_choice(name: str, value: Any, choices: Any) -> None:
     """Raises unless a setting is one of the values of a `Literal`."""
     if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
+        *others, last = map(repr, get_args(choices))
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
 def number(symbol: str, value: float) -> Weight:

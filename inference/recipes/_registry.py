@@ -159,4 +159,7 @@ def _check_trainable(recipe: Recipe, original: Program) -> None:
                 f"{recipe.guide_class} has none of them"
             )
         for part in instances_in(stage.objectives, Part):
-            part.resolve(Binding(recipe.model, recipe.guide))
+            try:
+                part.resolve(Binding(recipe.model, recipe.guide))
+            except ValueError as error:
+                raise ValueError(f"{recipe.name} takes no guide but its own: {error}") from error
