@@ -1,6 +1,5 @@
 """One contract for all likelihoods: shapes, normalization, samples, finite gradients, missing entries, exposures."""
 
-import itertools
 import math
 
 import pyro.distributions as dist
@@ -36,7 +35,7 @@ from multipyro.ppl_models.likelihoods import (
     ZeroInflatedNegativeBinomialLikelihood,
     ZeroInflatedPoissonLikelihood,
 )
-from multipyro.ppl_models.networks import CountMLP, ValueAndMask
+from multipyro.ppl_models.networks import TransformedInput
 
 NAN = math.nan
 SAMPLES = 20_000
@@ -377,14 +376,18 @@ def test_other_likelihoods_take_no_exposure(name):
         ENTRYWISE[name][0](network_for(name))(torch.zeros(3, 2), torch.ones(3))
 
 
+def mlp(shape):
+    return MLP(shape, 8, (8,))
+
+
 def counts_and_proteins():
     likelihoods = {
         "rna": NegativeBinomialLikelihood(MLP(2, 6, (8,))),
         "protein": NormalLikelihood(MLP(2, 3, (8,)), missing_entries=True),
     }
     encoders = {
-        "rna": NormalEncoder(CountMLP(6, 8, (8,)), 2),
-        "protein": NormalEncoder(ValueAndMask(3, lambda shape: MLP(shape, 8, (8,))), 2),
+        "rna": NormalEncoder(TransformedInput(6, mlp, "log1p"), 2),
+        "protein": NormalEncoder(TransformedInput(3, mlp, missing_entries=True), 2),
     }
     return MultimodalModel(2, likelihoods), ProductOfExperts(2, encoders)
 
@@ -440,7 +443,7 @@ def test_programs_train_with_missing_entries_whatever_else_is_missing():
 @pytest.mark.parametrize("shape", [(), (1, 50), (2, 4, 5, 6)], ids=["number", "spectrum", "volume"])
 def test_a_normal_likelihood_takes_numbers_spectra_and_volumes(shape):
     model = MultimodalModel(2, {"a": NormalLikelihood(MLP(2, shape, (8,)), learn_scale=True)})
-    guide = ProductOfExperts(2, {"a": NormalEncoder(ValueAndMask(shape, lambda s: MLP(s, 8, (8,))), 2)})
+    guide = ProductOfExperts(2, {"a": NormalEncoder(TransformedInput(shape, mlp, missing_entries=True), 2)})
     loss = SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO()).step({"a": torch.randn(5, *shape)})
     assert math.isfinite(loss)
 
@@ -484,14 +487,20 @@ def test_invalid_settings_are_named(make, message):
         make(nn.Identity())
 
 
+@pytest.mark.parametrize("transform", ["identity", "log1p", "log", "circle"])
 @pytest.mark.parametrize("integers", (False, True))
-def test_value_and_mask_tell_a_missing_entry_from_a_zero(integers):
-    network = ValueAndMask(3, lambda shape: MLP(shape, 4, (8,)))
-    values = torch.tensor([[1, 0, 2], [1, 0, 2]])
+def test_a_mask_distinguishes_missing_entries_from_zeros(integers, transform):
+    network = TransformedInput(3, mlp, transform, missing_entries=True)
+    values = torch.tensor([[1, 1, 2], [1, 1, 2]])
     values = values if integers else values.float()
-    missing = mark_missing(values, torch.tensor([[True, True, True], [True, False, True]]))
-    zero, unknown = network(missing)
-    assert not torch.allclose(zero, unknown) and unknown.isfinite().all()
-    for shape in itertools.chain([(), (4, 4)], [(1, 9)]):
-        assert ValueAndMask(shape, lambda s: MLP(s, 4, (8,)))(torch.randn(2, 5, *shape)).shape == (2, 5, 4)
-    assert CountMLP(3, 4, (8,))(values).shape == (2, 4)
+    known, unknown = network(mark_missing(values, torch.tensor([[True, True, True], [True, False, True]])))
+    assert not torch.allclose(known, unknown) and known.isfinite().all() and unknown.isfinite().all()
+    for shape in ((), (4, 4), (1, 9)):
+        assert TransformedInput(shape, mlp, transform)(torch.rand(2, 5, *shape)).shape == (2, 5, 8)
+
+
+def test_the_input_of_an_angle_is_periodic():
+    network, angles = TransformedInput(3, mlp, "circle"), torch.randn(5, 3)
+    torch.testing.assert_close(network(angles), network(angles + 2 * math.pi))
+    with pytest.raises(ValueError, match="transform must be one of .* got 'sqrt'"):
+        TransformedInput(3, mlp, "sqrt")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from multipyro.ppl_models.networks import (
     ResidualTextEncoder,
     SentenceDecoder,
     SentenceEncoder,
+    TransformedInput,
 )
 from multipyro.ppl_models.networks.heads import chain, trunk
 
@@ -33,11 +34,16 @@ __all__ = [
     "Sizes",
     "architecture_for",
     "default_architectures",
+    "feature_network",
     "first_suitable",
 ]
 
 # the smallest side of the images that get the networks of JMVAE for CelebA
 _LARGE = 64
+# kind of data -> transform of what its encoder is called with
+_TRANSFORMS = {"angles": "circle", "counts": "log1p", "positive": "log"}
+# likelihoods with two parameters per entry from the decoder
+_TWO_PARAMETERS = ("von_mises", "zero_inflated_negative_binomial", "zero_inflated_poisson")
 # the number of features of ResNet-101
 _RESNET = 2048
 #: Kind of a strided discriminator -> batch norm, slope of leaky ReLUs: those of JMVAE's paper, and those of its code.
@@ -136,9 +142,29 @@ def _tokens(modality: Modality) -> tuple[int, int]:
     return modality.num_classes, math.prod(modality.shape)
 
 
+def _parameters(modality: Modality) -> tuple[int, ...]:
+    """Shape of the parameters that the likelihood of one entry takes from a decoder."""
+    if modality.likelihood == "categorical":
+        return (modality.num_classes,)
+    return (2,) if modality.likelihood in _TWO_PARAMETERS else ()
+
+
+def feature_network(architecture: Architecture, modality: Modality, sizes: Sizes) -> nn.Module:
+    """The encoder of an architecture, on transformed values or with a mask where the kind of data needs it."""
+    transform = _TRANSFORMS.get(modality.kind, "identity")
+    if transform == "identity" and not modality.missing_entries:
+        return architecture.encoder(modality, sizes)
+    return TransformedInput(
+        modality.shape,
+        lambda shape: architecture.encoder(replace(modality, shape=shape, columns=None, scaling=None), sizes),
+        transform,
+        modality.missing_entries,
+    )
+
+
 def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     *before, _ = sizes.hidden_features
-    if modality.likelihood == "categorical":
+    if modality.is_discrete:
         positions = math.prod(modality.shape) if modality.shape else None
         return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, True)
     if sizes.normalized and modality.kind == "vector":
@@ -149,8 +175,7 @@ def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
 def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     if sizes.normalized and modality.kind == "vector":
         return MLP(latent_dim, modality.shape, (sizes.last, 8 * sizes.last))
-    classes = (modality.num_classes,) if modality.likelihood == "categorical" else ()
-    return MLP(latent_dim, (*modality.shape, *classes), sizes.hidden_features)
+    return MLP(latent_dim, (*modality.shape, *_parameters(modality)), sizes.hidden_features)
 
 
 def _strided_discriminator(modality: Modality, sizes: Sizes, kind: str) -> nn.Module:
@@ -228,11 +253,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             name="convolutional",
-            about="MoPoE on PolyMNIST (section 4.7 of its appendix): three convolutions of fixed size; images",
-            suits=lambda modality: modality.kind == "image",
+            about="MoPoE on PolyMNIST (its appendix, section 4.7): three convolutions of fixed size; images and grids",
+            suits=lambda modality: modality.kind in ("image", "grid"),
             encoder=lambda modality, sizes: ConvEncoder(modality.shape),
             decoder=lambda modality, sizes, latent_dim: ConvDecoder(latent_dim, modality.shape),
-            default_for=_is_color,
+            default_for=lambda modality: _is_color(modality) or modality.kind == "grid",
         ),
         Architecture(
             name="residual",

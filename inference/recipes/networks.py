@@ -18,6 +18,7 @@ from multipyro.inference.recipes.architectures import (
     Sizes,
     architecture_for,
     default_architectures,
+    feature_network,
     first_suitable,
 )
 from multipyro.ppl_models import (
@@ -25,9 +26,19 @@ from multipyro.ppl_models import (
     BetaLikelihood,
     CategoricalLikelihood,
     ContinuousBernoulliLikelihood,
+    DirichletLikelihood,
     DiscretizedLogisticLikelihood,
+    GammaLikelihood,
     LaplaceLikelihood,
+    LogNormalLikelihood,
+    NegativeBinomialLikelihood,
     NormalLikelihood,
+    OrdinalLikelihood,
+    PoissonLikelihood,
+    StudentTLikelihood,
+    VonMisesLikelihood,
+    ZeroInflatedNegativeBinomialLikelihood,
+    ZeroInflatedPoissonLikelihood,
 )
 from multipyro.ppl_models.networks import Discriminator
 from multipyro.ppl_models.networks.heads import chain, trunk
@@ -39,9 +50,19 @@ _LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
     "beta": BetaLikelihood,
     "categorical": CategoricalLikelihood,
     "continuous_bernoulli": ContinuousBernoulliLikelihood,
+    "dirichlet": DirichletLikelihood,
     "discretized_logistic": DiscretizedLogisticLikelihood,
+    "gamma": GammaLikelihood,
     "laplace": LaplaceLikelihood,
+    "log_normal": LogNormalLikelihood,
+    "negative_binomial": NegativeBinomialLikelihood,
     "normal": NormalLikelihood,
+    "ordinal": OrdinalLikelihood,
+    "poisson": PoissonLikelihood,
+    "student_t": StudentTLikelihood,
+    "von_mises": VonMisesLikelihood,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialLikelihood,
+    "zero_inflated_poisson": ZeroInflatedPoissonLikelihood,
 }
 _ENCODERS = {"laplace": LaplaceEncoder, "normal": NormalEncoder}
 
@@ -110,7 +131,7 @@ class Networks:
         likelihoods = {}
         for name, modality in self.modalities.items():
             decoder = self._architectures[name].decoder(modality, self._sizes, latent_dim)
-            likelihoods[name] = _LIKELIHOODS[modality.likelihood](decoder, **self._scale(name))
+            likelihoods[name] = _LIKELIHOODS[modality.likelihood](decoder, **self._likelihood_options(name))
         return likelihoods
 
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
@@ -141,16 +162,18 @@ class Networks:
         if kind not in DISCRIMINATORS:
             raise ValueError(f"discriminator must be one of {tuple(DISCRIMINATORS)}, got {kind!r}")
         description, architecture = self.modalities[modality], self._architectures[modality]
-        if description.likelihood == "categorical":
+        if description.is_discrete:
             raise ValueError(f"modality {modality!r} is discrete: no gradient of a discriminator passes through it")
+        if description.missing_entries:
+            raise ValueError(f"modality {modality!r} may have missing entries, which only real data has")
         if architecture.discriminator is None:
-            return Discriminator(architecture.encoder(description, self._sizes))
+            return Discriminator(feature_network(architecture, description, self._sizes))
         return Discriminator(architecture.discriminator(description, self._sizes, kind))
 
     def branches(self, features: int | None = None) -> dict[str, nn.Module]:
         """Modality name -> feature network with `features` outputs, by a linear layer where its own number differs."""
         sizes = replace(self._sizes, features=features)
-        networks = {name: self._architectures[name].encoder(m, sizes) for name, m in self.modalities.items()}
+        networks = {name: feature_network(self._architectures[name], m, sizes) for name, m in self.modalities.items()}
         if features is None:
             return networks
         return {
@@ -166,6 +189,12 @@ class Networks:
         descriptions = {name: self.modalities[name] for name in modalities}
         architectures = {name: self.architectures[name] for name in modalities}
         return Networks(descriptions, self.hidden_features, self._sizes.normalized, architectures)
+
+    def _likelihood_options(self, name: str) -> dict[str, Any]:
+        """The arguments of a modality's likelihood beside its decoder."""
+        modality = self.modalities[name]
+        options = {**self._scale(name), "missing_entries": modality.missing_entries}
+        return {**options, "num_classes": modality.num_classes} if modality.likelihood == "ordinal" else options
 
     def _scale(self, name: str) -> dict[str, Any]:
         """The arguments of a modality's likelihood that set its scale, if it has one."""

@@ -3,7 +3,7 @@
 from multipyro.ppl_models.networks.batch_norm_conv import BatchNormConvDecoder, BatchNormConvEncoder
 from multipyro.ppl_models.networks.conv import ConvDecoder, ConvEncoder
 from multipyro.ppl_models.networks.discriminator import Discriminator
-from multipyro.ppl_models.networks.inputs import CountMLP, ValueAndMask
+from multipyro.ppl_models.networks.inputs import TransformedInput
 from multipyro.ppl_models.networks.instance_norm_conv import InstanceNormConvDecoder, InstanceNormConvEncoder
 from multipyro.ppl_models.networks.mlp import MLP, BatchNormMLP, OneHotMLP, ResidualMLP
 from multipyro.ppl_models.networks.residual_conv import (
@@ -29,7 +29,6 @@ __all__ = [
     "CharacterEncoder",
     "ConvDecoder",
     "ConvEncoder",
-    "CountMLP",
     "Discriminator",
     "GRUTextEncoder",
     "InstanceNormConvDecoder",
@@ -42,5 +41,5 @@ __all__ = [
     "ResidualTextEncoder",
     "SentenceDecoder",
     "SentenceEncoder",
-    "ValueAndMask",
+    "TransformedInput",
 ]
