@@ -12,7 +12,7 @@ from multipyro.guides.flow_experts import FlowExperts
 from multipyro.guides.hierarchical import HierarchicalGuide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.guides.joint import JointGuide
-from multipyro.ppl_models.networks.flows import ConditionalFlow, FlowDistribution, FlowPrior, RealNVP
+from multipyro.ppl_models.networks.flows import ConditionalFlow, RealNVP
 from multipyro.ppl_models.networks.heads import JointEncoder, LaplaceEncoder, NormalEncoder
 
 __all__ = [
@@ -21,9 +21,7 @@ __all__ = [
     "BridgedGuide",
     "ConditionalFlow",
     "Experts",
-    "FlowDistribution",
     "FlowExperts",
-    "FlowPrior",
     "Guide",
     "HierarchicalGuide",
     "IterativeSampling",

@@ -30,8 +30,8 @@ class AggregateGuide(Guide):
 
     Args:
         teacher: The guide that answers all other subsets.
-        flows: Subset -> `ConditionalFlow` (or another encoder with an attribute `is_trained`). Keys are a name or a
-            tuple of names; a single modality's flow is called with its values, that of a larger subset with a dict.
+        flows: Subset -> `ConditionalFlow`, or any other encoder. Keys are a name or a tuple of names; the flow of a
+            single modality is called with its values, that of a larger subset with a dict.
         name: As in `Guide`.
 
     Raises:
@@ -57,6 +57,11 @@ class AggregateGuide(Guide):
         self.teacher = teacher
         self.flows = nn.ModuleDict({"+".join(subset): flow for subset, flow in ordered.items()})
         self.flow_subsets = tuple(ordered)
+        self.active = False
+
+    def activate(self) -> None:
+        """Makes the flows the posteriors of their subsets, also of those that the teacher supports too."""
+        self.active = True
 
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -109,6 +114,10 @@ class AggregateGuide(Guide):
         """Whether a subset is answered by its flow rather than by the teacher."""
         if subset not in self.flow_subsets:
             return False
-        return self.flows["+".join(subset)].is_trained or not (
-            self.teacher.subsets is None or subset in self.teacher.subsets
-        )
+        return self.active or not (self.teacher.subsets is None or subset in self.teacher.subsets)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.active)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.active = bool(state)

@@ -29,7 +29,7 @@ from multipyro.ppl_models.likelihoods import (
 )
 from multipyro.ppl_models.multimodal import MultimodalModel
 from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
-from multipyro.ppl_models.priors import LaplacePrior, StandardNormalPrior
+from multipyro.ppl_models.priors import FlowPrior, LaplacePrior, StandardNormalPrior
 
 __all__ = [
     "MLP",
@@ -46,6 +46,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticLikelihood",
     "ExactContinuousBernoulli",
+    "FlowPrior",
     "GammaLikelihood",
     "HierarchicalModel",
     "IndependentPrior",

@@ -7,8 +7,9 @@ import pytest
 import torch
 from linear_gaussian import DTYPE, FixedGuide, LinearGaussian
 
-from multipyro.guides import FlowPrior, StratifiedMixture
+from multipyro.guides import StratifiedMixture
 from multipyro.inference.evaluation import latent_dimensions, symmetric_kl
+from multipyro.ppl_models import FlowPrior
 
 PROBLEM = LinearGaussian(2)
 
@@ -91,8 +92,6 @@ def test_posteriors_of_two_modalities_disagree_symmetrically():
 def test_a_flow_has_no_marginals():
     model = PROBLEM.model()
     model.prior = FlowPrior(3).double()
-    with torch.no_grad():
-        for parameter in model.prior.parameters():
-            parameter.add_(0.1)
+    model.prior.activate()
     with pytest.raises(TypeError, match="no marginals"):
         latent_dimensions(model, PROBLEM.product_guide(), PROBLEM.sample(3))

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from multipyro._distributions import expected_value, representative_tensor
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 
 __all__ = ["ProductOfDensities", "hamiltonian_draws"]
@@ -147,9 +148,8 @@ class ProductOfDensities(dist.TorchDistribution):
         batch = self.experts[0].batch_shape
         super().__init__(batch, self.experts[0].event_shape, validate_args=validate_args)
 
-    @property
     @torch.no_grad()
-    def mean(self) -> Tensor:
+    def approximate_mean(self) -> Tensor:
         """The mean of the second half of one chain a row, `(*batch, latent_dim)`.
 
         The chains are those that drew the last single sample; new ones if there is none.
@@ -159,13 +159,13 @@ class ProductOfDensities(dist.TorchDistribution):
         mean = self._mean
         for expert, rows in zip(self.experts, self._alone(), strict=True):
             if rows.any():
-                mean = torch.where(rows.unsqueeze(-1), expert.mean, mean)
+                mean = torch.where(rows.unsqueeze(-1), expected_value(expert), mean)
         return mean
 
     def mixture(self) -> StratifiedMixture:
         """The equal mixture of each row's experts, which has a density."""
         held = self._rows()
-        weights = torch.where(held.any(0), held, True).movedim(0, -1).to(self.prior.mean)
+        weights = torch.where(held.any(0), held, True).movedim(0, -1).to(representative_tensor(self.prior))
         return StratifiedMixture(self.experts, weights / weights.sum(-1, keepdim=True))
 
     def unnormalized_log_prob(self, value: Tensor) -> Tensor:
@@ -202,7 +202,9 @@ class ProductOfDensities(dist.TorchDistribution):
         """Which rows have which expert, bool `(len(experts), *batch)`."""
         if self.held is not None:
             return self.held
-        return torch.ones(len(self.experts), *self.batch_shape, dtype=torch.bool, device=self.prior.mean.device)
+        return torch.ones(
+            len(self.experts), *self.batch_shape, dtype=torch.bool, device=representative_tensor(self.prior).device
+        )
 
     def _alone(self) -> Tensor:
         """Which rows have which expert and no other, bool `(len(experts), *batch)`."""

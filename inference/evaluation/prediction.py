@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from multipyro._distributions import expected_value
 from multipyro._modes import evaluation_mode
 from multipyro.batch import Rows, batch_rows, check_batch, filled
 from multipyro.guides import Guide
@@ -267,11 +268,11 @@ def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embeddin
     if output == "sample":
         code = site["value"]
     elif output == "component" and hasattr(distribution, "components"):
-        means = torch.stack([component.mean for component in distribution.components], -2)
+        means = torch.stack([expected_value(component) for component in distribution.components], -2)
         component = torch.distributions.Categorical(distribution.weights).sample()
         code = means.gather(-2, component[..., None, None].expand(*component.shape, 1, means.shape[-1])).squeeze(-2)
     else:
-        code = distribution.mean
+        code = expected_value(distribution)
     if rows is None:
         return code
     inner = unwrap(guide)
@@ -280,7 +281,7 @@ def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embeddin
     elif output == "sample":
         prior = inner.prior().expand(code.shape[:1]).sample()
     else:
-        prior = inner.prior().mean.expand_as(code)
+        prior = expected_value(inner.prior()).expand_as(code)
     return torch.where(rows.unsqueeze(-1), code, prior)
 
 

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from multipyro._distributions import detached
+from multipyro._distributions import detached, representative_tensor
 from multipyro.batch import private_modality
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
@@ -200,4 +200,5 @@ class WithoutDrawing(Messenger):
 
     def _pyro_sample(self, msg: dict) -> None:
         if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
-            msg["value"], msg["done"] = msg["fn"].mean, True
+            msg["value"] = representative_tensor(msg["fn"]).new_zeros(msg["fn"].shape())
+            msg["done"] = True

@@ -19,8 +19,8 @@ from multipyro.inference.programs import Handler, Program, Subset, handler, unwr
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting
 from multipyro.inference.recipes._options import Bounds, Weight
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
-from multipyro.ppl_models.networks.flows import ConditionalFlow, FlowPrior
+from multipyro.ppl_models import FlowPrior, MultimodalModel
+from multipyro.ppl_models.networks.flows import ConditionalFlow
 
 __all__ = ["aggregate_prior_elbo", "q_agg_elbo", "q_true_elbo", "with_aggregates"]
 
@@ -82,7 +82,7 @@ def aggregate_prior_elbo(teacher: Subset) -> Objective:
     Args:
         teacher: The subset `T`.
     """
-    prior = frozen(flow_prior(MODEL), train=[MODEL.part("prior", "couplings")])
+    prior = frozen(flow_prior(MODEL), train=[MODEL.part("prior", "flow")])
     body = elbo(prior, complete(frozen(GUIDE), SUBSET), num_particles=_PARTICLES, name="prior")
     return sum_over(listed_subsets([teacher]), body)
 
@@ -141,12 +141,12 @@ def with_aggregates(
         else:
             objective = q_agg_elbo(guide.flow_subsets, source)
         kept.append(guide.flows)
-        stages.append(Stage(objective, aggregate_epochs, (guide.flows,), name="aggregate"))
+        stages.append(Stage(objective, aggregate_epochs, (guide.flows,), name="aggregate", activates=(guide,)))
     if aggregate_prior:
         model.prior = FlowPrior(recipe.latent_dim, base=model.prior)
-        kept.append(model.prior.couplings)
+        kept.append(model.prior.flow)
         objective = aggregate_prior_elbo(source)
-        stages.append(Stage(objective, aggregate_epochs, (model.prior.couplings,), name="prior"))
+        stages.append(Stage(objective, aggregate_epochs, (model.prior.flow,), name="prior", activates=(model.prior,)))
     before = []
     for stage in recipe.stages:
         train = (model, recipe.guide) if stage.train is None else stage.train
@@ -191,7 +191,7 @@ class _AggregateFlow(Handler):
 class _FlowPrior(Handler):
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Tensor:
         with pyro.plate("data", batch_rows(x), dim=-1), _masked(Rows(x, observed).any()):
-            return pyro.sample("z", self.program.prior.flow())
+            return pyro.sample("z", self.program.prior.transformed())
 
 
 class _Features(nn.Module):

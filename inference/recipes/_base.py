@@ -55,6 +55,8 @@ class Stage:
         name: Name of the stage in checkpoints and logs.
         updates: What each batch does, in this order, in place of one step on `objective`; each update says what it
             trains and by which optimizer. The training bound is minus the loss of the first.
+        activates: Parts of model and guide whose `activate()` is called when the stage starts: the flows that it
+            trains, such as a `FlowPrior`, which take effect from then on.
 
     Example:
         >>> from multipyro.inference.objectives import GUIDE, MODEL, elbo
@@ -68,6 +70,7 @@ class Stage:
     optimizer: Callable[..., Any] | None = None
     name: str = "main"
     updates: tuple[Update, ...] = ()
+    activates: tuple[nn.Module, ...] = ()
 
     @property
     def objectives(self) -> tuple[ELBO, ...]:

@@ -310,6 +310,8 @@ def _run_stage(
             return history
     else:
         resumed = None
+    for part in stage.activates:
+        part.activate()
     outer = pyro.get_param_store().get_state()
     with _quiet(), own_store() as statements, torch.random.fork_rng():
         from multipyro.inference.training._lightning import SVIModule, run_trainer, trainer_for

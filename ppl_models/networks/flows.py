@@ -1,4 +1,4 @@
-"""Real-NVP flows: distributions over the latent from a base and affine half couplings, conditional or not."""
+"""Real-NVP flows over the latent: a base distribution and affine half couplings, conditional or not."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,37 +9,35 @@ from pyro.nn import ConditionalDenseNN
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from multipyro.ppl_models import StandardNormalPrior
 from multipyro.ppl_models.networks.heads import _features
 
-__all__ = ["ConditionalFlow", "FlowDistribution", "FlowPrior", "RealNVP"]
+__all__ = ["ConditionalFlow", "FlowDistribution", "RealNVP"]
 
 # one half coupling scales by 1/e to e, so that six steps reach e^6. Looser bounds gain nothing (measured); with e^3 and
-# one hidden layer, whose outputs grow with what it sees, gradients of 1e9 have undone a training
+# one hidden layer, whose outputs grow with its inputs, gradients of 1e9 have ruined a training run
 _MAX_LOG_SCALE = 1.0
-_MEAN_POINTS = 64
 # not zero, so that the hidden layers have a gradient from the first step on
-_FIRST_WEIGHTS = 1e-3
+_INITIAL_WEIGHT_SCALE = 1e-3
 
 
 class FlowDistribution(dist.TransformedDistribution):
-    r"""A base distribution pushed through a flow, with a mean by quasi-Monte Carlo.
+    r"""A base distribution transformed by a flow, whose mean can be estimated by quasi-Monte Carlo.
 
     Example:
-        >>> RealNVP(2)(StandardNormalPrior(2)()).mean.shape
+        >>> base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        >>> RealNVP(2)(base).approximate_mean().shape
         torch.Size([2])
     """
 
-    @property
-    def mean(self) -> Tensor:
-        """The mean over 64 scrambled Sobol points of the base, the same ones at every call: `(..., latent_dim)`.
+    def approximate_mean(self, num_points: int = 64) -> Tensor:
+        """The mean over scrambled Sobol points of the base, the same points in every call: `(..., latent_dim)`.
 
-        There is no closed form. The error is a few hundredths of the standard deviation.
+        There is no closed form. With 64 points the error is a few hundredths of the standard deviation.
         """
         base = self.base_dist
         engine = torch.quasirandom.SobolEngine(self.event_shape[-1], scramble=True, seed=0)
-        # the points of a scrambled sequence may touch 0, where a quantile is infinite
-        points = engine.draw(_MEAN_POINTS, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
+        # the points of a scrambled sequence may be 0, where a quantile is infinite
+        points = engine.draw(num_points, dtype=torch.float64).clamp(1e-6, 1 - 1e-6)
         independent = getattr(base, "base_dist", base)
         total = torch.zeros(())
         for point in points.to(base.mean):  # one at a time: memory stays that of one sample
@@ -47,7 +45,7 @@ class FlowDistribution(dist.TransformedDistribution):
             for transform in self.transforms:
                 value = transform(value)
             total = total + value
-        return total / _MEAN_POINTS
+        return total / num_points
 
 
 class RealNVP(nn.Module):
@@ -56,22 +54,24 @@ class RealNVP(nn.Module):
     .. math:: z_1' = z_1 \odot \sigma_1(z_2, c) + \mu_1(z_2, c), \qquad
         z_2' = z_2 \odot \sigma_2(z_1', c) + \mu_2(z_1', c)
 
-    The halves are others in every step (odd coordinates first, then even ones, over and over), so that six steps part
-    every two of up to 64 coordinates. With the same halves throughout, two coordinates of one half only meet by way of
-    the other, and for a latent whose two active coordinates lay in one half 30 epochs gained nothing (measured).
+    The halves change with every step (odd coordinates first, then even ones, recursively), so that within six steps
+    any two of up to 64 coordinates are in different halves at least once. With the same halves throughout, two
+    coordinates of one half interact only through the other half; for a latent whose two active coordinates were in one
+    half, 30 epochs gained nothing (measured).
 
-    It starts close to the identity. Each scale lies between :math:`e^{-1}` and :math:`e`, a smooth bound that keeps
-    clear of the clamp in Pyro's coupling, whose gradient is wrong where it bites.
+    The flow starts close to the identity. Each scale lies between :math:`e^{-1}` and :math:`e`, a smooth bound that
+    avoids the clamp in Pyro's coupling, whose gradient is wrong where it is active.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), section 5.1.1, eq. 7 and 8 (read with the moved `z_1` in eq. 8, which the determinant given with them
-        needs); Density estimation using Real NVP (Dinh et al., 2017). Departures: changing halves, where the paper
-        names none; the released scales are sigmoids, which only contract, its networks one layer of 50 tanh units.
+        Kushman), section 5.1.1, eq. 7 and 8 (eq. 8 with the transformed `z_1`, as the determinant given there
+        requires); Density estimation using Real NVP (Dinh et al., 2017). Departures: the halves change, where the
+        paper specifies none; the released code's scales are sigmoids, which only contract, and its networks have one
+        layer of 50 tanh units.
 
     Args:
         latent_dim: Size of the latent, at least 2.
-        context_dim: Number of features `c` that every half coupling sees; 0 for an unconditional flow.
+        context_dim: Number of features `c`, an input of every half coupling; 0 for an unconditional flow.
         steps: Number of steps, two half couplings each.
         hidden_features: Widths of the hidden layers of each half coupling.
 
@@ -80,7 +80,7 @@ class RealNVP(nn.Module):
 
     Example:
         >>> flow = RealNVP(3, context_dim=4)
-        >>> flow(StandardNormalPrior(3)(), torch.zeros(5, 4)).batch_shape
+        >>> flow(dist.Normal(torch.zeros(3), 1.0).to_event(1), torch.zeros(5, 4)).batch_shape
         torch.Size([5])
     """
 
@@ -93,57 +93,52 @@ class RealNVP(nn.Module):
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         first = latent_dim // 2
-        # (size of the half that is looked at, size of the half that moves) of each coupling
+        # (size of the half that conditions, size of the half that is transformed) of each coupling
         self.sizes = [(latent_dim - first, first), (first, latent_dim - first)] * steps
-        self.orders = _orders(latent_dim, first, steps)
+        self.register_buffer("orders", torch.tensor(_orders(latent_dim, first, steps)), persistent=False)
         self.couplings = nn.ModuleList(
-            ConditionalDenseNN(seen, context_dim, list(hidden_features), [moved, moved], nn.SiLU())
-            for seen, moved in self.sizes
+            ConditionalDenseNN(fixed, context_dim, list(hidden_features), [moved, moved], nn.SiLU())
+            for fixed, moved in self.sizes
         )
         for coupling in self.couplings:
             last = coupling.layers[-1]
-            nn.init.normal_(last.weight, std=_FIRST_WEIGHTS)
+            nn.init.normal_(last.weight, std=_INITIAL_WEIGHT_SCALE)
             nn.init.zeros_(last.bias)
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether the biases of the outputs have left the zero that they are at before the first step of training."""
-        return any(bool(coupling.layers[-1].bias.any()) for coupling in self.couplings)
-
     def forward(self, base: dist.Distribution, context: Tensor | None = None) -> FlowDistribution:
-        """The base pushed through the flow.
+        """The base transformed by the flow.
 
         Args:
             base: A distribution of event shape `(latent_dim,)`.
             context: Features `(batch, context_dim)`; None for an unconditional flow.
         """
-        context = base.mean.new_zeros(0) if context is None else context
+        context = self.couplings[0].layers[0].weight.new_zeros(0) if context is None else context
         base = base.expand(torch.broadcast_shapes(base.batch_shape, context.shape[:-1]))
-        *before, last = [Permute(torch.tensor(order, device=context.device)) for order in self.orders]
+        *before, last = map(Permute, self.orders)
         transforms = []
-        for order, (seen, _), network in zip(before, self.sizes, self.couplings, strict=True):
-            transforms += [order, ConditionalAffineCoupling(seen, _captured(network)).condition(context)]
+        for order, (fixed, _), network in zip(before, self.sizes, self.couplings, strict=True):
+            transforms += [order, ConditionalAffineCoupling(fixed, _captured(network)).condition(context)]
         transforms.append(last)
         return FlowDistribution(base, transforms)
 
 
 class ConditionalFlow(nn.Module):
-    r"""An encoder that gives a flow: a base pushed through couplings that all see the features of `x_m`.
+    r"""An encoder to a flow: a base transformed by couplings that are all conditioned on the features of `x_m`.
 
     .. math:: q(z \mid x_m) = N(f^{-1}(z; c); 0, I)\,
         \left| \det \frac{\partial f^{-1}(z; c)}{\partial z} \right|, \qquad c = h(x_m)
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), section 5.1.1. The released code's last version is a Gaussian whose moments come from the text and
-        two couplings that do not see it; a `base` encoder allows the former.
+        Kushman), section 5.1.1. In the released code the last version is a Gaussian whose moments depend on the text,
+        and two couplings that do not; a `base` encoder makes the former possible.
 
     Args:
-        network: Feature network `h`; its attribute `out_features` gives their number.
+        network: Feature network `h`; its attribute `out_features` is the number of features.
         latent_dim: Size of the latent, at least 2.
         steps: As in `RealNVP`.
         hidden_features: As in `RealNVP`.
-        base: Encoder from `x_m` to a base of independent components, `N(0, I)` if None.
+        base: Encoder from `x_m` to a base distribution of independent components; `N(0, I)` if None.
 
     Returns (when called):
         A `FlowDistribution` of batch shape `(batch,)` and event shape `(latent_dim,)`.
@@ -163,85 +158,33 @@ class ConditionalFlow(nn.Module):
         base: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.latent_dim, self.network = latent_dim, network
         self.couplings = RealNVP(latent_dim, _features(network), steps, hidden_features)
-        self.standard = StandardNormalPrior(latent_dim)
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.base = base
 
-    @property
-    def is_trained(self) -> bool:
-        """As that of its `RealNVP`."""
-        return self.couplings.is_trained
-
     def forward(self, values: Tensor) -> FlowDistribution:
-        base = self.standard() if self.base is None else self.base(values)
-        return self.couplings(base, self.network(values))
-
-
-class FlowPrior(nn.Module):
-    r"""A prior that a flow can take the place of: its base until the flow has been trained, the flow from then on.
-
-    .. math:: p(z) = p_0(f^{-1}(z))\, \left| \det \frac{\partial f^{-1}(z)}{\partial z} \right|
-
-    Before the flow has trained, calling it gives the base itself, so that whatever trains before the flow has the
-    prior, the closed-form divergences and the random numbers of a model without it. `flow` gives the flow at all times
-    and is what is trained.
-
-    References:
-        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), sections 4.2 and 5.1.1.
-
-    Args:
-        latent_dim: Size of the latent, at least 2.
-        steps: As in `RealNVP`.
-        hidden_features: As in `RealNVP`.
-        base: Module that returns a base of independent components when called; `N(0, I)` if None.
-
-    Returns (when called):
-        A distribution of batch shape `()` and event shape `(latent_dim,)`.
-
-    Example:
-        >>> prior = FlowPrior(3)
-        >>> type(prior().base_dist).__name__, type(prior.flow()).__name__
-        ('Normal', 'FlowDistribution')
-    """
-
-    def __init__(
-        self,
-        latent_dim: int,
-        steps: int = 6,
-        hidden_features: Sequence[int] = (64, 64),
-        base: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        self.couplings = RealNVP(latent_dim, 0, steps, hidden_features)
-        self.base = StandardNormalPrior(latent_dim) if base is None else base
-
-    def flow(self) -> FlowDistribution:
-        """The flow, trained or not."""
-        return self.couplings(self.base())
-
-    def forward(self) -> dist.Distribution:
-        return self.flow() if self.couplings.is_trained else self.base()
+        standard = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        return self.couplings(standard if self.base is None else self.base(values), self.network(values))
 
 
 def _orders(latent_dim: int, first: int, steps: int) -> list[list[int]]:
-    """The permutation before each coupling, which moves what comes last, and one that puts everything back."""
+    """The permutation before each coupling, which transforms the last coordinates, and one that undoes them all."""
     arrangements, shuffled = [], list(range(latent_dim))
     for _ in range(steps):
         arrangements += [shuffled[first:] + shuffled[:first], shuffled]
         shuffled = shuffled[1::2] + shuffled[::2]
-    now, found = list(range(latent_dim)), []
-    for wanted in [*arrangements, list(range(latent_dim))]:
-        found.append([now.index(coordinate) for coordinate in wanted])
-        now = wanted
-    return found
+    current, orders = list(range(latent_dim)), []
+    for following in [*arrangements, list(range(latent_dim))]:
+        orders.append([current.index(coordinate) for coordinate in following])
+        current = following
+    return orders
 
 
 def _captured(network: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The network with the parameters it has now, its scale bounded.
+    """The network with its present parameters, and its scale bounded.
 
-    A flow runs its networks when it is scored, perhaps after a frozen program's call has ended.
+    A flow runs its networks when it is evaluated, possibly after the call of a frozen program has ended.
     """
     parameters = dict(network.named_parameters())
 
