@@ -68,10 +68,10 @@ def test_a_data_point_without_trials_does_not_count():
 
 def test_the_bracket_widens_by_the_errors_of_the_classifiers():
     correct = torch.arange(100) < 90
-    assert estimate_share(correct, None, [0.98]).bracket == pytest.approx((0.88, 0.92))
-    assert estimate_share(correct, None, [0.95, 0.9]).bracket == pytest.approx((0.75, 1.0))
-    assert estimate_share(correct, None, [1.0, 1.0]).bracket is None
-    assert estimate_share(correct, None, [0.98]).to_dict()["bracket"] == pytest.approx([0.88, 0.92])
+    assert estimate_share(correct, None, [0.02]).bracket == pytest.approx((0.88, 0.92))
+    assert estimate_share(correct, None, [0.05, 0.1]).bracket == pytest.approx((0.75, 1.0))
+    assert estimate_share(correct, None, [0.0, 0.0]).bracket is None
+    assert estimate_share(correct, None, [0.02]).to_dict()["bracket"] == pytest.approx([0.88, 0.92])
 
 
 def test_a_mean_and_its_interval():
@@ -85,7 +85,7 @@ def test_a_mean_and_its_interval():
 
 def test_estimates_print_their_interval():
     assert repr(estimate_share(torch.ones(300))) == "1.000 (95 % interval 0.987 to 1.000, 300 data points)"
-    text = repr(estimate_share(torch.arange(100) < 90, None, [0.98]))
+    text = repr(estimate_share(torch.arange(100) < 90, None, [0.02]))
     assert text.endswith("100 data points; classifiers allow 0.880 to 0.920)")
     assert isinstance(estimate_mean(torch.ones(3)), Estimate)
 

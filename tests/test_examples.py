@@ -97,7 +97,7 @@ def test_own_guide_is_short_and_found_by_the_command_line():
 
 def test_stored_notebook_is_executed_and_tells_nothing_of_a_machine(notebook):
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
-    assert len(pictures(notebook)) == 3
+    assert len(pictures(notebook)) == 4
     path = EXAMPLES / NOTEBOOK
     assert path.stat().st_size < 600_000
     outputs = [out for cell in code_cells(notebook) for out in cell.outputs]
@@ -112,7 +112,7 @@ def test_notebook_runs(notebook, tmp_path):
     for cell in code_cells(notebook):
         cell.outputs = []
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    assert len(pictures(notebook)) == 3
+    assert len(pictures(notebook)) == 4
 
 
 def python_blocks(page):

@@ -24,7 +24,12 @@ from multipyro.inference.evaluation.estimates import (
     estimate_share,
     paired_difference,
 )
-from multipyro.inference.evaluation.inference_data import to_inference_data
+from multipyro.inference.evaluation.inference_data import (
+    check_statistic,
+    predictive_log_weights,
+    to_elpd,
+    to_inference_data,
+)
 from multipyro.inference.evaluation.likelihoods import (
     ConditionalBounds,
     Difference,
@@ -53,6 +58,7 @@ __all__ = [
     "Report",
     "attribute_scores",
     "average_precision",
+    "check_statistic",
     "coherence_by_number",
     "conditional_coherence",
     "cross_generate",
@@ -73,10 +79,12 @@ __all__ = [
     "log_likelihoods",
     "paired_difference",
     "paired_differences",
+    "predictive_log_weights",
     "reconstruct",
     "sentence_vectors",
     "supports",
     "symmetric_kl",
+    "to_elpd",
     "to_inference_data",
     "train_attribute_classifier",
     "train_classifiers",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from multipyro._optional import optional_imports
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference.evaluation.attributes import average_precision
+from multipyro.inference.evaluation.estimates import estimate_share
 
 __all__ = ["AttributeClassifier", "Classifier", "train_attribute_classifier", "train_classifiers"]
 
@@ -30,6 +31,7 @@ class Classifier:
         modality: The modality.
         estimator: A fitted classifier for images and vectors, its `predict` as in scikit-learn.
         accuracy: Share of real test data that it classifies correctly; NaN where there is none.
+        num_test: Number of real test data points behind `accuracy`; None where it cannot err.
 
     Example:
         >>> Classifier(Modality("label", (), "label", "categorical", 3))(torch.tensor([2, 0]))
@@ -39,6 +41,14 @@ class Classifier:
     modality: Modality
     estimator: Any = None
     accuracy: float = 1.0
+    num_test: int | None = None
+
+    @property
+    def largest_error(self) -> float:
+        """The error rate on real data at the lower limit of the accuracy's 95 % interval; 0 where it cannot err."""
+        if not self.num_test:
+            return 0.0 if self.num_test is None else 1.0
+        return 1.0 - estimate_share(torch.arange(self.num_test) < round(self.accuracy * self.num_test)).low
 
     def __call__(self, values: Tensor) -> Tensor:
         """Classes int64 `(...)` of values `(..., *shape)`."""
@@ -129,7 +139,7 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
             accuracy = math.nan
             if len(values):
                 accuracy = float((estimator.predict(values.numpy()) == labels.numpy()).mean())
-            classifiers[name] = Classifier(modality, estimator, accuracy)
+            classifiers[name] = Classifier(modality, estimator, accuracy, len(values))
     return classifiers
 
 

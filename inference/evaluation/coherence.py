@@ -56,7 +56,7 @@ def joint_coherence(
         values = joint_samples(model, len(chunk), list(classifiers), output)
         classes = torch.stack([classifiers[name](values[name]).cpu() for name in classifiers])
         agree.append((classes == classes[0]).all(0) & (classes[0] >= 0))
-    return estimate_share(torch.cat(agree), None, [classifier.accuracy for classifier in classifiers.values()])
+    return estimate_share(torch.cat(agree), None, [classifier.largest_error for classifier in classifiers.values()])
 
 
 def conditional_coherence(
@@ -110,7 +110,7 @@ def conditional_coherence(
         values = cross_generate(model, guide, x, [target], 1, output=output)[target][0]
         correct[chunk] += classifier(values).cpu() == data.labels[chunk]
     trials[indices] = 1
-    return estimate_share(correct, trials, [classifier.accuracy])
+    return estimate_share(correct, trials, [classifier.largest_error])
 
 
 def coherence_by_number(
@@ -153,12 +153,12 @@ def coherence_by_number(
     estimates = {}
     for number in range(1, len(data.modalities)):
         correct, trials = torch.zeros(len(data)), torch.zeros(len(data))
-        accuracies: list[float] = []
+        errors: list[float] = []
         for given in subsets_of(tuple(data.modalities)):
             target = [name for name in classifiers if name not in given]
             if len(given) != number or not target or not supports(guide, given):
                 continue
-            accuracies += [classifiers[name].accuracy for name in target]
+            errors += [classifiers[name].largest_error for name in target]
             for chunk in indices_with(data, given).split(_CHUNK):
                 x, _ = data.select(given).rows(chunk)
                 values = cross_generate(model, guide, x, target, 1, output=output)
@@ -166,7 +166,7 @@ def coherence_by_number(
                     correct[chunk] += classifiers[name](values[name][0]).cpu() == data.labels[chunk]
                 trials[chunk] += len(target)
         if trials.any():
-            estimates[number] = estimate_share(correct, trials, [sum(accuracies) / len(accuracies)])
+            estimates[number] = estimate_share(correct, trials, [sum(errors) / len(errors)])
     return estimates
 
 

@@ -25,8 +25,8 @@ class Estimate:
         high: Upper limit.
         values: The value of each data point, `(num,)`, float64, for comparisons on the same data points; NaN for a data
             point that does not count.
-        bracket: Of a share that classifiers count: where it lies if they err as often on generated values as on real
-            ones. None where it was counted without classifiers that err.
+        bracket: Of a share that classifiers count: where it lies if they err on generated values at most as often as
+            on real ones. None where it was counted without classifiers that err.
 
     Example:
         >>> estimate_share(torch.tensor([True] * 20))
@@ -96,7 +96,7 @@ def estimate_mean(values: Tensor) -> Estimate:
 
 
 def estimate_share(
-    successes: Tensor, trials: Tensor | None = None, classifier_accuracies: Sequence[float] = ()
+    successes: Tensor, trials: Tensor | None = None, classifier_errors: Sequence[float] = ()
 ) -> Estimate:
     r"""The share of successes, with Wilson's interval.
 
@@ -112,8 +112,8 @@ def estimate_share(
     Args:
         successes: Number of successes of each data point, `(num,)`; bool for one trial each.
         trials: Number of trials of each data point, `(num,)`, one by default; a data point without any does not count.
-        classifier_accuracies: Accuracy on real values of each classifier that a success depends on. Their errors add up
-            to the half-width of the bracket.
+        classifier_errors: Error rate of each classifier that a success depends on; they add up to the half-width of the
+            bracket.
 
     Returns:
         The share as an `Estimate` over data points.
@@ -131,9 +131,8 @@ def estimate_share(
     effective = value * (1 - value) / se**2 if 0 < value < 1 and se > 0 else clusters
     low, high = _wilson(value, effective)
     bracket = None
-    if any(accuracy < 1 for accuracy in classifier_accuracies):
-        errors = sum(1 - accuracy for accuracy in classifier_accuracies)
-        bracket = (max(0.0, value - errors), min(1.0, value + errors))
+    if any(classifier_errors):
+        bracket = (max(0.0, value - sum(classifier_errors)), min(1.0, value + sum(classifier_errors)))
     return Estimate(value, se, low, high, successes / trials, bracket)
 
 

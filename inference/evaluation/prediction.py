@@ -1,6 +1,6 @@
 """Prediction: missing modalities, joint samples, reconstructions and embeddings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -100,7 +100,8 @@ def cross_generate(
     conditions = [name for name in target if name in conditions_of(model)]
     if conditions:
         raise ValueError(f"this model generates given {conditions} and cannot generate them")
-    return generate(model, guide, x, target, num_samples, observed, output)[1]
+    values = generate(model, guide, x, target, num_samples, observed, output)
+    return {name: values[name] for name in target}
 
 
 def joint_samples(
@@ -239,10 +240,26 @@ def generate(
     num_samples: int,
     observed: Mapping[str, Tensor] | None,
     output: Output,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Latents given `x`, and the targets decoded from them, site -> `(num_samples, batch, *event)`, unchecked."""
+    extract: Callable[..., Mapping[str, Tensor]] | None = None,
+) -> dict[str, Tensor]:
+    """Latents given `x`, and the targets decoded from them, without checks of the arguments.
+
+    Args:
+        model: As in `cross_generate`.
+        guide: As in `cross_generate`.
+        x: As in `cross_generate`.
+        target: As in `cross_generate`.
+        num_samples: As in `cross_generate`.
+        observed: As in `cross_generate`.
+        output: As in `cross_generate`.
+        extract: Called with the sites of a trace of `predictive(model, guide, target)`, the values and the masks of its
+            data points, under the plate of the samples; returns further values, `(samples, batch, ...)`.
+
+    Returns:
+        Site -> `(num_samples, batch, *event)`, and what `extract` returned.
+    """
     program, decode = predictive(model, guide, target), generative(model, target)
-    parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    parts: list[dict[str, Tensor]] = []
     with evaluating(model, guide), poutine.block():
         head = first_row(x, observed)
         rest = {name: values for name, values in head.items() if name not in target}
@@ -250,16 +267,16 @@ def generate(
         elements = max(elements, elements_per_row(conditional(guide), head))
         for indices in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, indices)
-            samples = []
+            samples: list[dict[str, Tensor]] = []
             with encoders_run_once():
                 for number in chunks(num_samples, len(indices) * elements):
                     with pyro.plate("num_samples", number, dim=-2):
                         sites = sample_sites(poutine.trace(program).get_trace(part, masks))
-                    latents = {name: site["value"] for name, site in sites.items() if name not in target}
-                    samples.append((latents, {name: _output(sites[name], output) for name in target}))
-            parts.append(tuple(_concatenated(group, 0) for group in zip(*samples, strict=True)))
-    latents, values = (_concatenated(group, 1) for group in zip(*parts, strict=True))
-    return latents, values
+                        more = {} if extract is None else extract(sites, part, masks)
+                    values = {n: _output(s, output) if n in target else s["value"] for n, s in sites.items()}
+                    samples.append({**values, **more})
+            parts.append(_concatenated(samples, 0))
+    return _concatenated(parts, 1)
 
 
 def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embedding) -> Tensor:

@@ -1,0 +1,261 @@
+"""Draws for arviz: groups, shapes, that they belong together, and the plots a reader makes of them."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from linear_gaussian import LinearGaussian
+from torch import nn
+from toy import toy_data, toy_networks
+
+from multipyro.batch import subsets_of
+from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.inference import METHODS, build, log_likelihood, to_inference_data
+from multipyro.inference.evaluation import (
+    _memory,
+    check_statistic,
+    predictive_log_weights,
+    supports,
+    to_elpd,
+)
+from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
+
+
+def digits_like():
+    """An image and a label, programs and data."""
+    model = MultimodalModel(
+        2, {"image": NormalLikelihood(MLP(2, (1, 3, 3), (8,))), "label": CategoricalLikelihood(MLP(2, 4, (8,)))}
+    )
+    encoders = {"image": MLP((1, 3, 3), 8, ()), "label": OneHotMLP(4, 8, ())}
+    guide = ProductOfExperts(2, {name: NormalEncoder(network, 2) for name, network in encoders.items()})
+    return model, guide, {"image": torch.randn(5, 1, 3, 3), "label": torch.tensor([0, 1, 2, 3, 0])}
+
+
+@pytest.mark.parametrize("given", [None, ["image"], ["label"], ["image", "label"]])
+def test_groups_and_shapes(given):
+    model, guide, x = digits_like()
+    data = to_inference_data(model, guide, x, 7, given)
+    assert set(data.groups()) == {
+        *("posterior", "posterior_predictive", "prior", "prior_predictive", "sample_stats", "observed_data")
+    }
+    for group in (data.posterior, data.prior):
+        assert dict(group["z"].sizes) == {"chain": 1, "draw": 7, "data_point": 5, "z_entry": 2}
+    assert data.sample_stats["log_weight"].dims == ("chain", "draw", "data_point")
+    assert data.sample_stats["khat"].dims == data.sample_stats["ess"].dims == ("data_point",)
+    assert data.attrs["given"] == "+".join(given or x) and "leave-one-out" in data.attrs["log_likelihood"]
+    for group in (data.posterior_predictive, data.prior_predictive):
+        assert group["image"].shape == (1, 7, 5, 1, 3, 3)
+        assert group["label"].shape == (1, 7, 5)
+        assert group["label"].dims == ("chain", "draw", "data_point")
+        assert group["image"].dims[2:] == ("data_point", "image_channel", "image_row", "image_column")
+    assert data.observed_data["image"].shape == (5, 1, 3, 3)
+    assert (data.observed_data["label"].values == x["label"].numpy()).all()
+
+
+@pytest.mark.parametrize("limit", [8_000_000, 60])
+def test_predictions_are_decoded_from_the_latents_beside_them(limit, monkeypatch):
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", limit)
+    problem = LinearGaussian(2)
+    problem.scales = {"image": 1e-4, "label": 0.8}
+    x = problem.sample(6)
+    observed = {"label": torch.tensor([True] * 5 + [False])}
+    x["label"][5] = math.nan
+    data = to_inference_data(problem.model(), problem.product_guide(), x, 30, ["label"], observed)
+    z = torch.as_tensor(data.posterior["z"].values)[0]
+    image = torch.as_tensor(data.posterior_predictive["image"].values)[0]
+    assert image.shape == (30, 6, 4)
+    assert torch.allclose(image, z @ problem.loadings["image"].T + problem.offsets["image"], atol=1e-3)
+    # the row without evidence has latents of the prior, the others those of the posterior
+    assert 0.6 < z[:, 5].std() < 1.4
+    exact = problem.posterior({"label": x["label"][:5]})
+    error = exact.covariance_matrix[0].diagonal().div(30).sqrt()
+    assert ((z[:, :5].mean(0) - exact.mean).abs() < 4.5 * error).all()
+
+
+def test_fill_values_are_no_observed_data():
+    model, guide, x = digits_like()
+    x["image"][0], x["label"][1] = 99.0, 0
+    observed = {"image": torch.arange(5) != 0, "label": torch.tensor([True, False, True, False, True])}
+    data = to_inference_data(model, guide, x, 7, observed=observed)
+    seen = data.observed_data
+    assert math.isnan(float(seen["image"][0].max())) and not seen["image"][1:].isnull().any()
+    assert seen["image"].dims[0] == "data_point" and seen["image"].shape == (5, 1, 3, 3)
+    assert seen["label"].dims == ("label_data_point",) and seen["label"].values.tolist() == [0, 2, 0]
+    assert seen["label_data_point"].values.tolist() == [0, 2, 4] and seen["label"].dtype == x["label"].numpy().dtype
+    assert data.posterior_predictive["label"].dims == ("chain", "draw", "data_point")
+    assert x["image"][0].max() == 99
+
+
+def test_rows_times_draws_are_capped():
+    model, guide, x = digits_like()
+    with pytest.raises(ValueError, match="5 data points times 7 samples are 35, more than max_draws=34: take fewer"):
+        to_inference_data(model, guide, x, 7, max_draws=34)
+
+
+def test_bad_input():
+    model, guide, x = digits_like()
+    with pytest.raises(ValueError, match="given must be some of"):
+        to_inference_data(model, guide, x, 7, ["word"])
+    with pytest.raises(ValueError, match="unknown modality"):
+        to_inference_data(model, guide, {**x, "word": x["label"]}, 7)
+    with pytest.raises(TypeError, match="int64"):
+        to_inference_data(model, guide, {**x, "label": torch.zeros(5)}, 7)
+
+
+# arviz 0.23 passes matplotlib 3.11 an argument that it will drop in 3.13
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")
+def test_arviz_plots_a_predictive_check():
+    import arviz
+    import matplotlib.pyplot as plt
+
+    model, guide, x = digits_like()
+    data = to_inference_data(model, guide, x, 60, given=["label"])
+    weights = predictive_log_weights(data, "image")
+    try:
+        arviz.plot_ppc(data, var_names=["image"], num_pp_samples=5)
+        arviz.plot_ppc(data, group="prior", var_names=["label"], num_pp_samples=5)
+        arviz.plot_bpv(data, var_names=["image"], kind="t_stat", t_stat="std")
+        replicates = scipy.stats.ecdf(data.posterior_predictive["image"].values.flatten())
+        arviz.plot_ecdf(
+            data.observed_data["image"].values.flatten(),
+            cdf=replicates.cdf.evaluate,
+            eval_points=torch.linspace(-3, 3, 50).numpy(),
+        )
+        arviz.plot_loo_pit(data, y="image", log_weights=weights)
+        checked = check_statistic(data, "image", lambda image: image.amax((-3, -2, -1)), "brightest")
+        arviz.plot_ppc(checked, num_pp_samples=5)
+        arviz.plot_bpv(checked, var_names=["brightest"], kind="u_value")
+    finally:
+        plt.close("all")
+    assert arviz.summary(data, var_names=["z"]).shape[0] == 10
+    with pytest.raises(TypeError, match="log likelihood not found"):
+        arviz.loo(data)
+
+
+@pytest.mark.parametrize("given", [["image"], ["label", "word"], ["image", "label", "word"]])
+def test_the_weights_of_an_exact_guide_are_the_evidence(given):
+    problem = LinearGaussian(3)
+    x = problem.sample(4)
+    data = to_inference_data(problem.model(), problem.product_guide(), x, 40, given)
+    stats, exact = data.sample_stats, problem.log_evidence(x, given)
+    log_weight = torch.as_tensor(stats["log_weight"].values)
+    torch.testing.assert_close(log_weight, exact.expand_as(log_weight))
+    assert (stats["ess"] > 39.9).all() and (stats["khat"] < 0).all()
+    # log p(x_G, z) at the draws
+    z = torch.as_tensor(data.posterior["z"].values)
+    posterior = problem.posterior(x, given).log_prob(z)
+    torch.testing.assert_close(torch.as_tensor(stats["lp"].values), posterior + exact)
+
+
+def test_the_weights_of_a_row_without_evidence_say_nothing():
+    problem = LinearGaussian(2)
+    x, observed = problem.sample(3), {"image": torch.tensor([True, False, True])}
+    x["image"][1] = math.nan
+    data = to_inference_data(problem.model(), problem.product_guide(1.0), x, 20, ["image"], observed)
+    log_weight = data.sample_stats["log_weight"].values[0]
+    assert (log_weight[:, 1] == 0).all() and (log_weight[:, 0].std() > 0.1).all()
+
+
+def test_draws_of_the_prior_belong_together():
+    problem = LinearGaussian(2)
+    problem.scales = {"image": 1e-4, "label": 0.8}
+    data = to_inference_data(problem.model(), problem.product_guide(), problem.sample(3), 500)
+    z, image = (torch.as_tensor(data[g][n].values)[0] for g, n in (("prior", "z"), ("prior_predictive", "image")))
+    assert torch.allclose(image, z @ problem.loadings["image"].T + problem.offsets["image"], atol=1e-3)
+    assert (z.mean((0, 1)).abs() < 4 / 1500**0.5).all()
+
+
+def test_weighted_predictions_are_calibrated_whatever_the_guide_is():
+    """Under the guide's own draws, which are shifted, the transform of held-out values is far from uniform."""
+    import arviz
+
+    problem = LinearGaussian(2)
+    x = problem.sample(1500)
+    data = to_inference_data(problem.model(), problem.product_guide(0.7, 1.2), x, 300, ["image"])
+    first = data.isel(label_entry=0)
+    weights = predictive_log_weights(data, "label").isel(label_entry=0)
+    weighted = arviz.loo_pit(first, y="label", log_weights=weights)
+    plain = (first.posterior_predictive["label"] <= first.observed_data["label"]).mean(("chain", "draw")).values
+    # the variance of a uniform variable is 1/12, and so is that of its mean over the data points
+    error = (1 / 12 / 1500) ** 0.5
+    assert abs(weighted.mean() - 0.5) < 4 * error
+    assert abs(plain.mean() - 0.5) > 8 * error
+    with pytest.raises(ValueError, match="inferred from 'image' too"):
+        predictive_log_weights(data, "image")
+
+
+def test_a_statistic_stands_in_place_of_its_modality():
+    model, guide, x = digits_like()
+    x["image"][0] = math.nan
+    observed = {"image": torch.arange(5) != 0, "label": torch.tensor([True, False, True, False, True])}
+    data = to_inference_data(model, guide, x, 9, observed=observed)
+    ink = check_statistic(data, "image", lambda image: image.sum((-3, -2, -1)), "ink")
+    replicates = data.posterior_predictive["image"].values.sum((-3, -2, -1))
+    assert ink.posterior_predictive["ink"].values == pytest.approx(replicates, rel=1e-5)
+    expected = (replicates[0] <= data.observed_data["image"].values.sum((-3, -2, -1))).mean(0)
+    assert math.isnan(ink.sample_stats["p_value"][0])
+    assert ink.sample_stats["p_value"].values[1:] == pytest.approx(expected[1:])
+    odd = check_statistic(data, "label", lambda label: label % 2, "odd")
+    assert odd.observed_data["odd"].dims == ("label_data_point",) and odd.sample_stats["p_value"].shape == (3,)
+    with pytest.raises(ValueError, match=r"must return shape \(5,\), got \(\)"):
+        check_statistic(data, "image", torch.mean, "mean")
+    with pytest.raises(ValueError, match="'word' is not observed: there are"):
+        check_statistic(data, "word", torch.mean, "mean")
+
+
+# arviz 0.23 asks pandas for what that will drop
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_models_are_compared_by_paired_test_log_likelihoods():
+    import arviz
+    import matplotlib.pyplot as plt
+
+    problem, other = LinearGaussian(2), LinearGaussian(2, seed=5)
+    x = problem.sample(200)
+    estimates = {
+        name: log_likelihood(one.model(), one.product_guide(), x, num_samples=20)
+        for name, one in (("right", problem), ("wrong", other))
+    }
+    table = arviz.compare({name: to_elpd(estimate) for name, estimate in estimates.items()}, method="BB-pseudo-BMA")
+    assert list(table.index) == ["right", "wrong"]
+    difference = problem.log_evidence(x) - other.log_evidence(x)
+    noise = 4 * 200 * sum(estimate.mc_se for estimate in estimates.values())
+    assert table["elpd_diff"]["wrong"] == pytest.approx(difference.sum().item(), abs=noise) and noise < 50
+    try:
+        arviz.plot_compare(table)
+    finally:
+        plt.close("all")
+    assert table["dse"]["wrong"] == pytest.approx(difference.std().item() * 200**0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_every_group_for_every_subset(method):
+    torch.manual_seed(0)
+    small = {"mmvae": {"particles": 2}, "jnf": {"flow_steps": 1, "sampler_steps": 2, "leapfrogs": 1}}
+    recipe = build(method, toy_networks(), 2, **small.get(method, {}))
+    x, _ = toy_data(5).rows(torch.arange(5))
+    x = {name: values for name, values in x.items() if name in recipe.model.modalities}
+    conditions = getattr(recipe.model, "conditions", ())
+    for given in subsets_of(tuple(x)):
+        if not supports(recipe.guide, given) or not set(conditions) <= set(given):
+            continue
+        data = to_inference_data(recipe.model, recipe.guide, x, 3, given)
+        groups = {"posterior", "posterior_predictive", "prior", "prior_predictive", "observed_data"}
+        assert groups <= set(data.groups())
+        assert set(data.prior) == set(data.posterior)
+        for name in x:
+            if name in conditions:
+                assert name in data.constant_data and name not in data.posterior_predictive
+            else:
+                assert data.posterior_predictive[name].shape == (1, 3, *x[name].shape)
+        if "sample_stats" in data.groups():
+            assert data.sample_stats["log_weight"].notnull().all()
+        else:
+            assert data.attrs["sample_stats"].startswith("not stored")
+
+
+def test_networks_in_training_mode_stay_so():
+    model, guide, x = digits_like()
+    model.likelihoods["image"].network = nn.Sequential(model.likelihoods["image"].network, nn.Dropout(0.5)).train()
+    to_inference_data(model, guide, x, 3)
+    assert model.likelihoods["image"].network.training

@@ -1,0 +1,122 @@
+"""The report of `evaluate`: its estimates, the values of data points behind them, and comparisons of two methods."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from multipyro.batch import subsets_of
+from multipyro.data import Splits, load_dataset
+from multipyro.inference import build, evaluate, latent_accuracy, networks_for
+from multipyro.inference.evaluation import Classifier, Report, paired_differences, train_classifiers
+
+
+@pytest.fixture(scope="module")
+def digits():
+    parts = [getattr(load_dataset("digits"), name) for name in Splits.NAMES]
+    return Splits(*(part.take(torch.arange(number)) for part, number in zip(parts, (200, 20, 60), strict=True)))
+
+
+def report(splits, seed=0, **options):
+    torch.manual_seed(seed)
+    recipe = build("mvae", networks_for(splits.train.modalities, (8,)), 3, **options)
+    return recipe, evaluate(recipe.model, recipe.guide, splits, num_samples=5, coherence_samples=100)
+
+
+@pytest.fixture(scope="module")
+def reported(digits):
+    return report(digits)
+
+
+def test_shares_have_intervals_and_the_bracket_of_the_classifiers(reported, digits):
+    plain = reported[1].to_dict()
+    error = train_classifiers(digits.train, digits.test)["image"].largest_error
+    assert 1 - plain["classifier_accuracy"]["image"] < error < 0.1
+    share = plain["coherence"]["conditional"]["label->image"]
+    assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1 and share["low"] < share["high"]
+    expected = [max(0.0, share["value"] - error), min(1.0, share["value"] + error)]
+    assert share["bracket"] == pytest.approx(expected)
+    # a label is its own class, so there is no error of a classifier
+    assert "bracket" not in plain["coherence"]["conditional"]["image->label"]
+    joint = plain["coherence"]["joint"]
+    assert joint["num"] == 100 and joint["bracket"][1] - joint["bracket"][0] <= 2 * error + 1e-9
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+
+
+def test_latents_are_probed_and_measured_for_every_subset(reported, digits):
+    recipe, result = reported
+    subsets = ["+".join(subset) for subset in subsets_of(tuple(digits.test.modalities))]
+    assert list(result.metrics["latent_accuracy"]) == list(result.metrics["latent_dimensions"]) == subsets
+    dimensions = result.to_dict()["latent_dimensions"]["image+label"]
+    assert len(dimensions["kl"]) == 3 and 0 <= dimensions["active_units"] <= 3
+    assert set(result.metrics["symmetric_kl"]) == {"image|label", "image|word", "label|word"}
+    assert all(value >= 0 for value in result.metrics["symmetric_kl"]["image|label"])
+
+
+def test_examples_are_the_values_behind_the_estimates(reported, digits):
+    _, result = reported
+    for name, values in result.examples.items():
+        first, second, *rest = name.split("/")
+        estimate = result.metrics[first][second]
+        for key in rest:
+            estimate = estimate[key]
+        mean = estimate.value if hasattr(estimate, "value") else estimate.mean
+        assert values.shape == (60,) and values.nanmean().item() == pytest.approx(mean, rel=1e-9)
+    kinds = {name.split("/")[0] for name in result.examples}
+    assert kinds == {
+        *("coherence", "latent_accuracy", "log_likelihood", "conditional_log_likelihood"),
+        "guide_conditional_log_likelihood",
+    }
+    assert not any(name.startswith("coherence/joint") for name in result.examples)
+
+
+def test_examples_are_kept_in_a_file(reported, tmp_path):
+    _, result = reported
+    result.save_examples(tmp_path / "examples.npz")
+    loaded = Report.load_examples(tmp_path / "examples.npz")
+    assert loaded.keys() == result.examples.keys()
+    assert all(torch.equal(loaded[n].nan_to_num(-9), result.examples[n].nan_to_num(-9)) for n in loaded)
+
+
+def test_two_methods_are_compared_on_the_same_data_points(reported, digits):
+    _, first = reported
+    _, second = report(digits, seed=1)
+    differences = paired_differences([first.examples], [second.examples])
+    assert differences.keys() == first.examples.keys()
+    name = "log_likelihood/image"
+    values = first.examples[name] - second.examples[name]
+    assert differences[name].value == pytest.approx(values.mean().item())
+    assert differences[name].se == pytest.approx(values.std().item() / math.sqrt(60))
+    # images that are hard for one model are hard for the other
+    alone = [result.metrics["log_likelihood"]["image"].se for result in (first, second)]
+    assert differences[name].se < math.hypot(*alone)
+    assert differences[name].seed_std is None
+    two = paired_differences([first.examples, second.examples], [second.examples, first.examples])
+    assert two[name].value == pytest.approx(0.0) and two[name].seed_std > 0
+
+
+def test_methods_without_a_common_metric_have_no_difference(reported):
+    _, first = reported
+    missing = {"log_likelihood/image": torch.full((60,), math.nan)}
+    assert paired_differences([first.examples], [missing]) == {}
+
+
+def test_probes_of_one_expert_per_data_point(digits):
+    torch.manual_seed(0)
+    recipe = build("mmvae", networks_for(digits.train.modalities, (8,)), 3)
+    means, components = (
+        latent_accuracy(recipe.guide, digits.train, digits.test, ["image", "label"], output=output)
+        for output in ("mean", "component")
+    )
+    assert means.num == components.num == 60 and means.value != components.value
+    with pytest.raises(ValueError, match="output must be one of"):
+        latent_accuracy(recipe.guide, digits.train, digits.test, ["image"], output="median")
+
+
+def test_the_error_of_a_classifier_is_bounded_by_what_its_test_data_allows():
+    modality = load_dataset("digits").test.modalities["image"]
+    # Wilson's limit for all of 60 is 60 / (60 + z^2)
+    assert Classifier(modality, None, 1.0, 60).largest_error == pytest.approx(1 - 60 / (60 + 1.959964**2))
+    assert Classifier(modality, None, 1.0).largest_error == 0.0
+    assert Classifier(modality, None, math.nan, 0).largest_error == 1.0
