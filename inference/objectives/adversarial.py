@@ -24,13 +24,13 @@ Prior = Literal["model", "uniform"]
 
 
 class Generated(NamedTuple):
-    """What both sides of an adversarial training see of one batch.
+    """What both sides of adversarial training are computed from, for one batch.
 
     Args:
         real: The observed values of the modality `(observed rows, *event)`.
-        reconstructed: The decoder's means at draws of the posteriors of the same rows.
-        sampled: The decoder's means at draws of the prior, one for each row of the batch.
-        log_likelihood: Log-likelihood of the real values at the draws of the posteriors, summed.
+        reconstructed: The decoder's means at samples of the posteriors of the same rows.
+        sampled: The decoder's means at samples of the prior, one for each row of the batch.
+        log_likelihood: Log-likelihood of the real values at the samples of the posteriors, summed.
     """
 
     real: Tensor
@@ -41,7 +41,7 @@ class Generated(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class AdversarialLoss(Objective):
-    """Base of both sides: draws what the discriminator judges.
+    """Base of both sides: generates what the discriminator classifies.
 
     It has the interface of an ELBO, so that `SVI` and `fit` train by it; the guide is frozen in both.
 
@@ -64,10 +64,10 @@ class AdversarialLoss(Objective):
         super().__init__()
         check_choice("prior", self.prior, Prior)
 
-    def draw(
+    def generate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Generated:
-        """Real values, reconstructions and samples of a batch; rows that lack the modality are in the last alone."""
+        """Real values, reconstructions and samples of a batch; rows without the modality are in the samples alone."""
         name, rows = self.modality, (observed or {}).get(self.modality)
         sampled = _mean(self._prior_trace(model, batch_rows(x)), name)
         if x.get(name) is None or (rows is not None and not rows.any()):
@@ -83,23 +83,23 @@ class AdversarialLoss(Objective):
     def _prior_trace(self, model: Program, num_rows: int) -> poutine.Trace:
         program = generative(model, (self.modality,))
         if self.prior == "uniform":
-            draws = poutine.trace(frozen(model)).get_trace({}, num_rows=num_rows)
-            for site in sample_sites(draws).values():
+            samples = poutine.trace(frozen(model)).get_trace({}, num_rows=num_rows)
+            for site in sample_sites(samples).values():
                 site["value"] = torch.rand_like(site["value"]) * 2.0 - 1.0
-            program = poutine.replay(program, trace=draws)
+            program = poutine.replay(program, trace=samples)
         return poutine.trace(program).get_trace({}, num_rows=num_rows)
 
 
 @dataclass(eq=False, repr=False)
 class GeneratorLoss(AdversarialLoss):
-    r"""What the decoder of one modality minimizes: it explains the data, and the discriminator takes it for real.
+    r"""The objective of one modality's decoder: explain the data, and pass for real before the discriminator.
 
     .. math:: -\lambda\, E_q[\log p(x \mid z_q)] - \log D(G(z_q)) - \log D(G(z_p)), \qquad z_q \sim q(z \mid x_{1:M}),
         \; z_p \sim p(z)
 
     `G(z)` is the mean of `p(x | z)`. The discriminator is frozen too, so that the gradient reaches the model alone; its
     batch norm takes the statistics of the batch, as it does when it trains (with the running ones the generator soon
-    finds what only they let through, and learns no more: measured).
+    finds what passes them alone, and stops learning: measured).
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -129,34 +129,34 @@ class GeneratorLoss(AdversarialLoss):
     def equation(self) -> str:
         name = self.modality
         weight = "" if self.reconstruction == 1 else f"{self.reconstruction:g} "
-        return f"{weight}E_g log m({name}|z) + log D(made {name})"
+        return f"{weight}E_g log m({name}|z) + log D(generated {name})"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        drawn, judge = self.draw(model, guide, x, observed), self.discriminator
-        made = torch.cat([drawn.reconstructed, drawn.sampled])
+        generated, discriminator = self.generate(model, guide, x, observed), self.discriminator
+        fake = torch.cat([generated.reconstructed, generated.sampled])
         # the discriminator as it is when it trains: of real and made values together, by the statistics of that batch
-        values = torch.cat([drawn.real, made]) if batch_norms(judge) else made
-        with frozen_modules([judge]), batch_statistics(judge):
-            logits = judge(values)
-        taken = -softplus(-logits[len(values) - len(made) :])  # log D
-        found = Evaluation(self.reconstruction * drawn.log_likelihood + taken.sum())
-        found.record(f"reconstruction/{self.modality}", drawn.log_likelihood.detach())
-        return _with_sums(found, drawn, real=None, fake=taken)
+        values = torch.cat([generated.real, fake]) if batch_norms(discriminator) else fake
+        with frozen_modules([discriminator]), batch_statistics(discriminator):
+            logits = discriminator(values)
+        log_real = -softplus(-logits[len(values) - len(fake) :])  # log D
+        result = Evaluation(self.reconstruction * generated.log_likelihood + log_real.sum())
+        result.record(f"reconstruction/{self.modality}", generated.log_likelihood.detach())
+        return _with_sums(result, generated, real=None, fake=log_real)
 
 
 @dataclass(eq=False, repr=False)
 class DiscriminatorLoss(AdversarialLoss):
-    r"""What the discriminator minimizes: it tells real values from reconstructions and from samples.
+    r"""The objective of the discriminator: tell real values from reconstructions and samples.
 
     .. math:: -\log D(x) - \log(1 - D(G(z_q))) - \log(1 - D(G(z_p))), \qquad z_q \sim q(z \mid x_{1:M}), \; z_p \sim
         p(z)
 
     Each is summed over its rows. With the densities `p`, `q` and `s` of real values, reconstructions and samples the
-    least loss is at `D = p / (p + q + s)`; where all three are one it is `log 3 + 2 log(3/2)` a row. Real and made
-    values are one batch to the discriminator, so that batch norm has the statistics that it keeps. The model is frozen
-    too, so that the gradient reaches the discriminator alone.
+    least loss is at `D = p / (p + q + s)`; where all three are one it is `log 3 + 2 log(3/2)` per data point. Real
+    and generated values are one batch to the discriminator, so that batch norm has the statistics that it keeps. The
+    model is frozen too, so that the gradient reaches the discriminator alone.
 
     References:
         As for `GeneratorLoss`; Generative Adversarial Nets (Goodfellow et al., 2014), eq. 1.
@@ -179,26 +179,26 @@ class DiscriminatorLoss(AdversarialLoss):
     """
 
     def equation(self) -> str:
-        return f"log D({self.modality}) + log(1 - D(made {self.modality}))"
+        return f"log D({self.modality}) + log(1 - D(generated {self.modality}))"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        drawn = self.draw(frozen(model), guide, x, observed)
-        logits = self.discriminator(torch.cat([drawn.real, drawn.reconstructed, drawn.sampled]))
-        real, fake = logits.split([len(drawn.real), len(drawn.reconstructed) + len(drawn.sampled)])
+        generated = self.generate(frozen(model), guide, x, observed)
+        logits = self.discriminator(torch.cat([generated.real, generated.reconstructed, generated.sampled]))
+        real, fake = logits.split([len(generated.real), len(generated.reconstructed) + len(generated.sampled)])
         real, fake = -softplus(-real), -softplus(fake)  # log D and log(1 - D)
-        return _with_sums(Evaluation(real.sum() + fake.sum()), drawn, real, fake)
+        return _with_sums(Evaluation(real.sum() + fake.sum()), generated, real, fake)
 
 
-def _with_sums(found: Evaluation, drawn: Generated, real: Tensor | None, fake: Tensor) -> Evaluation:
-    """Adds the sums of what the discriminator says of each kind of value."""
+def _with_sums(result: Evaluation, generated: Generated, real: Tensor | None, fake: Tensor) -> Evaluation:
+    """Adds the discriminator's sums over each kind of values."""
     if real is not None:
-        found.record("real", real.detach().sum())
-    reconstructed, sampled = fake.detach().split([len(drawn.reconstructed), len(drawn.sampled)])
-    found.record("reconstructed", reconstructed.sum())
-    found.record("sampled", sampled.sum())
-    return found
+        result.record("real", real.detach().sum())
+    reconstructed, sampled = fake.detach().split([len(generated.reconstructed), len(generated.sampled)])
+    result.record("reconstructed", reconstructed.sum())
+    result.record("sampled", sampled.sum())
+    return result
 
 
 def _mean(trace: poutine.Trace, name: str) -> Tensor:

@@ -30,9 +30,10 @@ def jensen_shannon(
         Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence (Sutter et al., 2020), section 3.
 
     Args:
-        mixture: Of one normal expert a modality, weight 0 where a row lacks it; batch shape `(..., batch)`.
+        mixture: Of one normal expert per modality, of weight 0 where it is missing; batch shape `(..., batch)`.
         prior: The prior, an independent normal.
-        weights: Modality name, or `"prior"`, -> weight; 1 for all by default. Each row's sum to 1 over what it has.
+        weights: Modality name, or `"prior"`, -> weight; 1 for all by default; normalized over
+            what is observed.
 
     Returns:
         The divergence `(..., batch)` in nats, and the weights `(..., batch, M + 1)`, the prior's last.
@@ -65,9 +66,9 @@ class JensenShannonELBO(Objective):
     It is not a lower bound on `log p(x)`: the divergence to the dynamic prior is smaller than that to the model's
     prior, so the objective may lie above the evidence. Compare methods by `log_likelihood`.
 
-    The samples come from the mixture, one expert a row, as in `StratifiedMixture`. The original code leaves the prior
-    out of what is sampled, MoPoE's code counts it as one expert more, so that a share of the rows is decoded from
-    prior samples; that is `prior_samples=True`.
+    The samples come from the mixture, one expert per data point, as in `StratifiedMixture`. The original code
+    leaves the prior out of what is sampled, MoPoE's code counts it as one expert more, so that a share of the data
+    points is decoded from prior samples; that is `prior_samples=True`.
 
     References:
         Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence (Sutter et al., 2020), section 3; baseline in
@@ -77,7 +78,7 @@ class JensenShannonELBO(Objective):
         weights: As in `jensen_shannon`.
         prior_samples: Whether the prior has its share, as in the divergence, of the samples.
         sites: Site name -> weight; that of `z` weighs the divergence.
-        num_particles: Number of samples of the latents a row.
+        num_particles: Number of samples of the latents per data point.
 
     Raises:
         TypeError: When called with experts or a prior that are not normal.

@@ -12,7 +12,7 @@ from multipyro.guides import StratifiedMixture
 from multipyro.inference.handlers import restrict
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
-from multipyro.inference.objectives.stratified import WithoutDrawing, expert_mixture
+from multipyro.inference.objectives.stratified import WithoutSampling, expert_mixture
 from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, check_choice, weights_text
 from multipyro.inference.programs import Program
 
@@ -23,7 +23,7 @@ Gradient = Literal["unbiased", "released"]
 
 @dataclass(eq=False, repr=False)
 class LinearMixtureELBO(Objective):
-    r"""The mean of the experts' own ELBOs, each decoder seeing only its own expert's samples.
+    r"""The mean of the ELBOs of the experts, each decoder seeing only the samples of its own expert.
 
     .. math::
         L = \sum_r \pi_r \Big[ \sum_d E_{q_r} \log p(x_d | z) - \mathrm{KL}(q_r \| p) \Big], \qquad
@@ -75,7 +75,7 @@ class LinearMixtureELBO(Objective):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_sites = sample_sites(poutine.trace(WithoutDrawing()(guide)).get_trace(x, observed))
+        guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
         mixture = expert_mixture(guide_sites)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))
         scope = WeightScope(len(x))
@@ -105,7 +105,7 @@ class LinearMixtureELBO(Objective):
         factor = shares[index].expand(log_weights.shape[1:])
         for other in range(mixture.num_components):
             if other != index:
-                # where the row lacks the other modality its weight may be infinite, and counts nothing
+                # in rows without the other modality its weight may be infinite, and does not count
                 log_weight = torch.where(shares[other] > 0, log_weights[other], 0.0)
                 factor = factor + shares[other] * log_weight.exp()
         return factor
@@ -116,6 +116,6 @@ class LinearMixtureELBO(Objective):
             return z
         # a likelihood comes with all its weights in one factor; of them only the expert's own share belongs to z
         own = torch.where(share > 0, share / factor.detach(), 0.0).unsqueeze(-1)
-        seen = z.clone()
-        seen.register_hook(lambda gradient: gradient * own)
-        return seen
+        latents = z.clone()
+        latents.register_hook(lambda gradient: gradient * own)
+        return latents

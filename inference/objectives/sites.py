@@ -55,7 +55,7 @@ class TracePair:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether both programs draw their latents in one order, as a divergence in closed form needs it."""
+        """Whether both programs sample their latents in one order, as a divergence in closed form requires."""
         return [name for name in self.p_sites if name in self.latents] == self.latents
 
     def masked(self, name: str, value: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class TracePair:
                 distribution = self.q_sites[name]["fn"]
                 if not distribution.has_rsample and _has_gradient(distribution):
                     raise ValueError(
-                        f"latent {name!r} of the guide is drawn from {_innermost(distribution)}, which has no "
+                        f"latent {name!r} of the guide has the distribution {_innermost(distribution)}, which has no "
                         "reparametrized samples, so that the gradient of the guide would be wrong"
                     )
 

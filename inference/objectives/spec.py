@@ -84,7 +84,7 @@ def _spec(value: Any, where: str) -> Any:
         return {"type": "Concrete", "program": _name(value.program)}
     if isinstance(value, types.FunctionType | types.MethodType | types.BuiltinFunctionType | functools.partial):
         raise TypeError(
-            f"the objective holds a function at {where.lstrip('.') or 'its top'}, whose meaning cannot be compared "
+            f"the objective contains a function at {where.lstrip('.') or 'its top'}, whose meaning cannot be compared "
             "when a run is resumed: make it a module, or an expression of objectives"
         )
     return {"type": _name(type(value)), **{name: _spec(v, f"{where}.{name}") for name, v in _settings(value).items()}}

@@ -99,7 +99,7 @@ class StratifiedELBO(Objective):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_sites = sample_sites(poutine.trace(WithoutDrawing()(guide)).get_trace(x, observed))
+        guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
         strata, shares = self._strata(guide_sites)
         values = {}
         for name, site in guide_sites.items():
@@ -112,8 +112,8 @@ class StratifiedELBO(Objective):
         own_strata = self._own_strata(guide_sites, auxiliary)
         for name, stratum in own_strata.items():
             prior = auxiliary[private_modality(name)]()
-            drawn = prior.expand(values[name].shape[:-1]).rsample()
-            values[name] = torch.where(stratum.unsqueeze(-1), values[name], drawn)
+            sample = prior.expand(values[name].shape[:-1]).rsample()
+            values[name] = torch.where(stratum.unsqueeze(-1), values[name], sample)
         # the model's sites broadcast over the two new dimensions on the left of the plate
         model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
         pair = TracePair(sample_sites(model_trace), guide_sites)
@@ -195,8 +195,8 @@ def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
     return mixture
 
 
-class WithoutDrawing(Messenger):
-    """Visits the sites of a guide without drawing: this objective draws its strata itself."""
+class WithoutSampling(Messenger):
+    """Visits the sites of a guide without sampling them: the objective samples each stratum itself."""
 
     def _pyro_sample(self, msg: dict) -> None:
         if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):

@@ -249,12 +249,12 @@ def _subset(names: str | Sequence[str], modalities: Subset) -> Subset:
 def _subsets(aggregate: Any, modalities: Subset, teacher: Subset) -> list[Subset]:
     """The subsets that get a flow, in the order of the option, each once."""
     if aggregate is True:
-        found = [(name,) for name in modalities if (name,) != teacher]
+        subsets = [(name,) for name in modalities if (name,) != teacher]
     else:
         wanted = [aggregate] if isinstance(aggregate, str) else aggregate
         if not isinstance(wanted, Sequence):
             raise ValueError(f"aggregate must be a subset, a list of subsets, True or None, got {aggregate!r}")
-        found = list(dict.fromkeys(_subset(subset, modalities) for subset in wanted))
-    if not found or teacher in found:
+        subsets = list(dict.fromkeys(_subset(subset, modalities) for subset in wanted))
+    if not subsets or teacher in subsets:
         raise ValueError(f"the teacher {'+'.join(teacher)} cannot be aggregated into itself: choose another subset")
-    return found
+    return subsets

@@ -41,15 +41,15 @@ COMMON_OPTIONS: dict[str, Option] = {**options_of(Weighting), **options_of(with_
 
 
 def options_for(method: str) -> dict[str, Option]:
-    """All options of a method by name, those of all methods first, with the method's own defaults.
+    """All options of a method by name, the common ones first, with the defaults that the method gives them.
 
     Example:
         >>> options_for("vlvae")["aggregate"].default, options_for("mopoe")["aggregate"].default
         (True, None)
     """
     info = METHODS[method]
-    own = {name: replace(COMMON_OPTIONS[name], default=default) for name, default in info.defaults.items()}
-    return {**COMMON_OPTIONS, **own, **info.options}
+    defaults = {name: replace(COMMON_OPTIONS[name], default=default) for name, default in info.defaults.items()}
+    return {**COMMON_OPTIONS, **defaults, **info.options}
 
 
 def register(info: MethodInfo) -> MethodInfo:
@@ -111,12 +111,12 @@ def build(
         raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
     info = METHODS[method]
     values = check_options(options_for(method), options, method)
-    own = {name: value for name, value in values.items() if name in info.options}
+    method_options = {name: value for name, value in values.items() if name in info.options}
     weighting = Weighting(networks.modalities, **{name: values[name] for name in options_of(Weighting)})
-    recipe = info.build(networks, latent_dim, weighting, **own)
+    recipe = info.build(networks, latent_dim, weighting, **method_options)
     recipe = replace(recipe, name=method, latent_dim=latent_dim, options=values, networks=networks)
     if guide is not None:
-        if not isinstance(guide, type):  # its name is what tells `load` which one to ask for
+        if not isinstance(guide, type):  # `load` asks for it by its name
             raise TypeError(f"guide must be a class, got {guide!r}: write a subclass that passes what it needs")
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
         original, recipe = recipe.guide, replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)

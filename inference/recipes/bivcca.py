@@ -8,7 +8,8 @@ model: the mean of its own posterior with the width of the joint one.
 
 Departures: the papers have two modalities. With more, `mu` is the first one's weight and the others share the rest; a
 dict names each. Given several modalities the guide is the equal mixture of their experts, since there is no
-joint posterior in the paper. A row that lacks a modality drops that encoder's ELBO, and the likelihood from the others.
+joint posterior in the paper. Where a modality is missing in a row, its encoder's ELBO is left out, and
+its likelihood from the others.
 
 References:
     Deep Variational Canonical Correlation Analysis (Wang et al., 2016); Bridged Variational Autoencoders (Yadav et

@@ -39,7 +39,7 @@ def mmjsd(
         private: As in `private_latents`.
         private_beta: As in `private_latents`.
     """
-    own = private_latents(networks, latent_dim, weighting, private, private_beta)
-    model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
-    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim), private=own.encoders)
-    return Recipe(model, guide, (Stage(JensenShannonELBO(divergence_weights, prior_samples, own.sites)),))
+    latents = private_latents(networks, latent_dim, weighting, private, private_beta)
+    model = MultimodalModel(latent_dim, latents.likelihoods, private=latents.dims)
+    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim), private=latents.encoders)
+    return Recipe(model, guide, (Stage(JensenShannonELBO(divergence_weights, prior_samples, latents.sites)),))

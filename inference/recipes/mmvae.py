@@ -45,11 +45,11 @@ def mmvae(
         private_beta: As in `private_latents`.
     """
     prior = LaplacePrior(latent_dim) if family == "laplace" else None
-    own = private_latents(networks, latent_dim, weighting, private, private_beta)
-    model = MultimodalModel(latent_dim, own.likelihoods, prior, private=own.dims)
-    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family), private=own.encoders)
+    latents = private_latents(networks, latent_dim, weighting, private, private_beta)
+    model = MultimodalModel(latent_dim, latents.likelihoods, prior, private=latents.dims)
+    guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family), private=latents.encoders)
     if bound == "linear":
-        objective = LinearMixtureELBO(particles, "unbiased" if gradient == "reparam" else gradient, own.sites)
+        objective = LinearMixtureELBO(particles, "unbiased" if gradient == "reparam" else gradient, latents.sites)
     else:
-        objective = StratifiedELBO(particles, gradient, bound, own.sites)
+        objective = StratifiedELBO(particles, gradient, bound, latents.sites)
     return Recipe(model, guide, (Stage(objective),))

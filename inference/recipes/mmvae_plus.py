@@ -47,11 +47,11 @@ def mmvae_plus(
         private_beta: As in `private_latents`.
     """
     private = latent_dim if private is None else private
-    own = private_latents(networks, latent_dim, weighting, private, private_beta, "laplace")
-    priors = {name: LaplacePrior(size, learn=False) for name, size in own.dims.items()}
-    model = MultimodalModel(latent_dim, own.likelihoods, LaplacePrior(latent_dim, learn=False), private=priors)
-    auxiliary = {name: LaplacePrior(size) for name, size in own.dims.items()}
+    latents = private_latents(networks, latent_dim, weighting, private, private_beta, "laplace")
+    priors = {name: LaplacePrior(size, learn=False) for name, size in latents.dims.items()}
+    model = MultimodalModel(latent_dim, latents.likelihoods, LaplacePrior(latent_dim, learn=False), private=priors)
+    auxiliary = {name: LaplacePrior(size) for name, size in latents.dims.items()}
     encoders = networks.encoders(latent_dim, "laplace")
-    guide = MixtureOfExperts(latent_dim, encoders, private=own.encoders, auxiliary=auxiliary)
-    objective = StratifiedELBO(particles, gradient, sites=own.sites, auxiliary=GUIDE.part("auxiliary"))
+    guide = MixtureOfExperts(latent_dim, encoders, private=latents.encoders, auxiliary=auxiliary)
+    objective = StratifiedELBO(particles, gradient, sites=latents.sites, auxiliary=GUIDE.part("auxiliary"))
     return Recipe(model, guide, (Stage(objective),))

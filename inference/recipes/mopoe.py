@@ -41,9 +41,9 @@ def mopoe(
         private: As in `private_latents`.
         private_beta: As in `private_latents`.
     """
-    own = private_latents(networks, latent_dim, weighting, private, private_beta)
-    model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
+    latents = private_latents(networks, latent_dim, weighting, private, private_beta)
+    model = MultimodalModel(latent_dim, latents.likelihoods, private=latents.dims)
     encoders = networks.encoders(latent_dim)
-    guide = MixtureOfProducts(latent_dim, encoders, prior_expert=prior_expert, private=own.encoders)
+    guide = MixtureOfProducts(latent_dim, encoders, prior_expert=prior_expert, private=latents.encoders)
     kl = "components" if objective == "subsets" else "sampled"
-    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, own.sites, kl=kl)),))
+    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, latents.sites, kl=kl)),))

@@ -32,7 +32,7 @@ def mvae(
         private: As in `private_latents`.
         private_beta: As in `private_latents`.
     """
-    own = private_latents(networks, latent_dim, weighting, private, private_beta)
-    model = MultimodalModel(latent_dim, own.likelihoods, private=own.dims)
-    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), private=own.encoders)
-    return Recipe(model, guide, (Stage(subset_elbo(random_subsets, own.sites)),))
+    latents = private_latents(networks, latent_dim, weighting, private, private_beta)
+    model = MultimodalModel(latent_dim, latents.likelihoods, private=latents.dims)
+    guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), private=latents.encoders)
+    return Recipe(model, guide, (Stage(subset_elbo(random_subsets, latents.sites)),))

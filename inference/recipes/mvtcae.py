@@ -7,8 +7,9 @@ With `a` the ratio and `M` the number of modalities in the batch,
         - \beta \Big[ \tfrac aM \sum_m \mathrm{KL}(q(z|x) \| q_m(z|x_m)) + (1 - a)\, \mathrm{KL}(q(z|x) \| p(z)) \Big]
 
 The product has no prior expert, in training as in prediction. At `a = 0` this is the plain ELBO; at `a > 0` it is no
-bound on `log p(x)`. The released code takes `a = 5/6` and `beta = 2.5`. It needs every modality in training; here a row
-that lacks one leaves out its expert, its likelihood and its KL, while `M` stays that of the batch.
+bound on `log p(x)`. The released code takes `a = 5/6` and `beta = 2.5`. It needs every modality in training; here a
+modality that is missing in a row leaves out its expert, its likelihood and its KL there, while `M` stays that of the
+batch.
 
 References:
     Multi-View Representation Learning via Total Correlation Objective (Hwang et al., 2021).

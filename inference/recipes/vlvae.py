@@ -6,30 +6,49 @@ r"""VLVAE: a guide that sees the image alone, a model of image and text, and a f
 guide sees both, pass one residual block with batch norm before the heads. The latent passes two blocks and a layer,
 once a step, and the decoders of image and text see what comes out in place of `z`. With `--networks image=instance
 text=gru --hidden 512` these have the paper's sizes: 200 features, 500 units. By default the decoders share `z` alone,
-and a text has an MLP of its own. The shared layers train in the first stage; later ones see them frozen, by their
-running statistics. The flow has an encoder of the text of its own, since the shared one sees what the guide sees.
+and a text has its own MLP. The shared layers train in the first stage; later ones see them frozen, by their
+running statistics. The flow has its own encoder of the text, since the shared one sees what the guide sees.
 
 References:
     On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and Kushman),
     section 5.1.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import pyro.distributions as dist
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from multipyro.batch import Rows
 from multipyro.guides import Guide, JointGuide, NormalEncoder
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes._options import Share
-from multipyro.inference.recipes._shared import SharedParts, shared_parts
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, AutoregressiveTextLikelihood, MultimodalModel
+from multipyro.ppl_models.networks import ResidualMLP
 from multipyro.ppl_models.networks.heads import chain, trunk
 
 __all__ = ["vlvae"]
+
+# units of the hidden layers, and features between them and the networks of the modalities, at a hidden width of 512
+_HIDDEN, _FEATURES, _WIDTH = 500, 200, 512
+
+
+class _SharedLayers(NamedTuple):
+    """The shared layers, and the branches before them.
+
+    Args:
+        branches: Modality name -> feature network, all of one size.
+        encoder: From the joined features to the heads.
+        decoder: From the latent to what all likelihoods see in its place.
+    """
+
+    branches: dict[str, nn.Module]
+    encoder: ResidualMLP
+    decoder: ResidualMLP
 
 
 class _FirstOnly(Guide):
@@ -39,16 +58,15 @@ class _FirstOnly(Guide):
         super().__init__(latent_dim, encoders, modalities, [modalities[:1], modalities])
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
-        first, *others = self.modalities
-        lacking = None if first not in (observed or {}) else ~observed[first]
-        for name in [name for name in others if lacking is not None and name in x]:
-            if (lacking & observed[name] if name in observed else lacking).any():
-                raise ValueError(f"a row contains {name} without {first}, which this guide does not support")
+        first, other = self.modalities
+        rows = Rows(x, observed)
+        if is_validation_enabled() and other in x and first in rows.masks and rows.exactly([other]).any():
+            raise ValueError(f"a row contains {other} without {first}, which this guide does not support")
         return self.experts({first: x[first]}, observed)[first]
 
 
 def _guide(
-    networks: Networks, latent_dim: int, pair: tuple[str, ...], seen: tuple[str, ...], parts: SharedParts | None
+    networks: Networks, latent_dim: int, pair: tuple[str, ...], seen: tuple[str, ...], parts: _SharedLayers | None
 ) -> Guide:
     """The guide that sees both modalities, or the first one alone."""
     if parts is not None and seen == pair:
@@ -56,11 +74,9 @@ def _guide(
     if parts is not None:
         encoder = NormalEncoder(chain(parts.branches[pair[0]], parts.encoder), latent_dim)
         return _FirstOnly(latent_dim, pair, {pair[0]: encoder})
-    # made in either case, so that a seed makes the same networks as before
-    encoders = networks.select(pair[:1]).encoders(latent_dim)
     if seen == pair:
         return JointGuide(latent_dim, networks.branches(), networks.joint_features)
-    return _FirstOnly(latent_dim, pair, encoders)
+    return _FirstOnly(latent_dim, pair, networks.select(pair[:1]).encoders(latent_dim))
 
 
 @method(
@@ -98,7 +114,7 @@ def vlvae(
     pair = (names[0], names[-1])
     networks, text = networks.select(pair), networks.modalities[names[-1]]
     seen = pair if inference == "joint" else pair[:1]
-    parts = shared_parts(networks, seen, latent_dim) if shared else None
+    parts = _shared_layers(networks, seen, latent_dim) if shared else None
     likelihoods = networks.likelihoods(latent_dim if parts is None else parts.decoder.out_features)
     if text.kind == "text":
         *widths, features = networks.hidden_features
@@ -112,3 +128,13 @@ def vlvae(
     model = MultimodalModel(latent_dim, likelihoods, trunk=None if parts is None else parts.decoder)
     guide = _guide(networks, latent_dim, pair, seen, parts)
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE | seen, weighting.sites)),), teacher=seen)
+
+
+def _shared_layers(networks: Networks, given: Sequence[str], latent_dim: int) -> _SharedLayers:
+    """The shared layers: 512 as the last hidden width is the paper's size, and no layer is narrower than its inputs."""
+    width = networks.hidden_features[-1]
+    features, hidden = (max(1, size * width // _WIDTH) for size in (_FEATURES, _HIDDEN))
+    joined = len(given) * features
+    encoder = ResidualMLP(joined, None, max(hidden, joined))
+    decoder = ResidualMLP(latent_dim, features, max(hidden, latent_dim), num_blocks=2)
+    return _SharedLayers(networks.select(given).branches(features), encoder, decoder)
