@@ -136,7 +136,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         Missing rows are filled before they are encoded; an encoder with batch norm sees observed rows only.
         """
         rows, encoders = Rows(x, observed), self.encoders
-        return Experts({m: encode(encoders[m], values, rows.of(m)) for m, values in x.items()}, rows)
+        return Experts({m: encode(encoders[m], x[m], rows.of(m)) for m in rows.modalities}, rows)
 
     def with_private(
         self, shared: dist.Distribution, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None

@@ -71,7 +71,7 @@ class BridgedGuide(Guide):
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
         rows, branches = Rows(x, observed), self.branches
-        features = {name: encode(branches[name], values, rows.of(name)) for name, values in x.items()}
+        features = {name: encode(branches[name], x[name], rows.of(name)) for name in rows.modalities}
         joined = [self._complete(name, features, rows) for name in self.modalities]
         return self.fusion(torch.cat(joined, -1))
 

@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro._distributions import RowwiseDistribution
-from multipyro.batch import Rows, batch_rows, filled
+from multipyro.batch import Rows, batch_rows, filled, is_exposure, modality_of
 from multipyro.guides import Guide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
@@ -186,7 +186,7 @@ def latents_from(
     record = _Record()
     with record:
         conditional(guide)(x, observed)
-    visible = {name: values for name, values in x.items() if sees(guide, name)}
+    visible = {name: values for name, values in x.items() if sees(guide, modality_of(name))}
     return _LatentsFromGuide(record.sites, {name: Rows(visible, observed).informing(name) for name in record.sites})
 
 
@@ -242,7 +242,7 @@ class _Restricted(Handler):
         self.modalities = modalities
 
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        inside = {name: values for name, values in x.items() if name in self.modalities}
+        inside = {name: values for name, values in x.items() if modality_of(name) in self.modalities}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
         return self.program(inside, masks, **kwargs)
 
@@ -360,7 +360,8 @@ class _Predictive(nn.Module):
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
         model, masks = unwrap(self.decode), observed or {}
         if hasattr(model, "modalities"):  # the decoders of what is given need not run
-            given = {name: values for name, values in x.items() if name in getattr(model, "conditions", ())}
+            inputs = [name for name in x if name in getattr(model, "conditions", ()) or is_exposure(name)]
+            given = {name: x[name] for name in inputs}
             masks = {name: mask for name, mask in masks.items() if name in given}
         else:  # a plain function may read the number of data points from them
             given, masks = {name: filled(values, masks.get(name)) for name, values in x.items()}, {}

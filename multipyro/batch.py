@@ -16,6 +16,7 @@ __all__ = [
     "is_exposure",
     "is_missing",
     "mark_missing",
+    "modalities_in",
     "modality_of",
     "private_modality",
     "rows_of_latent",
@@ -201,6 +202,11 @@ def exposure_of(modality: str, x: Mapping[str, Tensor | None]) -> Tensor | None:
 def is_exposure(entry: str) -> bool:
     """Whether an entry of a batch is an exposure, which is an input of a likelihood and not a modality."""
     return entry.endswith(".exposure")
+
+
+def modalities_in(x: Mapping[str, Tensor | None]) -> tuple[str, ...]:
+    """The modalities of a batch, without exposures."""
+    return tuple(entry for entry in x if not is_exposure(entry))
 
 
 def modality_of(entry: str) -> str:

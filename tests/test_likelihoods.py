@@ -6,12 +6,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.optim import Adam
 from torch import nn
 
 from multipyro.batch import mark_missing
+from multipyro.data import Modality
 from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.inference import build, fit_recipe, networks_for, predictive, restrict
 from multipyro.ppl_models import MLP, MultimodalModel, point_estimate
 from multipyro.ppl_models.likelihoods import (
     BernoulliLikelihood,
@@ -38,6 +40,7 @@ from multipyro.ppl_models.likelihoods import (
 from multipyro.ppl_models.networks import TransformedInput
 
 NAN = math.nan
+RNA = Modality("rna", (6,), "counts", "negative_binomial")
 SAMPLES = 20_000
 # critical value of the Kolmogorov-Smirnov statistic at a level of 1e-6
 CRITICAL = math.sqrt(math.log(2e6) / 2)
@@ -412,6 +415,24 @@ def test_an_exposure_travels_with_the_batch():
     trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace({**x, "rna.exposure": unknown}, observed)
     trace.compute_log_prob()
     torch.testing.assert_close(trace.nodes["rna"]["log_prob"], expected * observed["rna"])
+
+
+def test_handlers_and_training_keep_the_exposure_of_a_modality():
+    model, guide = counts_and_proteins()
+    x = {"rna": torch.poisson(torch.full((5, 6), 3.0)), "protein": torch.randn(5, 3)}
+    exposure = {"rna.exposure": torch.full((5,), 1e4)}
+    z = torch.randn(5, 2)
+    program = poutine.condition(restrict(model, ["rna"]), {"z": z})
+    trace = poutine.trace(program).get_trace({**x, **exposure})
+    trace.compute_log_prob()
+    expected = model.likelihoods["rna"](z, exposure["rna.exposure"]).log_prob(x["rna"])
+    torch.testing.assert_close(trace.nodes["rna"]["log_prob"], expected)
+    assert "rna" not in restrict(model, ["protein"])({**x, **exposure})
+    generated = Predictive(predictive(model, guide, ["rna"]), num_samples=3)({"protein": x["protein"], **exposure})
+    assert generated["rna"].mean() > 1e3
+    recipe = build("mvae", networks_for({"rna": RNA}, (8,)), 2)
+    history = fit_recipe(recipe, [({"rna": x["rna"], **exposure}, None)], epochs=2, progress=False).history
+    assert all(math.isfinite(value) for epoch in history for value in epoch.values())
 
 
 @pytest.mark.parametrize(

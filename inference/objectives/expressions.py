@@ -22,6 +22,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from multipyro.batch import modalities_in
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.handlers import where_proper
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
@@ -79,7 +80,7 @@ class Expression(Objective):
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
         step = _Step(self._binding(model, guide), x, observed)
-        for term in self._expanded(tuple(x)):
+        for term in self._expanded(modalities_in(x)):
             term.add_to(step)
         return step.result
 

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from multipyro.batch import modalities_in
 from multipyro.guides import StratifiedMixture, product_of_experts
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed
 from multipyro.inference.objectives.sites import TracePair, closed_form, log_prob_of, sample_sites
@@ -113,7 +114,7 @@ class JensenShannonELBO(Objective):
             model_trace = replayed(model, guide_trace, self.num_particles, x, observed)
         pair = TracePair.of_traces(model_trace, guide_trace)
         result = Evaluation(torch.zeros((), dtype=divergence.dtype, device=divergence.device))
-        scope = WeightScope(len(x))
+        scope = WeightScope(len(modalities_in(x)))
         for name, site in pair.p_sites.items():
             if name == "z":
                 value, kind = -divergence, "divergence"

@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from multipyro.batch import modalities_in
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.handlers import restrict
 from multipyro.inference.objectives._base import Evaluation, Objective
@@ -78,7 +79,7 @@ class LinearMixtureELBO(Objective):
         guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
         mixture = expert_mixture(guide_sites)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))
-        scope = WeightScope(len(x))
+        scope = WeightScope(len(modalities_in(x)))
         for index, (name, expert) in enumerate(zip(mixture.names, mixture.components, strict=True)):
             share = mixture.weights[..., index]
             z = expert.rsample((self.num_particles,))

@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro._distributions import detached, representative_tensor
-from multipyro.batch import private_modality
+from multipyro.batch import modalities_in, private_modality
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
@@ -125,7 +125,7 @@ class StratifiedELBO(Objective):
                 part = part - (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
                 part = torch.where(own_strata[name], part, 0.0) if name in own_strata else part
             parts[name] = pair.masked(name, part)
-        scope = WeightScope(len(x))
+        scope = WeightScope(len(modalities_in(x)))
         weights = {name: self.sites[name].value(scope) if name in self.sites else 1.0 for name in parts}
         log_weights = sum(weights[name] * part for name, part in parts.items())
         log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])

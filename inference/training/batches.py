@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from multipyro.batch import modality_of
 from multipyro.data import Batch, MultimodalData, Splits
 from multipyro.inference.programs import Program
 from multipyro.inference.training.seeds import step_seed
@@ -63,7 +64,7 @@ def check_batch(model: Program, batch: Any) -> None:
     likelihoods, conditions = getattr(model, "likelihoods", None), getattr(model, "conditions", ())
     if likelihoods is None:
         return
-    unknown = [name for name in x if name not in likelihoods and name not in conditions]
+    unknown = [name for name in x if modality_of(name) not in (*likelihoods, *conditions)]
     if unknown:
         raise ValueError(f"unknown modality {unknown}: the model has {[*likelihoods, *conditions]}")
     check_conditions(conditions, x, observed)
