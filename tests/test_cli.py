@@ -127,6 +127,13 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     options = [json.loads((tmp_path / f"{name}-digits-1" / "run.json").read_text())["options"] for name in found]
     assert [option.get("particles") for option in options] == [None, 2]
     assert found["mvae"]["training, seconds"]["value"] > 0
+    differences = json.loads((tmp_path / "compare.json").read_text())["differences"]
+    assert differences["from"] == "mvae" and list(differences["methods"]) == ["mmvae"]
+    difference = differences["methods"]["mmvae"]["log_likelihood/image"]
+    means = [found[name]["log p(image)"]["value"] for name in ("mmvae", "mvae")]
+    assert difference["value"] == pytest.approx(means[0] - means[1])
+    assert difference["seeds"] == 2 and difference["se"] > 0 and difference["seed_std"] > 0
+    assert "| difference from mvae | mmvae |" in (tmp_path / "compare.md").read_text()
 
     # called again it evaluates nothing, but for a new setting
     whole = json.loads((tmp_path / "compare.json").read_text())

@@ -199,7 +199,7 @@ def test_tables_show_a_dash_for_what_does_not_exist(small):
     assert flat["log p(image, label, word)"]["value"] == found["log_likelihood"]["image+label+word"]["value"]
     assert flat["log p(label | image)"] is None and flat["guide's image->label, mean"] is None
     table = metrics_table(found, "jmvae")
-    assert table.row_count == len(flat)
+    assert table.row_count == len(flat) + len(found["classifier_accuracy"])
     assert list(table.columns[1].cells)[1] == "–"
     assert format_value({"value": 0.5, "se": 0.01}) == "0.500 ± 0.010"
     assert format_value({"value": -123.456, "se": None}) == "-123.46"

@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from multipyro.data import MultimodalData, Splits, load_dataset
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.jobs import incomplete
 from multipyro.inference.cli.plugins import guide_class, method_name
+from multipyro.inference.evaluation import Report
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.training.runs import checkpoint_of, described, load, read_run
 
-__all__ = ["SavedRun", "check_writable", "chosen_parts", "open_run", "write_json", "write_metrics"]
+__all__ = ["SavedRun", "check_writable", "chosen_parts", "open_run", "read_report", "write_json", "write_report"]
+
+# the values of the test examples, beside metrics.json
+_EXAMPLES = "examples.npz"
 
 
 class SavedRun(NamedTuple):
@@ -110,13 +116,27 @@ def check_writable(folder: Path) -> None:
         raise PermissionError(f"{folder} is read-only: metrics.json cannot be written")
 
 
-def write_metrics(run: Path, metrics: Mapping[str, Any], checkpoint: str = "best") -> dict[str, Any]:
-    """Writes the metrics with what the run is and which of its checkpoints was evaluated; returns all of it."""
+def write_report(run: Path, report: Report, checkpoint: str = "best") -> dict[str, Any]:
+    """Writes the metrics with what the run is and which of its checkpoints was evaluated; returns all of it.
+
+    The values of the test examples go into a file beside `metrics.json`, for paired comparisons.
+    """
     config = read_run(run)
     record = {name: config[name] for name in ("method", "options", "plan", "config")}
-    record = {**record, "checkpoint": checkpoint_of(run, checkpoint).stem, **metrics}
+    record = {**record, "checkpoint": checkpoint_of(run, checkpoint).stem, **report.to_dict()}
+    write_atomically(run / _EXAMPLES, report.save_examples)
     write_json(run / "metrics.json", record)
     return record
+
+
+def read_report(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_report` wrote: the metrics, and the values of the test examples.
+
+    Raises:
+        FileNotFoundError: If one of the two is not there.
+    """
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return metrics, Report.load_examples(run / _EXAMPLES)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -1,12 +1,21 @@
 """Tables of metrics for a terminal and for Markdown; what does not exist is a dash."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multipyro._optional import optional_imports
 from multipyro.inference.cli.console import printable
 
-__all__ = ["flat_metrics", "format_value", "markdown_table", "metrics_table", "table"]
+__all__ = ["flat_metrics", "format_value", "markdown_table", "metric_title", "metrics_table", "table"]
+
+# the metrics of a report that are one number each
+_TABULATED = (
+    "coherence",
+    "latent_accuracy",
+    "log_likelihood",
+    "conditional_log_likelihood",
+    "guide_conditional_log_likelihood",
+)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> Any:
@@ -30,30 +39,41 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numb
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | None]:
     """The estimates of an `evaluate` report by one name each, in its order."""
-    rows = {"joint coherence": metrics["coherence"]["joint"]}
-    for name, value in metrics["coherence"]["conditional"].items():
-        rows[f"coherence {name}"] = value
-    for number, value in metrics["coherence"].get("by_number", {}).items():
-        rows[f"coherence, {number} given"] = value
-    for name, value in metrics["latent_accuracy"].items():
-        rows[f"latent accuracy {name}"] = value
-    for name, value in metrics["log_likelihood"].items():
-        rows[f"log p({name.replace('+', ', ')})"] = value
-    for name, value in metrics["conditional_log_likelihood"].items():
-        given, _, target = name.partition("->")
-        rows[f"log p({target} | {given.replace('+', ', ')})"] = value
-    for name, value in metrics["guide_conditional_log_likelihood"].items():
-        rows[f"guide's {name}, mean"] = None if value is None else value["mean"]
-        rows[f"guide's {name}, log-mean-exp"] = None if value is None else value["logmeanexp"]
-    return rows
+    return {metric_title(path): value for path, value in _estimates(metrics) if _has_title(path)}
+
+
+def metric_title(path: str) -> str:
+    """What a table calls a metric of `Report.metrics`, given the keys that lead to it.
+
+    Example:
+        >>> metric_title("conditional_log_likelihood/label->image"), metric_title("coherence/by_number/2")
+        ('log p(image | label)', 'coherence, 2 given')
+    """
+    kind, _, rest = path.partition("/")
+    if kind == "coherence":
+        kind, _, rest = rest.partition("/")
+        return {"joint": "joint coherence", "by_number": f"coherence, {rest} given"}.get(kind, f"coherence {rest}")
+    given, _, target = rest.partition("->")
+    if kind == "log_likelihood":
+        return f"log p({rest.replace('+', ', ')})"
+    if kind == "conditional_log_likelihood":
+        return f"log p({target} | {given.replace('+', ', ')})"
+    if kind == "guide_conditional_log_likelihood":
+        direction, _, bound = rest.rpartition("/")
+        return f"guide's {direction}, {bound.replace('logmeanexp', 'log-mean-exp')}"
+    return f"{kind.replace('_', ' ')} {rest}"
 
 
 def format_value(value: Mapping[str, float] | None) -> str:
-    """An estimate and its standard error, or a mean and its standard deviation over seeds, or a dash.
+    """An estimate with its 95 % interval or its standard error, or a mean with its deviation over seeds, or a dash.
+
+    A star marks a likelihood whose importance weights are not reliable at some test examples.
 
     Example:
-        >>> format_value({"value": 0.97123, "se": 0.01}), format_value({"value": 493770.0})
-        ('0.971 ± 0.010', '493,770')
+        >>> format_value({"value": 0.97123, "se": 0.01, "low": 0.95, "high": 0.984})
+        '0.971 [0.950, 0.984]'
+        >>> format_value({"value": -1.5, "se": 0.01, "unreliable": 0.2}), format_value({"value": 493770.0})
+        ('-1.500 ± 0.010 *', '493,770')
     """
     if value is None or value["value"] is None:
         return "–"
@@ -62,16 +82,43 @@ def format_value(value: Mapping[str, float] | None) -> str:
     digits = 3 if abs(value["value"]) < 10 else 2
     spread = value.get("se", value.get("std"))
     error = "" if spread is None else f" ± {spread:.{digits}f}"
-    return f"{value['value']:.{digits}f}{error}"
+    if "low" in value:
+        error = f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+    return f"{value['value']:.{digits}f}{error}{' *' if value.get('unreliable') else ''}"
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
-    """The report of one run as a table for the terminal."""
-    rows = [[name, format_value(value)] for name, value in flat_metrics(metrics).items()]
-    return table(title, ["metric", "value ± standard error"], rows)
+    """The report of one run as a table for the terminal.
+
+    Beside a share that classifiers counted is the bracket that their accuracy on real data allows.
+    """
+    rows = []
+    for name, value in flat_metrics(metrics).items():
+        bracket = (value or {}).get("bracket")
+        rows.append([name, format_value(value), "" if bracket is None else f"{bracket[0]:.3f} to {bracket[1]:.3f}"])
+    for name, accuracy in metrics["classifier_accuracy"].items():
+        rows.append([f"accuracy of the classifier of {name}", "–" if accuracy is None else f"{accuracy:.3f}", ""])
+    return table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _has_title(path: str) -> bool:
+    return path.partition("/")[0] in _TABULATED
+
+
+def _estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, float] | None]]:
+    """The keys that lead to each estimate of a report, and the estimate."""
+    for name, value in metrics.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and "value" not in value:
+            yield from _estimates(value, f"{path}/")
+        elif value is None or isinstance(value, Mapping):
+            if value is None and path.startswith("guide_conditional"):
+                yield from ((f"{path}/{bound}", None) for bound in ("mean", "logmeanexp"))
+            else:
+                yield path, value

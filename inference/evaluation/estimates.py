@@ -25,6 +25,7 @@ class Estimate:
         high: Upper limit.
         values: The value of each data point, `(num,)`, float64, for comparisons on the same data points; NaN for a data
             point that does not count.
+        is_share: Whether it is a share of successes, with Wilson's interval.
         bracket: Of a share that classifiers count: where it lies if they err on generated values at most as often as
             on real ones. None where it was counted without classifiers that err.
 
@@ -38,6 +39,7 @@ class Estimate:
     low: float
     high: float
     values: Tensor
+    is_share: bool = False
     bracket: tuple[float, float] | None = None
 
     @property
@@ -46,8 +48,10 @@ class Estimate:
         return int((~self.values.isnan()).sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: `value`, `se`, `low`, `high`, `num`, and `bracket` where there is one."""
-        numbers = {"value": self.value, "se": self.se, "low": self.low, "high": self.high, "num": self.num}
+        """Plain values for JSON: `value`, `se`, `num`; of a share `low` and `high`, and its `bracket` if it has one."""
+        numbers: dict[str, Any] = {"value": self.value, "se": self.se, "num": self.num}
+        if self.is_share:
+            numbers |= {"low": self.low, "high": self.high}
         return numbers if self.bracket is None else {**numbers, "bracket": list(self.bracket)}
 
     def __repr__(self) -> str:
@@ -76,6 +80,11 @@ class PairedDifference:
     se: float
     seed_std: float | None
     seeds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, by the names of the attributes; None for an error that does not exist."""
+        se = None if math.isnan(self.se) else self.se
+        return {"value": self.value, "se": se, "seed_std": self.seed_std, "seeds": self.seeds}
 
 
 def estimate_mean(values: Tensor) -> Estimate:
@@ -133,7 +142,7 @@ def estimate_share(
     bracket = None
     if any(classifier_errors):
         bracket = (max(0.0, value - sum(classifier_errors)), min(1.0, value + sum(classifier_errors)))
-    return Estimate(value, se, low, high, successes / trials, bracket)
+    return Estimate(value, se, low, high, successes / trials, True, bracket)
 
 
 def paired_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> PairedDifference:

@@ -5,8 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -62,18 +63,14 @@ class Report:
         """Plain values, as `metrics.json` contains them; None for numbers that strict JSON does not have."""
         return _plain({**self.metrics, **self.details})
 
-    def save_examples(self, path: Path) -> None:
+    def save_examples(self, file: Path | BinaryIO) -> None:
         """Writes `examples` as an `.npz` file, which `load_examples` reads."""
-        import numpy
-
-        numpy.savez_compressed(path, **{name: values.numpy() for name, values in self.examples.items()})
+        numpy.savez_compressed(file, **{name: values.numpy() for name, values in self.examples.items()})
 
     @staticmethod
-    def load_examples(path: Path) -> dict[str, Tensor]:
+    def load_examples(file: Path | BinaryIO) -> dict[str, Tensor]:
         """The `examples` that `save_examples` wrote."""
-        import numpy
-
-        with numpy.load(path, allow_pickle=False) as arrays:
+        with numpy.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 

@@ -1,21 +1,23 @@
 """`multipyro compare`: train and evaluate several methods over several seeds."""
 
 import argparse
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+from torch import Tensor
 
 from multipyro.data import Splits
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.jobs import check_options, load_data, training_job
 from multipyro.inference.cli.plugins import method_name
-from multipyro.inference.cli.saved_runs import write_json, write_metrics
-from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, table
-from multipyro.inference.evaluation import evaluate
+from multipyro.inference.cli.saved_runs import read_report, write_json, write_report
+from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metric_title, table
+from multipyro.inference.evaluation import PairedDifference, evaluate, paired_differences
 from multipyro.inference.training.runs import checkpoint_of, load, read_run, versions
 
 __all__ = ["run", "summarize"]
@@ -32,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     for method in methods:  # what cannot be built shows before hours of training
         training_job(arguments, method, splits, 0)
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
+    examples: dict[str, list[dict[str, Tensor]]] = {method: [] for method in methods}
     for method in methods:
         for seed in range(arguments.seeds):
             out = arguments.out / f"{method}-{Path(arguments.data).stem}-{seed}"
@@ -39,22 +42,49 @@ def run(arguments: argparse.Namespace) -> None:
             job = training_job(arguments, method, splits, seed, out, resume=True)
             history = job.train().history
             seconds = sum(len(job.splits.train) / epoch["rows_per_second"] for epoch in history)
-            metrics = _metrics(out, splits, arguments.num_samples, seed)
+            metrics, values = _report(out, splits, arguments.num_samples, seed)
             reports[method].append({**metrics, "training_seconds": seconds})
+            examples[method].append(values)
     results = {method: summarize(found) for method, found in reports.items()}
     names = list(dict.fromkeys(name for row in results.values() for name in row))
     rows = [[name, *(format_value(row.get(name)) for row in results.values())] for name in names]
-    title = f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds"
-    for begin in range(0, len(results), _COLUMNS):
-        columns = slice(1 + begin, 1 + begin + _COLUMNS)
-        header = ["metric", *list(results)[begin : begin + _COLUMNS]]
-        say(table(title, header, [[row[0], *row[columns]] for row in rows]))
+    _say_tables(f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds", methods, rows)
+    first, *others = methods
+    differences = {method: paired_differences(examples[method], examples[first]) for method in others}
+    names = list(dict.fromkeys(name for found in differences.values() for name in found))
+    difference_rows = [
+        [metric_title(name), *(_difference(found.get(name)) for found in differences.values())] for name in names
+    ]
+    if others:
+        title = f"{arguments.data}: difference from {first} on the same test examples ± its standard error"
+        _say_tables(f"{title} (standard deviation over seeds)", others, difference_rows)
     plain = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str | list)}
     record = {"seeds": arguments.seeds, "data": arguments.data, "settings": plain, "versions": versions()}
     record |= {"rows": reports[methods[0]][0]["data"], "methods": results}
+    plain_differences = {m: {name: one.to_dict() for name, one in found.items()} for m, found in differences.items()}
+    record["differences"] = {"from": first, "methods": plain_differences}
     write_json(arguments.out / "compare.json", record)
-    write_atomically(arguments.out / "compare.md", markdown_table(["metric", *results], rows))
+    text = markdown_table(["metric", *results], rows)
+    if others:
+        text += "\n" + markdown_table([f"difference from {first}", *others], difference_rows)
+    write_atomically(arguments.out / "compare.md", text)
     say(f"written to {arguments.out / 'compare.json'} and compare.md")
+
+
+def _say_tables(title: str, methods: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for begin in range(0, len(methods), _COLUMNS):
+        columns = slice(1 + begin, 1 + begin + _COLUMNS)
+        header = ["metric", *methods[begin : begin + _COLUMNS]]
+        say(table(title, header, [[row[0], *row[columns]] for row in rows]))
+
+
+def _difference(difference: PairedDifference | None) -> str:
+    """A paired difference with its error over test examples, and its deviation over seeds in parentheses."""
+    if difference is None:
+        return "–"
+    digits = 3 if abs(difference.value) < 10 else 2
+    spread = "" if difference.seed_std is None else f" ({difference.seed_std:.{digits}f})"
+    return f"{difference.value:+.{digits}f} ± {difference.se:.{digits}f}{spread}"
 
 
 def summarize(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float] | None]:
@@ -80,8 +110,8 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"value": statistics.fmean(values), "std": std, "seeds": len(values)}
 
 
-def _metrics(run: Path, splits: Splits, num_samples: int, seed: int) -> dict[str, Any]:
-    """The metrics of a finished run; those in its folder if they are of the same programs, data and settings."""
+def _report(run: Path, splits: Splits, num_samples: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The report on a finished run; that in its folder if it is of the same programs, data and settings."""
     wanted = {
         "plan": read_run(run)["plan"],
         "checkpoint": checkpoint_of(run, "best").stem,
@@ -92,10 +122,10 @@ def _metrics(run: Path, splits: Splits, num_samples: int, seed: int) -> dict[str
         "num_samples": num_samples,
         "coherence_of": "mean",
     }
-    with suppress(FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError):
-        found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    with suppress(FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, BadZipFile):
+        found, examples = read_report(run)
         if {**found, **found["data"], **found["settings"]}.items() >= wanted.items():
-            return found
+            return found, examples
     loaded = load(run)
     report = evaluate(loaded.model, loaded.guide, splits, num_samples=num_samples, seed=seed)
-    return write_metrics(run, report.to_dict())
+    return write_report(run, report), dict(report.examples)

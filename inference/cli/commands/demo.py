@@ -5,7 +5,7 @@ import argparse
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.drawing import draw_cross_generation, draw_joint_samples, draw_reconstructions
 from multipyro.inference.cli.jobs import load_data, training_job
-from multipyro.inference.cli.saved_runs import write_metrics
+from multipyro.inference.cli.saved_runs import write_report
 from multipyro.inference.cli.summary import summary
 from multipyro.inference.cli.tables import metrics_table
 from multipyro.inference.evaluation import evaluate
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     job.train()
     loaded = load(out)
     say(f"evaluating on the {len(splits.test)} test examples")
-    metrics = write_metrics(out, evaluate(loaded.model, loaded.guide, splits, seed=train.seed).to_dict())
+    metrics = write_report(out, evaluate(loaded.model, loaded.guide, splits, seed=train.seed))
     say(metrics_table(metrics, "MoPoE with an aggregate prior on digits"))
     for given, target in (("label", ["image"]), ("word", ["image"]), ("image", ["label", "word"])):
         file = out / f"{given}-to-{'+'.join(target)}.png"

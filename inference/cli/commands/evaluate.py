@@ -3,7 +3,7 @@
 import argparse
 
 from multipyro.inference.cli.console import say
-from multipyro.inference.cli.saved_runs import check_writable, open_run, write_metrics
+from multipyro.inference.cli.saved_runs import check_writable, open_run, write_report
 from multipyro.inference.cli.tables import metrics_table
 from multipyro.inference.evaluation import evaluate
 
@@ -14,14 +14,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Computes the metrics, prints them and writes `metrics.json`."""
     saved = open_run(arguments)
     check_writable(arguments.run)
-    metrics = evaluate(
+    report = evaluate(
         saved.recipe.model,
         saved.recipe.guide,
         saved.splits,
         num_samples=arguments.num_samples,
         output=arguments.pixels,
         seed=arguments.seed,
-    ).to_dict()
-    write_metrics(arguments.run, metrics, arguments.checkpoint)
+    )
+    metrics = write_report(arguments.run, report, arguments.checkpoint)
     say(metrics_table(metrics, f"{saved.config['method']} on {saved.splits.test.name}"))
     say(f"written to {arguments.run / 'metrics.json'}")
