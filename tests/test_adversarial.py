@@ -123,7 +123,7 @@ def test_training_finds_the_best_discriminator():
 def test_both_losses_are_those_of_the_textbook():
     (model, guide, judge), x = programs(), batch()
     loss = DiscriminatorLoss(judge, "image")
-    drawn = seeded(loss.draw, model, guide, x)
+    drawn = seeded(loss.generate, model, guide, x)
     real, fake = judge(drawn.real), judge(torch.cat([drawn.reconstructed, drawn.sampled]))
     expected = F.binary_cross_entropy_with_logits(real, torch.ones(6), reduction="sum")
     expected += F.binary_cross_entropy_with_logits(fake, torch.zeros(12), reduction="sum")
@@ -139,7 +139,7 @@ def test_the_generator_meets_the_discriminator_as_it_trains():
     """With batch norm: among real values, by the statistics of the batch, frozen or not."""
     (model, guide, judge), x = programs(normalized=True), batch()
     loss = GeneratorLoss(judge, "image", reconstruction=0.0)
-    drawn = seeded(loss.draw, model, guide, x)
+    drawn = seeded(loss.generate, model, guide, x)
     fake = copy.deepcopy(judge)(torch.cat(drawn[:3]))[6:]
     expected = F.binary_cross_entropy_with_logits(fake, torch.ones(12), reduction="sum").item()
     for mode in (True, False):
@@ -186,7 +186,7 @@ def test_samples_come_from_the_prior_of_the_model_or_a_uniform_one():
     model, guide = line(decoder=(1.0, 0.0))
     x = {"image": torch.randn(20_000, 1)}
     own, uniform = (
-        seeded(GeneratorLoss(Quadratic(0.0, 0.0, 0.0), "image", prior).draw, model, guide, x).sampled.detach()
+        seeded(GeneratorLoss(Quadratic(0.0, 0.0, 0.0), "image", prior).generate, model, guide, x).sampled.detach()
         for prior in ("model", "uniform")
     )
     assert own.var().item() == pytest.approx(1.0, abs=0.04) and own.abs().max() > 3
@@ -203,11 +203,11 @@ def test_a_missing_row_has_no_part_but_its_sample(side):
         judge.zero_grad()
         losses.append(seeded(side(judge, "image").loss_and_grads, model, guide, filled, {"image": rows}))
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in judge.parameters())
-    drawn = seeded(side(judge, "image").draw, model, guide, x, {"image": rows})
+    drawn = seeded(side(judge, "image").generate, model, guide, x, {"image": rows})
     assert losses[0] == losses[1] == losses[2] and math.isfinite(losses[0])
     assert [len(part) for part in drawn[:3]] == [4, 4, 6]
     for alone, masks in (({"label": x["label"]}, None), (x, {"image": torch.zeros(6, dtype=torch.bool)})):
-        drawn = seeded(side(judge, "image").draw, model, guide, alone, masks)
+        drawn = seeded(side(judge, "image").generate, model, guide, alone, masks)
         assert [len(part) for part in drawn[:3]] == [0, 0, 6]
         assert math.isfinite(seeded(side(judge, "image").loss_and_grads, model, guide, alone, masks))
 
