@@ -72,7 +72,7 @@ def compared(args, out):
         args.seeds, args.rows = 1, 20
         methods, settings = ["mvae", "jmvae-kl"], "--epochs 1 --batch-size 256 --latent-dim 4".split()
     place = [] if args.data_root is None else ["--data-root", str(args.data_root)]
-    samples = ["--seeds", str(args.seeds), "--importance-samples", "5" if args.smoke else str(args.particles)]
+    samples = ["--seeds", str(args.seeds), "--num-samples", "5" if args.smoke else str(args.particles)]
     if command(
         [
             "compare",

@@ -105,5 +105,5 @@ def test_an_encoder_without_weight_does_not_train():
 
 @pytest.mark.parametrize("mu", (-0.1, 1.1, {"signal": 1.0}, {"signal": 1.0, "label": -1.0}, {"signal": 0, "label": 0}))
 def test_bad_weights_are_refused(mu):
-    with pytest.raises(ValueError, match=r"mu must be a number in \[0, 1\], or a weight.*'signal', 'label'.*got"):
+    with pytest.raises(ValueError, match="mu must be a .*got"):
         build("bivcca", toy_networks(), 2, mu=mu)

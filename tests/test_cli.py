@@ -298,7 +298,7 @@ def test_help(command, capsys):
         (["--lr", "nan"], "lr must be a finite number"),
         (["--device", "abacus"], "device must be auto, cpu"),
         (["--optimizer", "lion"], "optimizer must be one of adam"),
-        (["--beta", "-1"], "beta must be a number, at least 0, got '-1'"),
+        (["--beta", "-1"], "beta must be a number (at least 0), got '-1'"),
         (["--weights", "image=-3"], "weights must be a mapping"),
     ),
 )

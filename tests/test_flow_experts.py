@@ -215,7 +215,7 @@ def test_the_recipe_hands_its_options_to_the_sampler():
     ("options", "message"),
     [
         ({"sampler_steps": 1}, "steps must be at least 2 and leapfrogs at least 1, got 1 and 5"),
-        ({"leapfrogs": 0}, "got 20 and 0"),
+        ({"leapfrogs": 0}, "leapfrogs must be an integer .at least 1., got 0"),
         ({"step_size": 0.0}, "step_size must be above 0, or None to adapt it, got 0.0"),
     ],
 )

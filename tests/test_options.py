@@ -77,20 +77,20 @@ def test_texts_of_the_command_line_become_values(name, text, value):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("alpha", -1, "alpha must be a number, at least 0, got -1"),
-        ("alpha", float("nan"), "alpha must be a number, at least 0, got nan"),
-        ("alpha", "2", "alpha must be a number, at least 0, got '2'"),
+        ("alpha", -1, "alpha must be a number (at least 0), got -1"),
+        ("alpha", float("nan"), "alpha must be a number (at least 0), got nan"),
+        ("alpha", "2", "alpha must be a number (at least 0), got '2'"),
         ("alpha", True, "alpha must be a number"),
-        ("share", 1.5, "share must be a number, from 0 to 1, got 1.5"),
-        ("num_particles", 2.5, "num_particles must be an integer, at least 1, got 2.5"),
-        ("num_particles", 0, "num_particles must be an integer, at least 1, got 0"),
+        ("share", 1.5, "share must be a number (from 0 to 1), got 1.5"),
+        ("num_particles", 2.5, "num_particles must be an integer (at least 1), got 2.5"),
+        ("num_particles", 0, "num_particles must be an integer (at least 1), got 0"),
         ("private", "x", "private must be an integer or a mapping from names to integers or None"),
         ("bound", "loose", "bound must be 'stratified' or 'tight', got 'loose'"),
         ("shared", 1, "shared must be True or False, got 1"),
         (
             "weights",
             {"image": -3},
-            "weights must be a mapping from names to numbers, at least 0 or 'dimension' or None",
+            "weights must be a mapping from names to numbers (at least 0) or 'dimension' or None",
         ),
         ("weights", "size", "'dimension' or None, got 'size'"),
     ],
@@ -109,7 +109,7 @@ def test_values_are_converted_and_completed_by_the_defaults():
 
 
 def test_a_text_that_is_not_of_the_type_is_refused():
-    with pytest.raises(ValueError, match="num_particles must be an integer, at least 1, got 'x'"):
+    with pytest.raises(ValueError, match=r"num_particles must be an integer .at least 1., got 'x'"):
         OPTIONS["num_particles"].parse("x")
 
 

@@ -1,5 +1,6 @@
 """The figures of the commands."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,23 @@ from multipyro.data.storage import write_atomically
 from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.recipes import Recipe
 
-__all__ = ["FORMATS", "draw_cross_generation", "draw_joint_samples", "draw_reconstructions"]
+__all__ = ["FORMATS", "draw_cross_generation", "draw_joint_samples", "draw_reconstructions", "figure_name"]
 
 #: The formats of figures.
 FORMATS = (".pdf", ".png", ".svg")
+# characters of a file's name
+_LONGEST = 100
+
+
+def figure_name(given: Sequence[str], target: Sequence[str]) -> str:
+    """The name of a file for a figure, whatever characters the names of the modalities contain.
+
+    Example:
+        >>> figure_name(["image"], ["label", "a/b"])
+        'image-to-label+a_b.png'
+    """
+    name = f"{'+'.join(given)}-to-{'+'.join(target)}"
+    return re.sub(r"[^\w.+-]", "_", name)[:_LONGEST] + ".png"
 
 
 def draw_cross_generation(

@@ -206,7 +206,7 @@ _NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a t
 def _words(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return ", ".join([_words(arguments[0]), *map(str, arguments[1:])])
+        return f"{_words(arguments[0])} ({', '.join(map(str, arguments[1:]))})"
     if origin in (Union, types.UnionType):
         return " or ".join(map(_words, arguments))
     if origin is Literal:
@@ -221,9 +221,8 @@ def _words(kind: Any) -> str:
 def _plural(kind: Any) -> str:
     """Many values of a type, in words."""
     words = _words(kind)
-    article, _, rest = words.partition(" ")
-    noun, separator, bounds = rest.partition(",")
-    return f"{noun}s{separator}{bounds}" if article in ("a", "an") and " " not in noun else f"values, each {words}"
+    simple = re.fullmatch(r"an? (\w+)( \(.*\))?", words)
+    return f"{simple[1]}s{simple[2] or ''}" if simple else f"values, each {words}"
 
 
 def _literal(text: str) -> Any:

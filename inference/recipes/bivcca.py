@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, by_subset, elbo, sum_over
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Share, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
@@ -34,7 +35,7 @@ __all__ = ["bivcca"]
     subsets="every subset, several by their mixture",
 )
 def bivcca(
-    networks: Networks, latent_dim: int, weighting: Weighting, *, mu: float | Mapping[str, float] | None = None
+    networks: Networks, latent_dim: int, weighting: Weighting, *, mu: Share | Mapping[str, Weight] | None = None
 ) -> Recipe:
     """BiVCCA.
 
@@ -53,15 +54,13 @@ def bivcca(
     return Recipe(model, guide, (Stage(objective),))
 
 
-def _shares(mu: float | Mapping[str, float] | None, modalities: tuple[str, ...]) -> dict[str, float]:
+def _shares(mu: Share | Mapping[str, Weight] | None, modalities: tuple[str, ...]) -> dict[str, float]:
     """The weight of each modality's ELBO, summing to 1."""
     number = len(modalities)
     if not isinstance(mu, Mapping):
         first = 1 / number if mu is None else mu
         mu = {m: first if m == modalities[0] else (1 - first) / (number - 1) for m in modalities}
-    if set(mu) != set(modalities) or min(mu.values()) < 0 or sum(mu.values()) <= 0:
-        raise ValueError(
-            f"mu must be a number in [0, 1], or a weight of at least 0 for each of {list(modalities)}, got {mu}"
-        )
+    if set(mu) != set(modalities) or not any(mu.values()):
+        raise ValueError(f"mu must be a share or a weight for each of {list(modalities)}, not all 0, got {mu}")
     total = sum(mu.values())
     return {name: value / total for name, value in mu.items()}

@@ -6,6 +6,7 @@ from multipyro.guides import BridgedGuide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
@@ -24,8 +25,8 @@ def bridged(
     latent_dim: int,
     weighting: Weighting,
     *,
-    bridge_features: Sequence[int] | None = None,
-    fusion_features: Sequence[int] | None = None,
+    bridge_features: Sequence[Count] | None = None,
+    fusion_features: Sequence[Count] | None = None,
 ) -> Recipe:
     """Bridged VAE.
 

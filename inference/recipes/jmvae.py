@@ -6,6 +6,7 @@ from multipyro.guides import IterativeSampling, JointGuide
 from multipyro.inference.handlers import without_completion
 from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, number, sum_over
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
@@ -26,7 +27,7 @@ def jmvae(
     latent_dim: int,
     weighting: Weighting,
     *,
-    rounds: int = 10,
+    rounds: Count = 10,
     start: Literal["noise", "zeros"] = "noise",
     completion: Literal["sample", "mean"] = "sample",
 ) -> Recipe:
@@ -36,9 +37,9 @@ def jmvae(
         networks: Makes the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
-        rounds: As in `IterativeSampling`.
-        start: As in `IterativeSampling`.
-        completion: As in `IterativeSampling`.
+        rounds: Number of times that the missing modalities and the latents are sampled in turn.
+        start: What missing modalities begin with.
+        completion: What missing modalities get in each round: a sample of the likelihood or its mean.
     """
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     joint = JointGuide(latent_dim, networks.branches(), networks.joint_features)
@@ -53,7 +54,7 @@ def jmvae(
     networks="2^M - 1 encoders",
     architectures=("strided",),
 )
-def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha: float = 1.0) -> Recipe:
+def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha: Weight = 1.0) -> Recipe:
     """JMVAE-kl.
 
     Args:

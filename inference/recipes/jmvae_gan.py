@@ -4,6 +4,7 @@ from typing import Literal
 
 from multipyro.inference.objectives import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.recipes._base import Recipe, Stage, Update, Weighting, method
+from multipyro.inference.recipes._options import Weight
 from multipyro.inference.recipes.jmvae import jmvae_kl
 from multipyro.inference.recipes.networks import Networks
 
@@ -22,9 +23,9 @@ def jmvae_gan(
     latent_dim: int,
     weighting: Weighting,
     *,
-    alpha: float = 0.1,
+    alpha: Weight = 0.1,
     adversarial: str | None = None,
-    reconstruction: float = 1.0,
+    reconstruction: Weight = 1.0,
     latents: Literal["model", "uniform"] = "model",
     discriminator: Literal["normalized", "leaky"] = "normalized",
 ) -> Recipe:
@@ -34,7 +35,7 @@ def jmvae_gan(
         networks: Makes the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
-        alpha: As in JMVAE-kl.
+        alpha: Weight of the terms that fit the encoders of the subsets to the joint encoder.
         adversarial: The modality with a discriminator; the first image by default, else the first continuous modality.
         reconstruction: Weight of the log-likelihood in the decoder's objective.
         latents: Prior of the samples, as in `GeneratorLoss`.

@@ -7,6 +7,7 @@ from multipyro.guides import HierarchicalGuide, IterativeSampling, NormalEncoder
 from multipyro.inference.handlers import without_completion
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, HierarchicalModel
 
@@ -27,9 +28,9 @@ def jmvae_h(
     latent_dim: int,
     weighting: Weighting,
     *,
-    layers: int = 2,
-    dims: Sequence[int] | None = None,
-    rounds: int = 10,
+    layers: Count = 2,
+    dims: Sequence[Count] | None = None,
+    rounds: Count = 10,
     start: Literal["noise", "zeros"] = "noise",
     completion: Literal["sample", "mean"] = "sample",
 ) -> Recipe:
@@ -41,9 +42,9 @@ def jmvae_h(
         weighting: Weights of the sites; that of `z` is that of every layer.
         layers: Number of layers of latents.
         dims: Size of each layer, the lowest first.
-        rounds: As in `IterativeSampling`.
-        start: As in `IterativeSampling`.
-        completion: As in `IterativeSampling`.
+        rounds: Number of times that the missing modalities and the latents are sampled in turn.
+        start: What missing modalities begin with.
+        completion: What missing modalities get in each round: a sample of the likelihood or its mean.
     """
     dims = (latent_dim,) * layers if dims is None else tuple(dims)
     if layers < 2 or len(dims) != layers:

@@ -19,6 +19,7 @@ from multipyro.guides import FlowExperts, NormalEncoder
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 from multipyro.ppl_models.networks.flows import ConditionalFlow
@@ -42,10 +43,10 @@ def jnf(
     latent_dim: int,
     weighting: Weighting,
     *,
-    flow_steps: int = 2,
-    sampler_steps: int = 20,
-    leapfrogs: int = 5,
-    step_size: float | None = None,
+    flow_steps: Count = 2,
+    sampler_steps: Count = 20,
+    leapfrogs: Count = 5,
+    step_size: Weight | None = None,
     divide_once: bool = False,
 ) -> Recipe:
     """JNF.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import JensenShannonELBO
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
@@ -23,10 +24,10 @@ def mmjsd(
     latent_dim: int,
     weighting: Weighting,
     *,
-    divergence_weights: Mapping[str, float] | None = None,
+    divergence_weights: Mapping[str, Weight] | None = None,
     prior_samples: bool = False,
-    private: int | Mapping[str, int] | None = None,
-    private_beta: float | Mapping[str, float] = 1.0,
+    private: Count | Mapping[str, Count] | None = None,
+    private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
     """MmJSD.
 
@@ -36,8 +37,8 @@ def mmjsd(
         weighting: Weights of the sites.
         divergence_weights: Modality, or `"prior"`, -> weight in the divergence.
         prior_samples: Whether the prior has its share of the samples that are decoded.
-        private: As in `private_latents`.
-        private_beta: As in `private_latents`.
+        private: Size of every modality's private latent, or modality -> size; None for none.
+        private_beta: Weight of the KLs of the private latents beside `beta`, or modality -> weight.
     """
     latents = private_latents(networks, latent_dim, weighting, private, private_beta)
     model = MultimodalModel(latent_dim, latents.likelihoods, private=latents.dims)

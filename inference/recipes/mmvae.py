@@ -6,6 +6,7 @@ from typing import Literal
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import LinearMixtureELBO, StratifiedELBO
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
@@ -24,12 +25,12 @@ def mmvae(
     latent_dim: int,
     weighting: Weighting,
     *,
-    particles: int = 10,
+    particles: Count = 10,
     gradient: Literal["reparam", "stl", "dreg", "released"] = "reparam",
     bound: Literal["stratified", "tight", "linear"] = "stratified",
     family: Literal["laplace", "normal"] = "laplace",
-    private: int | Mapping[str, int] | None = None,
-    private_beta: float | Mapping[str, float] = 1.0,
+    private: Count | Mapping[str, Count] | None = None,
+    private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
     """MMVAE.
 
@@ -41,8 +42,8 @@ def mmvae(
         gradient: That of `StratifiedELBO`; for the linear bound `"reparam"` (unbiased) or `"released"`.
         bound: `"stratified"` (the paper's), `"tight"`, or `"linear"` with one pass through each decoder.
         family: Family of the prior and the posteriors.
-        private: As in `private_latents`.
-        private_beta: As in `private_latents`.
+        private: Size of every modality's private latent, or modality -> size; None for none.
+        private_beta: Weight of the KLs of the private latents beside `beta`, or modality -> weight.
     """
     prior = LaplacePrior(latent_dim) if family == "laplace" else None
     latents = private_latents(networks, latent_dim, weighting, private, private_beta)

@@ -12,6 +12,7 @@ from typing import Literal
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import GUIDE, StratifiedELBO
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
@@ -30,10 +31,10 @@ def mmvae_plus(
     latent_dim: int,
     weighting: Weighting,
     *,
-    particles: int = 10,
+    particles: Count = 10,
     gradient: Literal["reparam", "stl"] = "reparam",
-    private: int | Mapping[str, int] | None = None,
-    private_beta: float | Mapping[str, float] = 1.0,
+    private: Count | Mapping[str, Count] | None = None,
+    private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
     """MMVAE+.
 
@@ -43,8 +44,9 @@ def mmvae_plus(
         weighting: Weights of the sites.
         particles: Number K of samples of each expert.
         gradient: That of `StratifiedELBO`.
-        private: As in `private_latents`; by default as large as the shared latent, as in the paper.
-        private_beta: As in `private_latents`.
+        private: Size of every modality's private latent, or modality -> size; None for that of the shared latent, as
+            in the paper.
+        private_beta: Weight of the KLs of the private latents beside `beta`, or modality -> weight.
     """
     private = latent_dim if private is None else private
     latents = private_latents(networks, latent_dim, weighting, private, private_beta, "laplace")

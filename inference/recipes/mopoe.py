@@ -6,6 +6,7 @@ from typing import Literal
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
@@ -26,8 +27,8 @@ def mopoe(
     *,
     objective: Literal["mixture", "subsets"] = "mixture",
     prior_expert: Literal["full", "all", "none"] = "full",
-    private: int | Mapping[str, int] | None = None,
-    private_beta: float | Mapping[str, float] = 1.0,
+    private: Count | Mapping[str, Count] | None = None,
+    private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
     """MoPoE.
 
@@ -38,8 +39,8 @@ def mopoe(
         objective: `"mixture"` is the ELBO of the mixture; `"subsets"` the mean of the subsets' own ELBOs, estimated
             with one subset per data point.
         prior_expert: Which products have the prior as an expert.
-        private: As in `private_latents`.
-        private_beta: As in `private_latents`.
+        private: Size of every modality's private latent, or modality -> size; None for none.
+        private_beta: Weight of the KLs of the private latents beside `beta`, or modality -> weight.
     """
     latents = private_latents(networks, latent_dim, weighting, private, private_beta)
     model = MultimodalModel(latent_dim, latents.likelihoods, private=latents.dims)

@@ -1,10 +1,12 @@
 """MVAE: a product of experts trained on sub-sampled modalities."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference.objectives import subset_elbo
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Bounds, Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
@@ -18,9 +20,9 @@ def mvae(
     latent_dim: int,
     weighting: Weighting,
     *,
-    random_subsets: int = 1,
-    private: int | Mapping[str, int] | None = None,
-    private_beta: float | Mapping[str, float] = 1.0,
+    random_subsets: Annotated[int, Bounds(0)] = 1,
+    private: Count | Mapping[str, Count] | None = None,
+    private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
     """MVAE.
 
@@ -29,8 +31,8 @@ def mvae(
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites.
         random_subsets: Number of random subsets per step, beside the full one and the single ones.
-        private: As in `private_latents`.
-        private_beta: As in `private_latents`.
+        private: Size of every modality's private latent, or modality -> size; None for none.
+        private_beta: Weight of the KLs of the private latents beside `beta`, or modality -> weight.
     """
     latents = private_latents(networks, latent_dim, weighting, private, private_beta)
     model = MultimodalModel(latent_dim, latents.likelihoods, private=latents.dims)

@@ -18,6 +18,7 @@ References:
 from multipyro.guides import ProductOfExperts
 from multipyro.inference.objectives import GUIDE, MODEL, NUM_MODALITIES, SINGLES, SUBSET, elbo, number, sum_over
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Share
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
@@ -25,17 +26,15 @@ __all__ = ["mvtcae"]
 
 
 @method("mvtcae", title="product of experts, each expert near the product", paper="Hwang et al., 2021")
-def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: float = 5 / 6) -> Recipe:
+def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: Share = 5 / 6) -> Recipe:
     """MVTCAE.
 
     Args:
         networks: Makes the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
-        ratio: The ratio `a` between the two divergences, in [0, 1].
+        ratio: The ratio `a` between the two divergences.
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
     m, g, A, M = MODEL, GUIDE, SUBSET, NUM_MODALITIES

@@ -6,6 +6,7 @@ from multipyro.guides import JointGuide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, sum_over
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
+from multipyro.inference.recipes._options import Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 
@@ -25,7 +26,7 @@ def telbo(
     weighting: Weighting,
     *,
     one_stage: bool = False,
-    subset_weights: Mapping[str, float] | None = None,
+    subset_weights: Mapping[str, Weight] | None = None,
 ) -> Recipe:
     """TELBO.
 

@@ -3,7 +3,7 @@
 import argparse
 
 from multipyro.inference.cli.console import say
-from multipyro.inference.cli.drawing import draw_cross_generation, draw_joint_samples, draw_reconstructions
+from multipyro.inference.cli.drawing import draw_cross_generation, draw_joint_samples, draw_reconstructions, figure_name
 from multipyro.inference.cli.jobs import load_data, training_job
 from multipyro.inference.cli.saved_runs import write_report
 from multipyro.inference.cli.summary import summary
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     metrics = write_report(out, evaluate(loaded.model, loaded.guide, splits, seed=train.seed))
     say(metrics_table(metrics, "MoPoE with an aggregate prior on digits"))
     for given, target in (("label", ["image"]), ("word", ["image"]), ("image", ["label", "word"])):
-        file = out / f"{given}-to-{'+'.join(target)}.png"
+        file = out / figure_name([given], target)
         num_samples = 8 if target == ["image"] else 3
         draw_cross_generation(loaded.recipe, splits, [given], target, file, num_samples, seed=train.seed)
     draw_joint_samples(loaded.recipe, splits, out / "joint-samples.png")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from multipyro.inference.cli.console import say, warn
-from multipyro.inference.cli.drawing import draw_cross_generation
+from multipyro.inference.cli.drawing import draw_cross_generation, figure_name
 from multipyro.inference.cli.jobs import check_options, figure_modalities, load_data, training_job
 from multipyro.inference.cli.plugins import guide_class, method_name
 from multipyro.inference.cli.summary import summary
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     job.train()
     if arguments.figure and supports(job.recipe.guide, given):
-        file = out / f"{'+'.join(given)}-to-{'+'.join(target)}.png"
+        file = out / figure_name(given, target)
         try:
             draw_cross_generation(load(out, guide).recipe, job.splits, given, target, file, seed=arguments.seed)
         except Exception as error:  # the run is finished and stays so, whatever a figure stumbles over
