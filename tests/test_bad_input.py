@@ -132,12 +132,12 @@ def test_missing_rows_are_not_checked():
         cross_generate(model, guide, changed, ["real"], observed={name: rows})
 
 
-def test_a_list_is_no_tensor():
+def test_values_must_be_tensors():
     with pytest.raises(TypeError, match="'label'.*list"):
         made()[0].likelihoods["label"].check([1, 2], "label")
 
 
-def test_gray_bernoulli_by_an_explicit_option():
+def test_a_bernoulli_accepts_gray_values_if_soft_targets_are_requested():
     likelihood = BernoulliLikelihood(MLP(2, 3, (8,)), soft_targets=True)
     values = torch.rand(ROWS, 3)
     likelihood.check(values, "image")
@@ -173,7 +173,7 @@ def test_x_must_be_a_dict():
             program(torch.zeros(ROWS, 3))
 
 
-def test_masks_must_be_rows_of_booleans():
+def test_masks_must_be_boolean_and_one_dimensional():
     for program in made():
         for mask, message in (
             (torch.ones(ROWS), "float32"),
@@ -212,7 +212,7 @@ def test_a_modality_named_like_a_latent(name):
         MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 3)), name: NormalLikelihood(MLP(2, 3))})
 
 
-def test_names_that_only_begin_like_a_latent_are_fine():
+def test_names_that_merely_begin_like_a_latent_are_accepted():
     MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3)) for name in ("zebra", "z1a", "database")})
 
 
@@ -293,7 +293,7 @@ def test_values_that_are_no_tensors_and_of_another_floating_type():
         g(batch(real=torch.zeros(ROWS, 3, dtype=torch.float64)))
 
 
-def test_class_ids_that_an_encoder_does_not_have():
+def test_class_ids_outside_the_range_of_an_encoder_are_named():
     _, g = made()
     for label, seen in ((5, "0 to 5"), (-2, "-2 to 0")):
         with pytest.raises(ValueError, match=f"class ids must be from 0 to 4, or -1 for a missing entry, got {seen}"):

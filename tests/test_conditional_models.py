@@ -1,4 +1,4 @@
-"""CVAE and CMMA: the linear-Gaussian conditional in closed form, and predictions that never see their target."""
+"""CVAE and CMMA: the linear-Gaussian conditional in closed form, and predictions that do not use their target."""
 
 import math
 
@@ -36,7 +36,7 @@ PROBLEM = LinearGaussian(2)
 
 
 class Same(nn.Identity):
-    """A feature network that passes its input on."""
+    """A feature network that returns its input."""
 
     def __init__(self, features):
         super().__init__()
@@ -114,7 +114,7 @@ class Exact:
         return mean, covariance + noise * torch.eye(len(loading), dtype=DTYPE)
 
     def log_likelihood(self, x):
-        """`log p(image | label)` of each row."""
+        """`log p(image | label)` of each data point."""
         return torch.distributions.MultivariateNormal(*self.predicted(x)).log_prob(x["image"])
 
 
@@ -128,12 +128,12 @@ def test_cmma_splits_the_joint_model():
     torch.testing.assert_close(Exact("cmma").log_likelihood(x), PROBLEM.log_conditional(x, ["image"], ["label"]))
 
 
-def test_the_elbo_is_the_conditional_likelihood_with_the_exact_posterior_and_below_it_without(exact):
+def test_the_elbo_is_the_conditional_likelihood_only_with_the_exact_posterior(exact):
     x = exact.data(50)
     evidence = exact.log_likelihood(x).sum().item()
     assert -plain(kl="sampled").loss(exact.model, exact.guide(), x) == pytest.approx(evidence, rel=1e-9)
-    drawn = torch.tensor([-plain().loss(exact.model, exact.guide(False), x) for _ in range(30)])
-    bound, error = mean_and_se(drawn)
+    estimates = torch.tensor([-plain().loss(exact.model, exact.guide(False), x) for _ in range(30)])
+    bound, error = mean_and_se(estimates)
     assert bound < evidence - 4 * error - 50
 
 
@@ -173,40 +173,40 @@ def test_training_reaches_the_conditional_likelihood(exact):
 
 def test_importance_sampling_gives_the_conditional_likelihood(exact):
     x, names = exact.data(30), (["image"], ["label"])
-    found = log_likelihood(exact.model, exact.guide(), x, *names, num_samples=4, scales=[1], related=0, prior=0)
-    torch.testing.assert_close(found.values, exact.log_likelihood(x), rtol=0, atol=1e-8)
+    estimate = log_likelihood(exact.model, exact.guide(), x, *names, num_samples=4, scales=[1], related=0, prior=0)
+    torch.testing.assert_close(estimate.values, exact.log_likelihood(x), rtol=0, atol=1e-8)
     guide = exact.guide()
     guide.joint.encoder.heads.bias.data[:3] += 0.2
     guide.joint.encoder.heads.bias.data[3:] += 0.3
     for share in (0.0, 0.1, 0.5):
-        found = log_likelihood(exact.model, guide, x, *names, num_samples=4000, prior=share)
-        assert (abs(found.values - exact.log_likelihood(x)) < 4.5 * found.standard_errors + 1e-3).all()
-        assert found.mc_se < 0.02
+        estimate = log_likelihood(exact.model, guide, x, *names, num_samples=4000, prior=share)
+        assert (abs(estimate.values - exact.log_likelihood(x)) < 4.5 * estimate.standard_errors + 1e-3).all()
+        assert estimate.mc_se < 0.02
 
 
 def test_predictions_have_the_moments_of_the_exact_conditional(exact):
     x, guide = exact.data(3), exact.guide()
     guide.joint.encoder.heads.bias.data.fill_(math.nan)  # whatever asks the posterior fails
-    given, draws = {"label": x["label"]}, 20_000
+    given, num_samples = {"label": x["label"]}, 20_000
     samples = {
-        "cross_generate": cross_generate(exact.model, guide, given, ["image"], draws)["image"],
-        "Predictive": Predictive(predictive(exact.model, guide, ["image"]), num_samples=draws, parallel=True)(given)[
-            "image"
-        ],
-        "once": predictive(exact.model, guide, ["image"])(repeated(given, draws))["image"].unsqueeze(1),
+        "cross_generate": cross_generate(exact.model, guide, given, ["image"], num_samples)["image"],
+        "Predictive": Predictive(predictive(exact.model, guide, ["image"]), num_samples=num_samples, parallel=True)(
+            given
+        )["image"],
+        "once": predictive(exact.model, guide, ["image"])(repeated(given, num_samples))["image"].unsqueeze(1),
     }
     mean, covariance = exact.predicted(x)
-    for found in samples.values():
-        rows = found.shape[1]
-        error = (covariance.diagonal() / draws).sqrt()
-        assert ((found.mean(0) - mean[:rows]).abs() < 4.5 * error).all()
-        centered = found - found.mean(0)
-        spread = torch.einsum("sri,srj->rij", centered, centered) / draws
-        scale = (covariance.diagonal()[:, None] * covariance.diagonal() * 2 / draws).sqrt()
+    for images in samples.values():
+        rows = images.shape[1]
+        error = (covariance.diagonal() / num_samples).sqrt()
+        assert ((images.mean(0) - mean[:rows]).abs() < 4.5 * error).all()
+        centered = images - images.mean(0)
+        spread = torch.einsum("sri,srj->rij", centered, centered) / num_samples
+        scale = (covariance.diagonal()[:, None] * covariance.diagonal() * 2 / num_samples).sqrt()
         assert ((spread - covariance).abs() < 4.5 * scale).all()
 
 
-def test_a_posterior_that_saw_the_target_would_predict_otherwise(exact):
+def test_a_posterior_given_the_target_would_predict_differently(exact):
     """The trap of the released evaluation: with the target in x it is a reconstruction, far closer to the target."""
     x, guide = exact.data(200), exact.guide()
     again = cross_generate(exact.model, guide, x, ["image"], 20, output="mean")["image"]
@@ -224,8 +224,8 @@ def test_the_guides_bound_is_that_of_the_prior(exact):
     guide = exact.guide()
     guide.joint.encoder.heads.bias.data.fill_(math.nan)
     bounds = guide_conditional_log_likelihood(exact.model, guide, x, ["label"], ["image"], 10)
-    found, error = mean_and_se(bounds.mean)
-    assert abs(found - expected) < 4 * error
+    estimate, error = mean_and_se(bounds.mean)
+    assert abs(estimate - expected) < 4 * error
 
 
 def test_the_embedding_of_the_condition_is_the_mean_of_the_prior(exact):
@@ -234,21 +234,21 @@ def test_the_embedding_of_the_condition_is_the_mean_of_the_prior(exact):
     torch.testing.assert_close(embed(exact.guide(), x), exact.guide().posterior(x).mean)
 
 
-def test_a_row_without_its_target_counts_nothing(exact):
+def test_a_row_without_its_target_contributes_nothing(exact):
     x, guide = exact.data(6), exact.guide(False)
     observed = {"image": torch.tensor([True, False, True, False, True, True])}
-    held = {name: values[observed["image"]] for name, values in x.items()}
+    complete = {name: values[observed["image"]] for name, values in x.items()}
     for kl in ("sampled", "analytic"):
         losses = []
         for batch in ((x, observed), (dict(x, image=x["image"].where(observed["image"][:, None], math.nan)), observed)):
             torch.manual_seed(0)
             losses.append(plain(kl=kl).report(exact.model, guide, *batch))
         assert losses[0] == losses[1]
-    found = log_likelihood(
+    estimate = log_likelihood(
         exact.model, exact.guide(), x, ["image"], ["label"], 10, observed, scales=[1], related=0, prior=0
     )
-    torch.testing.assert_close(found.values[observed["image"]], exact.log_likelihood(held))
-    assert (found.values[~observed["image"]] == 0).all()
+    torch.testing.assert_close(estimate.values[observed["image"]], exact.log_likelihood(complete))
+    assert (estimate.values[~observed["image"]] == 0).all()
 
 
 def test_every_row_needs_every_condition(exact):
@@ -276,7 +276,7 @@ def test_every_row_needs_every_condition(exact):
             call()
 
 
-def test_what_it_cannot_score_or_generate_is_refused_by_name(exact):
+def test_a_condition_can_be_neither_scored_nor_generated(exact):
     x, guide, model = exact.data(4), exact.guide(), exact.model
     with pytest.raises(ValueError, match=r"no likelihood of \['label'\]"):
         log_likelihood(model, guide, x, ["label"], ["image"], 5)
@@ -298,14 +298,14 @@ def test_what_it_cannot_score_or_generate_is_refused_by_name(exact):
     "likelihoods, conditions, features",
     [((), ["label"], ()), (("image",), [], ()), (("image",), ["image"], ()), (("image",), ["label"], ("word",))],
 )
-def test_a_model_that_makes_no_sense_is_refused(likelihoods, conditions, features):
+def test_inconsistent_modalities_are_named(likelihoods, conditions, features):
     parts = {name: NormalLikelihood(nn.Linear(2, 2)) for name in likelihoods}
     with pytest.raises(ValueError, match="conditions"):
         ConditionalModel(2, parts, conditions, features={name: Same(2) for name in features})
 
 
 @pytest.mark.parametrize("method", KINDS)
-def test_the_recipe_takes_names_and_refuses_what_there_is_not(method):
+def test_the_recipe_accepts_names_of_modalities_and_names_unknown_ones(method):
     networks = Networks({**MODALITIES, "other": MODALITIES["signal"]}, (8,))
     for options, expected in (
         ({}, ("signal", "label")),
@@ -339,7 +339,7 @@ def test_the_shared_prior_trains_once_and_stays_shared(method, options, tmp_path
     assert loaded.guide.networks["label"] is loaded.model.prior
     x = {"label": torch.tensor([0, 1, 2])}
     torch.testing.assert_close(loaded.model.prior(x["label"]).mean, prior(x["label"]).mean)
-    # one step of plain SVI moves the prior as one step of Adam on each parameter once does
+    # a step of SVI updates the prior as a step of Adam that has each parameter once
     moved = {}
     for way in ("svi", "torch"):
         torch.manual_seed(0)
@@ -368,10 +368,10 @@ def test_the_report_has_what_exists_and_null_elsewhere():
     assert set(report["log_likelihood"].values()) == {None}
     assert report["conditional_log_likelihood"]["signal->label"] is None
     assert report["guide_conditional_log_likelihood"]["signal->label"] is None
-    found = log_likelihood(recipe.model, recipe.guide, splits.test.rows(torch.arange(20))[0], ["signal"], ["label"])
+    estimate = log_likelihood(recipe.model, recipe.guide, splits.test.rows(torch.arange(20))[0], ["signal"], ["label"])
     value = report["conditional_log_likelihood"]["label->signal"]
-    assert abs(value["value"] - found.mean) < 4 * (value["mc_se"] + found.mc_se) + 0.05
-    assert report["guide_conditional_log_likelihood"]["label->signal"]["mean"]["value"] < found.mean + 0.1
+    assert abs(value["value"] - estimate.mean) < 4 * (value["mc_se"] + estimate.mc_se) + 0.05
+    assert report["guide_conditional_log_likelihood"]["label->signal"]["mean"]["value"] < estimate.mean + 0.1
     assert report["latent_accuracy"]["signal"] is None and report["latent_accuracy"]["signal+label"] is not None
 
 

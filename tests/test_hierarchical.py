@@ -114,10 +114,10 @@ class Hierarchy:
         place = self.slices()[0]
         below, covariance = mean[place], torch.linalg.inv(precision)[place, place]
         names = self.modalities if subset is None else subset
-        held = torch.cat([torch.full((len(self.flat.offsets[m]),), m in names) for m in self.modalities])
-        loading, noise = self.loading[held], self.noise[held]
+        observed = torch.cat([torch.full((len(self.flat.offsets[m]),), m in names) for m in self.modalities])
+        loading, noise = self.loading[observed], self.noise[observed]
         spread = loading @ covariance @ loading.T + (noise**2).diag()
-        marginal = torch.distributions.MultivariateNormal(loading @ below + self.offset[held], spread)
+        marginal = torch.distributions.MultivariateNormal(loading @ below + self.offset[observed], spread)
         return marginal.log_prob(torch.cat([x[m] for m in names], -1))
 
     def posterior(self):
@@ -138,7 +138,7 @@ class Hierarchy:
         return Factorized(self.modalities, layers, bottom_up).double()
 
     def bound(self, x, guide):
-        """The bound of each row for any factorized guide, `(rows,)`, by expectations of quadratic forms."""
+        """The bound of each data point for any factorized guide, `(batch,)`, by expectations of quadratic forms."""
         sites = guide.posterior(x)
         layers = [sites[f"z{number}"] for number in range(1, len(self.dims) + 1)]
         means, variances = [q.mean for q in layers], [q.variance for q in layers]
@@ -167,12 +167,12 @@ def test_the_bound_equals_its_closed_form(problem, kl):
     x = repeated(problem.sample(1), 1000)
     for guide in (problem.guide(), problem.guide(0.3, 1.4), problem.guide(0.3, 1.4, bottom_up=True)):
         exact = problem.bound(x, guide)[0]
-        found, error = mean_and_se(estimates(plain(kl=kl), problem.model(), guide, x))
-        assert abs(found - exact) < 4 * error
+        estimate, error = mean_and_se(estimates(plain(kl=kl), problem.model(), guide, x))
+        assert abs(estimate - exact) < 4 * error
         assert error < 0.2
 
 
-def test_the_best_factorized_guide_misses_the_evidence_by_the_computed_gap(problem):
+def test_the_gap_of_the_best_factorized_guide_is_as_computed(problem):
     x, (_, _, precision) = problem.sample(20), problem.posterior()
     gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))
     best = problem.bound(x, problem.guide())
@@ -210,7 +210,7 @@ def test_the_kl_of_a_layer_is_exact_given_the_layer_above():
     assert report["kl/z2"].item() == pytest.approx(kl_normal(sites["z2"], standard).sum().item())
 
 
-def test_an_upper_layer_that_says_nothing_leaves_jmvae():
+def test_with_an_uninformative_upper_layer_it_is_jmvae():
     problem = Hierarchy((3, 2))
     for matrix, bias, scale in problem.transitions:
         matrix.zero_(), bias.zero_(), scale.fill_(1.0)
@@ -232,12 +232,12 @@ def test_an_upper_layer_that_says_nothing_leaves_jmvae():
     # the same bound: both in closed form
     one = Hierarchy((3,))
     torch.testing.assert_close(problem.bound(x, guide), one.bound(x, below))
-    found, error = mean_and_se(estimates(plain(), problem.flat.model(), flat, repeated(x, 500)))
-    assert abs(found - problem.bound(x, guide)[0]) < 4 * error
+    estimate, error = mean_and_se(estimates(plain(), problem.flat.model(), flat, repeated(x, 500)))
+    assert abs(estimate - problem.bound(x, guide)[0]) < 4 * error
 
 
 @pytest.mark.parametrize("kl", ("analytic", "sampled"))
-def test_one_layer_is_jmvae_value_for_value(kl):
+def test_with_one_layer_every_value_is_that_of_jmvae(kl):
     branches = {"image": MLP(4, 8, (8,)), "label": MLP(5, 8, (8,))}
     likelihoods = {"image": NormalLikelihood(MLP(3, 4, (8,))), "label": NormalLikelihood(MLP(3, 5, (8,)))}
     hierarchical, flat = HierarchicalGuide((3,), branches, (8,)), JointGuide(3, branches)
@@ -254,16 +254,16 @@ def test_one_layer_is_jmvae_value_for_value(kl):
 def test_importance_sampling_gives_the_evidence(problem):
     x = problem.sample(10)
     for share in (0.0, 0.2):
-        found = log_likelihood(problem.model(), problem.guide(0, 1.2), x, num_samples=5000, related=0, prior=share)
+        estimate = log_likelihood(problem.model(), problem.guide(0, 1.2), x, num_samples=5000, related=0, prior=share)
         assert (
-            abs(found.values - problem.log_evidence(x)) < 4.5 * found.standard_errors + 5e-3
-        ).all() and found.mc_se < 0.1
+            abs(estimate.values - problem.log_evidence(x)) < 4.5 * estimate.standard_errors + 5e-3
+        ).all() and estimate.mc_se < 0.1
 
 
 def test_joint_samples_have_the_moments_of_the_hierarchy():
     problem = Hierarchy((3, 2, 2))
-    found, (mean, precision) = joint_samples(problem.model(), 40_000), problem.prior()
-    joined, place = problem.joined(found), problem.slices()[0]
+    samples, (mean, precision) = joint_samples(problem.model(), 40_000), problem.prior()
+    joined, place = problem.joined(samples), problem.slices()[0]
     covariance = problem.loading @ torch.linalg.inv(precision)[place, place] @ problem.loading.T
     variance = covariance.diagonal() + problem.noise**2
     expected = problem.loading @ mean[place] + problem.offset
@@ -286,16 +286,16 @@ def test_the_guides_bound_is_that_of_eq_6():
     assert (full.diagonal() - variance).abs().max() < 1e-12
     model, both = problem.model(), list(problem.modalities)
     bounds = guide_conditional_log_likelihood(model, guide, x, both, ["image"], 3)
-    found, error = mean_and_se(bounds.mean)
-    assert abs(found - expected) < 4 * error
-    # with the layer above fixed, N^2 draws below: the variance falls by N^2
+    estimate, error = mean_and_se(bounds.mean)
+    assert abs(estimate - expected) < 4 * error
+    # with the layer above fixed there are N^2 samples below: the variance falls by N^2
     guide.layers[1].log_scale.data.fill_(-20.0)
     one = guide_conditional_log_likelihood(model, guide, x, both, ["image"], 1).mean.var()
     five = guide_conditional_log_likelihood(model, guide, x, both, ["image"], 5).mean.var()
     assert 25 / 1.3 < one / five < 25 * 1.3
 
 
-def test_the_guide_reads_every_layer_off_one_deterministic_path():
+def test_the_guide_computes_every_layer_along_one_deterministic_path():
     guide = HierarchicalGuide((4, 3, 2), {"image": MLP(4, 8, (8,)), "label": MLP(5, 8, (8,))}, (16, 8))
     x = {"image": torch.randn(6, 4), "label": torch.randn(6, 5)}
     first, second = guide.posterior(x), guide.posterior(x)
@@ -323,13 +323,13 @@ def test_sizes_and_transitions_must_agree(dims, transitions):
 
 
 @pytest.mark.parametrize("names", [(), ("z1",), ("data",)])
-def test_names_of_latents_are_refused(names):
+def test_modalities_cannot_have_the_names_of_latents(names):
     with pytest.raises(ValueError, match="latent|at least one"):
         HierarchicalModel((2,), {name: NormalLikelihood(nn.Linear(2, 2)) for name in names}, [])
 
 
 @pytest.mark.parametrize("options, dims", [({}, (3, 3)), ({"layers": 3, "dims": [5, 4, 2]}, (5, 4, 2))])
-def test_the_recipe_trains_loads_and_answers_every_subset(options, dims, tmp_path):
+def test_the_recipe_trains_loads_and_supports_every_subset(options, dims, tmp_path):
     splits = Splits(toy_data(60), toy_data(20, 1, "validation"), toy_data(20, 2, "test"))
     recipe = build("jmvae-h", toy_networks(), 3, rounds=3, beta=0.5, warmup=2, **options)
     assert recipe.model.latent_dims == dims
@@ -342,11 +342,11 @@ def test_the_recipe_trains_loads_and_answers_every_subset(options, dims, tmp_pat
         assert torch.equal(p, after[name])
     x, _ = splits.test.rows(torch.arange(5))
     for given in (["label"], ["signal"], ["signal", "label"]):
-        held = {name: x[name] for name in given}
-        assert cross_generate(loaded.model, loaded.guide, held, ["signal"], 2)["signal"].shape == (2, 5, 4)
-        assert embed(loaded.guide, held).shape == (5, dims[-1])
-        drawn = Predictive(predictive(loaded.model, loaded.guide, ["label"]), num_samples=2)(held)
-        assert drawn["label"].shape[-1] == 5
+        inputs = {name: x[name] for name in given}
+        assert cross_generate(loaded.model, loaded.guide, inputs, ["signal"], 2)["signal"].shape == (2, 5, 4)
+        assert embed(loaded.guide, inputs).shape == (5, dims[-1])
+        samples = Predictive(predictive(loaded.model, loaded.guide, ["label"]), num_samples=2)(inputs)
+        assert samples["label"].shape[-1] == 5
     result = evaluate(loaded.model, loaded.guide, splits, num_samples=5, guide_samples=2, coherence_samples=20)
     report = result.to_dict()
     assert report["guide_conditional_log_likelihood"]["label->signal"] and report["latent_accuracy"]["label"]
@@ -369,7 +369,7 @@ def test_the_weight_of_the_kl_is_that_of_every_layer():
     assert values[2] - values[0] == pytest.approx(3 * divergence, rel=1e-4)
 
 
-def test_pyros_elbo_agrees():
+def test_it_agrees_with_the_elbo_of_pyro():
     problem = Hierarchy()
     x, guide, model = problem.sample(6), problem.guide(0.2), problem.model()
     torch.manual_seed(0)
@@ -379,7 +379,7 @@ def test_pyros_elbo_agrees():
 
 
 @pytest.mark.parametrize("options", [{"layers": 1}, {"layers": 3, "dims": (2, 2)}])
-def test_bad_options(options):
+def test_invalid_options_are_named(options):
     with pytest.raises(ValueError, match="layers must be at least 2 and dims"):
         build("jmvae-h", toy_networks(), 2, **options)
     assert isinstance(build("jmvae-h", toy_networks(), 2).guide, IterativeSampling)

@@ -1,4 +1,4 @@
-"""Programs as others see them: their sites, plates and shapes, the priors, likelihoods, networks and encoders."""
+"""The interface of programs: sites, plates and shapes, priors, likelihoods, networks and encoders."""
 
 import math
 
@@ -44,12 +44,12 @@ NAMES = ("a", "b", "c", "d", "e")
 COUNTS = (1, 2, 3, 5)
 
 
-def model_and_guide(count, family=ProductOfExperts):
+def model_and_guide(count, guide_class=ProductOfExperts):
     names = NAMES[:count]
     model = MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3, (8,))) for name in names})
-    if family is JointGuide:
+    if guide_class is JointGuide:
         return model, JointGuide(2, {name: MLP(3, 6, (8,)) for name in names})
-    return model, family(2, {name: NormalEncoder(MLP(3, 6, (8,)), 2) for name in names})
+    return model, guide_class(2, {name: NormalEncoder(MLP(3, 6, (8,)), 2) for name in names})
 
 
 def batch(count):
@@ -61,9 +61,9 @@ def sites(trace):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("family", (ProductOfExperts, MixtureOfExperts, MixtureOfProducts, JointGuide))
-def test_sites_and_plates(count, family):
-    model, guide = model_and_guide(count, family)
+@pytest.mark.parametrize("guide_class", (ProductOfExperts, MixtureOfExperts, MixtureOfProducts, JointGuide))
+def test_sites_and_plates(count, guide_class):
+    model, guide = model_and_guide(count, guide_class)
     x = batch(count)
     trace = poutine.trace(guide).get_trace(x)
     assert sites(trace) == {"data", "z"}
@@ -79,7 +79,7 @@ def test_sites_and_plates(count, family):
     assert all(trace.nodes[name]["log_prob"].shape == (ROWS,) for name in ("z", *NAMES[:count]))
 
 
-def test_an_absent_key_makes_no_site_and_none_an_unobserved_one():
+def test_an_absent_modality_has_no_site_and_none_is_sampled():
     model, _ = model_and_guide(3)
     trace = poutine.trace(model).get_trace({"b": torch.zeros(ROWS, 3), "c": None})
     assert sites(trace) == {"data", "z", "b", "c"}
@@ -97,7 +97,7 @@ def test_attributes_of_programs():
     assert joint.subsets == (("b",), ("a", "b"))
 
 
-def test_latents_shared_through_a_trunk_that_runs_once():
+def test_a_trunk_runs_once_for_all_likelihoods():
     calls = []
     trunk = nn.Linear(2, 6)
     trunk.register_forward_hook(lambda *_: calls.append(1))
@@ -140,7 +140,7 @@ def test_likelihoods_accept_any_leading_dims(name, lead):
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_likelihoods_accept_their_own_samples(name):
+def test_samples_pass_the_check_of_their_likelihood(name):
     likelihood, _ = LIKELIHOODS[name]
     likelihood.check(likelihood(torch.randn(ROWS, 2)).sample(), name)
 
@@ -155,7 +155,7 @@ def test_scales_of_likelihoods():
             NormalLikelihood(MLP(2, 3), scale=scale)
 
 
-def test_a_learned_scale_finds_the_noise_of_the_data():
+def test_a_learned_scale_converges_to_the_noise_of_the_data():
     likelihood = NormalLikelihood(nn.Linear(1, 50), learn_scale=True)
     nn.init.zeros_(likelihood.network.weight), nn.init.zeros_(likelihood.network.bias)
     values = 0.2 * torch.randn(200, 50)
@@ -203,7 +203,7 @@ def test_networks_accept_any_leading_dims(lead):
 
 
 @pytest.mark.parametrize("shape", [(2, 12, 9, 3), (1, 9, 12), (3, 10, 12), (12,)], ids=str)
-def test_a_convolution_refuses_other_images(shape):
+def test_a_convolution_names_the_shape_it_expects(shape):
     with pytest.raises(ValueError, match=r"expected inputs of shape \(..., 3, 9, 12\), got"):
         ConvEncoder((3, 9, 12), 6, (4, 8))(torch.zeros(shape))
 
@@ -220,34 +220,34 @@ def test_normal_encoders(scale, function):
 
 
 class PrecisionWeightedExperts(Guide):
-    """The guide of one method that the documentation shows."""
+    """A guide of one method, as in the documentation."""
 
     def posterior(self, x, observed=None):
         return product_of_experts(self.experts(x, observed), prior=self.prior)
 
 
-def test_a_guide_of_ones_own_is_one_method():
+def test_a_custom_guide_is_one_method():
     encoders = {name: NormalEncoder(MLP(3, 6, (8,)), 2) for name in NAMES[:3]}
-    own, ours = PrecisionWeightedExperts(2, encoders), ProductOfExperts(2, encoders)
+    custom, builtin = PrecisionWeightedExperts(2, encoders), ProductOfExperts(2, encoders)
     x, observed = batch(3), {"b": torch.tensor([True, False, False, True])}
-    assert torch.equal(own.posterior(x, observed).mean, ours.posterior(x, observed).mean)
+    assert torch.equal(custom.posterior(x, observed).mean, builtin.posterior(x, observed).mean)
     torch.manual_seed(0)
-    first = own(x, observed)["z"]
+    first = custom(x, observed)["z"]
     torch.manual_seed(0)
-    assert torch.equal(first, ours(x, observed)["z"])
+    assert torch.equal(first, builtin(x, observed)["z"])
     with pytest.raises(TypeError, match="abstract"):
         Guide(2, encoders)
 
 
 class TwoLatents(Guide):
-    """A dict of sites instead of one distribution."""
+    """A guide that returns a dict of sites instead of one distribution."""
 
     def posterior(self, x, observed=None):
         z = product_of_experts(self.experts(x, observed), prior=self.prior)
         return {"z1": z, "z2": dist.Normal(torch.zeros_like(z.mean), 1.0).to_event(1)}
 
 
-def test_a_guide_may_return_a_dict_of_sites():
+def test_a_guide_can_return_a_dict_of_sites():
     guide = TwoLatents(2, {"a": NormalEncoder(MLP(3, 6, (8,)), 2)})
     trace = poutine.trace(guide).get_trace(batch(1))
     assert sites(trace) == {"data", "z1", "z2"} and trace.nodes["z2"]["value"].shape == (ROWS, 2)
@@ -266,21 +266,21 @@ def test_a_plain_function_is_accepted_wherever_a_guide_is(loss):
     assert math.isfinite(svi.step(batch(1))) and (pyro.param("loc") != 0).all()
 
 
-@pytest.mark.parametrize("family", (ProductOfExperts, MixtureOfExperts, MixtureOfProducts))
+@pytest.mark.parametrize("guide_class", (ProductOfExperts, MixtureOfExperts, MixtureOfProducts))
 @pytest.mark.parametrize("count", COUNTS)
-def test_every_parameter_gets_a_finite_gradient(count, family):
-    model, guide = model_and_guide(count, family)
+def test_every_parameter_gets_a_finite_gradient(count, guide_class):
+    model, guide = model_and_guide(count, guide_class)
     StratifiedELBO(2).loss_and_grads(model, guide, batch(count))
     for parameter in (*model.parameters(), *guide.parameters()):
         assert torch.isfinite(parameter.grad).all() and parameter.grad.abs().sum() > 0
 
 
 def test_double_precision_stays_double_precision():
-    for family in (ProductOfExperts, MixtureOfExperts, MixtureOfProducts, JointGuide):
-        model, guide = (program.double() for program in model_and_guide(2, family))
+    for guide_class in (ProductOfExperts, MixtureOfExperts, MixtureOfProducts, JointGuide):
+        model, guide = (program.double() for program in model_and_guide(2, guide_class))
         x = {name: values.double() for name, values in batch(2).items()}
-        observed = None if family is JointGuide else {"a": torch.tensor([True, False, True, True])}
-        for loss in (StratifiedELBO(2), subset_elbo()) if family is not JointGuide else (StratifiedELBO(2),):
+        observed = None if guide_class is JointGuide else {"a": torch.tensor([True, False, True, True])}
+        for loss in (StratifiedELBO(2), subset_elbo()) if guide_class is not JointGuide else (StratifiedELBO(2),):
             assert loss.differentiable_loss(model, guide, x, observed).dtype == torch.float64
             assert guide(x, observed)["z"].dtype == torch.float64
 

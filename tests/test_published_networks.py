@@ -57,7 +57,7 @@ INSTANCE = (
 SVHN = (3, 32, 32)
 
 
-def plain(*channels):
+def convolutions(*channels):
     return sum(convolution(before, after, 4, 4) for before, after in itertools.pairwise(channels))
 
 
@@ -105,22 +105,22 @@ PUBLISHED = {
     # the heads, and the layer that MoPoE has before them, are convolutions of the whole map in the papers
     "mmvae svhn in": (
         lambda: NormalEncoder(ConvEncoder(SVHN, None, (32, 64, 128), 4), 20),
-        plain(3, 32, 64, 128) + 2 * plain(128, 20),
+        convolutions(3, 32, 64, 128) + 2 * convolutions(128, 20),
     ),
-    "mmvae svhn out": (lambda: ConvDecoder(20, SVHN, (128, 64, 32), 4), plain(20, 128, 64, 32, 3)),
+    "mmvae svhn out": (lambda: ConvDecoder(20, SVHN, (128, 64, 32), 4), convolutions(20, 128, 64, 32, 3)),
     "mopoe svhn in": (
         lambda: NormalEncoder(ConvEncoder(SVHN, 128, (32, 64, 64), 4), 20),
-        plain(3, 32, 64, 64, 128) + 2 * convolution(128, 20),
+        convolutions(3, 32, 64, 64, 128) + 2 * convolution(128, 20),
     ),
     "mopoe svhn out": (
         lambda: ConvDecoder(20, SVHN, (64, 64, 32), 4, 128),
-        convolution(20, 128) + plain(128, 64, 64, 32, 3),
+        convolution(20, 128) + convolutions(128, 64, 64, 32, 3),
     ),
     "birds in": (
         lambda: NormalEncoder(ConvEncoder(IMAGE, None, (64, 128, 256, 512), 4), 64),
-        plain(3, 64, 128, 256, 512) + 2 * plain(512, 64),
+        convolutions(3, 64, 128, 256, 512) + 2 * convolutions(512, 64),
     ),
-    "birds out": (lambda: ConvDecoder(64, IMAGE, (512, 256, 128, 64), 4), plain(64, 512, 256, 128, 64, 3)),
+    "birds out": (lambda: ConvDecoder(64, IMAGE, (512, 256, 128, 64), 4), convolutions(64, 512, 256, 128, 64, 3)),
     "words in": (lambda: GRUTextEncoder(20, 9), 20 * 100 + 3 * 200 * (100 + 200 + 2)),
 }
 

@@ -24,7 +24,7 @@ DIGITS = ("image", "word")
 
 
 class Interrupted(Exception):
-    """What ends a run in these tests."""
+    """Ends a run in these tests."""
 
 
 def rows():
@@ -77,7 +77,7 @@ def test_the_sizes_are_those_of_the_paper(inference, joined):
 
 
 @pytest.mark.parametrize("inference", ["marginal", "joint"])
-def test_image_and_text_train_one_module_that_runs_once_a_step(inference):
+def test_image_and_text_train_one_module_that_runs_once_per_step(inference):
     x, _ = rows().rows(torch.arange(ROWS))
     gradients = []
     for weights in ({}, {"text": 0.0}, {"image": 0.0}):
@@ -124,7 +124,7 @@ def test_plain_svi_registers_every_parameter_once():
     assert sorted(moved) == sorted(before)
 
 
-def test_later_stages_and_predictions_leave_the_shared_layers_as_they_are(tmp_path):
+def test_later_stages_and_predictions_do_not_change_the_shared_layers(tmp_path):
     recipe = recipe_of(aggregate=True, aggregate_prior=True)
     first = state(recipe.model.trunk), state(shared_in(recipe.guide)[0])
     data = rows()
@@ -136,7 +136,7 @@ def test_later_stages_and_predictions_leave_the_shared_layers_as_they_are(tmp_pa
     assert same(shared[0], shared[1]) and same(shared[0], shared[2])
     for before, after in zip(first, (recipe.model.trunk, shared_in(recipe.guide)[0]), strict=True):
         assert not any(torch.equal(before[name], value) for name, value in after.state_dict().items())
-    # the text's prediction runs the decoder by its running statistics: a row alone gives what it gives among others
+    # predictions use the running statistics of the decoder: a data point does not depend on the others
     model, guide, _ = load(tmp_path)
     before, x = state(model), rows().rows(torch.arange(4))[0]
     assert cross_generate(model, guide, {"text": x["text"]}, ["image"], num_samples=2)["image"].shape == (2, 4, 6)
@@ -171,7 +171,7 @@ def test_a_run_resumes_bit_for_bit_and_loads(tmp_path, inference):
     assert loaded.recipe.num_parameters == whole.num_parameters
 
 
-def test_what_is_no_answer_is_refused_and_false_is_the_default():
+def test_the_option_is_a_boolean_and_false_by_default():
     with pytest.raises(ValueError, match="shared must be True or False, got 'yes'"):
         recipe_of(shared="yes")
     recipe = build("vlvae", networks_for(MODALITIES, (16,)), 2)
