@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from multipyro.inference.recipes._options import Count, Option, Share, Weight, check_options, options_of
+from multipyro.inference.options import Count, Option, Share, Weight, check_options, options_of
 
 
 def build(

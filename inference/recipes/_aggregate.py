@@ -15,9 +15,9 @@ from multipyro.guides import AggregateGuide, Guide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
 from multipyro.inference.objectives.weights import SiteWeights
+from multipyro.inference.options import Bounds, Weight
 from multipyro.inference.programs import Handler, Program, Subset, handler, unwrap
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting
-from multipyro.inference.recipes._options import Bounds, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import FlowPrior, MultimodalModel
 from multipyro.ppl_models.networks.flows import ConditionalFlow

@@ -11,8 +11,8 @@ from torch import nn
 from multipyro.data import Modality
 from multipyro.inference._program_modules import count_parameters
 from multipyro.inference.objectives.weights import LinearWarmup, SiteWeights
+from multipyro.inference.options import Bounds, Option, Weight, options_of
 from multipyro.inference.programs import Program
-from multipyro.inference.recipes._options import Bounds, Option, Weight, options_of
 from multipyro.inference.recipes.networks import Networks
 
 __all__ = ["MethodInfo", "Recipe", "Stage", "Update", "Weighting", "method"]

@@ -6,10 +6,10 @@ from typing import Any
 
 from multipyro.data import Modality
 from multipyro.inference.objectives.spec import instances_in
+from multipyro.inference.options import Option, check_options, options_of
 from multipyro.inference.programs import Binding, Part, Program
 from multipyro.inference.recipes._aggregate import with_aggregates
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Weighting
-from multipyro.inference.recipes._options import Option, check_options, options_of
 from multipyro.inference.recipes.bivcca import bivcca
 from multipyro.inference.recipes.bridged import bridged
 from multipyro.inference.recipes.conditional import cmma, cvae

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, by_subset, elbo, sum_over
+from multipyro.inference.options import Share, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Share, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 

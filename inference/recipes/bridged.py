@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from multipyro.guides import BridgedGuide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
+from multipyro.inference.options import Count
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Count
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 

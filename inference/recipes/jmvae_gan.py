@@ -3,8 +3,8 @@
 from typing import Literal
 
 from multipyro.inference.objectives import DiscriminatorLoss, GeneratorLoss
+from multipyro.inference.options import Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Update, Weighting, method
-from multipyro.inference.recipes._options import Weight
 from multipyro.inference.recipes.jmvae import jmvae_kl
 from multipyro.inference.recipes.networks import Networks
 

@@ -6,8 +6,8 @@ from typing import Literal
 from multipyro.guides import HierarchicalGuide, IterativeSampling, NormalEncoder
 from multipyro.inference.handlers import without_completion
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.options import Count
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Count
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, HierarchicalModel
 

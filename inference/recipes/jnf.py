@@ -18,8 +18,8 @@ References:
 from multipyro.guides import FlowExperts, NormalEncoder
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
+from multipyro.inference.options import Count, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 from multipyro.ppl_models.networks.flows import ConditionalFlow

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import JensenShannonELBO
+from multipyro.inference.options import Count, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel

@@ -5,8 +5,8 @@ from typing import Literal
 
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.options import Count, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel

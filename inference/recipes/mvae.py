@@ -5,8 +5,8 @@ from typing import Annotated
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference.objectives import subset_elbo
+from multipyro.inference.options import Bounds, Count, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Bounds, Count, Weight
 from multipyro.inference.recipes._private import private_latents
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel

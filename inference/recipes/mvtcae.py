@@ -17,8 +17,8 @@ References:
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference.objectives import GUIDE, MODEL, NUM_MODALITIES, SINGLES, SUBSET, elbo, number, sum_over
+from multipyro.inference.options import Share
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Share
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 

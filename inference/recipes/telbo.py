@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from multipyro.guides import JointGuide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, sum_over
+from multipyro.inference.options import Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Weight
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MultimodalModel
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from multipyro.batch import Rows
 from multipyro.guides import Guide, JointGuide, NormalEncoder
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.options import Share
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._options import Share
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import MLP, AutoregressiveTextLikelihood, MultimodalModel
 from multipyro.ppl_models.networks import ResidualMLP
