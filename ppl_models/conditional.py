@@ -40,7 +40,7 @@ class ConditionalModel(GenerativeProgram):
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
 
     Sites:
-        `z`, and each target of `x` under its own name, in the plate `data`.
+        `z`, and each target of `x` under its name, in the plate `data`.
 
     Raises:
         ValueError: If there are no targets or no conditions, a modality is both, or has the name of a latent; when

@@ -32,7 +32,7 @@ class HierarchicalModel(GenerativeProgram):
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
 
     Sites:
-        `zL, ..., z1` in this order, each modality of `x` under its own name, all in the plate `data`.
+        `zL, ..., z1` in this order, each modality of `x` under its name, all in the plate `data`.
 
     Raises:
         ValueError: If there are no likelihoods, a modality has the name of a latent or of a plate, or the numbers of

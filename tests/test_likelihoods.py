@@ -374,8 +374,8 @@ def test_an_exposure_multiplies_the_mean(name):
 
 
 @pytest.mark.parametrize("name", sorted(ENTRYWISE.keys() - COUNT_LIKELIHOODS))
-def test_other_likelihoods_take_no_exposure(name):
-    with pytest.raises(TypeError, match="takes no exposure"):
+def test_other_likelihoods_accept_no_exposure(name):
+    with pytest.raises(TypeError, match="does not accept an exposure"):
         ENTRYWISE[name][0](network_for(name))(torch.zeros(3, 2), torch.ones(3))
 
 
@@ -439,7 +439,7 @@ def test_handlers_and_training_keep_the_exposure_of_a_modality():
     "entry, error, message",
     [
         ({"rna.exposure": torch.tensor([1.0, 0.0])}, ValueError, r"x\['rna.exposure'\] must be positive, got 0"),
-        ({"protein.exposure": torch.ones(2)}, TypeError, "NormalLikelihood takes no exposure"),
+        ({"protein.exposure": torch.ones(2)}, TypeError, "NormalLikelihood does not accept an exposure"),
         ({"dna.exposure": torch.ones(2)}, ValueError, r"unknown modality \['dna.exposure'\]"),
         ({"rna.exposure": torch.ones(3)}, ValueError, "same number of rows"),
     ],

@@ -78,14 +78,14 @@ class Likelihood(nn.Module, ABC):
 
         Args:
             latents: `(..., batch, latent_dim)`.
-            exposure: Of counts, what their means are multiplied by: the library size of a cell, the length of an
+            exposure: Factor of the means of counts, such as the library size of a cell or the length of an
                 observation; positive, `(batch,)` or `(batch, *event)`; 1 if None.
 
         Returns:
             A distribution of batch shape `(..., batch)` and the event shape of the data.
 
         Raises:
-            TypeError: If there is an exposure but the likelihood has none.
+            TypeError: If there is an exposure but the likelihood does not accept one.
         """
         outputs = self.network(latents)
         if exposure is None:
@@ -95,7 +95,7 @@ class Likelihood(nn.Module, ABC):
             aligned = exposure.reshape(*exposure.shape, *[1] * (1 + event_dims - exposure.dim()))
             distribution = self.distribution(outputs, aligned)
         else:
-            raise TypeError(f"{type(self).__name__} takes no exposure: likelihoods of counts do")
+            raise TypeError(f"{type(self).__name__} does not accept an exposure: only likelihoods of counts do")
         if self.missing_entries and self.independent_entries:
             distribution = MissingEntries(distribution)
         return distribution.to_event(len(distribution.batch_shape) - latents.dim() + 1)
@@ -157,7 +157,7 @@ def register_positive(
         name: Name of the positive quantity.
         value: Its value, or where learning starts.
         learn: Whether it is learned.
-        shape: Shape to which `value` is expanded; its own if None.
+        shape: Shape to which `value` is expanded; None to keep its shape.
 
     Raises:
         ValueError: If a value is not positive.

@@ -77,7 +77,7 @@ class OrdinalLikelihood(Likelihood):
 
     Args:
         network: Module from latents to locations `(..., batch, *event)`. If it has an attribute `out_shape`, each entry
-            has cutpoints of its own; otherwise all entries share them.
+            has separate cutpoints; otherwise all entries share them.
         num_classes: Number of classes `K`. The cutpoints start where location 0 makes all classes equally probable.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 

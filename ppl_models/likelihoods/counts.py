@@ -152,10 +152,10 @@ class ZeroInflatedPoissonLikelihood(CountLikelihood):
 
 
 class StableNegativeBinomial(dist.NegativeBinomial):
-    """A negative binomial whose probabilities keep their digits at any `total_count`.
+    """A negative binomial whose probabilities are accurate in single precision at any `total_count`.
 
-    torch's is a difference of terms of the size of `total_count`: at 1e7, nearly a Poisson distribution, no digit is
-    correct in single precision.
+    The log-probability of torch is a difference of terms as large as `total_count`: at 1e7, where the distribution is
+    nearly Poisson, no digit of it is correct.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:

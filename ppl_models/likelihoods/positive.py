@@ -46,9 +46,9 @@ class LogNormalLikelihood(LocationScaleLikelihood):
 
 
 class StableGamma(dist.Gamma):
-    """A gamma distribution whose density keeps its digits at any concentration.
+    """A gamma distribution whose density is accurate in single precision at any concentration.
 
-    torch's is a difference of terms of the size of the concentration: at 1e7 no digit is correct in single precision.
+    The density of torch is a difference of terms as large as the concentration: at 1e7 no digit of it is correct.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
