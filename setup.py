@@ -24,7 +24,7 @@ def version():
 
 def packages():
     """List every package: each top-level source folder and the packages inside it."""
-    names = ["multipyro"]
+    names = ["multipyro", "multipyro.testing"]
     for folder in SUBPACKAGES:
         names.append(f"multipyro.{folder}")
         names.extend(f"multipyro.{folder}.{inner}" for inner in find_packages(str(ROOT / folder)))

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 __all__ = ["on_config", "on_files", "on_page_markdown"]
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import ROOT, with_sources, with_table
+from pages import ROOT, with_methods, with_sources, with_table
 
 SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 
@@ -22,7 +22,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Lays the source folders out as they are imported, for the reference is read from the files."""
     package = Path(tempfile.mkdtemp()) / "multipyro"
     package.mkdir()
-    for path in (*(ROOT / "multipyro").glob("*.py"), *(ROOT / name for name in SUBPACKAGES)):
+    inside = (path for path in (ROOT / "multipyro").iterdir() if path.name not in SUBPACKAGES)
+    for path in (*inside, *(ROOT / name for name in SUBPACKAGES)):
         os.symlink(path, package / path.name)
     config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(package.parent)]
     return config
@@ -39,5 +40,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Prints classes of the examples and the table of methods where a page asks for them."""
-    return with_table(with_sources(markdown))
+    """Prints classes of the examples and the methods where a page asks for them."""
+    return with_methods(with_table(with_sources(markdown)))

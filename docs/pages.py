@@ -6,11 +6,13 @@ Run as a script, it brings the table of the README up to date.
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
-__all__ = ["ROOT", "methods_table", "with_sources", "with_table"]
+__all__ = ["ROOT", "method_sections", "methods_table", "with_methods", "with_sources", "with_table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _SOURCE = re.compile(r"^<!-- source (\S+):(\w+) -->$", re.MULTILINE)
+_SECTIONS = "<!-- sections of methods -->"
 _TABLE = re.compile(r"(<!-- methods -->\n).*?(<!-- end of methods -->)", re.DOTALL)
 
 
@@ -20,7 +22,8 @@ def with_sources(page: str) -> str:
     def definition(match: re.Match[str]) -> str:
         text = (ROOT / match[1]).read_text(encoding="utf-8")
         (node,) = (node for node in ast.parse(text).body if getattr(node, "name", None) == match[2])
-        return f"```python\n{ast.get_source_segment(text, node)}\n```"
+        first = min(part.lineno for part in (node, *node.decorator_list))
+        return "\n".join(("```python", *text.split("\n")[first - 1 : node.end_lineno], "```"))
 
     return _SOURCE.sub(definition, page)
 
@@ -30,12 +33,53 @@ def with_table(page: str) -> str:
     return _TABLE.sub(lambda match: match[1] + methods_table() + match[2], page)
 
 
-def methods_table() -> str:
-    """The table of methods in Markdown, each objective printed from the recipe."""
-    from multipyro.inference import METHODS
+def with_methods(page: str) -> str:
+    """The page with a section for each method in place of `<!-- sections of methods -->`."""
+    return page.replace(_SECTIONS, method_sections()) if _SECTIONS in page else page
 
-    rows = [("method", "objective", "subsets it supports", "source"), ("---",) * 4]
-    rows += [(f"`{info.name}`", info.programs, info.subsets, info.paper) for info in METHODS.values()]
+
+def methods_table() -> str:
+    """The table of methods in Markdown, each objective printed from the value that trains."""
+    from multipyro.inference import METHODS, equations
+
+    rows = [("method", "what it is", "objective", "source"), ("---",) * 4]
+    for name, info in METHODS.items():
+        rows.append((f"`{name}`", info.title, ", then ".join(equations(name)), info.paper))
+    return _rows(rows)
+
+
+def method_sections() -> str:
+    """A section for each method: its objective, what its guide supports, and its options."""
+    from multipyro.inference import METHODS, equations
+    from multipyro.inference.recipes import COMMON_OPTIONS
+
+    sections = ["All methods take these options:\n", _options(COMMON_OPTIONS)]
+    for name, info in METHODS.items():
+        stages = "\n".join(equations(name))
+        facts = {
+            "source": info.paper,
+            "supports": info.subsets,
+            "takes, and predicts": info.takes,
+            "networks": info.networks,
+            "training data": "complete examples only" if info.needs_complete_rows else "any modality may be missing",
+        }
+        sections += [
+            f"## {name}\n\n{info.title[0].upper()}{info.title[1:]}.\n\n```text\n{stages}\n```\n",
+            _rows([("", ""), ("---",) * 2, *facts.items()]),
+            _options(info.options),
+        ]
+    return "\n".join(sections)
+
+
+def _options(options: dict[str, Any]) -> str:
+    rows = [("option", "default", "choices", "what it sets"), ("---",) * 4]
+    for option in options.values():
+        choices = ", ".join(f"`{choice}`" for choice in option.choices)
+        rows.append((f"`{option.name}`", f"`{option.default}`", choices, option.help))
+    return _rows(rows) if options else ""
+
+
+def _rows(rows: list[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 

@@ -5,8 +5,8 @@ mean, the barycenter of the experts under the reverse Kullback-Leibler divergenc
 
     q(z | x_S)  ~  prod_{m in S} q_m(z | x_m)^(1 / |S|),
 
-and train it as MVAE is trained, on the ELBO of all modalities and of each alone. `adding_a_method.md` walks through
-this file. Expect, with seed 0, on the 300 test rows of the digits: image -> label 0.90,
+and train it as MVAE is trained, on the ELBO of all modalities and of each alone. The page `docs/how-to/add_a_method.md`
+walks through this file. Expect, with seed 0, on the 300 test rows of the digits: image -> label 0.90,
 label -> image 0.80, word -> image 0.89.
 """
 

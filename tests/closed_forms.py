@@ -3,7 +3,8 @@
 import math
 
 import torch
-from linear_gaussian import DTYPE, LinearEncoder
+
+from multipyro.testing import DTYPE, LinearEncoder
 
 __all__ = ["expected_log_likelihood", "largest", "random_encoders", "train"]
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_recipes import batch_of, data, programs_in, recipe_of, seeded, state
+from test_recipes import batch_of, recipe_of, seeded, state
 
 from multipyro.guides import AggregateGuide, StratifiedMixture
 from multipyro.inference import cross_generate, fit_recipe, joint_samples, load, log_likelihood
 from multipyro.ppl_models import FlowPrior
 from multipyro.ppl_models.networks.flows import FlowDistribution
+from multipyro.testing import toy_data
+from multipyro.testing.contract import updates_in
 
 CASES = {
     "mopoe": {"aggregate": ["label", "signal+word"], "aggregate_prior": True},
@@ -25,7 +27,7 @@ EVERY = pytest.mark.parametrize("method", CASES)
 
 def trained(method, seed=0, **settings):
     recipe = recipe_of(method, **CASES[method])
-    fit_recipe(recipe, data(), epochs=1, batch_size=24, seed=seed, progress=False, **settings)
+    fit_recipe(recipe, toy_data(), epochs=1, batch_size=24, seed=seed, progress=False, **settings)
     return recipe
 
 
@@ -37,14 +39,14 @@ def test_stages_before_train_as_without_and_each_later_one_its_flows_alone(metho
     names = [stage.name for stage in recipe.stages[number:]]
     flows = bool(CASES[method].get("aggregate", method == "vlvae"))
     assert names == ["aggregate"] * flows + ["prior"] * CASES[method].get("aggregate_prior", False)
-    fit_recipe(plain, data(), epochs=1, batch_size=24, progress=False)
-    fit_recipe(replace(recipe, stages=recipe.stages[:number]), data(), epochs=1, batch_size=24, progress=False)
+    fit_recipe(plain, toy_data(), epochs=1, batch_size=24, progress=False)
+    fit_recipe(replace(recipe, stages=recipe.stages[:number]), toy_data(), epochs=1, batch_size=24, progress=False)
     found = state(recipe)
     assert all(torch.equal(value, found[n.replace("1.", "1.teacher.", 1) if flows and n[0] == "1" else n])
                for n, value in state(plain).items())  # fmt: skip
     for stage in recipe.stages[number:]:
         before = state(recipe)
-        fit_recipe(replace(recipe, stages=(stage,)), data(), epochs=1, batch_size=24, progress=False)
+        fit_recipe(replace(recipe, stages=(stage,)), toy_data(), epochs=1, batch_size=24, progress=False)
         moved = [name for name, value in state(recipe).items() if not torch.equal(value, before[name])]
         (module,) = stage.train
         trains, switch = ("1.flows.", "1.") if stage.name == "aggregate" else ("0.prior.flow.", "0.prior.")
@@ -102,8 +104,8 @@ def test_each_row_is_answered_by_what_it_holds_whatever_fills_the_rest(method):
     losses = []
     for fill in (0.0, math.nan):
         filled = {**x, lacking: torch.where(held[lacking][:, None], x[lacking], fill)}
-        stages = recipe.stages[-2:]
-        losses.append([seeded(s.objective.loss, *programs_in(recipe, s)[:2], filled, held) for s in stages])
+        updates = list(updates_in(recipe))[-2:]
+        losses.append([seeded(loss.loss, model, guide, filled, held) for loss, model, guide, _ in updates])
     assert losses[0] == losses[1] and torch.isfinite(torch.tensor(losses[0])).all()
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from linear_gaussian import FixedGuide, LinearEncoder, LinearGaussian
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from multipyro.guides import AggregateGuide, ConditionalFlow, RealNVP
 from multipyro.inference import frozen, joint_samples, log_likelihood
 from multipyro.inference.recipes._aggregate import aggregate_prior_elbo, q_agg_elbo, q_true_elbo
 from multipyro.ppl_models import MLP, FlowPrior
+from multipyro.testing import FixedGuide, LinearEncoder, LinearGaussian
 
 DTYPE, DIM = torch.float64, 2
 NATS = 0.02

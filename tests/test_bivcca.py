@@ -4,12 +4,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from closed_forms import expected_log_likelihood, random_encoders, train
-from linear_gaussian import DTYPE, LinearGaussian, kl_normal, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from toy import toy_networks
 
 from multipyro.data import Modality
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference import Networks, build, frozen
+from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 
 def objective(problem, **options):

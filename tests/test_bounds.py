@@ -3,13 +3,14 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import FixedGuide, LinearGaussian, exact_bound, kl_normal, mean_and_se, repeated
+from linear_gaussian import exact_bound, mean_and_se, repeated
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from multipyro.guides import JointEncoder, JointGuide, MixtureOfProducts, NormalEncoder, StratifiedMixture
 from multipyro.inference import LinearWarmup, StratifiedELBO, restrict
 from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, subset_elbo, sum_over
 from multipyro.ppl_models import MLP
+from multipyro.testing import FixedGuide, LinearGaussian, kl_normal
 
 DTYPE = torch.float64
 COUNTS = (2, 3, 5)

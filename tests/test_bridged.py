@@ -6,7 +6,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from closed_forms import train
-from linear_gaussian import DTYPE, LinearGaussian, kl_normal
 from torch import nn
 
 from multipyro.data import Modality
@@ -14,6 +13,7 @@ from multipyro.guides import BridgedGuide, bridged_parameters
 from multipyro.inference import Networks, build, frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
 from multipyro.ppl_models import MLP
+from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 PUBLISHED = {"bridged": (36_697_290, 72_141_450), "telbo": (60_794_122, 226_958_346), "mvae": (31_484_362, 61_550_346)}
 

@@ -7,7 +7,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LinearGaussian
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam
@@ -23,6 +22,7 @@ from multipyro.inference import (
 )
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, subset_elbo, sum_over
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
+from multipyro.testing import LinearGaussian
 
 # restrict
 

@@ -5,7 +5,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearGaussian, kl_normal, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from pyro.infer import SVI, Predictive
 from pyro.optim import Adam
 from torch import nn
@@ -30,6 +30,7 @@ from multipyro.inference import (
 )
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.ppl_models import ConditionalModel, NormalLikelihood
+from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 KINDS = ("cvae", "cmma")
 PROBLEM = LinearGaussian(2)

@@ -1,6 +1,7 @@
 """The pages of the documentation: their code runs, and what they print from the library is up to date."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -18,10 +19,13 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS
 @pytest.mark.parametrize("page", PAGES)
 def test_code_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = with_sources((ROOT / page).read_text(encoding="utf-8"))
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names = {}
+    for example in re.findall(r"<!-- source (\S+):\w+ -->", text):
+        names |= runpy.run_path(str(ROOT / example), run_name="example")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", with_sources(text), re.DOTALL))
     with torch.random.fork_rng():
-        exec(compile(code.replace("epochs=30", "epochs=1"), page, "exec"), {})
+        exec(compile(code.replace("epochs=30", "epochs=1"), page, "exec"), names)
 
 
 def test_the_readme_has_the_table_of_the_methods():

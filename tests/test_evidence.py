@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, FixedGuide, LinearGaussian, repeated
+from linear_gaussian import repeated
 from torch import nn
 
 from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, ProductOfExperts
@@ -18,6 +18,7 @@ from multipyro.inference import (
 )
 from multipyro.inference.evaluation import _memory
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
+from multipyro.testing import DTYPE, FixedGuide, LinearGaussian
 
 # the guide as the only component of the proposal
 ALONE = {"scales": [1], "related": 0, "prior": 0}

@@ -11,12 +11,10 @@ from unittest import mock
 
 import nbformat
 import pytest
-from linear_gaussian import LinearGaussian
 from nbclient import NotebookClient
 
-import multipyro.inference
 from multipyro.guides import Guide
-from multipyro.inference import METHODS, Objective
+from multipyro.inference import METHODS
 from multipyro.inference.cli.plugins import guide_class
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -27,6 +25,7 @@ SCRIPTS = {
     "benchmarks/gradient_bias.py": r"stratified +2 +4 +encoders +\d+\.\d+",
     "benchmarks/loading.py": r"digits +\d+\.\d+ ms +\d+\.\d+ ms +0\.\d+",
     "benchmarks/one_trace_a_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
+    "benchmarks/startup.py": r"multipyro --help +\d+\.\d+ s +[+-]\d+\.\d+ s",
     "benchmarks/subset_products.py": r"31 subsets of 5 experts(.|\n)*ratio \d+\.\d+",
     "birds.py": r"both made from the prior +-?\d\.\d+ ± \d\.\d+ ",
     "contact_sheets.py": r"digits +6 of 300 rows of test: image, label, word",
@@ -113,26 +112,3 @@ def test_notebook_runs(notebook, tmp_path):
         cell.outputs = []
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     assert len(pictures(notebook)) == 4
-
-
-def python_blocks(page):
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-
-
-def without_docstrings(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-            del node.body[0]
-    return {node.name: ast.dump(node) for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-
-
-def test_the_page_on_adding_a_method_quotes_its_file_and_is_right():
-    file = without_docstrings(ast.parse((EXAMPLES / "geometric_mean.py").read_text(encoding="utf-8")))
-    guide, objective, recipe, check = python_blocks(EXAMPLES / "adding_a_method.md")
-    for block in (guide, recipe):
-        for name, code in without_docstrings(ast.parse(block)).items():
-            assert file[name] == code
-    names = runpy.run_path(str(EXAMPLES / "geometric_mean.py"), run_name="example")
-    names |= vars(multipyro.inference) | {"LinearGaussian": LinearGaussian}
-    assert isinstance(eval(objective, names), Objective)
-    exec(check, names)

@@ -5,7 +5,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearEncoder, LinearGaussian, repeated
+from linear_gaussian import repeated
 from test_joint_guides import LinearJoint
 from torch import nn
 from torch.distributions import MultivariateNormal
@@ -15,6 +15,7 @@ from multipyro.data import Modality
 from multipyro.guides import ConditionalFlow, FlowExperts, ProductOfDensities, hamiltonian_draws
 from multipyro.inference import Networks, build, cross_generate, embed, frozen, log_likelihood
 from multipyro.ppl_models import MLP
+from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian
 
 DRAWS = 4000
 

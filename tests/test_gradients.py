@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, exact_bound, gradient_samples, mean_and_se, repeated
+from linear_gaussian import exact_bound, gradient_samples, mean_and_se, repeated
 
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference import StratifiedELBO
 from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.testing import LinearGaussian
 
 BOUNDS = ("stratified", "tight")
 ROWS, CALLS = 2000, 16

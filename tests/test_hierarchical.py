@@ -5,7 +5,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearEncoder, LinearGaussian, kl_normal, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from pyro.infer import Predictive, Trace_ELBO
 from torch import nn
 from toy import MODALITIES, toy_data, toy_networks
@@ -28,6 +28,7 @@ from multipyro.inference import (
 )
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
+from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 
 LOG_2PI = math.log(2 * math.pi)
 

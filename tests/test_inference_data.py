@@ -5,7 +5,6 @@ import math
 import pytest
 import scipy.stats
 import torch
-from linear_gaussian import LinearGaussian
 from torch import nn
 from toy import toy_data, toy_networks
 
@@ -20,6 +19,7 @@ from multipyro.inference.evaluation import (
     to_elpd,
 )
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
+from multipyro.testing import LinearGaussian
 
 
 def digits_like():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearGaussian, kl_normal, repeated
+from linear_gaussian import repeated
 from pyro.infer import Predictive
 from toy import toy_data, toy_networks
 
@@ -22,6 +22,7 @@ from multipyro.inference import (
     predictive,
 )
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 PROBLEM = LinearGaussian(2)
 DRAWS = 20_000

@@ -3,7 +3,6 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 from torch import nn
 from toy import MODALITIES, toy_data, toy_networks
 
@@ -11,6 +10,7 @@ from multipyro.guides import JointGuide
 from multipyro.inference import METHODS, build, fit_recipe
 from multipyro.inference.recipes import Stage
 from multipyro.ppl_models import MLP
+from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 
 ROWS, STEPS = 128, 200
 

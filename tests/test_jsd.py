@@ -4,13 +4,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from closed_forms import expected_log_likelihood, largest, random_encoders, train
-from linear_gaussian import DTYPE, FixedGuide, LinearGaussian, kl_normal, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from test_private import PrivateProblem
 from toy import toy_networks
 
 from multipyro.guides import MixtureOfExperts, StratifiedMixture
 from multipyro.inference import JensenShannonELBO, build
 from multipyro.inference.objectives.jensen_shannon import jensen_shannon
+from multipyro.testing import DTYPE, FixedGuide, LinearGaussian, kl_normal
 
 WEIGHTS = {"image": 0.5, "label": 2.0, "prior": 1.5}
 

@@ -5,11 +5,11 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, FixedGuide, LinearGaussian
 
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.evaluation import latent_dimensions, symmetric_kl
 from multipyro.ppl_models import FlowPrior
+from multipyro.testing import DTYPE, FixedGuide, LinearGaussian
 
 PROBLEM = LinearGaussian(2)
 

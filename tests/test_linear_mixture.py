@@ -6,13 +6,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from closed_forms import expected_log_likelihood, largest, random_encoders, train
-from linear_gaussian import DTYPE, LinearGaussian, gradient_samples, kl_normal, mean_and_se, repeated
+from linear_gaussian import gradient_samples, mean_and_se, repeated
 from test_private import PrivateProblem
 from torch import nn
 from toy import toy_data, toy_networks
 
 from multipyro.guides import MixtureOfExperts, MixtureOfProducts
 from multipyro.inference import LinearMixtureELBO, StratifiedELBO, build, fit_recipe
+from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 
 def standard(problem):

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from missing_rows import (
     CASES,
     CLASSES,
@@ -37,6 +37,7 @@ from multipyro.inference import (
 from multipyro.inference.objectives import GUIDE, elbo, subset_elbo
 from multipyro.inference.objectives.expressions import Elbo, Sum
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
+from multipyro.testing import LinearGaussian
 
 
 @pytest.mark.parametrize("fill", FILLS)

@@ -5,10 +5,11 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, mean_and_se
+from linear_gaussian import mean_and_se
 
 from multipyro.guides import LaplaceEncoder, MixtureOfExperts, MixtureOfProducts, NormalEncoder, StratifiedMixture
 from multipyro.ppl_models import MLP
+from multipyro.testing import LinearGaussian
 
 DTYPE = torch.float64
 

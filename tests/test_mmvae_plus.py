@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from closed_forms import largest, random_encoders, train
-from linear_gaussian import DTYPE, _hermite, kl_normal, mean_and_se, repeated
+from linear_gaussian import _hermite, mean_and_se, repeated
 from test_private import PrivateProblem
 from torch import nn
 from toy import toy_data, toy_networks
@@ -12,6 +12,7 @@ from toy import toy_data, toy_networks
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference import StratifiedELBO, build, cross_generate, fit_recipe, log_likelihood
 from multipyro.ppl_models import StandardNormalPrior
+from multipyro.testing import DTYPE, kl_normal
 
 NODES = 40
 

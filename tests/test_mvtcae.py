@@ -4,11 +4,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 from closed_forms import expected_log_likelihood, largest, random_encoders, train
-from linear_gaussian import DTYPE, LinearGaussian, kl_normal, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from toy import toy_networks
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference import build
+from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 RATIO, BETA = 5 / 6, 1.5
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from linear_gaussian import LinearGaussian
 from small_programs import batch, programs, seeded
 
 from multipyro.guides._encoder_cache import encoders_run_once
@@ -20,6 +19,7 @@ from multipyro.inference.objectives import (
     subset_elbo,
     sum_over,
 )
+from multipyro.testing import LinearGaussian
 
 
 def test_every_encoder_runs_once_a_step():

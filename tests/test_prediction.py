@@ -4,13 +4,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, FixedGuide, LinearGaussian, repeated
+from linear_gaussian import repeated
 from torch import nn
 
 from multipyro.guides import Guide, MixtureOfProducts, NormalEncoder, ProductOfExperts
 from multipyro.inference import cross_generate, embed, joint_samples, reconstruct
 from multipyro.inference.evaluation import _memory
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
+from multipyro.testing import DTYPE, FixedGuide, LinearGaussian
 
 
 class ShiftedPrior(nn.Module):

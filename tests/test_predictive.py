@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearGaussian, repeated
+from linear_gaussian import repeated
 from test_evidence import assert_estimates
 from torch.distributions import MultivariateNormal, kl_divergence
 from toy import MODALITIES, toy_data
@@ -12,6 +12,7 @@ from toy import MODALITIES, toy_data
 from multipyro.guides import IterativeSampling
 from multipyro.inference import build, guide_conditional_log_likelihood, guide_predictive_log_likelihood
 from multipyro.inference.recipes.networks import networks_for
+from multipyro.testing import DTYPE, LinearGaussian
 
 
 def predictive(problem, guide, x, given, target):

@@ -3,7 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LinearGaussian, mean_and_se
+from linear_gaussian import mean_and_se
 from pyro import poutine
 from pyro.infer import Predictive
 from small_programs import ROWS, batch, programs
@@ -13,6 +13,7 @@ from torch import nn
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference import cross_generate, predictive, restrict
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
+from multipyro.testing import LinearGaussian
 
 
 class Shifted(nn.Module):

@@ -5,7 +5,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import DTYPE, LinearEncoder, LinearGaussian, kl_normal, mean_and_se, repeated
+from linear_gaussian import mean_and_se, repeated
 from pyro import poutine
 from torch import nn
 from toy import toy_data, toy_networks
@@ -32,6 +32,7 @@ from multipyro.inference import (
 )
 from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
+from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 
 FAMILIES = (ProductOfExperts, MixtureOfExperts, MixtureOfProducts)
 

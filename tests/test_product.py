@@ -3,7 +3,6 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from linear_gaussian import LinearGaussian
 
 from multipyro.guides import (
     LaplaceEncoder,
@@ -13,6 +12,7 @@ from multipyro.guides import (
     subset_products,
 )
 from multipyro.ppl_models import MLP, StandardNormalPrior
+from multipyro.testing import LinearGaussian
 
 COUNTS = (2, 3, 5)
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 from closed_forms import random_encoders
-from linear_gaussian import LinearGaussian
 from toy import toy_data, toy_networks
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference import build, frozen
 from multipyro.inference.objectives import subset_elbo
+from multipyro.testing import LinearGaussian
 
 ROWS, STEPS = 1000, 100
 
