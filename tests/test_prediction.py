@@ -9,7 +9,7 @@ from torch import nn
 
 from multipyro.guides import Guide, MixtureOfProducts, NormalEncoder, ProductOfExperts
 from multipyro.inference import cross_generate, embed, joint_samples, reconstruct
-from multipyro.inference.evaluation import _memory
+from multipyro.inference.evaluation import _memory, decode
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, FixedGuide, LinearGaussian
 
@@ -267,3 +267,23 @@ def test_bad_subsets_of_an_embedding(subset):
     _, guide = small()
     with pytest.raises(ValueError, match=r"given must be some of \['image'\]"):
         embed(guide, {"image": torch.zeros(4, 1, 3, 3)}, subset)
+
+
+def test_latents_of_ones_own_are_decoded(monkeypatch):
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", 200)
+    problem = LinearGaussian(2)
+    z = torch.randn(100, 3, dtype=DTYPE)
+    values = decode(problem.model(), {"z": z}, ["image"])
+    assert values.keys() == {"image"}
+    torch.testing.assert_close(values["image"], z @ problem.loadings["image"].T + problem.offsets["image"])
+    # a private latent that is not given takes the mean of its prior
+    model, _ = small()
+    likelihoods = {"image": NormalLikelihood(MLP(4, 3, (8,)))}
+    private = MultimodalModel(2, likelihoods, private={"image": 2})
+    code = torch.randn(5, 2)
+    expected = likelihoods["image"](torch.cat([code, torch.zeros(5, 2)], -1)).mean
+    torch.testing.assert_close(decode(private, {"z": code})["image"], expected.detach())
+    samples = [decode(model, {"z": code}, output="sample")["image"] for _ in range(2)]
+    assert not torch.equal(*samples)
+    with pytest.raises(ValueError, match="unknown modality"):
+        decode(model, {"z": code}, ["sound"])

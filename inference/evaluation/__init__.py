@@ -40,7 +40,14 @@ from multipyro.inference.evaluation.likelihoods import (
     log_likelihood,
     log_likelihoods,
 )
-from multipyro.inference.evaluation.prediction import cross_generate, embed, evaluating, joint_samples, reconstruct
+from multipyro.inference.evaluation.prediction import (
+    cross_generate,
+    decode,
+    embed,
+    evaluating,
+    joint_samples,
+    reconstruct,
+)
 from multipyro.inference.evaluation.probes import latent_accuracy, latent_average_precision
 from multipyro.inference.evaluation.report import Report, evaluate, paired_differences
 
@@ -62,6 +69,7 @@ __all__ = [
     "coherence_by_number",
     "conditional_coherence",
     "cross_generate",
+    "decode",
     "embed",
     "estimate_mean",
     "estimate_share",

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from multipyro._distributions import expected_value
@@ -30,7 +31,7 @@ from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
 
-__all__ = ["cross_generate", "embed", "evaluating", "generate", "joint_samples", "reconstruct"]
+__all__ = ["cross_generate", "decode", "embed", "evaluating", "generate", "joint_samples", "reconstruct"]
 
 Output = Literal["sample", "mean"]
 Embedding = Literal["mean", "sample", "component"]
@@ -129,16 +130,8 @@ def joint_samples(
         >>> joint_samples(model, 5)["image"].shape
         torch.Size([5, 16])
     """
-    if conditions_of(model):
-        raise ValueError(
-            f"this model generates given {list(conditions_of(model))} and has no joint distribution to sample from: "
-            "pass them to cross_generate"
-        )
-    if target is None and not hasattr(model, "modalities"):
-        raise ValueError("this model does not list its modalities: name the target")
-    target = as_names(model.modalities if target is None else target)
+    target = _unconditional_target(model, target)
     _check_choice("output", output, Output)
-    check_known(model, target)
     program = generative(model, target)
     values: dict[str, list[Tensor]] = {name: [] for name in target}
     with evaluating(model), poutine.block():
@@ -232,6 +225,45 @@ def embed(
     return torch.cat(codes)
 
 
+def decode(
+    model: Program, latents: Mapping[str, Tensor], target: Sequence[str] | None = None, output: Output = "mean"
+) -> dict[str, Tensor]:
+    """What latents of your own decode to; latents that are not given take their mean.
+
+    Args:
+        model: The generative program.
+        latents: Site -> values `(batch, latent_dim)`.
+        target: The modalities; all of the model's by default.
+        output: As in `cross_generate`.
+
+    Returns:
+        Modality name -> values `(batch, *event)`.
+
+    Raises:
+        ValueError: If the model has no such modality, or lists none and no target is named; or for a conditional model,
+            whose decoders need the conditions.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
+        >>> decode(model, {"z": torch.zeros(5, 2)})["image"].shape
+        torch.Size([5, 16])
+    """
+    target = _unconditional_target(model, target)
+    _check_choice("output", output, Output)
+    program = generative(model, target)
+    values: dict[str, list[Tensor]] = {name: [] for name in target}
+    with evaluating(model), poutine.block():
+        elements = elements_per_row(program, {}, num_rows=1)
+        for indices in row_chunks(batch_rows(latents), elements, 1):
+            part = {name: value[indices] for name, value in latents.items()}
+            with poutine.condition(data=part), _MeanLatents(target):
+                trace = poutine.trace(program).get_trace({}, num_rows=len(indices))
+            for name in target:
+                values[name].append(_output(trace.nodes[name], output))
+    return {name: torch.cat(parts) for name, parts in values.items()}
+
+
 def generate(
     model: Program,
     guide: Program,
@@ -277,6 +309,32 @@ def generate(
                     samples.append({**values, **more})
             parts.append(_concatenated(samples, 0))
     return _concatenated(parts, 1)
+
+
+def _unconditional_target(model: Program, target: Sequence[str] | None) -> tuple[str, ...]:
+    """The modalities to sample without any that is given, checked."""
+    if conditions_of(model):
+        raise ValueError(
+            f"this model generates given {list(conditions_of(model))} and has no joint distribution to sample from: "
+            "pass them to cross_generate"
+        )
+    if target is None and not hasattr(model, "modalities"):
+        raise ValueError("this model does not list its modalities: name the target")
+    target = as_names(model.modalities if target is None else target)
+    check_known(model, target)
+    return target
+
+
+class _MeanLatents(Messenger):
+    """Gives every latent that nothing outside decides on the mean of its distribution."""
+
+    def __init__(self, target: Sequence[str]) -> None:
+        super().__init__()
+        self.target = target
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if msg["name"] not in self.target and not poutine.util.site_is_subsample(msg):
+            msg["value"] = msg["fn"].mean
 
 
 def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embedding) -> Tensor:
