@@ -107,9 +107,15 @@ class Guide(Program, metaclass=_AbstractProgram):
         return self.posterior(x, observed)
 
     def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        """The distribution that importance sampling draws from: the posterior, unless a family says otherwise."""
+        """The distribution that importance sampling draws from: the posterior, unless a guide overrides it.
+
+        Args:
+            x: Modality name -> values `(batch, *event)`, at least one modality.
+            observed: Modality name -> rows that are observed, bool `(batch,)`.
+            num_samples: How many samples of each row are planned; a guide may make its proposal finer for more.
+        """
         return self.posterior(x, observed)
 
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -125,10 +131,10 @@ class Guide(Program, metaclass=_AbstractProgram):
 
     @pyro_method
     def sample_proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
         """As `forward`, from `proposal` in place of the posterior."""
-        return self._sample(self.proposal, x, observed)
+        return self._sample(lambda x, observed: self.proposal(x, observed, num_samples), x, observed)
 
     def experts(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Experts:
         """Runs the encoder of every modality in `x`, each once per step.

@@ -1,5 +1,6 @@
 """A guide in which flows answer chosen subsets, and another guide, their teacher, the rest."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import pyro.distributions as dist
@@ -74,9 +75,9 @@ class AggregateGuide(Guide):
         return self._answer(self.teacher.conditional, x, observed)
 
     def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self._answer(self.teacher.proposal, x, observed)
+        return self._answer(functools.partial(self.teacher.proposal, num_samples=num_samples), x, observed)
 
     def aggregate(self, x: Mapping[str, Tensor]) -> dist.Distribution:
         """The flow of exactly the modalities of `x`, trained or not, of batch shape `(batch,)`."""

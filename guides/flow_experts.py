@@ -72,7 +72,9 @@ class FlowExperts(Guide):
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
         return self._answer(x, observed, lambda product: product)
 
-    def proposal(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def proposal(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
+    ) -> dist.Distribution:
         return self._answer(x, observed, ProductOfDensities.mixture)
 
     def _answer(

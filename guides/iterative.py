@@ -62,7 +62,8 @@ class IterativeSampling(Guide):
         rounds: Number `T` of times that `z` is drawn.
         start: `"noise"` or `"zeros"`: the first completion.
         completion: `"sample"` or `"mean"` of the likelihoods (the mode of a categorical).
-        chains: Number of completions a row in the mixture that importance sampling draws from.
+        chains: Number of completions of each row in the mixture that importance sampling draws from; the square root of
+            the number of samples where that is more.
         name: As in `Guide`.
 
     Raises:
@@ -116,18 +117,19 @@ class IterativeSampling(Guide):
         return self._answer(self.guide.conditional, x, observed, _particles(x))
 
     def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dist.Distribution | dict[str, dist.Distribution]:
         if not self._missing(x, observed)[1]:
-            return self.guide.proposal(x, None)
+            return self.guide.proposal(x, None, num_samples)
         inputs = (*x.values(), *(observed or {}).values())
-        return encode_once(self, inputs, lambda: self._mixture(x, observed))
+        chains = max(self.chains, math.isqrt(num_samples))
+        return encode_once(self, inputs, lambda: self._mixture(x, observed, chains))
 
-    def _mixture(self, x, observed) -> dist.Distribution | dict[str, dist.Distribution]:
+    def _mixture(self, x, observed, chains: int) -> dist.Distribution | dict[str, dist.Distribution]:
         """The mixture over `chains` completions of each row."""
-        stacks = _sites(self._answer(self.guide.posterior, x, observed, (self.chains,)))
+        stacks = _sites(self._answer(self.guide.posterior, x, observed, (chains,)))
         if not all(is_rebuilt(site) for site in stacks.values()):  # one chain after the other
-            each = [_sites(self._answer(self.guide.posterior, x, observed, ())) for _ in range(self.chains)]
+            each = [_sites(self._answer(self.guide.posterior, x, observed, ())) for _ in range(chains)]
             stacks = {name: [sites[name] for sites in each] for name in stacks}
         mixtures = {name: StratifiedMixture(stack) for name, stack in stacks.items()}
         return mixtures["z"] if set(mixtures) == {"z"} else mixtures

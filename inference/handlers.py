@@ -207,9 +207,9 @@ def conditional(guide: Program) -> Program:
     return _innermost(guide, _Conditional)
 
 
-def proposal(guide: Program) -> Program:
-    """The program that samples from a guide's `proposal` distribution; a plain function is its own."""
-    return _innermost(guide, _Proposal)
+def proposal(guide: Program, num_samples: int = 1) -> Program:
+    """The program that samples from a guide's `proposal` for so many samples; a plain function is its own."""
+    return _innermost(guide, lambda inner: _Proposal(inner, num_samples))
 
 
 @handler("{guide}")
@@ -267,7 +267,8 @@ class _Conditional(Handler):
 
 class _Proposal(Handler):
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
-        return self.program.sample_proposal(x, observed)
+        (num_samples,) = self.settings
+        return self.program.sample_proposal(x, observed, num_samples)
 
 
 class _Frozen(Handler):

@@ -8,14 +8,24 @@ from torch import Tensor
 
 from multipyro.guides import Guide
 from multipyro.ppl_models import MultimodalModel
-from multipyro.testing.linear_gaussian import DTYPE
+from multipyro.testing.linear_gaussian import DTYPE, FixedGuide, LinearGaussian
 
-__all__ = ["exact_bound", "gradient_samples", "mean_and_se", "repeated"]
+__all__ = ["exact_bound", "gradient_samples", "mean_and_se", "repeated", "scaled_guide"]
 
 
 def repeated(x: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
     """The first row of `x`, `rows` times: one call of a loss is then `rows` independent draws."""
     return {name: values[:1].repeat(rows, *[1] * (values.dim() - 1)) for name, values in x.items()}
+
+
+def scaled_guide(problem: LinearGaussian, scale: float) -> FixedGuide:
+    """The exact posterior of each subset (orthogonal loadings) with its standard deviations multiplied."""
+
+    def posterior(x, observed):
+        exact = problem.best_diagonal(x)
+        return dist.Normal(exact.mean, scale * exact.stddev).to_event(1)
+
+    return FixedGuide(problem, posterior)
 
 
 def mean_and_se(samples: Tensor) -> tuple[Tensor, Tensor]:

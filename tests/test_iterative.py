@@ -19,6 +19,7 @@ from multipyro.inference import (
     guide_conditional_log_likelihood,
     load,
     log_likelihood,
+    log_likelihoods,
     predictive,
 )
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
@@ -206,12 +207,24 @@ def test_importance_sampling_with_it_is_unbiased(rounds, chains, share):
     assert (abs(conditional.values - exact) < 5 * conditional.standard_errors + 4e-3).all()
 
 
-def test_more_chains_make_a_better_proposal():
-    x, errors = {"label": PROBLEM.sample(50)["label"]}, []
-    for chains in (1, 8, 64):
-        guide = IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 5, chains=chains)
-        errors.append(log_likelihood(PROBLEM.model(), guide, x, num_samples=1000, scales=[1]).mc_se)
-    assert errors[0] > 1.5 * errors[1] > 1.5**2 * errors[2]
+def test_completions_grow_with_the_number_of_samples():
+    x = {"label": PROBLEM.sample(50)["label"]}
+    guide = IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 5, chains=8)
+    assert [guide.proposal(x, None, number).num_components for number in (1, 100, 10_000)] == [8, 10, 100]
+
+
+def test_completions_far_narrower_than_the_posterior_leave_no_bias():
+    problem = LinearGaussian(2, latent_dim=8)
+    problem.scales["label"] = problem.scales["image"] / 4  # as informative as sixteen copies of the image
+    x = problem.sample(20)
+    guide = IterativeSampling(problem.model(), problem.product_guide(), 5)
+    one, both = log_likelihoods(problem.model(), guide, x, [(["image"], None), (["label"], ["image"])], 300)
+    for found, exact in (
+        (one, problem.log_evidence(x, ["image"])),
+        (both, problem.log_conditional(x, ["label"], ["image"])),
+    ):
+        assert not found.unreliable and found.mc_se < 0.02
+        assert abs(found.mean - exact.mean().item()) < 4 * found.mc_se
 
 
 def test_a_joint_guide_of_any_family_can_be_completed(given):

@@ -14,9 +14,12 @@ from multipyro._distributions import (
     sample_from,
     stacked,
 )
-from multipyro.guides.algebra.widening import widened
+from multipyro.guides.algebra.widening import matched_normal, widened
 
 __all__ = ["StratifiedMixture"]
+
+# share of the normal with the moments of all components in a widened mixture
+_MATCHED = 0.25
 
 
 class StratifiedMixture(dist.TorchDistribution):
@@ -137,11 +140,18 @@ class StratifiedMixture(dist.TorchDistribution):
         return StratifiedMixture(detached(self._stack), self.weights, names=self.names)
 
     def widened(self, scale: float) -> "StratifiedMixture | None":
-        """The mixture of the widened components, as `widening.widened`; None if one of them has no rule."""
+        """The mixture of the widened components, and at a quarter a normal with the moments of the whole mixture.
+
+        What the components approximate together, such as a posterior by means of completions, may be wider than each of
+        them is at any scale. None if one of them has no rule, as in `widening.widened`.
+        """
         parts = [widened(part, scale) for part in self.components]
         if any(part is None for part in parts):
             return None
-        return StratifiedMixture(parts, self.weights, names=self.names)
+        if self.num_components == 1:
+            return StratifiedMixture(parts, self.weights)
+        weights = torch.cat([(1 - _MATCHED) * self.weights, torch.full_like(self.weights[..., :1], _MATCHED)], -1)
+        return StratifiedMixture([*parts, matched_normal(self, scale**0.5)], weights)
 
     def component_log_probs(self, value: Tensor) -> Tensor:
         """Log-density of every component, `(num_components, ...)` before the sample and batch dimensions."""

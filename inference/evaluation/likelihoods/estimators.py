@@ -1,12 +1,13 @@
 """The log-likelihoods of a model, of data points and of some modalities given others."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled
+from multipyro.inference.evaluation.likelihoods.importance import Query, evidences_of, importance_sampled
 from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, allocate, defensive_mixture
 from multipyro.inference.evaluation.likelihoods.weights import WeightStatistics
 from multipyro.inference.handlers import proposal
@@ -166,17 +167,21 @@ def log_likelihoods(
     max_samples = checked_samples(num_samples, max_samples)
     conditions = conditions_of(model)
     checked = [_query(model, x, conditions, *query) for query in queries]
-    # evidences as the guide is given them: in the order of x, with the conditions of a conditional model
-    parts = dict.fromkeys(part for query in checked for part in ((*query.target, *query.given), query.given) if part)
-    evidences = [tuple(name for name in x if name in part or name in conditions) for part in parts]
-    evidences = list(dict.fromkeys(evidences))
+    evidences = evidences_of(checked, x, conditions)
     used = {name for evidence in evidences for name in evidence}
     x = {name: values for name, values in x.items() if name in used}
     check_values(model, x, observed)
     components = defensive_mixture(model, guide, evidences, scales, related, prior)
     number = len(evidences)
     found, samples = importance_sampled(
-        model, proposal(guide), x, observed, components, checked, number * num_samples, number * max_samples
+        model,
+        functools.partial(proposal, guide),
+        x,
+        observed,
+        components,
+        checked,
+        number * num_samples,
+        number * max_samples,
     )
     return [estimate_of(statistics, samples, components, number * num_samples) for statistics in found]
 

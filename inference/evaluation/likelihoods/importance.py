@@ -12,16 +12,19 @@ from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
-from multipyro.inference.evaluation.likelihoods.proposals import Component, Proposal, allocate, site_log_prob
+from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
+from multipyro.inference.evaluation.likelihoods.proposals import Component, Proposal, allocate, with_fits
 from multipyro.inference.evaluation.likelihoods.weights import Strata, WeightStatistics, weight_statistics
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import restrict
 from multipyro.inference.programs import Program
 
-__all__ = ["UNRELIABLE", "Query", "Samples", "importance_sampled", "statistics_of", "weighted_samples"]
+__all__ = ["UNRELIABLE", "Query", "Samples", "evidences_of", "importance_sampled", "statistics_of", "weighted_samples"]
 
 #: Pareto k-hat above which an estimate is not to be trusted
 UNRELIABLE = 0.7
+# above it the weights have no variance, so that the standard error says little, and a refinement is worthwhile
+_REFINED = 0.5
 # a refinement takes this many times the samples of the one before
 _GROWTH = 4
 
@@ -95,7 +98,7 @@ def weighted_samples(
 
 def importance_sampled(
     model: Program,
-    guide: Program,
+    proposals: Callable[[int], Program],
     x: Mapping[str, Tensor],
     observed: Mapping[str, Tensor] | None,
     components: Sequence[Component],
@@ -105,12 +108,13 @@ def importance_sampled(
 ) -> tuple[list[WeightStatistics], Tensor]:
     """Estimates of several queries with common samples.
 
-    Data points with a k-hat above 0.7 in one of the queries are estimated anew, for all queries, with four times the
-    samples, and again until `max_samples`.
+    Data points with a k-hat above 0.5 in one of the queries are estimated anew, for all queries, with four times the
+    samples and a proposal that has normals fitted to their posteriors, and again until `max_samples`. The fits only
+    see the data, none of the samples that the estimate is made of.
 
     Args:
         model: The generative program.
-        guide: The program that proposes, such as a guide's `proposal`.
+        proposals: From the number of samples to the program that proposes, such as a guide's `proposal`.
         x: Modality name -> values `(batch, *event)`: all modalities scored, and conditions.
         observed: Modality name -> data points in which it is observed.
         components: The mixture.
@@ -122,29 +126,20 @@ def importance_sampled(
         One `WeightStatistics` for each query, and the number of samples of each data point, int64 `(batch,)`.
     """
     scored = list(dict.fromkeys(name for query in queries for name in (*query.target, *query.given)))
-    with evaluating(model, guide), poutine.block():
-        head = first_row(x, observed)
-        program = restrict(model, [*scored, *conditions_of(model)])
-        given = [part.subset for part in components if part.subset]
-        sizes = [elements_per_row(restrict(guide, subset), head) for subset in dict.fromkeys(given)]
-        elements = max(elements_per_row(program, head), *sizes)
-
-        def estimate(rows: Tensor, number: int) -> list[WeightStatistics]:
-            part, masks = take_rows(x, observed, rows)
-            size = max(1, _memory.MAX_ELEMENTS // (len(rows) * elements))
-            samples = weighted_samples(model, guide, part, masks, components, number, scored, size)
-            return [samples.statistics(query) for query in queries]
-
-        number, pending = num_samples, torch.arange(batch_rows(x))
-        found, used = None, torch.zeros(len(pending), dtype=torch.long)
+    refined = with_fits(components, evidences_of(queries, x, conditions_of(model)))
+    number, pending = num_samples, torch.arange(batch_rows(x))
+    statistics, used = None, torch.zeros(len(pending), dtype=torch.long)
+    with evaluating(model, proposals(number)), poutine.block():
         while len(pending):
-            found = _merged(found, pending, _in_chunks(estimate, pending, number, elements, len(scored) + 2))
+            mixture = components if number == num_samples else refined
+            new = _estimates(model, proposals(number), x, observed, mixture, queries, number, scored, pending)
+            statistics = new if statistics is None else _replaced(statistics, pending, new)
             used[pending] = number
             if number >= max_samples:
                 break
-            unreliable = torch.stack([statistics.khat[pending] for statistics in found]).amax(0) > UNRELIABLE
-            pending, number = pending[unreliable.to(pending.device)], min(_GROWTH * number, max_samples)
-    return found, used
+            refine = torch.stack([each.khat for each in statistics]).amax(0)[pending] > _REFINED
+            pending, number = pending[refine.to(pending.device)], min(_GROWTH * number, max_samples)
+    return statistics, used
 
 
 def statistics_of(parts: Sequence[WeightStatistics]) -> WeightStatistics:
@@ -153,19 +148,41 @@ def statistics_of(parts: Sequence[WeightStatistics]) -> WeightStatistics:
     return WeightStatistics(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def _in_chunks(
-    estimate: Callable[[Tensor, int], list[WeightStatistics]], rows: Tensor, number: int, elements: int, kept: int
+def evidences_of(queries: Sequence[Query], x: Mapping[str, Tensor], conditions: Sequence[str]) -> list[tuple[str, ...]]:
+    """The subsets whose evidence is part of a query, in the order of `x` and with the conditions."""
+    parts = [part for query in queries for part in ((*query.target, *query.given), query.given) if part]
+    return list(dict.fromkeys(tuple(n for n in x if n in part or n in conditions) for part in parts))
+
+
+def _estimates(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] | None,
+    components: Sequence[Component],
+    queries: Sequence[Query],
+    number: int,
+    scored: Sequence[str],
+    rows: Tensor,
 ) -> list[WeightStatistics]:
-    """Estimates of some data points, as many at once as memory allows for `kept` numbers of each sample."""
-    chunks = row_chunks(len(rows), max(elements, kept * number // min(number, 64)), number)
-    parts = [estimate(rows[chunk], number) for chunk in chunks]
+    """Estimates of some data points, as many at once as memory allows for the decoders and for all weights."""
+    head, program = first_row(x, observed), restrict(model, [*scored, *conditions_of(model)])
+    subsets = dict.fromkeys(part.subset for part in components if part.subset)
+    elements = max(elements_per_row(part, head) for part in (program, *(restrict(guide, s) for s in subsets)))
+    kept = (len(scored) + 2) * number // min(number, 64)
+    parts = []
+    for chunk in row_chunks(len(rows), max(elements, kept), number):
+        part, masks = take_rows(x, observed, rows[chunk])
+        size = max(1, _memory.MAX_ELEMENTS // (len(chunk) * elements))
+        samples = weighted_samples(model, guide, part, masks, components, number, scored, size)
+        parts.append([samples.statistics(query) for query in queries])
     return [statistics_of(each) for each in zip(*parts, strict=True)]
 
 
-def _merged(before: list[WeightStatistics] | None, rows: Tensor, new: list[WeightStatistics]) -> list[WeightStatistics]:
+def _replaced(
+    before: Sequence[WeightStatistics], rows: Tensor, new: Sequence[WeightStatistics]
+) -> list[WeightStatistics]:
     """The statistics of all data points with those of `rows` replaced."""
-    if before is None:
-        return new
     names = WeightStatistics.__dataclass_fields__
     return [
         WeightStatistics(**{name: getattr(old, name).index_copy(0, rows, getattr(part, name)) for name in names})

@@ -1,5 +1,6 @@
 """The estimators of the papers under names of their own: each has its proposal, and is a bound or a biased estimate."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +26,8 @@ from multipyro.inference.evaluation._memory import chunks, elements_per_row, row
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.estimators import check_scored, checked_samples, estimate_of
 from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled
-from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, mixture_of, site_log_prob
+from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
+from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, mixture_of
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, latents_from, proposal, restrict
 from multipyro.inference.objectives.sites import sample_sites
@@ -120,7 +122,7 @@ def importance_weighted_bound(
     components = [Component(given, 1.0, 1.0)]
     queries = [Query(target)]
     found, samples = importance_sampled(
-        model, conditional(guide), x, observed, components, queries, num_samples, num_samples
+        model, lambda _: conditional(guide), x, observed, components, queries, num_samples, num_samples
     )
     return estimate_of(found[0], samples, components, num_samples, method="importance-weighted bound")
 
@@ -284,7 +286,7 @@ def guide_predictive_log_likelihood(
     components = mixture_of(main, scales, (), 0.0, prior)
     prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given), given)
     found, samples = importance_sampled(
-        prediction, proposal(guide), x, None, components, [Query(target)], num_samples, max_samples
+        prediction, functools.partial(proposal, guide), x, None, components, [Query(target)], num_samples, max_samples
     )
     return estimate_of(found[0], samples, components, num_samples)
 

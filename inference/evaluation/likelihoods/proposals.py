@@ -3,28 +3,41 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from multipyro.batch import Rows, private_modality
-from multipyro.guides import Guide
-from multipyro.guides.algebra.widening import matched_normal, widened
+from multipyro.batch import private_modality
 from multipyro.inference.evaluation._inputs import conditions_of, supports
-from multipyro.inference.handlers import restrict
+from multipyro.inference.evaluation.likelihoods.fitting import FittedLatents
+from multipyro.inference.evaluation.likelihoods.latents import (
+    GivenLatents,
+    GuideLatents,
+    ProgramLatents,
+    latents_of,
+    site_log_prob,
+)
 from multipyro.inference.objectives.sites import sample_sites
-from multipyro.inference.programs import Program, unwrap
+from multipyro.inference.programs import Program
 
-__all__ = ["SCALES", "Component", "Proposal", "allocate", "defensive_mixture", "mixture_of", "site_log_prob"]
+__all__ = [
+    "SCALES",
+    "Component",
+    "Proposal",
+    "allocate",
+    "defensive_mixture",
+    "mixture_of",
+    "with_fits",
+]
 
 #: the scales that a guide proposes at. Against a guide half as wide as the posterior, in 16 dimensions and at K = 1000,
 #: they bring a bias of -1.43 nats to 0.000
 SCALES = (1.0, 1.5, 2.0)
+# share of the samples of a refinement from what was fitted
+_FITTED = 0.6
 
 
 @dataclass(frozen=True)
@@ -32,19 +45,29 @@ class Component:
     """One component of a proposal.
 
     Attributes:
-        subset: The modalities that the guide is given; empty for the model's prior.
-        scale: Factor of the guide's spread.
+        subset: The modalities that it is given; empty for the model's prior.
+        scale: Factor of its spread.
         share: Share of the samples.
+        kind: `"guide"`, or for an approximation fitted to each data point `"normal"` or `"heavy-tailed"`.
     """
 
     subset: tuple[str, ...]
     scale: float
     share: float
+    kind: str = "guide"
+
+    @property
+    def source(self) -> tuple[tuple[str, ...], bool]:
+        """What its samples come from: the subset, and whether they come from a fit."""
+        return self.subset, self.kind != "guide"
 
     @property
     def label(self) -> str:
         """A name for summaries: `"image+label x 1.5"`, `"prior"`."""
-        return f"{'+'.join(self.subset)} x {self.scale:g}" if self.subset else "prior"
+        if not self.subset:
+            return "prior"
+        fitted = "" if self.kind == "guide" else f"fitted {self.kind} "
+        return f"{fitted}{'+'.join(self.subset)} x {self.scale:g}"
 
 
 def defensive_mixture(
@@ -101,6 +124,21 @@ def mixture_of(
     return [*components, *([Component((), 1.0, prior)] if prior else [])]
 
 
+def with_fits(components: Sequence[Component], evidences: Sequence[tuple[str, ...]]) -> list[Component]:
+    """The mixture with normals fitted to each data point's posterior given each of `evidences`, at 60 %.
+
+    Each normal comes at its own width and half as wide again, and as a Student-t distribution, whose tails are above
+    those of any posterior under a normal or Laplace prior.
+    """
+    share = _FITTED / (3 * len(evidences))
+    fitted = [
+        Component(subset, scale, share, kind)
+        for subset in evidences
+        for scale, kind in ((1.0, "normal"), (1.5, "normal"), (1.0, "heavy-tailed"))
+    ]
+    return [*(replace(part, share=(1 - _FITTED) * part.share) for part in components), *fitted]
+
+
 def allocate(components: Sequence[Component], number: int) -> list[int]:
     """Numbers of samples of the components, which sum to `number` and are at least 1 where `number` suffices.
 
@@ -152,7 +190,12 @@ class Proposal:
         self.counts = [count for count in counts if count]
         self.log_shares = [math.log(count / total) for count in self.counts]
         subsets = dict.fromkeys(part.subset for part in self.components if part.subset)
-        self._latents = {subset: _latents(proposals, subset, x, observed) for subset in subsets}
+        self._latents: dict[tuple, GuideLatents | ProgramLatents | FittedLatents] = {
+            (subset, False): latents_of(proposals, subset, x, observed) for subset in subsets
+        }
+        for subset in dict.fromkeys(part.subset for part in self.components if part.kind != "guide"):
+            start = self._latents.get((subset, False), next(iter(self._latents.values())))
+            self._latents[subset, True] = FittedLatents(model, x, observed, subset, start)
 
     def draw(self, size: int):
         """Samples of every component in turn, in parts of at most `size`: traces of the model, log-weights' bases.
@@ -182,22 +225,24 @@ class Proposal:
         yield pieces
 
     def _covered(self, component: Component) -> tuple[str, ...]:
-        return self._latents[component.subset].names if component.subset else ()
+        return self._latents[component.source].names if component.subset else ()
 
     def _trace(self, pieces: Sequence[tuple[Component, int]]) -> poutine.Trace:
         """A trace of the model with the latents of these components; what they do not cover, the model draws."""
         number = sum(count for _, count in pieces)
-        drawn = [self._latents[part.subset].sample(count, part.scale) for part, count in pieces if part.subset]
+        drawn = [
+            self._latents[part.source].sample(count, part.kind, part.scale) for part, count in pieces if part.subset
+        ]
         values = {name: torch.cat([sample[name] for sample in drawn]) for name in drawn[0]} if drawn else {}
         rows: dict[str, Tensor] = {}
         for name in values:
-            informed = [self._latents[part.subset].rows[name] for part, _ in pieces]
+            informed = [self._latents[part.source].rows[name] for part, _ in pieces]
             if any(mask is not None for mask in informed):
                 some = next(mask for mask in informed if mask is not None)
                 full = [torch.ones_like(some) if mask is None else mask for mask in informed]
                 repeats = torch.tensor([count for _, count in pieces], device=some.device)
                 rows[name] = torch.stack(full).repeat_interleave(repeats, 0)
-        with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, _Given(values, rows):
+        with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, GivenLatents(values, rows):
             self.model(self.x, self.observed)
         if unknown := [name for name in values if name not in traced.trace and private_modality(name) is None]:
             latents = [name for name, site in sample_sites(traced.trace).items() if not site["is_observed"]]
@@ -211,9 +256,9 @@ class Proposal:
         for component, log_share in zip(self.components, self.log_shares, strict=True):
             log_prob = log_prior
             if component.subset:
-                latents = self._latents[component.subset]
+                latents = self._latents[component.source]
                 known = {name: value for name, value in values.items() if name in latents.names}
-                covered = latents.log_probs(known, component.scale)
+                covered = latents.log_probs(known, component.kind, component.scale)
                 parts = []
                 for name, alternative in prior.items():
                     mask = latents.rows.get(name)
@@ -222,114 +267,3 @@ class Proposal:
                 log_prob = sum(parts)
             densities.append(log_share + log_prob)
         return log_prior - torch.stack(torch.broadcast_tensors(*densities)).logsumexp(0)
-
-
-def _latents(
-    program: Program, subset: Sequence[str], x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
-) -> "_GuideLatents | _ProgramLatents":
-    part = {name: x[name] for name in subset}
-    masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
-    kind = _GuideLatents if isinstance(unwrap(program), Guide) else _ProgramLatents
-    return kind(restrict(program, subset), part, masks)
-
-
-class _GuideLatents:
-    """The latents of a guide given one subset: distributions that do not depend on one another's values."""
-
-    def __init__(self, program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
-        sites = sample_sites(poutine.trace(program).get_trace(x, observed))
-        self.sites = {name: site["fn"] for name, site in sites.items()}
-        self.names = tuple(self.sites)
-        contained = Rows(x, observed)
-        self.rows = {name: contained.informing(name) for name in self.names}
-        self._scaled: dict[float, dict[str, Any]] = {}
-
-    def sample(self, number: int, scale: float) -> dict[str, Tensor]:
-        """Site -> `(number, batch, latent_dim)`."""
-        return {name: site.sample((number,)) for name, site in self._at(scale).items()}
-
-    def log_probs(self, values: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-        """Site -> log-density `(samples, batch)`, float64."""
-        sites = self._at(scale)
-        return {name: _summed(sites[name], value) for name, value in values.items()}
-
-    def _at(self, scale: float) -> dict[str, Any]:
-        if scale not in self._scaled:
-            self._scaled[scale] = {name: _spread(site, scale) for name, site in self.sites.items()}
-        return self._scaled[scale]
-
-
-class _ProgramLatents:
-    """The latents of any program of Pyro, traced anew for each set of values: one site may depend on another."""
-
-    def __init__(self, program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
-        self.program, self.x, self.observed = program, x, observed
-        self.names = tuple(sample_sites(poutine.trace(program).get_trace(x, observed)))
-        contained = Rows(x, observed)
-        self.rows = {name: contained.informing(name) for name in self.names}
-
-    def sample(self, number: int, scale: float) -> dict[str, Tensor]:
-        """Site -> `(number, batch, latent_dim)`."""
-        return {name: site["value"] for name, site in self._sites(number, scale).items()}
-
-    def log_probs(self, values: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-        """Site -> log-density `(samples, batch)`, float64."""
-        sites = self._sites(len(next(iter(values.values()))), scale, values)
-        return {name: _summed(sites[name]["fn"], value) for name, value in values.items()}
-
-    def _sites(self, number: int, scale: float, values: Mapping[str, Tensor] | None = None) -> dict[str, dict]:
-        with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, _Given(values or {}, {}):
-            with _Spread(scale):
-                self.program(self.x, self.observed)
-        return sample_sites(traced.trace)
-
-
-class _Given(Messenger):
-    """Gives latents their values; other data points, and other latents, are drawn by the program."""
-
-    def __init__(self, values: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.values, self.rows = values, rows
-
-    def _pyro_sample(self, msg: dict) -> None:
-        if msg["name"] not in self.values or msg["is_observed"]:
-            return
-        value = self.values[msg["name"]]
-        if msg["name"] in self.rows:
-            lead = value.shape[: value.dim() - msg["fn"].event_dim]
-            rows = self.rows[msg["name"]]
-            rows = rows.reshape(*rows.shape, *[1] * msg["fn"].event_dim)
-            value = torch.where(rows, value, msg["fn"].expand(lead)())
-        msg["value"], msg["done"] = value, True
-
-
-class _Spread(Messenger):
-    """Widens every distribution that a program samples from."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def _pyro_sample(self, msg: dict) -> None:
-        if not msg["is_observed"] and not poutine.util.site_is_subsample(msg):
-            msg["fn"] = _spread(msg["fn"], self.scale)
-
-
-def _spread(distribution: Any, scale: float) -> Any:
-    wider = widened(distribution, scale)
-    return matched_normal(distribution, scale) if wider is None else wider
-
-
-def site_log_prob(site: Mapping[str, Any]) -> Tensor:
-    """The log-density of a site, masked and unweighted, summed in float64."""
-    log_prob, mask = _summed(site["fn"], site["value"]), site["mask"]
-    return log_prob if mask is None or mask is True else torch.where(torch.as_tensor(mask), log_prob, 0.0)
-
-
-def _summed(distribution: Any, value: Tensor) -> Tensor:
-    """The log-density with its event dimensions summed in float64."""
-    if isinstance(distribution, torch.distributions.Independent):
-        log_prob = distribution.base_dist.log_prob(value)
-        dims = tuple(range(-distribution.reinterpreted_batch_ndims, 0))
-        return log_prob.sum(dims, dtype=torch.float64) if dims else log_prob.double()
-    return distribution.log_prob(value).double()

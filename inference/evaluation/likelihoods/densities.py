@@ -1,0 +1,94 @@
+"""The joint density of a model as a function of one vector of latents, for optimization and for Monte Carlo moves."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from multipyro.batch import Rows
+from multipyro.inference.evaluation._inputs import conditions_of
+from multipyro.inference.evaluation.likelihoods.latents import GivenLatents, site_log_prob
+from multipyro.inference.handlers import frozen, restrict
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.programs import Program
+
+__all__ = ["LatentDensity"]
+
+
+class LatentDensity:
+    r"""`log p(z)` and `log p(x_S | z)` of one batch, with all latents in one vector.
+
+    Args:
+        model: The generative program.
+        x: Modality name -> values `(batch, *event)`, conditions of a conditional model among them.
+        observed: Modality name -> data points in which it is observed.
+        scored: The modalities `S`.
+
+    Attributes:
+        shapes: Latent site -> its event shape, in the order of the vector.
+        dim: Size of the vector.
+        informed: Data points in which every latent has evidence, bool `(batch,)`; None for all.
+
+    Raises:
+        ValueError: If a latent is not a real vector.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
+        >>> density = LatentDensity(model, {"image": torch.zeros(5, 16)}, None, ["image"])
+        >>> log_prior, log_likelihood = density(density.prior_sample(7))
+        >>> density.dim, log_prior.shape
+        (2, torch.Size([7, 5]))
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None,
+        scored: Sequence[str],
+    ) -> None:
+        self._program = frozen(restrict(model, [*scored, *conditions_of(model)]))
+        self._x, self._observed, self._scored = x, observed, set(scored)
+        sites = sample_sites(poutine.trace(self._program).get_trace(x, observed))
+        latents = {name: site for name, site in sites.items() if not site["is_observed"]}
+        for name, site in latents.items():
+            support = site["fn"].support
+            if getattr(support, "base_constraint", support) is not torch.distributions.constraints.real:
+                raise ValueError(f"the latent {name!r} must be a real vector, its support is {support}")
+        self.shapes = {name: tuple(site["fn"].event_shape) for name, site in latents.items()}
+        self._sizes = [math.prod(shape) for shape in self.shapes.values()]
+        self.dim = sum(self._sizes)
+        present = Rows({name: x[name] for name in scored}, observed)
+        masks = [mask for mask in map(present.informing, self.shapes) if mask is not None]
+        self.informed = torch.stack(masks).all(0) if masks else None
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """`log p(z)` and `log p(x_S | z)` of `(samples, batch, dim)`, each `(samples, batch)`, float64."""
+        sites = self._sites(len(z), self.split(z))
+        log_prior = sum(site_log_prob(sites[name]) for name in self.shapes)
+        return log_prior, sum(site_log_prob(sites[name]) for name in self._scored)
+
+    def prior_sample(self, number: int) -> Tensor:
+        """Samples of the prior, `(number, batch, dim)`."""
+        sites = self._sites(number, {})
+        return self.join({name: sites[name]["value"] for name in self.shapes})
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """The vector as one value for each latent site."""
+        parts = zip(self.shapes.items(), z.split(self._sizes, -1), strict=True)
+        return {name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in parts}
+
+    def join(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The values of all latent sites as one vector, `(samples, batch, dim)`."""
+        sizes = zip(self.shapes.items(), self._sizes, strict=True)
+        lead = {name: values[name].dim() - len(shape) for name, shape in self.shapes.items()}
+        return torch.cat([values[n].reshape(*values[n].shape[: lead[n]], size) for (n, _), size in sizes], -1)
+
+    def _sites(self, number: int, values: Mapping[str, Tensor]) -> dict[str, dict]:
+        with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, GivenLatents(values):
+            self._program(self._x, self._observed)
+        return sample_sites(traced.trace)
