@@ -1,12 +1,13 @@
 """Every kind of data with every likelihood that suits it: networks, training with missing entries, prediction."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from multipyro.data import KINDS, Modality
-from multipyro.inference import build, cross_generate, fit_recipe, networks_for
+from multipyro.inference import build, cross_generate, embed, fit_recipe, networks_for
 from multipyro.ppl_models.likelihoods import OrdinalLikelihood
 from multipyro.ppl_models.networks import ConvEncoder, TransformedInput
 
@@ -88,3 +89,13 @@ def test_methods_train_on_mixed_data_with_missing_entries(method):
     assert all(math.isfinite(value) for epoch in history for value in epoch.values())
     generated = cross_generate(recipe.model, recipe.guide, {"genes": x["genes"]}, ["wind", "grade"])
     assert generated["wind"].isfinite().all() and generated["grade"].dtype == torch.int64
+
+
+def test_missing_entries_can_be_embedded_if_the_encoder_accepts_them():
+    x, _ = mixed_data()
+    modalities = {name: MIXED[name] for name in ("genes", "wind")}
+    guide = build("mvae", networks_for(modalities, (8, 8)), 2).guide
+    assert embed(guide, {name: x[name] for name in modalities}).isfinite().all()
+    complete = {name: replace(modality, missing_entries=False) for name, modality in modalities.items()}
+    with pytest.raises(ValueError, match=r"modality \['genes'\] has NaN in observed values"):
+        embed(build("mvae", networks_for(complete, (8, 8)), 2).guide, {"genes": x["genes"]})

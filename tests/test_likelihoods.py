@@ -13,7 +13,16 @@ from torch import nn
 from multipyro.batch import mark_missing
 from multipyro.data import Modality
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import build, fit_recipe, networks_for, predictive, restrict
+from multipyro.inference import (
+    build,
+    cross_generate,
+    fit_recipe,
+    log_likelihood,
+    networks_for,
+    predictive,
+    reconstruct,
+    restrict,
+)
 from multipyro.ppl_models import MLP, MultimodalModel, point_estimate
 from multipyro.ppl_models.likelihoods import (
     BernoulliLikelihood,
@@ -430,6 +439,11 @@ def test_handlers_and_training_keep_the_exposure_of_a_modality():
     assert "rna" not in restrict(model, ["protein"])({**x, **exposure})
     generated = Predictive(predictive(model, guide, ["rna"]), num_samples=3)({"protein": x["protein"], **exposure})
     assert generated["rna"].mean() > 1e3
+    generated = cross_generate(model, guide, {"protein": x["protein"], **exposure}, ["rna"], 2)
+    assert generated["rna"].mean() > 1e3
+    with_exposure = log_likelihood(model, guide, {**x, **exposure}, num_samples=200)
+    assert (with_exposure.values < log_likelihood(model, guide, x, num_samples=200).values - 20).all()
+    assert reconstruct(model, guide, {**x, **exposure}, 2)["rna"].mean() > 1e3
     recipe = build("mvae", networks_for({"rna": RNA}, (8,)), 2)
     history = fit_recipe(recipe, [({"rna": x["rna"], **exposure}, None)], epochs=2, progress=False).history
     assert all(math.isfinite(value) for epoch in history for value in epoch.values())

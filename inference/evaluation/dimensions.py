@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from multipyro.batch import batch_rows
+from multipyro.batch import batch_rows, modalities_in
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, generative, restrict
@@ -93,9 +93,9 @@ def latent_dimensions(
         >>> latent_dimensions(model, guide, {"image": torch.randn(5, 16)}).kl.shape
         torch.Size([5, 2])
     """
-    check_known(model, list(x))
+    check_known(model, modalities_in(x))
     check_values(model, x, None)
-    given = tuple(x) if given is None else select_given(given, x, "given")
+    given = modalities_in(x) if given is None else select_given(given, x, "given")
     conditions = {name: x[name] for name in conditions_of(model)}
     name = _site(guide)
     with evaluating(model, guide), poutine.block():

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from multipyro._optional import optional_imports
-from multipyro.batch import Rows, batch_rows
+from multipyro.batch import Rows, batch_rows, modalities_in
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation._memory import chunks, elements_per_row
 from multipyro.inference.evaluation.likelihoods import LogLikelihood
@@ -96,9 +96,9 @@ def to_inference_data(
         >>> dict(data.posterior_predictive["image"].sizes)
         {'chain': 1, 'draw': 7, 'data_point': 5, 'image_entry': 16}
     """
-    check_known(model, list(x))
+    check_known(model, modalities_in(x))
     check_values(model, x, observed)
-    given = tuple(x) if given is None else select_given(given, x, "given")
+    given = modalities_in(x) if given is None else select_given(given, x, "given")
     number = batch_rows(x)
     if number * num_samples > max_draws:
         raise ValueError(
@@ -107,13 +107,13 @@ def to_inference_data(
         )
     az = _arviz()
     conditions = conditions_of(model)
-    target = tuple(name for name in x if name not in conditions)
+    target = tuple(name for name in modalities_in(x) if name not in conditions)
     evidence = {name: x[name] for name in given}
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
     posterior, stats, reason = _posterior(model, guide, evidence, target, num_samples, masks)
     prior = _prior(model, {name: x[name] for name in conditions}, target, num_samples, number)
     latents = [name for name in posterior if name not in target]
-    dims = {name: _dims(name, x[name], x[name].dim() - 1) for name in x}
+    dims = {name: _dims(name, x[name], x[name].dim() - 1) for name in modalities_in(x)}
     dims |= {name: _dims(name, posterior[name], posterior[name].dim() - 2) for name in latents}
     data = az.from_dict(
         posterior=_draws(posterior, latents),
@@ -285,7 +285,7 @@ def _posterior(
     observed: Mapping[str, Tensor] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
     """Latents and targets given `x`, the statistics of their weights, and the reason why there are none."""
-    scored = restrict(model, tuple(x))
+    scored = restrict(model, modalities_in(x))
 
     def weigh(sites: Mapping[str, dict], part: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None):
         latents = {name: site for name, site in sites.items() if name not in target}
@@ -330,7 +330,8 @@ def _observed(
     az: Any, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, dims: Mapping[str, list[str]]
 ) -> "arviz.InferenceData":
     values, coordinates, dims = {}, {}, dict(dims)
-    for name, value in x.items():
+    for name in modalities_in(x):
+        value = x[name]
         mask = None if observed is None else observed.get(name)
         if mask is None or bool(mask.all()):
             values[name] = _array(value)

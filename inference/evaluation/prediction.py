@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multipyro._distributions import expected_value
 from multipyro._modes import evaluation_mode
-from multipyro.batch import Rows, batch_rows, check_batch, filled
+from multipyro.batch import Rows, batch_rows, check_batch, filled, modalities_in
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
@@ -96,7 +96,7 @@ def cross_generate(
     _check_choice("output", output, Output)
     if not target:
         raise ValueError("target is empty: name at least one modality to generate")
-    check_known(model, [*x, *target])
+    check_known(model, [*modalities_in(x), *target])
     check_values(model, x, observed)
     conditions = [name for name in target if name in conditions_of(model)]
     if conditions:
@@ -163,7 +163,7 @@ def reconstruct(
         >>> reconstruct(model, guide, {"image": torch.zeros(5, 16)})["image"].shape
         torch.Size([1, 5, 16])
     """
-    return cross_generate(model, guide, x, tuple(x), num_samples, observed, output)
+    return cross_generate(model, guide, x, modalities_in(x), num_samples, observed, output)
 
 
 def embed(
@@ -190,8 +190,8 @@ def embed(
         hierarchical guide does its top layer.
 
     Raises:
-        ValueError: If `given` is empty or not in `x`, `x` has NaN in observed values, the guide does not support
-            `given`, or the guide has no such site.
+        ValueError: If `given` is empty or not in `x`, an observed value is NaN and its encoder does not accept that,
+            the guide does not support `given`, or the guide has no such site.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -207,9 +207,21 @@ def embed(
     x = dict(x) if given is None else {name: x[name] for name in select_given(given, x, "given")}
     if batch_rows(x) == 0:
         raise ValueError("x contains no data points")
-    for name, values in x.items():
-        if values.is_floating_point() and filled(values, (observed or {}).get(name)).isnan().any():
-            raise ValueError(f"modality {name!r} has NaN in observed values: mask them in observed")
+    incomplete = [m for m, values in x.items() if filled(values, (observed or {}).get(m)).isnan().any()]
+    try:
+        embedding = _embedded(guide, x, observed, output)
+    except ValueError as error:  # Pyro has validated the distribution of an encoder
+        if not incomplete:
+            raise
+        raise ValueError(f"modality {incomplete} has NaN in observed values: {error}") from error
+    if incomplete and embedding.isnan().any():
+        raise ValueError(f"modality {incomplete} has NaN in observed values, which its encoder does not accept")
+    return embedding
+
+
+def _embedded(
+    guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, output: Embedding
+) -> Tensor:
     program, name = conditional(guide), getattr(unwrap(guide), "embedding", "z")
     codes = []
     with evaluating(guide), poutine.block():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from multipyro.batch import modalities_in, modality_of
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.importance import Query, evidences_of, importance_sampled
@@ -169,7 +170,7 @@ def log_likelihoods(
     checked = [_query(model, x, conditions, *query) for query in queries]
     evidences = evidences_of(checked, x, conditions)
     used = {name for evidence in evidences for name in evidence}
-    x = {name: values for name, values in x.items() if name in used}
+    x = {name: values for name, values in x.items() if modality_of(name) in used}
     check_values(model, x, observed)
     components = defensive_mixture(model, guide, evidences, scales, related, prior)
     number = len(evidences)
@@ -237,7 +238,11 @@ def _query(
     given: Sequence[str] | None,
 ) -> Query:
     given = () if given is None else select_given(given, x, "given")
-    target = tuple(name for name in x if name not in given) if target is None else select_given(target, x, "target")
+    target = (
+        tuple(name for name in modalities_in(x) if name not in given)
+        if target is None
+        else select_given(target, x, "target")
+    )
     if set(target) & set(given) or not target:
         raise ValueError(f"target must not be empty nor overlap given, got {list(target)} and {list(given)}")
     check_known(model, [*target, *given])

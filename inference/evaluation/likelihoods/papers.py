@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, private_modality
+from multipyro.batch import Rows, batch_rows, modalities_in, modality_of, private_modality
 from multipyro.guides import IterativeSampling
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation._inputs import (
@@ -108,12 +108,14 @@ def importance_weighted_bound(
         torch.Size([5])
     """
     checked_samples(num_samples, num_samples)
-    given, target = select_given(given, x, "given"), tuple(x) if target is None else select_given(target, x, "target")
+    given = select_given(given, x, "given")
+    target = modalities_in(x) if target is None else select_given(target, x, "target")
     conditions = conditions_of(model)
     target = tuple(name for name in target if name not in conditions)
     check_known(model, [*given, *target])
     check_scored(model, target, conditions)
-    x = {name: values for name, values in x.items() if name in given or name in target or name in conditions}
+    used = {*given, *target, *conditions}
+    x = {name: values for name, values in x.items() if modality_of(name) in used}
     check_values(model, x, observed)
     rows = Rows({name: x[name] for name in given}, observed).any()
     if rows is not None and not rows.all():
@@ -181,7 +183,7 @@ def guide_conditional_log_likelihood(
     """
     given, target = select_given(given, x, "given"), select_given(target, x, "target")
     check_known(model, [*given, *target])
-    x = {name: values for name, values in x.items() if name in given or name in target}
+    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
     check_values(model, x, observed)
     check_scored(model, target, given)
     guided, scored = restrict(conditional(guide), given), restrict(model, [*target, *conditions_of(model)])
@@ -276,13 +278,14 @@ def guide_predictive_log_likelihood(
     if set(given) & set(target):
         raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
     check_known(model, [*given, *target])
-    x = {name: values for name, values in x.items() if name in given or name in target}
+    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
     check_values(model, x, observed)
     missing = {name: int((~mask).sum()) for name, mask in (observed or {}).items() if name in x and not mask.all()}
     if missing:
         raise ValueError(f"every data point must contain all of {list(x)}, but some do not: {missing}")
     ordered = tuple(name for name in x if name in target)
-    main = [ordered, tuple(x)] if (len(scales) > 1 or prior) and supports(guide, tuple(x)) else [ordered]
+    everything = modalities_in(x)
+    main = [ordered, everything] if (len(scales) > 1 or prior) and supports(guide, everything) else [ordered]
     components = mixture_of(main, scales, (), 0.0, prior)
     prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given), given)
     found, samples = importance_sampled(
