@@ -1,4 +1,10 @@
-"""Batches of modalities as every program receives them: names, rows, masks and fill values."""
+"""Batches of modalities as every program receives them: names, rows, masks and fill values.
+
+A batch is `(x, observed)`: `x` has the values of each modality, the batch first, and `observed` the rows in which it is
+observed. Within an observed value, a missing entry is NaN, or -1 in integer data; likelihoods and encoders with
+`missing_entries=True` accept it. Beside its modalities, `x` may contain the exposure of a modality of counts under the
+name `<modality>.exposure`: an input of its likelihood, which is neither scored nor inferred.
+"""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
