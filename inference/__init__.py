@@ -5,9 +5,12 @@ from multipyro.inference.evaluation.coherence import coherence_by_number, condit
 from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.evaluation.inference_data import to_inference_data
 from multipyro.inference.evaluation.likelihoods import (
+    Annealing,
     ConditionalBounds,
     Difference,
     LogLikelihood,
+    Sandwich,
+    bidirectional_sandwich,
     guide_conditional_log_likelihood,
     guide_predictive_log_likelihood,
     importance_weighted_bound,
@@ -61,6 +64,7 @@ __all__ = [
     "PROPER_SUBSETS",
     "SINGLES",
     "SUBSET",
+    "Annealing",
     "Classifier",
     "ConditionalBounds",
     "Difference",
@@ -78,9 +82,11 @@ __all__ = [
     "NonFiniteLossError",
     "Objective",
     "Recipe",
+    "Sandwich",
     "Stage",
     "StratifiedELBO",
     "Update",
+    "bidirectional_sandwich",
     "build",
     "coherence_by_number",
     "conditional",

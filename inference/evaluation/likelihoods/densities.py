@@ -52,7 +52,7 @@ class LatentDensity:
         scored: Sequence[str],
     ) -> None:
         self._program = frozen(restrict(model, [*scored, *conditions_of(model)]))
-        self._x, self._observed, self._scored = x, observed, set(scored)
+        self._x, self._observed, self._scored = x, observed, tuple(scored)
         sites = sample_sites(poutine.trace(self._program).get_trace(x, observed))
         latents = {name: site for name, site in sites.items() if not site["is_observed"]}
         for name, site in latents.items():
@@ -68,9 +68,14 @@ class LatentDensity:
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """`log p(z)` and `log p(x_S | z)` of `(samples, batch, dim)`, each `(samples, batch)`, float64."""
+        log_prior, scores = self.parts(z)
+        return log_prior, sum(scores.values())
+
+    def parts(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """`log p(z)`, and `log p(x_m | z)` of each modality, of `(samples, batch, dim)`."""
         sites = self._sites(len(z), self.split(z))
-        log_prior = sum(site_log_prob(sites[name]) for name in self.shapes)
-        return log_prior, sum(site_log_prob(sites[name]) for name in self._scored)
+        scores = {name: site_log_prob(sites[name]) for name in self._scored}
+        return sum(site_log_prob(sites[name]) for name in self.shapes), scores
 
     def prior_sample(self, number: int) -> Tensor:
         """Samples of the prior, `(number, batch, dim)`."""

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["Difference", "LogLikelihood"]
+__all__ = ["Difference", "LogLikelihood", "Sandwich"]
 
 _UNRELIABLE = 0.7
+# of a sandwich, in nats, below which it certifies an estimate
+_GAP = 0.1
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -29,6 +31,7 @@ class LogLikelihood:
         proposal: Component of the proposal -> samples, of `num_samples` at first.
         method: How the values were computed.
         notes: Other remarks.
+        sandwich: Bounds from both sides on simulated data, with the settings of an annealed estimate.
 
     Example:
         >>> import torch
@@ -48,6 +51,7 @@ class LogLikelihood:
     proposal: Mapping[str, int] = field(default_factory=dict)
     method: str = "importance sampling"
     notes: tuple[str, ...] = ()
+    sandwich: "Sandwich | None" = None
 
     @property
     def mean(self) -> float:
@@ -76,17 +80,23 @@ class LogLikelihood:
     def warnings(self) -> tuple[str, ...]:
         """Why the numbers may be wrong; empty where nothing speaks against them."""
         found = []
+        if not self.values.isfinite().all():
+            found.append(f"{int((~self.values.isfinite()).sum())} data points have no finite likelihood")
         if self.unreliable:
             found.append(
                 f"k-hat is above {_UNRELIABLE} for {self.unreliable:.1%} of the data points (largest "
-                f"{self.khat.nan_to_num(-math.inf).max().item():.2f}): their values are likely too low and their "
-                "standard errors too small"
+                f"{self.khat.nan_to_num(-math.inf, math.inf).max().item():.2f}): their values are likely too low and "
+                "their standard errors too small"
             )
         if self.khat.isnan().any():
             found.append("too few samples for k-hat, so nothing shows whether the proposal covers the posterior")
         growth = self._mean_growth()
         if growth is not None and growth[0] > 3 * growth[1] and growth[0] > self._monte_carlo():
             found.append(f"the last doubling of the samples raised the mean by {growth[0]:.3g} nats")
+        if self.sandwich is not None and self.sandwich.gap > max(3 * self.sandwich.gap_se, _GAP):
+            found.append(
+                f"the sandwich has a gap of {self.sandwich.gap:.3g} nats: more temperatures or chains close it"
+            )
         return (*found, *self.notes)
 
     def difference(self, other: "LogLikelihood") -> "Difference":
@@ -104,15 +114,24 @@ class LogLikelihood:
         se = values.std().item() / math.sqrt(number) if number > 1 else math.nan
         return Difference(values.mean().item(), se, math.hypot(self.mc_se, other.mc_se), values)
 
+    def negated(self) -> "LogLikelihood":
+        """The estimate with the signs of its values changed, as a bound from above is made of inverse weights."""
+        growth = None if self.growth is None else -self.growth
+        return replace(self, values=-self.values, growth=growth)
+
     def summary(self) -> str:
         """The mean with its errors, and one line for each warning."""
         number = len(self.values)
         points = "1 data point" if number == 1 else f"mean of {number} data points"
         lines = [f"log-likelihood {self.mean:.4f} ± {self.se:.4f} nats, {points} (Monte Carlo error {self.mc_se:.4f})"]
+        lines += [] if self.sandwich is None else [repr(self.sandwich)]
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: `value`, `se`, `mc_se`, `khat` (largest), `unreliable` (share), `warnings`."""
+        """Plain values for JSON: `value`, `se`, `mc_se`, `khat` (largest), `unreliable` (share), `warnings`.
+
+        With a sandwich also its `gap` and `gap_se`.
+        """
         largest = self.khat.max().item()
         return {
             "value": self.mean,
@@ -121,14 +140,14 @@ class LogLikelihood:
             "khat": largest,
             "unreliable": self.unreliable,
             "warnings": list(self.warnings),
+            **({} if self.sandwich is None else {"gap": self.sandwich.gap, "gap_se": self.sandwich.gap_se}),
         }
 
     def __getitem__(self, rows: Tensor) -> "LogLikelihood":
         """The estimate of some of the data points."""
-        parts = ("ess", "growth", "num_samples")
-        chosen = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in parts}
-        values = (self.values[rows], self.standard_errors[rows], self.khat[rows])
-        return LogLikelihood(*values, **chosen, proposal=self.proposal, method=self.method, notes=self.notes)
+        names = ("values", "standard_errors", "khat", "ess", "growth", "num_samples")
+        parts = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if part is None else part[rows] for name, part in parts.items()})
 
     def __repr__(self) -> str:
         return self.summary()
@@ -157,3 +176,36 @@ class Difference:
     se: float
     mc_se: float
     values: Tensor
+
+
+@dataclass(frozen=True, repr=False)
+class Sandwich:
+    """A lower and an upper estimate of the log-likelihood of the same simulated data.
+
+    The expectation of `lower` is at most the true value and that of `upper` at least, so a small `gap` certifies both,
+    and with them the settings on data as the model makes it.
+
+    Attributes:
+        lower: Annealed from the prior to the posterior.
+        upper: Annealed from the posterior, of which a simulated data point has one exact sample, to the prior.
+    """
+
+    lower: LogLikelihood
+    upper: LogLikelihood
+
+    @property
+    def gap(self) -> float:
+        """The mean of `upper - lower`, nats."""
+        return (self.upper.values - self.lower.values).mean().item()
+
+    @property
+    def gap_se(self) -> float:
+        """The standard error of `gap` over data points."""
+        return (self.upper.values - self.lower.values).std().item() / math.sqrt(len(self.lower.values))
+
+    def __repr__(self) -> str:
+        number = len(self.lower.values)
+        return (
+            f"sandwich on {number} simulated data points: {self.lower.mean:.4f} to {self.upper.mean:.4f} nats, gap "
+            f"{self.gap:.4f} ± {self.gap_se:.4f}"
+        )

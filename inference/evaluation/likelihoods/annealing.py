@@ -1,0 +1,343 @@
+"""Annealed importance sampling with Hamiltonian moves, and the sandwich that certifies it on simulated data."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from multipyro.batch import batch_rows
+from multipyro.inference.evaluation import _memory
+from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
+from multipyro.inference.evaluation._memory import elements_per_row
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
+from multipyro.inference.evaluation.likelihoods.importance import Query
+from multipyro.inference.evaluation.likelihoods.weights import Strata, WeightStatistics, weight_statistics
+from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.handlers import generative, restrict
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.programs import Program
+
+__all__ = ["Annealing", "annealed_likelihoods", "bidirectional_sandwich"]
+
+_ACCEPTANCE = 0.8
+# how fast the pre-run adapts its step sizes
+_GAIN = 0.3
+_FIRST_STEP = 0.2
+_JITTER = 0.2
+# tensors that a decoder's gradient keeps, beside its largest one
+_KEPT = 6
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Settings of annealed importance sampling.
+
+    Args:
+        num_chains: Chains of each data point, each of which gives one weight.
+        num_temperatures: Number of intermediate distributions.
+        leapfrogs: Leapfrogs of the one Hamiltonian move at each.
+        num_simulated: Number of simulated data points of the sandwich that comes with an estimate; 0 for none.
+
+    Raises:
+        ValueError: If a number is too small.
+
+    Example:
+        >>> Annealing(num_temperatures=100).num_chains
+        32
+    """
+
+    num_chains: int = 32
+    num_temperatures: int = 300
+    leapfrogs: int = 8
+    num_simulated: int = 20
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        smallest = {"num_chains": 2, "num_temperatures": 2, "leapfrogs": 1, "num_simulated": 0}
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+def annealed_likelihoods(
+    model: Program,
+    x: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] | None,
+    queries: Sequence[Query],
+    settings: Annealing,
+) -> list[LogLikelihood]:
+    """Estimates of several likelihoods, each by chains of its own, with a sandwich on data simulated like `x`."""
+    conditions = {name: x[name] for name in conditions_of(model)}
+    estimates, sandwiches = [], {}
+    for query in queries:
+        names = (*query.given, *query.target)
+        stages = [stage for stage in (query.given, query.target) if stage]
+        if names not in sandwiches:
+            number = min(settings.num_simulated, batch_rows(x))
+            some = {name: values[:number] for name, values in conditions.items()}
+            sandwich = bidirectional_sandwich(model, number, names, settings, some) if number else None
+            sandwiches[names] = sandwich
+        part = {name: values for name, values in x.items() if name in names or name in conditions}
+        log_weights = annealed_log_weights(model, part, observed, stages, settings)
+        estimates.append(replace(annealed_estimate(log_weights, settings), sandwich=sandwiches[names]))
+    return estimates
+
+
+def annealed_log_weights(
+    model: Program,
+    x: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] | None,
+    stages: Sequence[Sequence[str]],
+    settings: Annealing,
+) -> list[Tensor]:
+    r"""Log-weights of annealed importance sampling, `(chains, batch)`, float64, after each stage.
+
+    .. math:: \log w = \sum_t (\beta_t - \beta_{t-1}) \log p(x_S \mid z_{t-1}), \qquad
+        z_t \sim T_t(\cdot \mid z_{t-1}) \text{ leaves } p(z)\, p(x_S \mid z)^{\beta_t} \text{ invariant}
+
+    The chains of all data points move at once. A stage anneals the likelihoods of some modalities in, after those of
+    the stages before, so that the weights of the last stage divided by those of the first estimate a conditional with
+    the same chains. Step sizes, one for each data point and temperature, and the temperatures are chosen in a run of
+    their own whose chains are thrown away; afterwards nothing is adapted, so the mean weight is unbiased.
+
+    References:
+        Annealed Importance Sampling (Neal, 2001); On the Quantitative Analysis of Decoder-Based Generative Models (Wu
+        et al., 2017).
+
+    Args:
+        model: The generative program.
+        x: Modality name -> values `(batch, *event)`, conditions of a conditional model among them.
+        observed: Modality name -> data points in which it is observed.
+        stages: The modalities of each stage.
+        settings: The settings.
+
+    Returns:
+        One tensor for each stage.
+    """
+    weights: list[list[Tensor]] = [[] for _ in stages]
+    with evaluating(model), poutine.block():
+        for rows in _row_chunks(model, x, observed, [name for stage in stages for name in stage], settings):
+            path = _Path(model, *take_rows(x, observed, rows), stages, settings)
+            for parts, log_weight in zip(weights, path.forward(), strict=True):
+                parts.append(log_weight)
+    return [torch.cat(parts, 1) for parts in weights]
+
+
+def bidirectional_sandwich(
+    model: Program,
+    num_data_points: int = 20,
+    target: Sequence[str] | None = None,
+    settings: Annealing | None = None,
+    conditions: Mapping[str, Tensor] | None = None,
+) -> Sandwich:
+    r"""Bounds the log-likelihood of data simulated by the model from both sides.
+
+    Forward chains go from the prior to the posterior, and the log of their mean weight is below `log p(x)` in
+    expectation. Backward chains start from the latents that a data point was simulated with, an exact sample of its
+    posterior, go to the prior, and bound it from above by :math:`-\log \tfrac1K \sum_k 1 / w_k`.
+
+    References:
+        Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (Grosse et al., 2015).
+
+    Args:
+        model: The generative program.
+        num_data_points: How many data points to simulate.
+        target: The modalities to simulate; all of the model's by default.
+        settings: Settings of the annealing.
+        conditions: Values of the conditions of a conditional model, from which that many data points are simulated.
+
+    Returns:
+        The `Sandwich`.
+
+    Raises:
+        ValueError: If a latent is not a real vector, or a conditional model lacks its conditions.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
+        >>> sandwich = bidirectional_sandwich(model, 5, settings=Annealing(4, 10))
+        >>> len(sandwich.lower.values), len(sandwich.upper.values)
+        (5, 5)
+    """
+    settings = Annealing() if settings is None else settings
+    given = dict(conditions or {})
+    absent = [name for name in conditions_of(model) if name not in given]
+    if absent:
+        raise ValueError(f"this model generates given {list(conditions_of(model))}: conditions do not contain {absent}")
+    target = tuple(name for name in (model.modalities if target is None else target) if name not in given)
+    number = batch_rows(given) if given else num_data_points
+    lower, upper = [], []
+    with evaluating(model), poutine.block():
+        trace = poutine.trace(restrict(generative(model, target), [*target, *given])).get_trace(given, num_rows=number)
+        x = {**{name: trace.nodes[name]["value"] for name in target}, **given}
+        latents = {n: s["value"] for n, s in sample_sites(trace).items() if n not in x}
+        for rows in _row_chunks(model, x, None, target, settings):
+            path = _Path(model, *take_rows(x, None, rows), [target], settings)
+            (forward,) = path.forward()
+            lower.append(forward)
+            upper.append(path.backward({name: value[rows] for name, value in latents.items()}))
+    forward, backward = torch.cat(lower, 1), torch.cat(upper, 1)
+    above = annealed_estimate([-backward], settings)
+    return Sandwich(annealed_estimate([forward], settings), above.negated())
+
+
+def annealed_estimate(log_weights: Sequence[Tensor], settings: Annealing) -> LogLikelihood:
+    """The estimate from log-weights after one stage, or from those of the last of two given the first."""
+    strata = Strata([len(log_weights[0])])
+    below = log_weights[0] if len(log_weights) > 1 else None
+    statistics: WeightStatistics = weight_statistics(log_weights[-1], below, strata)
+    chains = torch.full((len(statistics.value),), settings.num_chains, dtype=torch.long)
+    return LogLikelihood(
+        statistics.value,
+        statistics.standard_error,
+        statistics.khat,
+        statistics.ess,
+        statistics.growth,
+        chains,
+        {"annealed chains": settings.num_chains},
+        "annealed importance sampling",
+    )
+
+
+def _row_chunks(model, x, observed, scored: Sequence[str], settings: Annealing) -> tuple[Tensor, ...]:
+    program = restrict(model, [*scored, *conditions_of(model)])
+    elements = elements_per_row(program, first_row(x, observed)) * settings.num_chains * _KEPT
+    return torch.arange(batch_rows(x)).split(max(1, _memory.MAX_ELEMENTS // elements))
+
+
+class _Path:
+    """The distributions from the prior to the posterior of the data points of one batch, and the moves along it."""
+
+    def __init__(
+        self,
+        model: Program,
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None,
+        stages: Sequence[Sequence[str]],
+        settings: Annealing,
+    ) -> None:
+        self.density = LatentDensity(model, x, observed, [name for stage in stages for name in stage])
+        self.stages, self.settings = [tuple(stage) for stage in stages], settings
+        self.schedules = []
+        z = self.density.prior_sample(settings.num_chains)
+        for number in range(len(stages)):
+            schedule, z = self._prepared(number, z)
+            self.schedules.append(schedule)
+
+    def forward(self) -> list[Tensor]:
+        """Log-weights after each stage, from the prior on, `(chains, batch)` each."""
+        z = self.density.prior_sample(self.settings.num_chains)
+        total, weights = 0.0, []
+        for number, (betas, sizes) in enumerate(self.schedules):
+            state = _State(self, number, z)
+            for step in range(1, len(betas)):
+                total = total + (betas[step] - betas[step - 1]) * state.now
+                if step < len(betas) - 1 or number < len(self.schedules) - 1:
+                    state, _ = state.moved(betas[step], sizes[step])
+            z = state.z
+            weights.append(total)
+        return weights
+
+    def backward(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """Log-weights of one stage from exact samples of the posterior to the prior, `(chains, batch)`."""
+        ((betas, sizes),) = self.schedules
+        z = self.density.join(latents).expand(self.settings.num_chains, -1, -1)
+        state, total = _State(self, 0, z), 0.0
+        for step in range(len(betas) - 1, 0, -1):
+            state, _ = state.moved(betas[step], sizes[step])
+            total = total + (betas[step] - betas[step - 1]) * state.now
+        return total
+
+    def _prepared(self, number: int, z: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """The temperatures and step sizes of one stage, and chains at its end.
+
+        Temperatures are placed so that each step changes the log-weight by as much as any other, in standard
+        deviations over the chains.
+        """
+        steps = self.settings.num_temperatures
+        betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=z.device) ** 4
+        state, log_size = _State(self, number, z), torch.full(z.shape[1:2], math.log(_FIRST_STEP), device=z.device)
+        sizes, spreads = [], []
+        for beta in betas:
+            state, acceptance = state.moved(beta, log_size.exp())
+            log_size = log_size + _GAIN * (acceptance.mean(0) - _ACCEPTANCE).to(log_size)
+            sizes.append(log_size)
+            spreads.append(state.now.std(0).median())
+        spread = torch.stack(spreads).double().clamp(min=1e-6)
+        # means over neighbors, as single steps and single chains are noisy
+        log_sizes = _smoothed(torch.stack(sizes, -1).double())
+        length = ((spread[1:] + spread[:-1]) / 2 * betas.diff()).cumsum(0)
+        length = torch.cat([torch.zeros_like(length[:1]), length / length[-1]])
+        placed = _interpolated(
+            torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=z.device), length, betas[None]
+        )
+        fitted = _interpolated(placed[0], betas, log_sizes)
+        return (placed[0], fitted.exp().T.to(z)), state.z
+
+
+class _State:
+    """Positions of all chains with the densities and gradients there."""
+
+    def __init__(self, path: _Path, stage: int, z: Tensor) -> None:
+        self.path, self.stage = path, stage
+        with torch.enable_grad():
+            self.z = z.detach().requires_grad_()
+            log_prior, scores = path.density.parts(self.z)
+            now = sum(scores[name] for name in path.stages[stage])
+            before = log_prior + sum(scores[name] for done in path.stages[:stage] for name in done)
+            self.now_gradient, self.before_gradient = (
+                torch.autograd.grad(part.sum(), self.z, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+                for part in (now, before)
+            )
+        self.z, self.now, self.before = self.z.detach(), now.detach(), before.detach()
+
+    def moved(self, beta: Tensor, size: Tensor) -> tuple["_State", Tensor]:
+        """The state after one Hamiltonian move that leaves `p(z) p(x|z)^beta` invariant, and its acceptance."""
+        # jittered independently of the state, against orbits that close
+        size = size * (1 + _JITTER * (2 * torch.rand(self.z.shape[:2], device=self.z.device, dtype=self.z.dtype) - 1))
+        size, beta_of = size.unsqueeze(-1), beta.to(self.z)
+        speed = torch.randn_like(self.z)
+        state, momentum = self, speed
+        for _ in range(self.path.settings.leapfrogs):
+            momentum = momentum + size / 2 * state._gradient(beta_of)
+            state = _State(self.path, self.stage, state.z + size * momentum)
+            momentum = momentum + size / 2 * state._gradient(beta_of)
+        kinetic = 0.5 * (speed.square() - momentum.square()).sum(-1, dtype=torch.float64)
+        gain = state._log_density(beta) - self._log_density(beta) + kinetic
+        probability = gain.nan_to_num(-math.inf, 0.0).clamp(max=0).exp()
+        accepted = torch.rand_like(probability) < probability
+        return self._chosen(accepted, state), probability
+
+    def _gradient(self, beta: Tensor) -> Tensor:
+        # a path out of every density has no finite gradient, and will be rejected
+        return (self.before_gradient + beta * self.now_gradient).nan_to_num(0.0, 0.0, 0.0)
+
+    def _log_density(self, beta: Tensor) -> Tensor:
+        return self.before + beta * self.now
+
+    def _chosen(self, accepted: Tensor, other: "_State") -> "_State":
+        chosen = object.__new__(_State)
+        chosen.path, chosen.stage = self.path, self.stage
+        for name in ("z", "now_gradient", "before_gradient"):
+            setattr(chosen, name, torch.where(accepted.unsqueeze(-1), getattr(other, name), getattr(self, name)))
+        for name in ("now", "before"):
+            setattr(chosen, name, torch.where(accepted, getattr(other, name), getattr(self, name)))
+        return chosen
+
+
+def _smoothed(values: Tensor, width: int = 11) -> Tensor:
+    """Running means over the last dimension."""
+    padded = torch.nn.functional.pad(values[:, None], (width // 2, width // 2), mode="replicate")
+    return torch.nn.functional.avg_pool1d(padded, width, 1)[:, 0]
+
+
+def _interpolated(at: Tensor, points: Tensor, values: Tensor) -> Tensor:
+    """Linear interpolation at `(n,)` of `values` `(rows, m)` given at increasing `points` `(m,)`, `(rows, n)`."""
+    right = torch.searchsorted(points, at).clamp(1, len(points) - 1)
+    left = right - 1
+    share = ((at - points[left]) / (points[right] - points[left])).clamp(0, 1).nan_to_num(0.0)
+    return values[:, left] * (1 - share) + values[:, right] * share
