@@ -1,4 +1,4 @@
-"""Options of a method, read from the signature of the function that builds it."""
+"""Options: names with defaults, types and help, declared once and checked for Python and the command line alike."""
 
 import ast
 import inspect
@@ -8,9 +8,10 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Bounds", "Count", "Option", "Share", "Weight", "check_options", "options_of"]
+__all__ = ["Bounds", "Count", "Distinct", "Names", "Option", "Share", "Weight", "check_options", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,21 @@ class Bounds:
     def __str__(self) -> str:
         return f"at least {self.low:g}" if self.high == math.inf else f"from {self.low:g} to {self.high:g}"
 
-    def contain(self, value: Any) -> bool:
-        """Whether all numbers in a value are in the range; what is not a number is."""
-        if isinstance(value, Mapping):
-            return all(map(self.contain, value.values()))
-        if isinstance(value, list | tuple):
-            return all(map(self.contain, value))
-        return isinstance(value, bool) or not isinstance(value, int | float) or self.low <= value <= self.high
+    def accept(self, value: Any) -> bool:
+        """Whether a number is in the range."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """The values of a list are distinct, in an annotation such as `Annotated[Sequence[str], Distinct()]`."""
+
+    def __str__(self) -> str:
+        return "none of them twice"
+
+    def accept(self, value: Any) -> bool:
+        """Whether no value is repeated."""
+        return len(set(value)) == len(value)
 
 
 #: A number of things: an integer from 1 on.
@@ -43,18 +52,20 @@ Count = Annotated[int, Bounds(1)]
 Weight = Annotated[float, Bounds(0)]
 #: A share: a number from 0 to 1.
 Share = Annotated[float, Bounds(0, 1)]
+#: Names, none of them twice.
+Names = Annotated[Sequence[str], Distinct()]
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: a keyword-only parameter of the function that builds a method.
+    """One option: a keyword-only parameter of a method's build function, or an argument of the command line.
 
     Args:
         name: Its name.
         default: Its default value.
-        type: Its annotation: `bool`, `int`, `float`, `str`, `Literal`, `None`, `Mapping`, `Sequence` or a union of
-            them, with `Bounds` by `Annotated`.
-        help: What it sets, from the Args section of the function's docstring.
+        type: Its annotation: `bool`, `int`, `float`, `str`, `Path`, `Literal`, `None`, `Mapping`, `Sequence`,
+            `Callable` or a union of them, with constraints such as `Bounds` by `Annotated`.
+        help: What it sets.
 
     Example:
         >>> Option("weights", None, Mapping[str, float] | None).parse("image=1,label=10")
@@ -70,6 +81,11 @@ class Option:
     def choices(self) -> tuple[Any, ...]:
         """The values of the `Literal` in its type; empty if there is none."""
         return tuple(value for part in _parts(self.type) if get_origin(part) is Literal for value in get_args(part))
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types of its values, of a union all: `int`, `Mapping`, `NoneType`."""
+        return tuple(get_origin(part) or part for part in _parts(self.type))
 
     @property
     def expected(self) -> str:
@@ -88,14 +104,14 @@ class Option:
             raise ValueError(f"{self.name} must be {self.expected}, got {value!r}") from None
 
     def parse(self, text: str) -> Any:
-        """The value that a text on the command line stands for: a Python literal, a plain text, `A=1,B=2` or `A,B`.
+        """The value that a text on the command line stands for: a Python literal, `A=1,B=2`, `A,B` or a plain text.
 
         Raises:
             ValueError: If none of these is of the type.
         """
-        for reading in (_literal, str, _pairs, _items):
+        for read in (_literal, _literal_pairs, _pairs, _several, str, _literal_single, _single):
             try:
-                return _converted(reading(text), self.type)
+                return _converted(read(text), self.type)
             except _MismatchError:
                 continue
         raise ValueError(f"{self.name} must be {self.expected}, got {text!r}")
@@ -162,7 +178,7 @@ def _converted(value: Any, kind: Any) -> Any:
         return value
     if origin is Annotated:
         converted = _converted(value, arguments[0])
-        if all(bounds.contain(converted) for bounds in arguments[1:]):
+        if all(constraint.accept(converted) for constraint in arguments[1:]):
             return converted
     elif origin in (Union, types.UnionType):
         for part in arguments:
@@ -186,7 +202,10 @@ def _converted(value: Any, kind: Any) -> Any:
         number = numbers.Integral if kind is int else numbers.Real
         if isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value):
             return kind(value)
-    elif isinstance(value, kind):
+    elif kind is Path:
+        if isinstance(value, str | Path) and str(value):
+            return Path(value)
+    elif isinstance(value, origin or kind):
         return value
     raise _MismatchError
 
@@ -200,7 +219,10 @@ def _parts(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
-_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a text", None: "None", type(None): "None"}
+_NAMES = {
+    **{bool: "True or False", int: "an integer", float: "a number", str: "a text", Path: "a path"},
+    **{Callable: "a function", None: "None", type(None): "None"},
+}
 
 
 def _words(kind: Any) -> str:
@@ -215,7 +237,7 @@ def _words(kind: Any) -> str:
         return f"a mapping from names to {_plural(arguments[1])}"
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list of {_plural(arguments[0])}"
-    return _NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+    return _NAMES.get(origin or kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
 def _plural(kind: Any) -> str:
@@ -232,15 +254,32 @@ def _literal(text: str) -> Any:
         raise _MismatchError from None
 
 
-def _pairs(text: str) -> dict[str, Any]:
-    pairs = [item.partition("=") for item in text.split(",")]
-    if not all(separator and name for name, separator, _ in pairs):
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [item.rpartition("=") for item in text.split(",")]
+    names = [name for name, _, _ in pairs]
+    if not all(separator and name for name, separator, _ in pairs) or len(set(names)) < len(names):
         raise _MismatchError
-    return {name: _literal(value) for name, _, value in pairs}
+    return {name: value for name, _, value in pairs}
 
 
-def _items(text: str) -> list[str]:
+def _literal_pairs(text: str) -> dict[str, Any]:
+    return {name: _literal(value) for name, value in _pairs(text).items()}
+
+
+def _several(text: str) -> list[str]:
+    if "," not in text:
+        raise _MismatchError
     return text.split(",")
+
+
+def _single(text: str) -> list[str]:
+    if "," in text:
+        raise _MismatchError
+    return [text]
+
+
+def _literal_single(text: str) -> list[Any]:
+    return [_literal(text)]
 
 
 def _argument_helps(docstring: str) -> dict[str, str]:

@@ -205,7 +205,6 @@ def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
         (["train", "vea"], "unknown method 'vea'"),
         (["train", "vae", "--data", "minst"], "unknown data set 'minst'"),
         (["train", "vae", "--modalities", "sound"], "sound"),
-        (["train", "vae", "--weights", "label"], "weights must be a mapping"),
         (["train", "mopoe", "--option", "alpha=1"], "no option alpha: it is an option of jmvae"),
         (["train", "mopoe", "--guide", "mine.py"], "FILE.py:CLASS"),
         (["train", "mopoe", "--guide", "nowhere.py:Mine"], "not a file"),
@@ -259,20 +258,23 @@ def test_a_checkpoint_that_is_cut_short_or_of_another_run(run, tmp_path, capsys)
         (["tarin"], "tarin"),
         (["train", "mvae", "--epoch", "1"], "--epoch"),
         (["train", "mvae", "--epochs", "x"], "--epochs: must be an integer, got 'x'"),
+        (["train", "mvae", "--weights", "label"], "--weights: must be a mapping from names to numbers"),
+        (["train", "mvae", "--weights", "image=-3"], "--weights: must be a mapping from names to numbers (at least 0)"),
+        (["train", "mvae", "--beta", "-1"], "--beta: must be a number (at least 0), got '-1'"),
         (["train", "mvae", "--latent-dim", "0"], "--latent-dim"),
         (["train", "mvae", "--seed", "-1"], "--seed"),
         (["train", "mvae", "--lr", "x"], "--lr: must be a number, got 'x'"),
-        (["train", "mvae", "--modalities", "image", "image"], "--modalities: names image twice"),
-        (["train", "mvae", "--missing", "1"], "--missing: must be a share from 0 to below 1, got '1'"),
-        (["train", "mvae", "--missing", "label=much"], "must be a number, got 'much' (label=much)"),
-        (["train", "mvae", "--beta", "2", "--option", "beta=3"], "beta is 2 and 3 in one command"),
+        (
+            ["train", "mvae", "--modalities", "image", "image"],
+            "--modalities: must be a list of texts (none of them twice)",
+        ),
+        (["train", "mvae", "--missing", "1.5"], "--missing: must be a number (from 0 to 1)"),
+        (["train", "mvae", "--missing", "label=much"], "got 'label=much'"),
         (["train", "mvae", "--option", "beta"], "--option: must be KEY=VALUE, got 'beta'"),
         (["train", "mvae", "--out", ""], "--out: must be a path"),
-        (["train", "mvae", "--data-root", "/no/such/folder"], "--data-root: must be an existing folder"),
         (["evaluate", "run", "--particles", "5"], "--particles"),
         (["compare", "mvae", "--seed", "1"], "--seed"),
         (["compare", "mvae", "--seeds", "0"], "--seeds"),
-        (["methods", "vea"], "vea"),
     ),
 )
 def test_arguments_that_make_no_sense_are_one_line_and_leave_nothing(arguments, said, tmp_path, monkeypatch, capsys):
@@ -295,11 +297,13 @@ def test_help(command, capsys):
     ("flags", "message"),
     (
         (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--lr", "nan"], "lr must be a finite number"),
+        (["--lr", "-1"], "lr must be"),
         (["--device", "abacus"], "device must be auto, cpu"),
         (["--optimizer", "lion"], "optimizer must be one of adam"),
-        (["--beta", "-1"], "beta must be a number (at least 0), got '-1'"),
-        (["--weights", "image=-3"], "weights must be a mapping"),
+        (["--beta", "2", "--option", "beta=3"], "--beta 2.0 contradicts --option beta=3"),
+        (["--option", "private=-3"], "private must be an integer (at least 1) or a mapping"),
+        (["--missing", "1"], "missing"),
+        (["--data-root", "/no/such/folder"], "/no/such/folder"),
     ),
 )
 def test_values_out_of_range_are_one_line_and_leave_nothing(flags, message, tmp_path, monkeypatch, capsys):
@@ -311,7 +315,7 @@ def test_values_out_of_range_are_one_line_and_leave_nothing(flags, message, tmp_
 def test_pairs_are_separated_by_commas_or_spaces():
     arguments = ["--weights", "image=1,label=10", "word=5", "--missing", "image=0.1", "label=0.2,word=0.3"]
     parsed = parse(["train", "mvae", *arguments])
-    assert parsed.options == {"weights": "image=1,label=10,word=5"}
+    assert parsed.weights == {"image": 1.0, "label": 10.0, "word": 5.0}
     assert parsed.missing == {"image": 0.1, "label": 0.2, "word": 0.3}
 
 
@@ -328,7 +332,7 @@ def test_what_stops_a_command_is_one_line(raised, code, said, monkeypatch, capsy
     def stop(arguments):
         raise raised
 
-    monkeypatch.setattr(train, "run", stop)
+    monkeypatch.setattr(train, "load_data", stop)
     assert main(["train", "mvae"]) == code
     error = one_line(capsys)
     assert said in error and "Errno" not in error

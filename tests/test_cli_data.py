@@ -166,4 +166,4 @@ def test_a_data_set_takes_its_options_from_the_command_line(tmp_path, monkeypatc
     assert main(["train", "mvae", *place, "--data-option", "rows=7"]) == 2
     assert "mnist has no option rows: it has binarize, word, num_rows" in capsys.readouterr().err
     assert main(["train", "mvae", *place, "--data-option", "rows"]) == 2
-    assert "--data-option: must be NAME=VALUE" in capsys.readouterr().err
+    assert "--data-option: must be KEY=VALUE" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("beta", "--likelihood: must be NAME=VALUE, got 'beta'"),
+        ("beta", "--likelihood: must be a mapping from names to texts, got 'beta'"),
         ("image=beta:0.1", "has a beta likelihood, which takes no scale, got 0.1"),
         ("image=normal:wide", "got 'wide'"),
         (

@@ -12,6 +12,7 @@ import torch
 from multipyro.data import DATASETS, Modality, Splits, drop_modalities, load_dataset
 from multipyro.inference.cli.plugins import load_object
 from multipyro.inference.evaluation import supports
+from multipyro.inference.options import Option
 from multipyro.inference.recipes import METHODS, Recipe, build, options_for
 from multipyro.inference.recipes.architectures import first_suitable
 from multipyro.inference.recipes.networks import networks_for
@@ -21,6 +22,7 @@ from multipyro.inference.training.fitting import FitResult, fit_recipe
 from multipyro.inference.training.settings import TrainingSettings
 
 __all__ = [
+    "METHOD_OPTIONS",
     "TrainingJob",
     "check_options",
     "figure_modalities",
@@ -29,6 +31,10 @@ __all__ = [
     "paper_architectures",
     "training_job",
 ]
+
+#: The options of methods that have a flag of their own; all have `--option`.
+METHOD_OPTIONS = ("beta", "warmup", "weights", "particles")
+_ANY = Option("value", None)
 
 
 class TrainingJob(NamedTuple):
@@ -52,28 +58,41 @@ class TrainingJob(NamedTuple):
 
 
 def check_options(arguments: argparse.Namespace, methods: Sequence[str]) -> None:
-    """Raises if a method is unknown, or no method has one of the options.
+    """Raises if a method is unknown, no method has one of the options, or an option is given two values.
 
     Raises:
-        ValueError: Names the method or the options, and those there are.
+        ValueError: Names the method or the option, and those there are.
     """
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
-    for name in arguments.options:
+    given = _given_options(arguments)
+    for name in given:
         if not any(name in options_for(method) for method in methods):
-            owners = [method for method, info in METHODS.items() if name in options_for(method)]
+            owners = [method for method in METHODS if name in options_for(method)]
             hint = f"it is an option of {', '.join(owners)}" if owners else f"see multipyro methods {methods[0]}"
             raise ValueError(f"{', '.join(methods)} has no option {name}: {hint}")
+    for method in methods:
+        options = _options(arguments, method)
+        for name in (name for name in METHOD_OPTIONS if name in options):
+            flag = getattr(arguments, name)
+            if flag is not None and flag != options[name]:
+                raise ValueError(f"--{name} {flag} contradicts --option {name}={arguments.option[name]}")
 
 
 def load_data(arguments: argparse.Namespace) -> Splits:
-    """The data that a command trains on, without the missing modalities of `--missing`."""
-    splits = load_dataset(arguments.data, arguments.data_root, **arguments.data_options)
+    """The data that a command trains on, before modalities are dropped by `--missing`."""
+    options = {
+        name: _ANY.parse(value) if isinstance(value, str) else value for name, value in arguments.data_option.items()
+    }
+    splits = load_dataset(arguments.data, arguments.data_root, **options)
     if arguments.modalities is not None:
         splits = splits.select(arguments.modalities)
-    likelihoods = {name: choice.likelihood for name, choice in arguments.likelihood.items()}
-    return splits.with_likelihoods(likelihoods, {name: choice.scale for name, choice in arguments.likelihood.items()})
+    likelihoods, scales = {}, {}
+    for name, text in arguments.likelihood.items():
+        likelihoods[name], separator, scale = text.partition(":")
+        scales[name] = _ANY.parse(scale) if separator else None
+    return splits.with_likelihoods(likelihoods, scales)
 
 
 def training_job(
@@ -96,24 +115,22 @@ def training_job(
         resume: Whether the run in the folder is continued.
         guide: A guide class in place of the method's.
     """
-    options = {
-        name: options_for(method)[name].parse(value) if isinstance(value, str) else value
-        for name, value in arguments.options.items()
-        if name in options_for(method)
-    }
     modalities = splits.train.modalities
     config = {}
     if arguments.missing:
         # the share of every modality: which one an otherwise empty example keeps depends on those there are
-        config["missing"] = {name: 0.0 for name in modalities} | _for_each(arguments.missing, modalities)
+        shares = arguments.missing
+        shares = shares if isinstance(shares, Mapping) else dict.fromkeys(modalities, shares)
+        config["missing"] = {**dict.fromkeys(modalities, 0.0), **shares}
         splits = incomplete(splits, config["missing"], seed)
     names = [setting.name for setting in fields(TrainingSettings) if hasattr(arguments, setting.name)]
     settings = {name: _loaded(getattr(arguments, name)) for name in names}
     settings |= {"seed": seed, "out": out, "resume": resume, "config": config or None}
     torch.manual_seed(seed)
-    architectures = _architectures(arguments.networks, method, modalities)
+    paper = arguments.networks == "paper"
+    architectures = paper_architectures(method, modalities) if paper else arguments.networks or None
     networks = networks_for(modalities, arguments.hidden, architectures)
-    recipe = build(method, networks, arguments.latent_dim, guide, **options)
+    recipe = build(method, networks, arguments.latent_dim, guide, **_options(arguments, method))
     check_complete(recipe, parts_of(recipe.model, splits, None)[0])
     return TrainingJob(recipe, splits, TrainingSettings(**settings))
 
@@ -149,27 +166,24 @@ def figure_modalities(arguments: argparse.Namespace, recipe: Recipe) -> tuple[li
 
 def _loaded(setting: Any) -> Any:
     """The value of a setting, where `FILE.py:NAME` stands for an object; a class of callbacks or loggers is called."""
-    if isinstance(setting, list):
-        return [value() if isinstance(value, type) else value for value in map(_loaded, setting)]
+    if isinstance(setting, tuple):
+        return tuple(value() if isinstance(value, type) else value for value in map(_loaded, setting))
     return load_object(setting) if isinstance(setting, str) and ".py:" in setting else setting
 
 
-def _for_each(named: Mapping[str | None, Any], modalities: Mapping[str, Modality]) -> dict[str, Any]:
-    """Modality -> value, where the value under None is that of all that are not named."""
-    defaults = dict.fromkeys(modalities, named[None]) if None in named else {}
-    return {**defaults, **{name: value for name, value in named.items() if name is not None}}
+def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that a command gives: those of its configuration file, of flags and of `--option`."""
+    flags = {name: getattr(arguments, name) for name in METHOD_OPTIONS if getattr(arguments, name) is not None}
+    return {**arguments.config_options, **flags, **arguments.option}
 
 
-def _architectures(
-    named: Mapping[str | None, str], method: str, modalities: Mapping[str, Modality]
-) -> dict[str, str] | str | None:
-    """What `--networks` stands for: modality -> architecture, or one architecture for all that it suits."""
-    by_modality = {name: architecture for name, architecture in named.items() if name is not None}
-    if None not in named:
-        return by_modality or None
-    if named[None] != "paper":
-        return {**first_suitable(modalities, [named[None]]), **by_modality} if by_modality else named[None]
-    return {**paper_architectures(method, modalities), **by_modality}
+def _options(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
+    """The given options that a method has."""
+    return {
+        name: option.parse(value) if isinstance(value, str) else option.convert(value)
+        for name, value in _given_options(arguments).items()
+        if (option := options_for(method).get(name)) is not None
+    }
 
 
 def paper_architectures(method: str, modalities: Mapping[str, Modality]) -> dict[str, str]:

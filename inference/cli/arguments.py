@@ -1,0 +1,237 @@
+"""The commands and their arguments."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from multipyro.inference.cli.commands import (
+    compare,
+    datasets,
+    demo,
+    embed,
+    evaluate,
+    generate,
+    methods,
+    predict,
+    train,
+)
+from multipyro.inference.cli.jobs import METHOD_OPTIONS
+from multipyro.inference.options import Bounds, Count, Names, Option, Share
+from multipyro.inference.recipes import METHODS, options_for
+from multipyro.inference.recipes.architectures import ARCHITECTURES
+from multipyro.inference.training.settings import TrainingSettings
+
+__all__ = ["COMMANDS", "METAVARS", "REQUIRED", "Command"]
+
+#: Default of an argument that must be given.
+REQUIRED = ...
+#: What stands for the value of an argument in `--help`, where its type does not say it.
+METAVARS = {
+    **dict.fromkeys(("guide", "method"), "FILE.py:NAME"),
+    **{"data": "DATA", "file": "FILE", "config": "FILE", "out": "DIR", "data_root": "DIR", "callbacks": "FILE.py:NAME"},
+    **{"networks": "ARCHITECTURE", "likelihood": "NAME=LIKELIHOOD", "missing": "SHARE", "option": "KEY=VALUE"},
+    **{"data_option": "KEY=VALUE", "weights": "NAME=WEIGHT"},
+}
+_DEFAULTS = {"epochs": 60, "batch_size": 64}
+
+_SEED = Option("seed", 0, Annotated[int, Bounds(0, 2**32 - 1)], "seed of every random number")
+_DATA_ROOT = Option("data_root", None, Path | None, "data folder, instead of MULTIPYRO_DATA")
+_GIVEN = Option("given", None, Names | None, "modalities to condition on")
+_TARGET = Option("target", None, Names | None, "modalities to generate")
+_RESUME = Option("resume", False, bool, "continue the run in the folder")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `multipyro`.
+
+    Args:
+        help: What it does.
+        run: Called with the parsed arguments.
+        positional: Name -> how many there are (as `nargs` of `argparse`) and what it is.
+        arguments: Title of a group -> its arguments.
+    """
+
+    help: str
+    run: Callable[[Any], None]
+    positional: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
+    arguments: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
+
+
+def _num_samples(default: int, what: str) -> Option:
+    return Option("num_samples", default, Count, what)
+
+
+def _method_option(name: str) -> Option:
+    """The flag of an option of methods, whose default is that of the method."""
+    option = next(options_for(method)[name] for method in METHODS if name in options_for(method))
+    return replace(option, default=None, help=f"{option.help[0].lower()}{option.help[1:].rstrip('.')}")
+
+
+def _setting(setting: Any) -> Option:
+    """The argument of a field of `TrainingSettings`, which checks the value itself."""
+    kind = str | Names | None if setting.type is Any else setting.type
+    default, choices = _DEFAULTS.get(setting.name, setting.default), ", ".join(setting.metadata["choices"])
+    return Option(setting.name, default, kind, setting.metadata["help"] + (f": {choices}" if choices else ""))
+
+
+_DATA = (
+    Option("data", "digits", str, "a data set, or FILE.toml"),
+    Option("data_option", {}, Mapping[str, Any], "an option of the data set (see multipyro datasets), repeatable"),
+    Option("modalities", None, Names | None, "modalities to use"),
+    Option(
+        "missing", {}, Share | Mapping[str, Share], "share of the training examples that miss each modality, or one"
+    ),
+    Option(
+        "likelihood",
+        {},
+        Mapping[str, str],
+        "instead of that of the data: image=beta; with a scale image=laplace:0.01, :learned or :channels",
+    ),
+    _DATA_ROOT,
+)
+_NETWORKS = (
+    Option("latent_dim", 16, Count, "size of the latent"),
+    Option(
+        "networks",
+        {},
+        Mapping[str, str] | str,
+        f"architectures instead of the default ones: {', '.join(ARCHITECTURES)}; image=ARCHITECTURE for one modality; "
+        "paper for those of the method's paper",
+    ),
+    Option("hidden", None, tuple[Count, ...] | None, "widths of the hidden layers (512 512; 256 256 for small data)"),
+)
+_OPTIONS = (
+    *map(_method_option, METHOD_OPTIONS),
+    Option("option", {}, Mapping[str, Any], "any option, repeatable"),
+)
+_TRAINING = {
+    "data": _DATA,
+    "networks": _NETWORKS,
+    "options of the method (see multipyro methods METHOD)": _OPTIONS,
+    "training": (
+        *map(_setting, (f for f in fields(TrainingSettings) if f.name not in ("seed", "out", "resume", "config"))),
+    ),
+}
+_RUN = (
+    Option("guide", None, str | None, "the guide class of the run, if it is user-defined"),
+    Option("method", None, str | None, "the method of the run, if it is user-defined"),
+    Option("checkpoint", "best", Literal["best", "last"], "that of the best validation bound, or of the last epoch"),
+    Option("data", None, str | None, "other data than that of the run: a data set, or FILE.toml"),
+    _DATA_ROOT,
+    _SEED,
+)
+_PART = Option(
+    "part",
+    None,
+    Literal["train", "validation", "test", "all"] | None,
+    "which examples (the test data of the run; all of --data)",
+)
+_TABLE = Option("file", REQUIRED, Path, "table (.csv) or arrays (.npz) to write")
+
+#: The commands by name.
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "train MoPoE on the embedded digits, evaluate it and draw figures",
+        demo.run,
+        arguments={
+            "": (
+                Option("out", Path("runs/demo"), Path, "run folder"),
+                Option("epochs", 60, Count, "number of epochs"),
+                _SEED,
+                _RESUME,
+            )
+        },
+    ),
+    "train": Command(
+        "train a method on a data set",
+        train.run,
+        {"method": ("?", "a method of `multipyro methods`, or FILE.py:NAME")},
+        {
+            "": (
+                Option("config", None, Path | None, "arguments from a YAML or TOML file"),
+                Option("dry_run", False, bool, "print what would be trained, and stop"),
+                Option("guide", None, str | None, "a guide class in place of the method's"),
+                Option("out", None, Path | None, "run folder (runs/METHOD-DATA-SEED)"),
+                _RESUME,
+                _SEED,
+            ),
+            "figure at the end": (Option("figure", True, bool, "draw it"), _GIVEN, _TARGET),
+            **_TRAINING,
+        },
+    ),
+    "compare": Command(
+        "train and evaluate several methods over several seeds, in one table",
+        compare.run,
+        {"method": ("+", "methods of `multipyro methods`, or FILE.py:NAME")},
+        {
+            "": (
+                Option("seeds", 3, Count, "number of seeds"),
+                _num_samples(1000, "importance samples per example for the likelihoods"),
+                Option("out", Path("runs/compare"), Path, "folder of the runs"),
+            ),
+            **_TRAINING,
+        },
+    ),
+    "evaluate": Command(
+        "compute all metrics of a run and write its metrics.json",
+        evaluate.run,
+        {"run": (None, "run folder")},
+        {
+            "": (
+                _num_samples(1000, "importance samples per example for the likelihoods"),
+                Option("pixels", "mean", Literal["mean", "sample"], "what is classified for coherence"),
+                *_RUN,
+            )
+        },
+    ),
+    "generate": Command(
+        "generate modalities from others and draw them",
+        generate.run,
+        {"run": (None, "run folder")},
+        {
+            "": (
+                replace(_GIVEN, default=REQUIRED),
+                replace(_TARGET, default=REQUIRED),
+                _num_samples(8, "samples per example"),
+                Option("rows", 10, Count, "number of test examples"),
+                Option("file", REQUIRED, Path, "figure to write (.png, .pdf or .svg)"),
+                *_RUN,
+            )
+        },
+    ),
+    "predict": Command(
+        "predict missing modalities with their uncertainty",
+        predict.run,
+        {"run": (None, "run folder")},
+        {
+            "": (
+                replace(_GIVEN, help="modalities to condition on (all observed ones but the targets)"),
+                replace(_TARGET, help="modalities to predict (those that are missing in some examples)"),
+                _num_samples(100, "posterior predictive samples per example"),
+                Option("quantiles", (0.05, 0.5, 0.95), tuple[Share, ...], "quantiles of predicted numbers"),
+                Option("keep_samples", False, bool, "write the samples too (.npz)"),
+                _PART,
+                _TABLE,
+                *_RUN,
+            )
+        },
+    ),
+    "embed": Command(
+        "write the latent means of the examples",
+        embed.run,
+        {"run": (None, "run folder")},
+        {"": (replace(_GIVEN, help="modalities to condition on (all)"), _PART, _TABLE, *_RUN)},
+    ),
+    "methods": Command(
+        "list the methods, or describe one: equation, options, paper",
+        methods.run,
+        {"method": ("?", "the method to describe")},
+    ),
+    "datasets": Command(
+        "list the data sets: modalities, sizes, options, where they are found",
+        datasets.run,
+        arguments={"": (_DATA_ROOT,)},
+    ),
+}
