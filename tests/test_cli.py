@@ -120,17 +120,17 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     ]
     assert main(arguments) == 0
     assert "joint coherence" in capsys.readouterr().out
-    found = json.loads((tmp_path / "compare.json").read_text())["methods"]
-    assert set(found) == {"mvae", "mmvae"} and found["mvae"]["joint coherence"]["seeds"] == 2
-    assert set(found["mvae"]["joint coherence"]) == {"value", "std", "seeds"}
+    results = json.loads((tmp_path / "compare.json").read_text())["methods"]
+    assert set(results) == {"mvae", "mmvae"} and results["mvae"]["joint coherence"]["seeds"] == 2
+    assert set(results["mvae"]["joint coherence"]) == {"value", "std", "seeds"}
     assert (tmp_path / "compare.md").read_text().startswith("| metric | mvae | mmvae |")
-    options = [json.loads((tmp_path / f"{name}-digits-1" / "run.json").read_text())["options"] for name in found]
+    options = [json.loads((tmp_path / f"{name}-digits-1" / "run.json").read_text())["options"] for name in results]
     assert [option.get("particles") for option in options] == [None, 2]
-    assert found["mvae"]["training, seconds"]["value"] > 0
+    assert results["mvae"]["training, seconds"]["value"] > 0
     differences = json.loads((tmp_path / "compare.json").read_text())["differences"]
     assert differences["from"] == "mvae" and list(differences["methods"]) == ["mmvae"]
     difference = differences["methods"]["mmvae"]["log_likelihood/image"]
-    means = [found[name]["log p(image)"]["value"] for name in ("mmvae", "mvae")]
+    means = [results[name]["log p(image)"]["value"] for name in ("mmvae", "mvae")]
     assert difference["value"] == pytest.approx(means[0] - means[1])
     assert difference["seeds"] == 2 and difference["se"] > 0 and difference["seed_std"] > 0
     assert "| difference from mvae | mmvae |" in (tmp_path / "compare.md").read_text()
@@ -180,7 +180,7 @@ def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
     assert main(["train", "mopoe", "--guide", place, "--out", str(out), *SMALL]) == 0
     assert json.loads((out / "run.json").read_text())["guide_class"] == "Mine"
     assert main(["evaluate", str(out), "--num-samples", "5", "--guide", place]) == 0
-    picture = [
+    figure = [
         "--given",
         "image",
         "--target",
@@ -192,7 +192,7 @@ def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
         "--out",
         str(tmp_path / "a.png"),
     ]
-    assert main(["generate", str(out), "--guide", place, *picture]) == 0
+    assert main(["generate", str(out), "--guide", place, *figure]) == 0
     assert (tmp_path / "a.png").is_file()
     capsys.readouterr()
     assert main(["evaluate", str(out)]) == 2
@@ -200,7 +200,7 @@ def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     (
         (["train", "vea"], "unknown method 'vea'"),
         (["train", "vae", "--data", "minst"], "unknown data set 'minst'"),
@@ -221,10 +221,10 @@ def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
         (["compare", "mvae", "telbo", "--missing", "0.3", *SMALL], "telbo needs complete rows"),
     ),
 )
-def test_errors_are_one_line_and_come_before_any_training(arguments, said, tmp_path, monkeypatch, capsys):
+def test_errors_are_one_line_and_come_before_any_training(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
-    assert said in one_line(capsys)
+    assert message in one_line(capsys)
     assert not (tmp_path / "runs").exists()
 
 
@@ -251,7 +251,7 @@ def test_a_checkpoint_that_is_cut_short_or_of_another_run(run, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     (
         ([], "COMMAND"),
         (["train"], "METHOD"),
@@ -277,11 +277,11 @@ def test_a_checkpoint_that_is_cut_short_or_of_another_run(run, tmp_path, capsys)
         (["compare", "mvae", "--seeds", "0"], "--seeds"),
     ),
 )
-def test_arguments_that_make_no_sense_are_one_line_and_leave_nothing(arguments, said, tmp_path, monkeypatch, capsys):
+def test_arguments_that_make_no_sense_are_one_line_and_leave_nothing(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     error = one_line(capsys)
-    assert said in error and "--help" in error
+    assert message in error and "--help" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -320,7 +320,7 @@ def test_pairs_are_separated_by_commas_or_spaces():
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
+    ("raised", "code", "message"),
     (
         (KeyboardInterrupt(), 130, "interrupted; continue with --resume"),
         (SystemExit(), 143, "terminated; continue with --resume"),
@@ -328,14 +328,14 @@ def test_pairs_are_separated_by_commas_or_spaces():
         (OSError(28, "no space left"), 2, "no space left"),
     ),
 )
-def test_what_stops_a_command_is_one_line(raised, code, said, monkeypatch, capsys):
+def test_what_stops_a_command_is_one_line(raised, code, message, monkeypatch, capsys):
     def stop(arguments):
         raise raised
 
     monkeypatch.setattr(train, "load_data", stop)
     assert main(["train", "mvae"]) == code
     error = one_line(capsys)
-    assert said in error and "Errno" not in error
+    assert message in error and "Errno" not in error
 
 
 def test_debugging_shows_where_an_error_comes_from(monkeypatch):
@@ -379,13 +379,13 @@ def test_a_user_defined_method_by_the_same_commands(place_in, tmp_path, capsys):
     assert "--method FILE.py:NAME" in one_line(capsys)
     assert main(["evaluate", str(out), "--num-samples", "5", "--method", place]) == 0
     assert json.loads((out / "metrics.json").read_text())["method"] == "mine"
-    for name, said in (
+    for name, message in (
         ("TAKEN", "mvae"),
         ("NOTHING", "NOTHING"),
         ("METHODS", "is not a multipyro.inference.MethodInfo"),
     ):
         assert main(["train", f"{place_in}{name}", *SMALL]) == 2
-        assert said in one_line(capsys)
+        assert message in one_line(capsys)
 
 
 def test_training_on_incomplete_data_and_evaluation_on_complete_data(tmp_path, capsys):

@@ -60,8 +60,8 @@ def test_data_comes_with_the_options_it_was_loaded_with(gray):
 
 def test_other_pixels_are_refused_where_the_stored_values_are_the_same(gray, capsys):
     run, root, splits = gray
-    drawn = load_mnist(root[1], word=True)
-    assert drawn.train.content_hash == splits.train.content_hash
+    binarized = load_mnist(root[1], word=True)
+    assert binarized.train.content_hash == splits.train.content_hash
     changed(run, options={"binarize": "dynamic", "word": True})
     assert main(["evaluate", str(run), *root]) == 2
     assert "other examples (validation_hash, test_hash)" in capsys.readouterr().err
@@ -120,7 +120,7 @@ def described(tmp_path, monkeypatch):
         lines.append(f"{row}.png,{'abc'[row % 3]},this is {'abc'[row % 3]}")
     (tmp_path / "mine" / "rows.csv").write_text("\n".join(lines))
     (tmp_path / "mine" / "my.toml").write_text(
-        'table = "rows.csv"\nlabels = "sort"\n[modalities.picture]\ncolumn = "file"\nsize = [6, 6]\nchannels = 1\n'
+        'table = "rows.csv"\nlabels = "sort"\n[modalities.photo]\ncolumn = "file"\nsize = [6, 6]\nchannels = 1\n'
         '[modalities.sort]\ncolumn = "sort"\n[modalities.caption]\ncolumn = "caption"\nkind = "text"\n'
     )
     return tmp_path / "mine" / "my.toml"
@@ -130,13 +130,11 @@ def test_data_described_by_toml_by_every_command(described, tmp_path, capsys):
     run = tmp_path / "run"
     small = ["--epochs", "2", "--latent-dim", "2", "--batch-size", "16", "--out", str(run)]
     assert main(["train", "mopoe", "--data", str(described), *small]) == 0
-    assert (run / "picture-to-sort+caption.png").is_file()
+    assert (run / "photo-to-sort+caption.png").is_file()
     assert main(["evaluate", str(run), "--num-samples", "5"]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["data"]["name"] == "my" and metrics["coherence"]["conditional"]["picture->sort"]["value"] >= 0
-    assert (
-        main(["generate", str(run), "--given", "sort", "--target", "picture", "--file", str(tmp_path / "a.png")]) == 0
-    )
+    assert metrics["data"]["name"] == "my" and metrics["coherence"]["conditional"]["photo->sort"]["value"] >= 0
+    assert main(["generate", str(run), "--given", "sort", "--target", "photo", "--file", str(tmp_path / "a.png")]) == 0
     other = described.parent / "unlabeled.toml"
     other.write_text(described.read_text().replace('labels = "sort"\n', "").split("[modalities.sort]")[0])
     assert main(["predict", str(run), "--data", str(other), "--file", str(tmp_path / "a.csv")]) == 0
@@ -147,7 +145,7 @@ def test_data_described_by_toml_by_every_command(described, tmp_path, capsys):
     assert len((tmp_path / "z.csv").read_text().splitlines()) == 61
     other.write_text(other.read_text().replace("[6, 6]", "[4, 4]"))
     assert main(["predict", str(run), "--data", str(other), "--file", str(tmp_path / "a.csv")]) == 2
-    assert "modality 'picture' has another shape than in" in capsys.readouterr().err
+    assert "modality 'photo' has another shape than in" in capsys.readouterr().err
     Image.new("L", (6, 6), 7).save(described.parent / "0.png")
     assert main(["evaluate", str(run), "--num-samples", "5"]) == 2
     assert "other examples" in capsys.readouterr().err

@@ -38,25 +38,25 @@ def likelihood_of(family, scale, networks=None):
     ],
 )
 def test_the_scale_of_a_modality_is_that_of_its_likelihood(family, scale, networks, first, shape, learned):
-    made = likelihood_of(family, scale, networks)
-    assert made.log_scale.shape == shape
-    assert torch.allclose(made.log_scale.exp(), torch.full(shape, first))
-    assert ("log_scale" in dict(made.named_parameters())) == learned
+    likelihood = likelihood_of(family, scale, networks)
+    assert likelihood.log_scale.shape == shape
+    assert torch.allclose(likelihood.log_scale.exp(), torch.full(shape, first))
+    assert ("log_scale" in dict(likelihood.named_parameters())) == learned
 
 
-def test_rows_stay_and_their_description_changes(digits):
-    asked = digits.with_likelihoods({"image": "beta", "label": "categorical"})
-    assert asked.test.modalities["image"].likelihood == "beta"
-    assert asked.train.content_hash == digits.train.content_hash and asked.test.options == digits.test.options
+def test_examples_stay_and_their_description_changes(digits):
+    changed = digits.with_likelihoods({"image": "beta", "label": "categorical"})
+    assert changed.test.modalities["image"].likelihood == "beta"
+    assert changed.train.content_hash == digits.train.content_hash and changed.test.options == digits.test.options
     assert digits.test.modalities["image"].likelihood == "continuous_bernoulli"
-    assert asked.train.modalities["word"] == digits.train.modalities["word"]
-    assert isinstance(networks_for(asked.train.modalities, (8,)).likelihoods(2)["image"], BetaLikelihood)
+    assert changed.train.modalities["word"] == digits.train.modalities["word"]
+    assert isinstance(networks_for(changed.train.modalities, (8,)).likelihoods(2)["image"], BetaLikelihood)
 
 
 @pytest.mark.parametrize(
     ("families", "scales", "error", "message"),
     [
-        ({"picture": "beta"}, None, ValueError, r"unknown modalities \['picture'\]: there are \['image', 'label'"),
+        ({"photo": "beta"}, None, ValueError, r"unknown modalities \['photo'\]: there are \['image', 'label'"),
         (
             {"image": "gauss"},
             None,
@@ -76,12 +76,12 @@ def test_rows_stay_and_their_description_changes(digits):
         ({"image": "categorical"}, None, ValueError, "'image', of kind 'image', must be one of .* got 'categorical'"),
     ],
 )
-def test_what_does_not_suit_the_rows_is_told(digits, families, scales, error, message):
+def test_a_likelihood_that_does_not_suit_the_data_is_refused(digits, families, scales, error, message):
     with pytest.raises(error, match=message):
         digits.with_likelihoods(families, scales)
 
 
-def test_a_run_keeps_what_was_asked_for(tmp_path, capsys):
+def test_a_run_keeps_its_likelihoods(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["train", "mopoe", *SMALL, "--likelihood", "image=laplace:0.1", "--out", str(run)]) == 0
     kept = json.loads((run / "run.json").read_text())["modalities"]["image"]
@@ -96,22 +96,22 @@ def test_a_run_keeps_what_was_asked_for(tmp_path, capsys):
 
 
 def test_a_run_that_python_gave_other_likelihoods_is_evaluated_too(digits, tmp_path):
-    asked = load_dataset("digits").with_likelihoods({"image": "normal"}, {"image": 0.2})
-    recipe = build("mvae", networks_for(asked.train.modalities, (8,)), 2)
-    fit_recipe(recipe, asked, epochs=1, batch_size=512, out=tmp_path, progress=False)
+    changed = load_dataset("digits").with_likelihoods({"image": "normal"}, {"image": 0.2})
+    recipe = build("mvae", networks_for(changed.train.modalities, (8,)), 2)
+    fit_recipe(recipe, changed, epochs=1, batch_size=512, out=tmp_path, progress=False)
     assert main(["evaluate", str(tmp_path), "--num-samples", "2"]) == 0
 
 
 def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):
     run = tmp_path / "run"
-    asked = ["--likelihood", "image=laplace:channels", "--modalities", "image", "label"]
-    assert main(["train", "mopoe", *SMALL, *asked, "--out", str(run)]) == 0
+    changed = ["--likelihood", "image=laplace:channels", "--modalities", "image", "label"]
+    assert main(["train", "mopoe", *SMALL, *changed, "--out", str(run)]) == 0
     likelihood = load(run).model.likelihoods["image"]
     assert likelihood.log_scale.requires_grad and likelihood.log_scale.shape == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("changed", "message"),
     [
         ("beta", "--likelihood: must be a mapping from names to texts, got 'beta'"),
         ("image=beta:0.1", "has a beta likelihood, which takes no scale, got 0.1"),
@@ -122,6 +122,6 @@ def test_a_scale_for_each_channel_is_learned_from_the_command_line(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_line(asked, said, tmp_path, capsys):
-    assert main(["train", "mopoe", *SMALL, "--likelihood", asked, "--out", str(tmp_path / "run")]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+def test_a_wrong_likelihood_is_one_line(changed, message, tmp_path, capsys):
+    assert main(["train", "mopoe", *SMALL, "--likelihood", changed, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -113,11 +113,11 @@ def test_every_setting_of_a_training_has_a_flag(tmp_path):
 def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "telbo", "--dry-run", "--epochs", "3", "--hidden", "8", "--latent-dim", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "telbo on digits (1,297 train, 200 validation, 300 test examples)" in said
-    assert "image: image 1x8x8, continuous_bernoulli; mlp (encoder" in said
-    assert "label: label 1, categorical of 10 classes" in said
-    assert said.count("3 epochs of 21 steps") == 2
+    output = capsys.readouterr().out
+    assert "telbo on digits (1,297 train, 200 validation, 300 test examples)" in output
+    assert "image: image 1x8x8, continuous_bernoulli; mlp (encoder" in output
+    assert "label: label 1, categorical of 10 classes" in output
+    assert output.count("3 epochs of 21 steps") == 2
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Which networks a data set gets, how to ask for others, and that a run keeps them."""
+"""Architectures: the defaults, how to choose others, and that a run keeps them."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ MODALITIES = {
     "flags": Modality("flags", (4,), "vector", "bernoulli"),
     "features": Modality("features", (2048,), "vector", "laplace"),
 }
-PICKED = {
+DEFAULTS = {
     **dict.fromkeys(("gray", "name", "tags", "label", "flags"), "mlp"),
     **{"odd": "convolutional", "wide": "convolutional", "small": "plain", "large": "strided"},
     **{"written": "shallow", "features": "tapered"},
@@ -57,8 +57,8 @@ def rows(modality, number=3):
     return (torch.rand(number, *modality.shape) > 0.5).float()
 
 
-def test_the_data_picks_its_networks():
-    assert Networks(MODALITIES, (32, 32)).architectures == PICKED
+def test_the_default_architectures():
+    assert Networks(MODALITIES, (32, 32)).architectures == DEFAULTS
 
 
 def test_a_written_digit_has_the_shallow_networks_beside_a_plain_image_alone():
@@ -122,7 +122,7 @@ def test_features_narrow_in_steps_with_elus_and_widen_again():
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_architecture_is_built_where_it_suits_and_refused_elsewhere(architecture):
     networks = networks_for(MODALITIES, (32, 32), architecture)
-    assert {name for name, found in networks.architectures.items() if found == architecture} >= SUITED[architecture]
+    assert {name for name, chosen in networks.architectures.items() if chosen == architecture} >= SUITED[architecture]
     assert {name for name, modality in MODALITIES.items() if ARCHITECTURES[architecture].suits(modality)} == SUITED[
         architecture
     ]
@@ -137,7 +137,7 @@ def test_an_architecture_is_built_where_it_suits_and_refused_elsewhere(architect
             Networks(MODALITIES, (32, 32), architectures={name: architecture})
 
 
-def test_what_is_unknown_is_told():
+def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="unknown architecture 'dense': choose from strided, plain"):
         networks_for(MODALITIES, architectures="dense")
     with pytest.raises(ValueError, match=r"architectures name unknown modalities \['sound'\]"):
@@ -151,14 +151,14 @@ def test_a_run_keeps_its_networks(tmp_path):
     networks = networks_for(data.modalities, (16,), "gru")
     recipe = build("mvae", networks, 2)
     fit_recipe(recipe, Splits(data, data, data), epochs=1, out=tmp_path, progress=False)
-    found = load(tmp_path).recipe.networks
-    assert found.architectures == {"string": "gru"} and found.hidden_features == (16,)
+    networks = load(tmp_path).recipe.networks
+    assert networks.architectures == {"string": "gru"} and networks.hidden_features == (16,)
     with pytest.raises(ValueError, match='architectures.string was "gru", now "characters"'):
         other = build("mvae", networks_for(data.modalities, (16,)), 2)
         fit_recipe(other, Splits(data, data, data), epochs=1, out=tmp_path, resume=True, progress=False)
 
 
-def test_the_command_line_asks_for_networks(tmp_path, capsys):
+def test_architectures_from_the_command_line(tmp_path, capsys):
     small = ["--epochs", "1", "--batch-size", "512", "--modalities", "image", "word", "--latent-dim", "2"]
     run = tmp_path / "run"
     assert (
