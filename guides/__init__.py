@@ -1,12 +1,12 @@
-"""Variational programs `q(z | x_S)`: encoders, the algebra of experts, one guide a family."""
+"""Variational programs `q(z | x_S)`: encoders, the algebra of experts, and guides."""
 
 from multipyro.guides._base import Guide
 from multipyro.guides.aggregate import AggregateGuide
 from multipyro.guides.algebra.mixtures import StratifiedMixture
-from multipyro.guides.algebra.products import Experts, product_of_experts, subset_products
-from multipyro.guides.algebra.unnormalized import ProductOfDensities, hamiltonian_draws
+from multipyro.guides.algebra.products import product_of_experts, subset_products
+from multipyro.guides.algebra.unnormalized import ProductOfDensities
 from multipyro.guides.attributes import AttributeExperts
-from multipyro.guides.bridged import BridgedGuide, bridged_parameters
+from multipyro.guides.bridged import BridgedGuide
 from multipyro.guides.experts import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
 from multipyro.guides.flow_experts import FlowExperts
 from multipyro.guides.hierarchical import HierarchicalGuide
@@ -20,7 +20,6 @@ __all__ = [
     "AttributeExperts",
     "BridgedGuide",
     "ConditionalFlow",
-    "Experts",
     "FlowExperts",
     "Guide",
     "HierarchicalGuide",
@@ -35,8 +34,6 @@ __all__ = [
     "ProductOfExperts",
     "RealNVP",
     "StratifiedMixture",
-    "bridged_parameters",
-    "hamiltonian_draws",
     "product_of_experts",
     "subset_products",
 ]

@@ -1,53 +1,56 @@
-"""The base of all guides: one method that returns a distribution, and everything else from it."""
+"""The base of all guides: a guide defines one method that returns a distribution, the base provides the rest."""
 
+import functools
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
 from pyro import poutine
+from pyro.infer.util import is_validation_enabled
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import scattered
 from multipyro._modes import batch_norms, evaluation_mode
 from multipyro._program import Program
-from multipyro.batch import (
-    Rows,
-    batch_rows,
-    check_batch,
-    check_module_names,
-    filled,
-)
+from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, filled
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.guides.algebra.products import Experts
-from multipyro.ppl_models import StandardNormalPrior
+from multipyro.ppl_models.conditional import IndependentPrior
+from multipyro.ppl_models.priors import StandardNormalPrior
 
-__all__ = ["Guide", "encode", "encode_joint"]
+__all__ = ["Guide", "check_fit", "check_latent_dims", "encode", "encode_joint"]
 
 
 class _AbstractProgram(ABCMeta, type(Program)):
-    """PyroModule has a metaclass of its own; with this one it can have abstract methods too."""
+    """The metaclass of `PyroModule`, with abstract methods."""
 
 
 class Guide(Program, metaclass=_AbstractProgram):
     r"""A variational program `q(z | x_S)` for any subset `S` of the modalities.
 
-    A guide of one's own defines `posterior`; training, prediction, likelihoods and metrics come with it.
+    A user-defined guide defines `posterior`; training, prediction, likelihoods and metrics work with it as they are.
+    It needs no masks: `experts` knows which rows contain which modality, and the products and mixtures of experts
+    leave out the missing ones.
 
     Args:
         latent_dim: Size of the shared latent.
         encoders: Modality name -> module from `x_m` to a distribution of event shape `(latent_dim,)`.
-        modalities: The modalities, where they are not the keys of `encoders`.
-        subsets: The subsets it answers, each a tuple of names; None for every non-empty subset.
-        prior: Module returning the prior expert when called; `N(0, I)` by default.
+        modalities: The modalities, if they are not the keys of `encoders`.
+        subsets: The subsets that the guide supports, each a tuple of names; None for every non-empty subset.
+        prior: Module that returns the prior expert when called; `N(0, I)` by default.
         name: Prefix of the parameters in Pyro's parameter store.
         private: Modality name -> module from `x_m` to a distribution over its private latent.
 
+    Raises:
+        ValueError: If there are no modalities, an argument names an unknown one, or an encoder has another latent size.
+
     Sites:
-        `z` (or the keys of the dict that `posterior` returns), in the plate `data`; a private latent's site is
-        `z_<modality>`, which is masked in the rows that lack the modality.
+        `z` (or the keys of the dict that `posterior` returns), in the plate `data`. The site of a private latent is
+        `z_<modality>`; it is masked in the rows in which the modality is missing.
 
     Example:
         >>> import torch
@@ -77,7 +80,8 @@ class Guide(Program, metaclass=_AbstractProgram):
         self.latent_dim = latent_dim
         self.modalities = tuple(encoders if modalities is None else modalities)
         check_module_names(self.modalities)
-        self.subsets = None if subsets is None else tuple(self._ordered(subset) for subset in subsets)
+        check_latent_dims(encoders or {}, latent_dim)
+        self.subsets = None if subsets is None else tuple(self._in_order(subset) for subset in subsets)
         self.encoders = nn.ModuleDict(encoders)
         unknown = [modality for modality in private or {} if modality not in self.modalities]
         if unknown:
@@ -85,36 +89,67 @@ class Guide(Program, metaclass=_AbstractProgram):
         self.private = nn.ModuleDict(private)
         self.prior = StandardNormalPrior(latent_dim) if prior is None else prior
 
+    @classmethod
+    def for_model(cls, model: Any, *args: Any, **kwargs: Any) -> Self:
+        """Makes a guide for a model, with the latent size and the prior of the model.
+
+        The prior expert is the model's prior; its parameters stay the model's.
+
+        Args:
+            model: The generative program, with attributes `latent_dim`, `modalities` and `prior`.
+            *args: Arguments of the class after the latent size.
+            **kwargs: Keyword arguments of the class.
+
+        Raises:
+            ValueError: If the modalities, the sizes or the private latents of guide and model differ, or if the prior
+                of the model depends on conditions, so that it cannot be an expert.
+            TypeError: If the model lacks one of these attributes, or its prior cannot be an expert of this guide.
+
+        Example:
+            >>> from multipyro.guides import MixtureOfProducts, NormalEncoder
+            >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+            >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
+            >>> guide = MixtureOfProducts.for_model(model, {"image": NormalEncoder(MLP(16, 8), 2)})
+            >>> guide.latent_dim
+            2
+        """
+        absent = [name for name in ("latent_dim", "modalities", "prior") if not hasattr(model, name)]
+        if absent:
+            raise TypeError(f"for_model needs a model with latent_dim, modalities and prior, got one without {absent}")
+        guide = cls(cls._size_for(model), *args, **{"prior": _ModelPrior.of(model), **kwargs})
+        check_fit(guide, model)
+        return guide
+
     @abstractmethod
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        """The variational distribution given what `x` holds.
+        """The variational distribution given the modalities in `x`.
 
         Args:
             x: Modality name -> values `(batch, *event)`, at least one modality.
-            observed: Modality name -> rows that are observed, bool `(batch,)`; an absent key means all rows.
+            observed: Modality name -> bool `(batch,)`, the rows in which it is observed; an absent key means all rows.
 
         Returns:
             One distribution over `z`, or a dict of site -> distribution, each of batch shape `(batch,)` and finite in
-            every row (rows with nothing observed are masked out).
+            every row (rows in which nothing is observed are masked out).
         """
 
     def conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        """The distribution used to predict from and embed `x`: the posterior, unless a family says otherwise."""
+        """The distribution for predicting from `x` and for embedding it: the posterior, unless a guide overrides it."""
         return self.posterior(x, observed)
 
     def proposal(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        """The distribution that importance sampling draws from: the posterior, unless a guide overrides it.
+        """The proposal distribution of importance sampling: the posterior, unless a guide overrides it.
 
         Args:
             x: Modality name -> values `(batch, *event)`, at least one modality.
-            observed: Modality name -> rows that are observed, bool `(batch,)`.
-            num_samples: How many samples of each row are planned; a guide may make its proposal finer for more.
+            observed: Modality name -> bool `(batch,)`, the rows in which it is observed.
+            num_samples: Number of samples per row that are planned; a guide may refine its proposal for more.
         """
         return self.posterior(x, observed)
 
@@ -126,33 +161,47 @@ class Guide(Program, metaclass=_AbstractProgram):
     def sample_conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """As `forward`, from `conditional` in place of the posterior."""
+        """As `forward`, but samples from `conditional`."""
         return self._sample(self.conditional, x, observed)
 
     @pyro_method
     def sample_proposal(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dict[str, Tensor]:
-        """As `forward`, from `proposal` in place of the posterior."""
-        return self._sample(lambda x, observed: self.proposal(x, observed, num_samples), x, observed)
+        """As `forward`, but samples from `proposal`."""
+        return self._sample(functools.partial(self.proposal, num_samples=num_samples), x, observed)
+
+    def supports(self, subset: Sequence[str]) -> bool:
+        """Whether the guide has a posterior given these modalities alone."""
+        return self.subsets is None or self._in_order(subset) in self.subsets
 
     def experts(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Experts:
-        """Runs the encoder of every modality in `x`, each once per step.
+        """Runs the encoder of every modality in `x`, once per step.
 
-        Missing rows are filled before they are encoded; an encoder with batch norm sees observed rows only.
+        Missing rows are filled before they are encoded; batch norms normalize over the observed rows only.
+
+        Raises:
+            ValueError: If an encoder returns a distribution of another latent size.
         """
         rows, encoders = Rows(x, observed), self.encoders
-        return Experts({m: encode(encoders[m], x[m], rows.of(m)) for m in rows.modalities}, rows)
+        experts = {name: encode(encoders[name], x[name], rows.of(name)) for name in rows.modalities}
+        for name, expert in experts.items():
+            if tuple(expert.event_shape) != (self.latent_dim,):
+                raise ValueError(
+                    f"the encoder of {name!r} must return a distribution of event shape ({self.latent_dim},), got "
+                    f"{tuple(expert.event_shape)}"
+                )
+        return Experts(experts, rows)
 
     def with_private(
         self, shared: dist.Distribution, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        """The posterior over the shared latent, and beside it those over the private latents where there are any.
+        """Adds the posteriors over private latents to the posterior over the shared latent.
 
         Args:
             shared: The distribution of `z`.
             x: Modality name -> values `(batch, *event)`.
-            observed: Modality name -> rows that are observed, bool `(batch,)`.
+            observed: Modality name -> bool `(batch,)`, the rows in which it is observed.
 
         Returns:
             `shared`, or a dict of site -> distribution: `z`, and `z_<modality>` for each modality of `x` with a private
@@ -164,75 +213,139 @@ class Guide(Program, metaclass=_AbstractProgram):
                 sites[f"z_{name}"] = encode(private[name], x[name], rows.of(name))
         return sites if len(sites) > 1 else shared
 
-    def given(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What `x` really holds, checked.
+    def validate_inputs(
+        self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Validates a batch and returns the modalities that it contains, in the order of the guide.
 
         Raises:
-            TypeError: If a value or a mask is no tensor.
-            ValueError: If it holds nothing, no rows, an unknown modality, values of another floating type than the
-                guide's parameters, or a subset that the guide does not answer.
+            TypeError: If a value or a mask is not a tensor.
+            ValueError: If there are no modalities or no rows, a modality is unknown, values have another
+                floating-point type than the parameters, or the guide does not support the subset.
         """
         check_batch(x, observed, self.modalities)
-        given = {name: x[name] for name in self.modalities if x.get(name) is not None}
-        if not given:
-            raise ValueError(
-                f"x holds no modality, so there is nothing to condition on: give some of {self.modalities}"
-            )
-        if batch_rows(given) == 0:
-            raise ValueError("x holds no rows")
+        present = {name: x[name] for name in self.modalities if x.get(name) is not None}
+        if not present:
+            raise ValueError(f"x contains no modality to condition on: pass some of {self.modalities}")
+        if batch_rows(present) == 0:
+            raise ValueError("x contains no data points")
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-        for name, values in given.items():
+        for name, values in present.items():
             if dtype is not None and values.is_floating_point() and values.dtype != dtype:
                 raise ValueError(f"modality {name!r} is {values.dtype}, this guide {dtype}: convert one of them")
-        if self.subsets is not None and tuple(given) not in self.subsets:
-            answered = ", ".join("+".join(subset) for subset in self.subsets)
-            raise ValueError(f"this guide does not answer {'+'.join(given)}: it answers {answered}")
-        return given
+        if not self.supports(tuple(present)):
+            raise ValueError(f"{self._supported()}, got {'+'.join(present)}")
+        return present
 
-    def _ordered(self, subset: Sequence[str]) -> tuple[str, ...]:
+    def _supported(self) -> str:
+        """The supported subsets, for messages."""
+        return f"this guide supports {', '.join('+'.join(subset) for subset in self.subsets)}"
+
+    def _in_order(self, subset: Sequence[str]) -> tuple[str, ...]:
         subset = (subset,) if isinstance(subset, str) else tuple(subset)
         unknown = set(subset) - set(self.modalities)
         if unknown or not subset:
             raise ValueError(f"subsets must be non-empty and made of {self.modalities}, got {subset}")
         return tuple(name for name in self.modalities if name in subset)
 
-    def _check_answered(self, rows: Rows, answered: Tensor) -> None:
-        """Raises if a row holds something, but is not answered."""
-        lost = rows.stacked().any(0) & ~answered
-        if lost.any():
-            row = int(lost.nonzero()[0])
-            subsets = ", ".join("+".join(subset) for subset in self.subsets)
-            raise ValueError(
-                f"row {row} holds {rows.names_in(row)}, which this guide does not answer: it answers {subsets}"
-            )
+    def _check_rows(self, rows: Rows, supported: Tensor, requirement: str | None = None) -> None:
+        """Raises if a row contains some modalities but is not `supported`, bool `(batch,)`; only with validation."""
+        if not is_validation_enabled():
+            return
+        unsupported = rows.stacked().any(0) & ~supported
+        if unsupported.any():
+            row = int(unsupported.nonzero()[0])
+            requirement = self._supported() if requirement is None else requirement
+            raise ValueError(f"row {row} contains {rows.names_in(row)}, but {requirement}")
 
-    def _sample(self, distribution: Callable, x, observed) -> dict[str, Tensor]:
+    def _sample(
+        self,
+        method: Callable[..., dist.Distribution | dict[str, dist.Distribution]],
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None,
+    ) -> dict[str, Tensor]:
         self._claim_parameters()
-        given = self.given(x, observed)
-        sites = distribution(given, observed)
-        sites = sites if isinstance(sites, Mapping) else {"z": sites}
-        values, rows = {}, Rows(given, observed)
-        with pyro.plate("data", batch_rows(given), dim=-1):
+        present = self.validate_inputs(x, observed)
+        result, rows = method(present, observed), Rows(present, observed)
+        sites = result if isinstance(result, Mapping) else {"z": result}
+        values = {}
+        with pyro.plate("data", batch_rows(present), dim=-1):
             for name, distribution in sites.items():
                 informed = rows.informing(name)
                 with nullcontext() if informed is None else poutine.mask(mask=informed):
                     values[name] = pyro.sample(name, distribution)
         return values
 
+    @staticmethod
+    def _size_for(model: Any) -> Any:
+        """The latent size that a guide for `model` is made with."""
+        return model.latent_dim
+
+
+class _ModelPrior(nn.Module):
+    """The prior of a model as an expert of a guide; the parameters stay the model's."""
+
+    def __init__(self, prior: nn.Module, conditions: Sequence[str]) -> None:
+        super().__init__()
+        self.source = (prior,)  # in a tuple, so that it is not a part of the guide
+        self.conditions = tuple(conditions)
+
+    @classmethod
+    def of(cls, model: Any) -> nn.Module | None:
+        """The prior of a model; None for the `N(0, I)` of a conditional model."""
+        if isinstance(model.prior, IndependentPrior):
+            return None
+        return cls(model.prior, getattr(model, "conditions", ()))
+
+    def forward(self) -> dist.Distribution:
+        if self.conditions:
+            raise ValueError(
+                f"the prior of this model depends on {list(self.conditions)}, so it cannot be an expert of a guide"
+            )
+        return self.source[0]()
+
+
+def check_latent_dims(encoders: Mapping[Any, nn.Module], latent_dim: int) -> None:
+    """Raises if an encoder is known to have another latent size."""
+    sizes = {name: getattr(encoder, "latent_dim", latent_dim) for name, encoder in encoders.items()}
+    wrong = {name: size for name, size in sizes.items() if size != latent_dim}
+    if wrong:
+        raise ValueError(f"encoders must have the latent size {latent_dim} of the guide, got {wrong}")
+
+
+def check_fit(guide: Guide, model: Any) -> None:
+    """Raises if the modalities, latent sizes or private latents of a guide and a model differ."""
+    unknown = [name for name in guide.modalities if name not in model.modalities]
+    if unknown:
+        raise ValueError(f"the guide has modalities {unknown}, which the model lacks: it has {list(model.modalities)}")
+    sizes = [getattr(part, "latent_dims", part.latent_dim) for part in (guide, model)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"guide and model must have one latent size, got {sizes[0]} and {sizes[1]}")
+    private = getattr(model, "private", {})
+    if {name for name in private if name in guide.modalities} != set(guide.private):
+        raise ValueError(
+            f"the model has private latents of {list(private)}, the guide has encoders of {list(guide.private)}"
+        )
+    for name, encoder in guide.private.items():
+        (size,) = private[name]().event_shape
+        check_latent_dims({f"private {name}": encoder}, size)
+
 
 def encode(
     encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None = None, *key: object
 ) -> dist.Distribution | Tensor:
-    """What an encoder gives for the rows in `mask`, and something finite without gradient for all others.
+    """The result of an encoder for the rows in `mask`, and finite values without gradient for all others.
 
-    Missing rows are filled before they are encoded. An encoder with batch norm sees the observed rows only; of fewer
-    than two there are no statistics, and it takes its running ones.
+    Missing rows are filled before they are encoded. In training, batch norms normalize over the observed rows only;
+    fewer than two have no statistics, and the running statistics are used. Gathering the observed rows is the one place
+    in a guide's forward pass that waits for the device.
 
     Args:
-        encoder: The module; it gives a distribution, or features.
-        values: What it is called with: values `(batch, *event)`, or a dict of them.
+        encoder: The module; it returns a distribution, or features.
+        values: The argument of the encoder: values `(batch, *event)`, or a dict of them.
         mask: Rows to encode, bool `(batch,)`; None for all.
-        *key: What the result is remembered by within a step, beside the encoder: the tensors as the caller got them.
+        *key: The tensors by which the result is remembered within a step, beside the encoder, if they are not those in
+            `values` and `mask`.
     """
     inputs = key or ((*values.values(), mask) if isinstance(values, dict) else (values, mask))
     return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))
@@ -241,9 +354,10 @@ def encode(
 def encode_joint(
     encoder: nn.Module, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
 ) -> dist.Distribution:
-    """As `encode`, of an encoder that is called with a dict, for the rows that hold all of `x`."""
+    """As `encode`, for an encoder that is called with a dict, and the rows that contain all of `x`."""
     rows = Rows(x, observed)
-    return encode(encoder, dict(x), rows.all_of(rows.modalities), *x.values(), *map(rows.of, rows.modalities))
+    values = {name: x[name] for name in rows.modalities}
+    return encode(encoder, values, rows.all_of(rows.modalities), *values.values(), *map(rows.of, rows.modalities))
 
 
 def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution | Tensor:
@@ -256,8 +370,4 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
     if len(rows) < 2:
         with evaluation_mode(*batch_norms(encoder)):
             return encoder(each(lambda v: filled(v, mask)))
-    result = encoder(each(lambda v: v[rows]))
-    if isinstance(result, Tensor):
-        # missing rows get a copy of the first observed one, without gradient: finite, and left out by every caller
-        return result[:1].detach().expand(len(mask), *result.shape[1:]).index_copy(0, rows, result)
-    return scattered(result, rows, len(mask))
+    return scattered(encoder(each(lambda v: v[rows])), rows, len(mask))

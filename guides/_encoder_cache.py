@@ -1,4 +1,4 @@
-"""Encoder results shared by the guides of one step."""
+"""Results of encoders, shared by the guides of one step."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ _RESULTS: ContextVar[dict | None] = ContextVar("multipyro_encoder_results", defa
 
 @contextmanager
 def encoders_run_once() -> Iterator[None]:
-    """Within this context an encoder called again on the very same tensors gives its first result.
+    """Within this context an encoder that is called again with the same tensors returns its first result.
 
-    An objective opens it for one step and closes it before the parameters change. The inputs are held as long as the
-    context lives, so that no other tensor can come to the same identity.
+    An objective opens it for one step and closes it before the parameters change. The inputs are kept alive as long as
+    the context, so that no other tensor can have the same identity.
     """
     token = _RESULTS.set({})
     try:
@@ -30,7 +30,7 @@ def encoders_run_once() -> Iterator[None]:
 def encode_once(encoder: Any, inputs: tuple, encode: Callable[[], Any]) -> Any:
     """The result of `encode()`, remembered within `encoders_run_once` by `encoder` and the tensors in `inputs`.
 
-    A frozen encoder, one in another mode, or one whose gradients are wanted elsewhere, gives a result of its own.
+    A frozen encoder, one in another mode, or one with other parameters that require a gradient, has its own result.
     """
     results = _RESULTS.get()
     if results is None:
@@ -42,7 +42,7 @@ def encode_once(encoder: Any, inputs: tuple, encode: Callable[[], Any]) -> Any:
 
 
 def _state(encoder: Any) -> Iterator[bool]:
-    """The modes of all parts, and which of their parameters gradients reach."""
+    """The mode of every part, and which of its parameters require a gradient."""
     for part in encoder.modules() if isinstance(encoder, nn.Module) else ():
         yield part.training
         for parameter in part._parameters.values():

@@ -1,4 +1,4 @@
-"""A guide in which flows answer chosen subsets, and another guide, their teacher, the rest."""
+"""A guide in which flows are the posteriors of chosen subsets, and another guide, the teacher, of the rest."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -10,34 +10,37 @@ from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
 from multipyro.batch import Rows, filled
-from multipyro.guides._base import Guide
+from multipyro.guides._base import Guide, check_fit, check_latent_dims
 
 __all__ = ["AggregateGuide"]
 
 
 class AggregateGuide(Guide):
-    r"""Flows conditioned on chosen subsets of the modalities, a teacher for every other subset.
+    r"""Flows conditioned on chosen subsets of the modalities, and a teacher for every other subset.
 
     .. math:: q_\phi(z \mid x_A) \approx q^A(z) = E_{p(x \mid x_A)}\, q_{\mathrm{teacher}}(z \mid x)
 
-    What a flow approximates is a matter of what it is trained on: `ELBO(flow || frozen teacher)` gives the aggregate
-    of the teacher's posteriors, `ELBO(frozen model|A || flow)` the model's own posterior. Until its flow has been
-    trained, a subset that the teacher answers too is answered by the teacher; whatever trains before the flows is
-    therefore as it would be without them.
+    The objective decides what a flow approximates: `ELBO(flow || frozen teacher)` gives the aggregate of the teacher's
+    posteriors, `ELBO(frozen model|A || flow)` the posterior of the model. Until `activate` is called, the posterior of
+    a subset that the teacher supports is the teacher's, so that all stages of training before that of the flows are as
+    they would be without them. The stage that trains the flows activates them when it starts.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
         Kushman), eq. 3 and 5.
 
     Args:
-        teacher: The guide that answers all other subsets.
+        teacher: The guide of all other subsets.
         flows: Subset -> `ConditionalFlow`, or any other encoder. Keys are a name or a tuple of names; the flow of a
             single modality is called with its values, that of a larger subset with a dict.
         name: As in `Guide`.
 
+    Attributes:
+        active: Whether the flows replace the teacher's posteriors; part of `state_dict`.
+
     Raises:
-        ValueError: If there are no flows; when called with a subset, or with rows, that neither a flow nor the teacher
-            answers.
+        ValueError: If there are no flows, or one of another latent size; when called with a subset, or with rows, that
+            neither a flow nor the teacher supports.
 
     Example:
         >>> from multipyro.guides import ConditionalFlow, JointGuide
@@ -52,7 +55,8 @@ class AggregateGuide(Guide):
         if not flows:
             raise ValueError("flows is empty: an aggregate guide needs at least one")
         super().__init__(teacher.latent_dim, None, teacher.modalities, prior=teacher.prior, name=name)
-        ordered = {self._ordered(subset): flow for subset, flow in flows.items()}
+        ordered = {self._in_order(subset): flow for subset, flow in flows.items()}
+        check_latent_dims(ordered, teacher.latent_dim)
         if teacher.subsets is not None:
             self.subsets = (*teacher.subsets, *(subset for subset in ordered if subset not in teacher.subsets))
         self.teacher = teacher
@@ -60,62 +64,68 @@ class AggregateGuide(Guide):
         self.flow_subsets = tuple(ordered)
         self.active = False
 
+    @classmethod
+    def for_model(cls, model: object, teacher: Guide, *args: object, **kwargs: object) -> "AggregateGuide":
+        """As the constructor; raises if the teacher does not fit the model, as `Guide.for_model` does."""
+        check_fit(teacher, model)
+        return cls(teacher, *args, **kwargs)
+
     def activate(self) -> None:
-        """Makes the flows the posteriors of their subsets, also of those that the teacher supports too."""
+        """Makes the flows the posteriors of their subsets, also of those that the teacher supports."""
         self.active = True
 
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self._answer(self.teacher.posterior, x, observed)
+        return self._flows_or(self.teacher.posterior, x, observed)
 
     def conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self._answer(self.teacher.conditional, x, observed)
+        return self._flows_or(self.teacher.conditional, x, observed)
 
     def proposal(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self._answer(functools.partial(self.teacher.proposal, num_samples=num_samples), x, observed)
+        return self._flows_or(functools.partial(self.teacher.proposal, num_samples=num_samples), x, observed)
 
     def aggregate(self, x: Mapping[str, Tensor]) -> dist.Distribution:
-        """The flow of exactly the modalities of `x`, trained or not, of batch shape `(batch,)`."""
+        """The flow of exactly the modalities of `x`, active or not, of batch shape `(batch,)`."""
         subset = tuple(name for name in self.modalities if name in x)
         flow = self.flows["+".join(subset)]
         return flow(x[subset[0]] if len(subset) == 1 else {name: x[name] for name in subset})
 
     @pyro_method
     def sample_aggregate(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As `forward`, from `aggregate` in place of the posterior."""
+        """As `forward`, but samples from `aggregate`."""
         return self._sample(lambda x, _: self.teacher.with_private(self.aggregate(x), x), x, None)
 
-    def _answer(self, ask: Callable, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None):
-        given, rows = tuple(x), Rows(x, observed)
+    def _flows_or(
+        self, teacher: Callable, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The flow of each row's subset, and the distribution of the teacher for rows of other subsets."""
+        rows = Rows(x, observed)
+        present = rows.modalities
+        subsets = [subset for subset in self.flow_subsets if set(subset) <= set(present) and self._uses_flow(subset)]
         if not rows.masks:
-            if not self._is_mine(given):
-                return ask(x)
-            return self.teacher.with_private(self.aggregate(x), x)
-        mine = [subset for subset in self.flow_subsets if set(subset) <= set(given) and self._is_mine(subset)]
-        if not mine:
-            return ask(x, observed)
-        exactly = torch.stack([rows.exactly(subset) for subset in mine])  # (flows, batch)
-        answers = [self.aggregate({name: filled(x[name], rows.of(name)) for name in subset}) for subset in mine]
-        index = exactly.to(torch.uint8).argmax(0)
-        if self.teacher.subsets is None or given in self.teacher.subsets:
-            # to the teacher, the rows that a flow answers hold nothing
-            rest = ask(x, dict(zip(given, rows.stacked() & ~exactly.any(0), strict=True)))
-            answers.append(rest["z"] if isinstance(rest, Mapping) else rest)
-            index = torch.where(exactly.any(0), index, len(mine))
+            return self.teacher.with_private(self.aggregate(x), x) if present in subsets else teacher(x)
+        if not subsets:
+            return teacher(x, observed)
+        exactly = torch.stack([rows.exactly(subset) for subset in subsets])  # (flows, batch)
+        choices = [self.aggregate({name: filled(x[name], rows.of(name)) for name in subset}) for subset in subsets]
+        index, by_flow = exactly.to(torch.uint8).argmax(0), exactly.any(0)
+        if self.teacher.supports(present):
+            # for the teacher, nothing is observed in the rows of the flows
+            rest = teacher(x, dict(zip(present, rows.stacked() & ~by_flow, strict=True)))
+            choices.append(rest["z"] if isinstance(rest, Mapping) else rest)
+            index = torch.where(by_flow, index, len(subsets))
         else:
-            self._check_answered(rows, exactly.any(0))
-        return self.teacher.with_private(choose_rows(answers, index), x, observed)
+            self._check_rows(rows, by_flow)
+        return self.teacher.with_private(choose_rows(choices, index), x, observed)
 
-    def _is_mine(self, subset: tuple[str, ...]) -> bool:
-        """Whether a subset is answered by its flow rather than by the teacher."""
-        if subset not in self.flow_subsets:
-            return False
-        return self.active or not (self.teacher.subsets is None or subset in self.teacher.subsets)
+    def _uses_flow(self, subset: tuple[str, ...]) -> bool:
+        """Whether the posterior of a subset with a flow is the flow rather than the teacher's."""
+        return self.active or not self.teacher.supports(subset)
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.active)

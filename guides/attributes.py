@@ -1,7 +1,8 @@
-"""An encoder of attribute vectors with missing entries: a product of one expert an attribute."""
+"""An encoder of attribute vectors with missing entries: a product of one expert per attribute."""
 
 import pyro.distributions as dist
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro.guides.algebra.products import product_of_experts
@@ -10,13 +11,13 @@ __all__ = ["AttributeExperts"]
 
 
 class AttributeExperts(nn.Module):
-    r"""A Gaussian for each value of each attribute, multiplied over the attributes that are there.
+    r"""A Gaussian for each value of each attribute, multiplied over the attributes that are present.
 
     .. math:: q(z \mid y_O) \propto N(z; 0, I) \prod_{k \in O} N(z; m_{k, y_k}, s_{k, y_k}^2)
 
     An entry that is NaN is missing and has no expert, so that "smiling, with glasses" is a query of two entries. The
-    universal expert `N(0, I)` is always there; with no entry at all it is the answer. A binary value leaves a
-    network nothing to do but tell two inputs apart, so the experts are a table.
+    universal expert `N(0, I)` is always present; without any entry it is the result. A network of a binary value could
+    only distinguish two inputs, so the experts are a table.
 
     References:
         Generative Models of Visually Grounded Imagination (Vedantam et al., 2018), section 3.2.
@@ -32,7 +33,7 @@ class AttributeExperts(nn.Module):
         An independent normal of batch shape `(batch,)` and event shape `(latent_dim,)`.
 
     Raises:
-        ValueError: If `values` have another shape, or entries other than 0, 1 and NaN.
+        ValueError: If `values` have another shape, or entries other than 0, 1 and NaN (checked with validation).
 
     Example:
         >>> experts = AttributeExperts(3, latent_dim=2)
@@ -42,19 +43,19 @@ class AttributeExperts(nn.Module):
 
     def __init__(self, num_attributes: int, latent_dim: int) -> None:
         super().__init__()
-        self.num_attributes = num_attributes
+        self.num_attributes, self.latent_dim = num_attributes, latent_dim
         self.loc = nn.Parameter(0.1 * torch.randn(num_attributes, 2, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(num_attributes, 2, latent_dim))
 
     def forward(self, values: Tensor) -> dist.Distribution:
         if values.dim() != 2 or values.shape[1] != self.num_attributes:
             raise ValueError(f"attributes must have shape (batch, {self.num_attributes}), got {tuple(values.shape)}")
-        there = ~values.isnan()
-        if not ((values == 0) | (values == 1) | ~there).all():
-            raise ValueError(f"attributes must be 0, 1 or NaN (missing), got {values[there].unique().tolist()[:5]}")
-        which = torch.where(there, values, 0.0).long()
+        present = ~values.isnan()
+        if is_validation_enabled() and not ((values == 0) | (values == 1) | ~present).all():
+            raise ValueError(f"attributes must be 0, 1 or NaN (missing), got {values[present].unique().tolist()[:5]}")
+        entries = torch.where(present, values, 0.0).long()
         index = torch.arange(self.num_attributes, device=values.device)
-        loc, scale = self.loc[index, which], self.log_scale[index, which].exp()
+        loc, scale = self.loc[index, entries], self.log_scale[index, entries].exp()
         experts = {str(k): dist.Normal(loc[:, k], scale[:, k]).to_event(1) for k in range(self.num_attributes)}
         universal = dist.Normal(torch.zeros_like(loc[:, 0]), 1.0).to_event(1)
-        return product_of_experts(experts, universal, {str(k): there[:, k] for k in range(self.num_attributes)})
+        return product_of_experts(experts, universal, {str(k): present[:, k] for k in range(self.num_attributes)})

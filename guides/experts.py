@@ -1,6 +1,7 @@
-"""Guides made of one expert a modality: their product, their mixture, and the mixture of their products."""
+"""Guides made of one expert per modality: their product, their mixture, and the mixture of their products."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -9,13 +10,15 @@ from torch import Tensor, nn
 from multipyro.batch import Rows, subsets_of
 from multipyro.guides._base import Guide
 from multipyro.guides.algebra.mixtures import StratifiedMixture
-from multipyro.guides.algebra.products import Experts, product_of_experts, subset_products
+from multipyro.guides.algebra.products import Experts, check_prior, product_of_experts, subset_products
 
 __all__ = ["MixtureOfExperts", "MixtureOfProducts", "ProductOfExperts"]
 
+PriorExpert = Literal["full", "all", "none"]
+
 
 class ProductOfExperts(Guide):
-    r"""The product of one Gaussian expert a modality, missing ones left out.
+    r"""The product of one Gaussian expert per modality; missing modalities are left out.
 
     .. math:: q(z \mid x_S) \propto p_0(z) \prod_{m \in S} q_m(z \mid x_m)
 
@@ -26,9 +29,12 @@ class ProductOfExperts(Guide):
         latent_dim: Size of the latent.
         encoders: Modality name -> module from `x_m` to an independent normal.
         prior_expert: Whether the prior is one of the experts, as in MVAE.
-        prior: The prior expert's module; `N(0, I)` by default.
+        prior: The module of the prior expert; `N(0, I)` by default.
         name: As in `Guide`.
         private: As in `Guide`.
+
+    Raises:
+        TypeError: If the prior expert is not an independent normal.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -49,6 +55,8 @@ class ProductOfExperts(Guide):
     ) -> None:
         super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
         self.prior_expert = prior_expert
+        if prior_expert:
+            check_prior(self.prior, "prior_expert=False")
 
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -58,7 +66,7 @@ class ProductOfExperts(Guide):
 
 
 class MixtureOfExperts(Guide):
-    r"""The equal mixture of one expert a modality, over those a row has.
+    r"""The equal mixture of one expert per modality, over the modalities of each data point.
 
     .. math:: q(z \mid x_S) = \frac{1}{|S|} \sum_{m \in S} q_m(z \mid x_m)
 
@@ -68,11 +76,13 @@ class MixtureOfExperts(Guide):
 
     Args:
         latent_dim: Size of the latent.
-        encoders: Modality name -> module from `x_m` to a distribution with `rsample`; families may differ.
+        encoders: Modality name -> module from `x_m` to a distribution with `rsample`; the families may differ.
         name: As in `Guide`.
         private: As in `Guide`.
         auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called. The
-            guide only keeps them, as parameters of training that no prediction sees; `StratifiedELBO` uses them.
+            guide only contains them, as parameters that are trained but not used for prediction; `StratifiedELBO`
+            uses them.
+        prior: As in `Guide`; it is not an expert.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -89,8 +99,9 @@ class MixtureOfExperts(Guide):
         name: str = "guide",
         private: Mapping[str, nn.Module] | None = None,
         auxiliary: Mapping[str, nn.Module] | None = None,
+        prior: nn.Module | None = None,
     ) -> None:
-        super().__init__(latent_dim, encoders, name=name, private=private)
+        super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
         self.auxiliary = nn.ModuleDict(auxiliary)
 
     def posterior(
@@ -103,16 +114,16 @@ class MixtureOfExperts(Guide):
 
 
 class MixtureOfProducts(Guide):
-    r"""The equal mixture over subsets of the modalities of the product of each subset's experts.
+    r"""The equal mixture, over subsets of the modalities, of the product of each subset's experts.
 
     .. math:: q(z \mid x_S) = \frac{1}{n_S} \sum_{A \in \mathcal{A}, A \subseteq S} q_A(z \mid x_A), \qquad
         q_A \propto \prod_{m \in A} q_m(z \mid x_m)
 
-    With only single modalities it is a mixture of experts, with only the full set a product. What predicts and embeds
-    (`conditional`) is the product of everything given, as in the paper's evaluation, not the mixture.
+    With the single modalities alone it is a mixture of experts, with the full set alone a product. Predictions and
+    embeddings (`conditional`) use the product of all given modalities, as the paper's evaluation does, not the mixture.
 
     Departures: the released code appends a prior expert to the product of the full set alone, which the paper does
-    not mention; `prior_expert="full"` does that and is the default, `"all"` and `"none"` are the other choices.
+    not mention; `prior_expert="full"` does that and is the default, `"all"` and `"none"` are the alternatives.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), eq. 6 and section 3.2.
@@ -121,13 +132,15 @@ class MixtureOfProducts(Guide):
         latent_dim: Size of the latent.
         encoders: Modality name -> module from `x_m` to an independent normal.
         mixture_subsets: The subsets in the mixture; every non-empty one by default.
-        prior_expert: `"full"`, `"all"` or `"none"`: which products a standard normal expert belongs to.
+        prior_expert: Which products contain the prior expert: `"full"`, `"all"` or `"none"`.
         name: As in `Guide`.
         private: As in `Guide`.
+        prior: The module of the prior expert; `N(0, I)` by default.
 
     Raises:
-        ValueError: If an argument is unknown or empty; when called with modalities, or with a row, within which none
-            of `mixture_subsets` lies.
+        ValueError: If an argument is unknown or empty; when called with modalities, or with a row, that contain none of
+            `mixture_subsets`.
+        TypeError: If the prior expert is not an independent normal.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -142,69 +155,69 @@ class MixtureOfProducts(Guide):
         latent_dim: int,
         encoders: Mapping[str, nn.Module],
         mixture_subsets: Sequence[Sequence[str]] | None = None,
-        prior_expert: str = "full",
+        prior_expert: PriorExpert = "full",
         name: str = "guide",
         private: Mapping[str, nn.Module] | None = None,
+        prior: nn.Module | None = None,
     ) -> None:
-        super().__init__(latent_dim, encoders, name=name, private=private)
-        if prior_expert not in ("full", "all", "none"):
-            raise ValueError(f"prior_expert must be 'full', 'all' or 'none', got {prior_expert!r}")
+        super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
+        if prior_expert not in get_args(PriorExpert):
+            raise ValueError(f"prior_expert must be one of {get_args(PriorExpert)}, got {prior_expert!r}")
         if mixture_subsets is None:
             mixture_subsets = subsets_of(self.modalities)
-        self.mixture_subsets = tuple(self._ordered(subset) for subset in mixture_subsets)
+        self.mixture_subsets = tuple(self._in_order(subset) for subset in mixture_subsets)
         if not self.mixture_subsets:
             raise ValueError("mixture_subsets is empty: a mixture needs at least one subset")
         if any((name,) not in self.mixture_subsets for name in self.modalities):
             parts = [set(part) for part in self.mixture_subsets]
             self.subsets = tuple(s for s in subsets_of(self.modalities) if any(part <= set(s) for part in parts))
         self.prior_expert = prior_expert
+        if prior_expert != "none":
+            check_prior(self.prior, 'prior_expert="none"')
 
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        experts = self.experts(x, observed)
-        subsets = [subset for subset in self.mixture_subsets if set(subset) <= set(experts)]
-        self._check_rows(subsets, experts.rows)
-        products = subset_products(experts, subsets, prior=[self._has_prior(subset) for subset in subsets])
+        experts, subsets = self._experts_and_subsets(x, observed)
+        with_prior = [
+            self.prior_expert == "all" or (self.prior_expert == "full" and subset == self.modalities)
+            for subset in subsets
+        ]
+        products = subset_products(experts, subsets, self.prior, with_prior)
         return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts.rows)), x, observed)
 
     def conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        experts = self.experts(x, observed)
-        self._check_rows([subset for subset in self.mixture_subsets if set(subset) <= set(experts)], experts.rows)
+        experts, _ = self._experts_and_subsets(x, observed)
         return self.with_private(self._product(experts), x, observed)
 
     def _product(self, experts: Experts) -> dist.Distribution:
         if self.prior_expert != "full" or set(experts) != set(self.modalities):
             return product_of_experts(experts, prior=self.prior if self.prior_expert == "all" else None)
-        # the prior's expert belongs to the rows that hold every modality
-        whole, masks = experts.rows.all_of(self.modalities), experts.rows.masks
-        return product_of_experts(
-            {**experts, "prior": self.prior()}, observed=masks if whole is None else {**masks, "prior": whole}
-        )
+        # the prior is an expert in the rows that contain every modality
+        masks, complete = experts.rows.masks, experts.rows.all_of(self.modalities)
+        observed = masks if complete is None else {**masks, "prior": complete}
+        return product_of_experts({**experts, "prior": self.prior()}, observed=observed)
 
-    def _check_rows(self, subsets: Sequence[tuple[str, ...]], rows: Rows) -> None:
-        """Raises if a row holds something, but none of the mixture's subsets."""
-        contained = [rows.all_of(subset) for subset in subsets]
-        if self.subsets is None or any(mask is None for mask in contained):
-            return
-        lost = rows.stacked().any(0) & ~torch.stack(contained).any(0)
-        if lost.any():
-            row = int(lost.nonzero()[0])
+    def _experts_and_subsets(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
+    ) -> tuple[Experts, list[tuple[str, ...]]]:
+        """The experts, and the subsets of the mixture that the batch contains."""
+        experts = self.experts(x, observed)
+        subsets = [subset for subset in self.mixture_subsets if set(subset) <= set(experts)]
+        contained = [experts.rows.all_of(subset) for subset in subsets]
+        if self.subsets is not None and all(mask is not None for mask in contained):
             named = ", ".join(map("+".join, self.mixture_subsets))
-            raise ValueError(
-                f"row {row} holds {rows.names_in(row)}, and none of the mixture's subsets {named} lies within it"
-            )
-
-    def _has_prior(self, subset: tuple[str, ...]) -> bool:
-        return self.prior_expert == "all" or (self.prior_expert == "full" and subset == self.modalities)
+            requirement = f"none of the mixture's subsets {named}"
+            self._check_rows(experts.rows, torch.stack(contained).any(0), requirement)
+        return experts, subsets
 
 
 def _equal_weights(subsets: Sequence[Sequence[str]], rows: Rows) -> Tensor | None:
-    """Equal weights over the subsets that each row holds, `(batch, len(subsets))`; None when all rows hold all.
+    """Equal weights over the subsets that each row contains, `(batch, len(subsets))`; None if all rows contain all.
 
-    A row that holds none gets equal weights over all, so that the mixture stays a distribution; guides mask it out.
+    A row that contains none gets equal weights over all, so that the mixture stays a distribution; guides mask it out.
     """
     contained = [rows.all_of(subset) for subset in subsets]
     if all(mask is None for mask in contained):

@@ -1,6 +1,7 @@
-"""The guide of several layers of latents, read off one deterministic path."""
+"""The guide of several layers of latents, which are the outputs of one deterministic path."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from multipyro.batch import Rows, filled
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once
-from multipyro.ppl_models import MLP
-from multipyro.ppl_models.networks.heads import NormalEncoder, trunk
+from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
+from multipyro.ppl_models.networks.mlp import MLP
 
 __all__ = ["HierarchicalGuide"]
 
@@ -20,15 +21,15 @@ class HierarchicalGuide(Guide):
 
     .. math:: q(z_1, \dots, z_L \mid x) = \prod_l q(z_l \mid h_l), \qquad h_1 = f_1(x), \quad h_{l+1} = f_{l+1}(h_l)
 
-    The path from the modalities to the top is deterministic: `z_l` is read off `h_l`, and the layer above sees `h_l`,
-    not the sampled `z_l`. So each KL of the bound is exact given the sample of the layer above. Every `f` after the
-    first starts with a linear layer of the size of the latent below, as the paper's list of layers has it (its D64);
-    the paper does not say whether that layer is the mean of `z_l`, here it is a layer of its own.
+    The path from the modalities to the top is deterministic: `z_l` depends on `h_l`, and so does the layer above, not
+    on the sampled `z_l`. So each KL of the bound is exact given the sample of the layer above. Every `f` after the
+    first starts with a linear layer of the size of the latent below, as in the paper's list of layers (its D64); the
+    paper does not say whether that layer is the mean of `z_l`, here it is a separate layer.
 
-    It answers all modalities only; `IterativeSampling` completes missing ones, as the paper does, which trains no
-    other encoder. What predicts and embeds (`conditional`) is the top layer alone, in every case: the model draws
-    the layers below from `p(z_l | z_{l+1})`, as in JM eq. 6, and Figure 3 there shows the top layer.
-    For reconstructions from `z1`, use the posterior instead: `Predictive(generative(model, target), guide=guide)(x)`.
+    The guide supports all modalities together only. `IterativeSampling` completes missing ones, as in the paper, which
+    trains no other encoder. Predictions and embeddings (`conditional`) use the top layer alone, for every subset: the
+    model samples the layers below from `p(z_l | z_{l+1})`, as in JM eq. 6, and Figure 3 there shows the top layer.
+    For a reconstruction from `z1`, sample `posterior`: `Predictive(generative(model, target), guide)(x)`.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -36,16 +37,17 @@ class HierarchicalGuide(Guide):
 
     Args:
         latent_dims: Sizes of `z1, ..., zL`.
-        branches: Modality name -> feature network with an attribute `out_features`; `h_1` joins their outputs.
+        branches: Modality name -> feature network with an attribute `out_features`; `h_1` concatenates their outputs.
         hidden_features: Widths of the hidden layers from each layer's path to the next.
         scale: As in `NormalEncoder`.
         name: As in `Guide`.
+        prior: As in `Guide`, of the top layer.
 
     Sites:
         `zL, ..., z1`, in the order of the model.
 
     Raises:
-        ValueError: When called without a modality, or with rows that lack some of them.
+        ValueError: If a list of sizes is empty; when called without a modality, or with rows in which some are missing.
 
     Example:
         >>> guide = HierarchicalGuide((3, 2), {"a": MLP(4, 8), "b": MLP(3, 8)}, (16,))
@@ -59,15 +61,16 @@ class HierarchicalGuide(Guide):
         latent_dims: Sequence[int],
         branches: Mapping[str, nn.Module],
         hidden_features: Sequence[int] = (512, 512),
-        scale: str = "softplus",
+        scale: Scale = "softplus",
         name: str = "guide",
+        prior: nn.Module | None = None,
     ) -> None:
         if not latent_dims or not hidden_features:
             raise ValueError(
-                f"latent_dims and hidden_features must name at least one size, got {latent_dims} and {hidden_features}"
+                f"latent_dims and hidden_features must have at least one size, got {latent_dims} and {hidden_features}"
             )
         modalities = tuple(branches)
-        super().__init__(latent_dims[-1], None, modalities, [modalities], name=name)
+        super().__init__(latent_dims[-1], None, modalities, [modalities], prior, name)
         self.latent_dims = tuple(latent_dims)
         self.embedding = f"z{len(latent_dims)}"
         *before, width = hidden_features
@@ -86,12 +89,8 @@ class HierarchicalGuide(Guide):
     ) -> dict[str, dist.Distribution]:
         rows = Rows(x, observed)
         if rows.masks:
-            part = rows.stacked().any(0) & ~rows.all_of(self.modalities)
-            if part.any():
-                raise ValueError(
-                    f"row {int(part.nonzero()[0])} lacks some of {list(self.modalities)}, all of which this guide "
-                    "needs: IterativeSampling completes them"
-                )
+            requirement = f"this guide needs all of {list(self.modalities)}: IterativeSampling completes them"
+            self._check_rows(rows, rows.all_of(self.modalities), requirement)
             x = {name: filled(x[name], rows.of(name)) for name in self.modalities}
         inputs = tuple(x[name] for name in self.modalities)
         return encode_once(self.heads, inputs, lambda: self._layers(inputs))
@@ -109,3 +108,7 @@ class HierarchicalGuide(Guide):
             features = step(features)
             layers[f"z{number + 1}"] = heads[number](features)
         return dict(reversed(layers.items()))
+
+    @staticmethod
+    def _size_for(model: Any) -> tuple[int, ...]:
+        return model.latent_dims

@@ -1,7 +1,8 @@
-"""A guide that answers every subset by completing the missing modalities with the model, round by round."""
+"""A guide that supports every subset by completing the missing modalities with the model, round by round."""
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import pyro
 import pyro.distributions as dist
@@ -11,44 +12,49 @@ from torch import Tensor, nn
 
 from multipyro._distributions import is_rebuilt, unflattened
 from multipyro._modes import evaluation_mode
-from multipyro.batch import batch_rows
-from multipyro.guides._base import Guide
+from multipyro.batch import Rows, batch_rows
+from multipyro.guides._base import Guide, check_fit
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
 from multipyro.guides.algebra.mixtures import StratifiedMixture
-from multipyro.ppl_models import point_estimate
+from multipyro.ppl_models.likelihoods import point_estimate
 
 __all__ = ["IterativeSampling"]
 
+Start = Literal["noise", "zeros"]
+Completion = Literal["sample", "mean"]
+
 
 class IterativeSampling(Guide):
-    r"""A joint guide that answers any subset: what is missing is completed by the model in `T` rounds.
+    r"""A joint guide that supports any subset: the model completes the missing modalities in `T` rounds.
 
     .. math:: x_{\bar S}^{(0)} \sim p(x_{\bar S}), \qquad z^{(t)} \sim q(z \mid x_S, x_{\bar S}^{(t-1)}), \quad
         x_{\bar S}^{(t)} \sim p(x_{\bar S} \mid z^{(t)}), \qquad t = 1, \dots, T
 
-    The answer is the distribution of :math:`z^{(T)}`, so `T = 1` completes with noise alone and `T` rounds decode
-    `T - 1` times; each row completes what it lacks itself. With the exact joint posterior and sampled completions the
-    kernel is a Gibbs sampler that leaves :math:`p(x_{\bar S} \mid x_S)` invariant; mean completions do not, their
-    spread is too small. All modalities given, it is the joint guide itself, which is what trains.
+    The result is the distribution of :math:`z^{(T)}`, so `T = 1` completes with noise alone and `T` rounds decode
+    `T - 1` times; the modalities missing in a row are completed for that row. With the exact joint posterior and
+    sampled completions the kernel is a Gibbs sampler that leaves :math:`p(x_{\bar S} \mid x_S)` invariant; mean
+    completions do not, their spread is too small. Given all modalities, it is the joint guide itself, and that is what
+    trains. A modality with a mask is completed even if no row turns out to miss it.
 
-    Under a plate of particles each particle has completions of its own. The completions are constants, drawn without
-    gradient and in evaluation mode, and sites of no trace. So the density of the answer is that of the last round
+    Under a plate of particles each particle has its own completions. The completions are constants, sampled without
+    gradient and in evaluation mode, and not sites of a trace. So the density of the result is that of the last round
     given its completions, :math:`q(z \mid x_S, x_{\bar S}^{(T-1)})`, not that of their mixture, which has no closed
     form. As an importance weight :math:`p(x_S, z) / q(z \mid x_S, x_{\bar S}^{(T-1)})` is unbiased for `p(x_S)`, since
-    the completions do not depend on `z` (they are auxiliary variables), but of infinite variance where the joint
+    the completions do not depend on `z` (they are auxiliary variables), but it has infinite variance where the joint
     posterior is much narrower than that of `x_S`. So `proposal` is the mixture over `chains` completions with its
-    full density, valid for the same reason and far better; over several sites, the product of one mixture each. Its
-    completions are drawn once for all samples of a batch (within `encoders_run_once`): drawn anew for each part of the
-    samples, their variation would be in the estimate and not in its standard error (measured: errors of up to 36
-    standard errors with one chain and half of the samples from the prior, 3 with the completions kept).
-    Means of the answer, as an embedding takes them, are means given one chain of completions.
+    full density, valid for the same reason and far better; over several sites, a product of one mixture each. Its
+    completions are sampled once for all samples of a batch (within `encoders_run_once`): with new completions for each
+    part of the samples, their variation would be in the estimate and not in its standard error (measured: errors of up
+    to 36 standard errors with one chain and half of the samples from the prior, 3 with fixed completions). Means of the
+    result, as in an embedding, are means given one chain of completions.
 
-    The miss of mean completions, linear-Gaussian with a share `k` of the completion in the joint posterior's mean: the
-    rounds converge to a variance of :math:`1 / (1 + k)` times the exact one, sampled completions to the exact one.
+    The error of mean completions in the linear-Gaussian case, where the completion has a weight `k` in the joint
+    posterior's mean: the rounds converge to :math:`1 / (1 + k)` times the exact variance, with sampled completions to
+    the exact one.
 
-    Departures: the paper starts from noise "such as x ~ p(x)", taken here literally as samples of the model; the
-    released code starts from zeros (`start="zeros"`), which for class ids means class 0, since an id cannot say
-    nothing. The paper does not say whether completions are samples or means.
+    Departures: the paper starts from noise "such as x ~ p(x)", taken literally here as samples of the model; the
+    released code starts from zeros (`start="zeros"`), which for class ids means class 0, as no id means "unknown". The
+    paper does not say whether completions are samples or means.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -57,19 +63,19 @@ class IterativeSampling(Guide):
 
     Args:
         model: The generative program, called as `model(x, observed=None, num_rows=None)`; it samples a modality whose
-            value in `x` is None. Its parameters stay its own.
-        guide: A guide that answers all its modalities together.
-        rounds: Number `T` of times that `z` is drawn.
-        start: `"noise"` or `"zeros"`: the first completion.
+            value in `x` is None. Its parameters are not part of the guide.
+        guide: A guide that supports all its modalities together.
+        rounds: Number `T` of times that `z` is sampled.
+        start: The first completion: `"noise"` or `"zeros"`.
         completion: `"sample"` or `"mean"` of the likelihoods (the mode of a categorical).
-        chains: Number of completions of each row in the mixture that importance sampling draws from; the square root of
-            the number of samples where that is more.
+        chains: Number of completions per data point in the mixture that is the proposal of importance sampling; the
+            square root of the number of samples if that is larger.
         name: As in `Guide`.
 
     Raises:
         TypeError: If `guide` is not a `Guide`.
-        ValueError: If `rounds` or `chains` is below 1, an option is unknown, or `guide` does not answer all its
-            modalities.
+        ValueError: If `rounds` or `chains` is below 1, an option is unknown, or `guide` does not support all its
+            modalities together.
 
     Example:
         >>> from multipyro.guides import JointGuide
@@ -85,8 +91,8 @@ class IterativeSampling(Guide):
         model: Callable,
         guide: Guide,
         rounds: int = 10,
-        start: str = "noise",
-        completion: str = "sample",
+        start: Start = "noise",
+        completion: Completion = "sample",
         chains: int = 32,
         name: str = "guide",
     ) -> None:
@@ -95,99 +101,119 @@ class IterativeSampling(Guide):
         super().__init__(guide.latent_dim, modalities=guide.modalities, prior=guide.prior, name=name)
         if rounds < 1 or chains < 1:
             raise ValueError(f"rounds and chains must be at least 1, got {rounds} and {chains}")
-        if start not in ("noise", "zeros") or completion not in ("sample", "mean"):
+        if start not in get_args(Start) or completion not in get_args(Completion):
             raise ValueError(
-                f"start must be 'noise' or 'zeros' and completion 'sample' or 'mean', got {start!r} and {completion!r}"
+                f"start must be one of {get_args(Start)} and completion one of {get_args(Completion)}, got {start!r} "
+                f"and {completion!r}"
             )
-        if guide.subsets is not None and guide.modalities not in guide.subsets:
-            raise ValueError(f"the guide must answer all of {list(guide.modalities)} together, it does not")
+        if not guide.supports(guide.modalities):
+            raise ValueError(f"the guide must support all of {list(guide.modalities)} together, which it does not")
         self.rounds, self.start, self.completion, self.chains = rounds, start, completion, chains
         self.embedding = getattr(guide, "embedding", "z")
         self.guide = guide
-        self._model = (model,)  # in a tuple: its parameters must neither be renamed nor count as the guide's
+        self._model = (model,)  # in a tuple: its parameters must neither be renamed nor be parameters of the guide
+
+    @classmethod
+    def for_model(cls, model: Any, guide: Guide, *args: Any, **kwargs: Any) -> "IterativeSampling":
+        """As the constructor; raises if the guide does not fit the model, as `Guide.for_model` does."""
+        check_fit(guide, model)
+        return cls(model, guide, *args, **kwargs)
 
     def posterior(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self._answer(self.guide.posterior, x, observed, _particles(x))
+        return self._given_completions(self.guide.posterior, x, observed, _plate_shape(x))
 
     def conditional(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        return self._answer(self.guide.conditional, x, observed, _particles(x))
+        return self._given_completions(self.guide.conditional, x, observed, _plate_shape(x))
 
     def proposal(
         self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
     ) -> dist.Distribution | dict[str, dist.Distribution]:
-        if not self._missing(x, observed)[1]:
+        rows = Rows(x, observed)
+        if not self._missing(rows):
             return self.guide.proposal(x, None, num_samples)
-        inputs = (*x.values(), *(observed or {}).values())
         chains = max(self.chains, math.isqrt(num_samples))
-        return encode_once(self, inputs, lambda: self._mixture(x, observed, chains))
+        return encode_once(self, (*x.values(), *rows.masks.values()), lambda: self._mixture(x, observed, chains))
 
-    def _mixture(self, x, observed, chains: int) -> dist.Distribution | dict[str, dist.Distribution]:
+    def _mixture(
+        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, chains: int
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
         """The mixture over `chains` completions of each row."""
-        stacks = _sites(self._answer(self.guide.posterior, x, observed, (chains,)))
+        posterior = self.guide.posterior
+        stacks = _sites(self._given_completions(posterior, x, observed, (chains,)))
         if not all(is_rebuilt(site) for site in stacks.values()):  # one chain after the other
-            each = [_sites(self._answer(self.guide.posterior, x, observed, ())) for _ in range(chains)]
+            each = [_sites(self._given_completions(posterior, x, observed, ())) for _ in range(chains)]
             stacks = {name: [sites[name] for sites in each] for name in stacks}
         mixtures = {name: StratifiedMixture(stack) for name, stack in stacks.items()}
         return mixtures["z"] if set(mixtures) == {"z"} else mixtures
 
-    def _missing(self, x, observed) -> tuple[dict[str, Tensor], list[str]]:
-        """The masks that leave out rows, and the modalities of which any row is missing."""
-        masks = {name: mask for name, mask in (observed or {}).items() if name in x and not mask.all()}
-        return masks, [name for name in self.modalities if name not in x or name in masks]
+    def _missing(self, rows: Rows) -> list[str]:
+        """The modalities that can be missing in a row."""
+        return [name for name in self.modalities if name not in rows.modalities or name in rows.masks]
 
-    def _answer(self, ask, x, observed, lead: tuple[int, ...]):
-        """What `ask` says to completed rows, of batch shape `(*lead, batch)`, each entry with its own completions."""
-        masks, missing = self._missing(x, observed)
+    def _given_completions(
+        self,
+        method: Callable[..., dist.Distribution | dict[str, dist.Distribution]],
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None,
+        lead: tuple[int, ...],
+    ) -> dist.Distribution | dict[str, dist.Distribution]:
+        """The result of `method` for completed rows, `(*lead, batch)`, where every entry has its own completions."""
+        rows = Rows(x, observed)
+        missing = self._missing(rows)
         if not missing:
-            return ask(x, None)
-        rows, number = batch_rows(x), math.prod(lead)
-        x, masks = ({n: _repeated(v, number) for n, v in tensors.items()} for tensors in (x, masks))
-        with encoders_run_once():  # completions are of one use, and must not be kept for the whole step
-            found = ask(self._completed(x, masks, missing, number * rows), None)
+            return method(x, None)
+        number, masks = batch_rows(x), rows.masks
+        x, masks = ({n: _repeated(v, math.prod(lead)) for n, v in tensors.items()} for tensors in (x, masks))
+        with encoders_run_once():  # completions are used once, and must not be kept for the whole step
+            result = method(self._completed(x, masks, missing, math.prod(lead) * number), None)
         if not lead:
-            return found
-        sites = {name: unflattened(site, (*lead, rows)) for name, site in _sites(found).items()}
-        return sites if isinstance(found, Mapping) else sites["z"]
+            return result
+        sites = {name: unflattened(site, (*lead, number)) for name, site in _sites(result).items()}
+        return sites if isinstance(result, Mapping) else sites["z"]
 
-    def _completed(self, x, masks, missing: list[str], rows: int) -> dict[str, Tensor]:
-        """All modalities of flat rows, the missing ones as the last round but one left them."""
+    def _completed(
+        self, x: Mapping[str, Tensor], masks: Mapping[str, Tensor], missing: list[str], number: int
+    ) -> dict[str, Tensor]:
+        """All modalities of `number` rows, the missing ones as the last round but one left them."""
         model, guide = self._model[0], self.guide
-        wanted = dict.fromkeys(missing)
+        targets = dict.fromkeys(missing)
 
-        def with_given(drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            merged = {}
+        def merged(completions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            result = {}
             for name in self.modalities:
                 if name not in masks:
-                    merged[name] = x[name] if name in x else drawn[name]
+                    result[name] = x[name] if name in x else completions[name]
                     continue
-                rows_held = masks[name].reshape(-1, *[1] * (x[name].dim() - 1))
-                merged[name] = torch.where(rows_held, x[name], drawn[name].to(x[name].dtype))
-            return merged
+                mask = masks[name].reshape(-1, *[1] * (x[name].dim() - 1))
+                result[name] = torch.where(mask, x[name], completions[name].to(x[name].dtype))
+            return result
 
         programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
-        # hidden from the handlers outside: nothing of it is a site, and none of their plates counts here
+        # hidden from the handlers outside: nothing here is a site, and none of their plates applies
         with torch.no_grad(), poutine.block(), evaluation_mode(*programs):
-            drawn = model(wanted, num_rows=rows)
+            completions = model(targets, num_rows=number)
             if self.start == "zeros":
-                drawn = {name: torch.zeros_like(drawn[name]) for name in missing}
+                completions = {name: torch.zeros_like(completions[name]) for name in missing}
             for _ in range(self.rounds - 1):
                 with encoders_run_once():
-                    latents = guide(with_given(drawn))
-                decoded = poutine.trace(poutine.condition(model, data=latents)).get_trace(wanted, num_rows=rows)
+                    latents = guide(merged(completions))
+                decoded = poutine.trace(poutine.condition(model, data=latents)).get_trace(targets, num_rows=number)
                 sites = {name: decoded.nodes[name] for name in missing}
-                mean = self.completion == "mean"
-                drawn = {name: point_estimate(site["fn"]) if mean else site["value"] for name, site in sites.items()}
-            return with_given(drawn)
+                if self.completion == "mean":
+                    completions = {name: point_estimate(site["fn"]) for name, site in sites.items()}
+                else:
+                    completions = {name: site["value"] for name, site in sites.items()}
+            return merged(completions)
 
 
-def _particles(x: Mapping[str, Tensor]) -> tuple[int, ...]:
+def _plate_shape(x: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Shape of the plates outside, such as one of particles."""
     probe = dist.Delta(torch.zeros(batch_rows(x), device=next(iter(x.values())).device))
-    # a site that no trace keeps, so that plates broadcast it and nothing else sees it
+    # a site that no trace records, so that plates broadcast it and nothing else notices it
     return tuple(pyro.sample("_rows", probe, infer={"_do_not_trace": True, "is_auxiliary": True}).shape[:-1])
 
 
@@ -195,5 +221,5 @@ def _repeated(values: Tensor, number: int) -> Tensor:
     return values if number == 1 else values.expand(number, *values.shape).flatten(0, 1)
 
 
-def _sites(found: dist.Distribution | Mapping[str, dist.Distribution]) -> Mapping[str, dist.Distribution]:
-    return found if isinstance(found, Mapping) else {"z": found}
+def _sites(result: dist.Distribution | Mapping[str, dist.Distribution]) -> Mapping[str, dist.Distribution]:
+    return result if isinstance(result, Mapping) else {"z": result}

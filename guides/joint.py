@@ -1,4 +1,4 @@
-"""The guide with one joint encoder, as JMVAE has it, and encoders of their own for smaller subsets."""
+"""The guide with one joint encoder, as in JMVAE, and separate encoders for smaller subsets."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
 from multipyro.batch import Rows
-from multipyro.guides._base import Guide, encode, encode_joint
-from multipyro.ppl_models.networks.heads import JointEncoder
+from multipyro.guides._base import Guide, check_latent_dims, encode, encode_joint
+from multipyro.ppl_models.networks.heads import JointEncoder, Scale
 
 __all__ = ["JointGuide"]
 
 
 class JointGuide(Guide):
-    r"""`q(z | x_1, ..., x_M)` from one network that sees all modalities, and one network for each further subset.
+    r"""`q(z | x_1, ..., x_M)` by one network of all modalities, and one network for each further subset.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -24,16 +24,17 @@ class JointGuide(Guide):
     Args:
         latent_dim: Size of the latent.
         branches: Modality name -> feature network with an attribute `out_features`.
-        hidden_features: Widths of hidden layers between the joined branches and the heads.
-        encoders: Subset -> module giving a normal. A single modality's module is called with its values, that of a
-            larger subset with a dict. Keys are a name or a tuple of names.
+        hidden_features: Widths of hidden layers between the concatenated features and the heads.
+        encoders: Subset -> module that returns a distribution over `z`. The module of a single modality is called with
+            its values, that of a larger subset with a dict. Keys are a name or a tuple of names.
         scale: As in `NormalEncoder`, for the joint encoder.
         name: As in `Guide`.
         shared: As in `JointEncoder`.
+        prior: As in `Guide`.
 
     Raises:
-        ValueError: If `encoders` has one of all modalities; when called with a subset, or with rows, that none of the
-            networks answers.
+        ValueError: If `encoders` has one of all modalities or of another latent size; when called with a subset, or
+            with rows, that none of the networks supports.
 
     Example:
         >>> from multipyro.ppl_models import MLP
@@ -48,38 +49,34 @@ class JointGuide(Guide):
         branches: Mapping[str, nn.Module],
         hidden_features: Sequence[int] = (),
         encoders: Mapping[str | tuple[str, ...], nn.Module] | None = None,
-        scale: str = "softplus",
+        scale: Scale = "softplus",
         name: str = "guide",
         shared: nn.Module | None = None,
+        prior: nn.Module | None = None,
     ) -> None:
         modalities = tuple(branches)
         keys = {(key,) if isinstance(key, str) else tuple(key): net for key, net in (encoders or {}).items()}
         ordered = {tuple(m for m in modalities if m in key): net for key, net in keys.items()}
         if modalities in ordered:
-            raise ValueError(f"encoders must be of proper subsets of {modalities}: branches make the one of all")
-        super().__init__(latent_dim, None, modalities, [*ordered, modalities], name=name)
+            raise ValueError(f"encoders must be of proper subsets of {modalities}: the branches make the one of all")
+        super().__init__(latent_dim, None, modalities, [*ordered, modalities], prior, name)
+        check_latent_dims(ordered, latent_dim)
         self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})
         self.joint = JointEncoder(branches, latent_dim, hidden_features, scale, shared)
 
     def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
-        x = self.given(x, observed)
-        given = tuple(x)
+        x = self.validate_inputs(x, observed)
         rows = Rows(x, observed)
         if not rows.masks:
-            return self._answer(given, x, rows.masks)
-        subsets = [subset for subset in self.subsets if set(subset) <= set(given)]
+            return self._encoded(rows.modalities, x, rows)
+        subsets = [subset for subset in self.subsets if set(subset) <= set(x)]
         exactly = torch.stack([rows.exactly(subset) for subset in subsets])
-        self._check_answered(rows, exactly.any(0))
-        answers = [self._answer(subset, x, rows.masks) for subset in subsets]
-        return choose_rows(answers, exactly.to(torch.uint8).argmax(0))
+        self._check_rows(rows, exactly.any(0))
+        return choose_rows([self._encoded(subset, x, rows) for subset in subsets], exactly.to(torch.uint8).argmax(0))
 
-    def _answer(
-        self, subset: tuple[str, ...], x: Mapping[str, Tensor], observed: Mapping[str, Tensor]
-    ) -> dist.Distribution:
-        """What the network of `subset` gives in the rows that hold all of it."""
-        if subset == self.modalities:
-            return encode_joint(self.joint, {name: x[name] for name in subset}, observed)
-        network = self.networks["+".join(subset)]
-        if len(subset) == 1:
-            return encode(network, x[subset[0]], observed.get(subset[0]))
-        return encode_joint(network, {name: x[name] for name in subset}, observed)
+    def _encoded(self, subset: tuple[str, ...], x: Mapping[str, Tensor], rows: Rows) -> dist.Distribution:
+        """The posterior of the network of `subset`, in the rows that contain all of it."""
+        network = self.joint if subset == self.modalities else self.networks["+".join(subset)]
+        if len(subset) == 1 and subset != self.modalities:
+            return encode(network, x[subset[0]], rows.of(subset[0]))
+        return encode_joint(network, {name: x[name] for name in subset}, rows.masks)

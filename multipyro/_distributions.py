@@ -95,12 +95,14 @@ def choose_rows(distributions: Sequence[dist.Distribution], index: Tensor) -> di
     return RowwiseDistribution(distributions, index) if rebuilt is None else rebuilt
 
 
-def scattered(distribution: dist.Distribution, rows: Tensor, number: int) -> dist.Distribution:
-    """A distribution of `number` rows from that of some of them; all others repeat its first row, without gradient.
+def scattered(result: dist.Distribution | Tensor, rows: Tensor, number: int) -> dist.Distribution | Tensor:
+    """A distribution, or features, of `number` rows from those of some rows.
+
+    All other rows repeat the first one, without gradient: they are finite, and masked out by whoever uses them.
 
     Args:
-        distribution: Of batch shape `(len(rows),)`.
-        rows: Where its rows go, int64.
+        result: A distribution of batch shape `(len(rows),)`, or features `(len(rows), ...)`.
+        rows: The rows of the result that it has, int64.
         number: Number of rows of the result.
     """
 
@@ -109,10 +111,12 @@ def scattered(distribution: dist.Distribution, rows: Tensor, number: int) -> dis
         shape[dim] = number
         return values.narrow(dim, 0, 1).detach().expand(shape).index_copy(dim, rows, values)
 
-    rebuilt = map_parameters(scatter, distribution)
+    if isinstance(result, Tensor):
+        return scatter(result)
+    rebuilt = map_parameters(scatter, result)
     if rebuilt is not None:
         return rebuilt
-    return _Reindexed(distribution, (number,), scatter, lambda values, dim: values.index_select(dim, rows))
+    return _Reindexed(result, (number,), scatter, lambda values, dim: values.index_select(dim, rows))
 
 
 def unflattened(distribution: dist.Distribution, shape: Sequence[int]) -> dist.Distribution:

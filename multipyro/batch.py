@@ -25,8 +25,6 @@ __all__ = [
     "modalities_in",
     "modality_of",
     "private_modality",
-    "rows_of_latent",
-    "rows_with_evidence",
     "subsets_of",
 ]
 
@@ -163,28 +161,9 @@ def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> i
     return next(iter(sizes.values()))
 
 
-def rows_with_evidence(x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
-    """Which rows have at least one observed modality, `(batch,)` bool; None when all rows surely have."""
-    given = [name for name, values in x.items() if values is not None and not is_exposure(name)]
-    if not given or not observed or any(name not in observed for name in given):
-        return None
-    return torch.stack([observed[name] for name in given]).any(0)
-
-
 def private_modality(site: str) -> str | None:
     """The modality whose private latent a site is (`z_<modality>`); None for a shared latent or an observation."""
     return site.removeprefix("z_") if site.startswith("z_") else None
-
-
-def rows_of_latent(site: str, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None) -> Tensor | None:
-    """The rows that tell of a latent, `(batch,)` bool: its modality's for a private one, else those with evidence.
-
-    None when all rows do.
-    """
-    modality = private_modality(site)
-    if modality is None:
-        return rows_with_evidence(x, observed)
-    return None if x.get(modality) is None else (observed or {}).get(modality)
 
 
 def filled(values: Tensor, mask: Tensor | None) -> Tensor:

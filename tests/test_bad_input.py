@@ -192,7 +192,7 @@ def test_modalities_of_different_length():
 
 def test_an_empty_subset():
     model, guide = made()
-    with pytest.raises(ValueError, match="nothing to condition on"):
+    with pytest.raises(ValueError, match="contains no modality to condition on"):
         guide({})
     with pytest.raises(ValueError, match="num_rows"):
         model({})
@@ -225,9 +225,9 @@ def test_a_guide_names_the_subsets_it_answers():
     guide = JointGuide(2, branches, encoders=encoders)
     x = {name: values for name, values in batch().items() if name in branches}
     for program in (guide, lambda given: embed(guide, given), lambda given: restrict(guide, ["label"])(given)):
-        with pytest.raises(ValueError, match=r"not answer label: it answers image, label\+real, image\+label\+real"):
+        with pytest.raises(ValueError, match=r"supports image, label\+real, image\+label\+real, got label"):
             program({"label": x["label"]})
-    with pytest.raises(ValueError, match=r"row 2 holds label.*image, label\+real"):
+    with pytest.raises(ValueError, match=r"row 2 contains label.*image, label\+real"):
         rows = torch.tensor([True, True, False, True])
         guide(x, {"image": rows, "real": rows})
     assert guide({"label": x["label"], "real": x["real"]})["z"].shape == (ROWS, 2)
@@ -307,7 +307,7 @@ def test_an_embedding_of_nan_or_of_no_rows():
         embed(g, x)
     assert embed(g, x, observed={"real": torch.zeros(ROWS, dtype=torch.bool)}).isfinite().all()
     for call in (lambda: embed(g, {"real": torch.zeros(0, 3)}), lambda: g({"real": torch.zeros(0, 3)})):
-        with pytest.raises(ValueError, match="no (rows|data points)"):
+        with pytest.raises(ValueError, match="x contains no data points"):
             call()
 
 
@@ -331,7 +331,7 @@ def test_powers_of_a_product():
     expert = dist.Normal(torch.ones(2, 3), 1.0).to_event(1)
     experts = {"a": expert, "b": expert}
     for power in (-1.0, float("nan"), float("inf"), torch.ones(3)):
-        with pytest.raises(ValueError, match="the power of 'a' must be finite and not negative, a number or"):
+        with pytest.raises(ValueError, match="the power of 'a' must be"):
             product_of_experts(experts, powers={"a": power})
     power = torch.zeros(2, 3, requires_grad=True)
     product = product_of_experts(
@@ -347,12 +347,12 @@ def test_a_mixture_of_products_refuses_what_none_of_its_subsets_lies_within():
     g = MixtureOfProducts(2, encoders, mixture_subsets=[("a",), ("b", "c")])
     assert set(g.subsets) == {("a",), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c")}
     x = {name: torch.zeros(ROWS, 3) for name in encoders}
-    with pytest.raises(ValueError, match="does not answer b"):
+    with pytest.raises(ValueError, match="supports .*, got b$"):
         g({"b": x["b"]})
     rows = torch.tensor([True, False, True, True])
-    with pytest.raises(ValueError, match="row 1 holds b, and none of the mixture's subsets a, b.c"):
+    with pytest.raises(ValueError, match="row 1 contains b, but none of the mixture's subsets a, b.c"):
         g(x, {"a": rows, "c": rows})
-    with pytest.raises(ValueError, match="row 1 holds b, and none"):
+    with pytest.raises(ValueError, match="row 1 contains b, but none"):
         embed(g, x, observed={"a": rows, "c": rows})
     g(x, {"a": rows, "b": rows, "c": rows})
     assert MixtureOfProducts(2, encoders).subsets is None
@@ -372,7 +372,7 @@ def test_what_a_joint_guide_does_not_answer():
     x = {"b": torch.zeros(ROWS, 3), "a": torch.zeros(ROWS, 4)}
     g = JointGuide(2, branches, encoders={"a": LaplaceEncoder(MLP(4, 8), 2)})
     assert g.posterior(x).batch_shape == (ROWS,)
-    with pytest.raises(ValueError, match="does not answer b"):
+    with pytest.raises(ValueError, match="supports .*, got b$"):
         g.posterior({"b": x["b"]})
     assert g(x, {"b": torch.tensor([True, False, True, True])})["z"].shape == (ROWS, 2)  # rows of two families
     with pytest.raises(ValueError, match="encoders must be of proper subsets"):

@@ -310,5 +310,5 @@ def test_a_guide_must_answer_what_it_proposes_for():
     guide = JointGuide(2, {"image": MLP(5, 8, ()), "label": MLP(3, 8, ())})
     x = {"image": torch.randn(4, 5), "label": torch.randn(4, 3)}
     assert log_likelihood(model, guide, x, num_samples=5).values.shape == (4,)
-    with pytest.raises(ValueError, match="does not answer image: it answers image\\+label"):
+    with pytest.raises(ValueError, match="supports image\\+label, got image"):
         log_likelihood(model, guide, x, ["label"], ["image"], 5)

@@ -12,7 +12,8 @@ from torch.distributions import MultivariateNormal
 from toy import toy_networks
 
 from multipyro.data import Modality
-from multipyro.guides import ConditionalFlow, FlowExperts, ProductOfDensities, hamiltonian_draws
+from multipyro.guides import ConditionalFlow, FlowExperts, ProductOfDensities
+from multipyro.guides.algebra.unnormalized import hmc_sample
 from multipyro.inference import Networks, build, cross_generate, embed, frozen, log_likelihood
 from multipyro.ppl_models import MLP
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian
@@ -53,14 +54,15 @@ def test_the_product_of_exact_posteriors_is_the_exact_posterior_of_all(count):
     torch.testing.assert_close(apart, apart[:1].expand_as(apart))
     # neither where the chains start, nor the prior divided by once for three
     assert not agrees(product.mixture().sample((DRAWS,))[:, 0], *moments)
-    assert agrees(ProductOfDensities(experts, standard(3), once=True).sample((DRAWS,))[:, 0], *moments) == (count == 2)
+    once = ProductOfDensities(experts, standard(3), divide_prior_once=True)
+    assert agrees(once.sample((DRAWS,))[:, 0], *moments) == (count == 2)
 
 
 @pytest.mark.parametrize("step_size", (None, 0.2, 0.5))
 def test_chains_reach_a_density_that_is_not_normal(step_size):
     """`exp(-z^4)` a dimension, of variance `Gamma(3/4) / Gamma(1/4)`; a large step is refused more often, not wrong."""
     start = torch.full((DRAWS, 2), 0.7, dtype=DTYPE)
-    last, mean = hamiltonian_draws(lambda z: -z.pow(4).sum(-1), start, 60, 5, step_size)
+    last, mean = hmc_sample(lambda z: -z.pow(4).sum(-1), start, 60, 5, step_size)
     second, fourth = math.gamma(0.75) / math.gamma(0.25), 0.25  # E z^2 and E z^4
     assert (last.square().mean(0) - second).abs().max() < 4.5 * math.sqrt((fourth - second**2) / DRAWS)
     assert last.mean(0).abs().max() < 4.5 * math.sqrt(second / DRAWS)
@@ -128,7 +130,7 @@ def test_its_mean_is_that_of_the_product():
 
 def test_the_mean_after_a_draw_costs_no_further_chain():
     expert = dist.Normal(torch.ones(3, 2), 0.5).to_event(1)
-    product = ProductOfDensities([expert, expert], dist.Normal(torch.zeros(2), 1.0).to_event(1), steps=4)
+    product = ProductOfDensities([expert, expert], dist.Normal(torch.zeros(2), 1.0).to_event(1), num_steps=4)
     product.sample()
     before = torch.get_rng_state()
     assert torch.equal(product.approximate_mean(), product.approximate_mean())
@@ -206,7 +208,12 @@ def test_the_recipe_hands_its_options_to_the_sampler():
     recipe = build(
         "jnf", toy_networks(), 2, sampler_steps=4, leapfrogs=3, step_size=0.1, divide_once=True, flow_steps=3
     )
-    assert recipe.guide.chain == {"steps": 4, "leapfrogs": 3, "step_size": 0.1, "once": True}
+    assert recipe.guide.sampler == {
+        "num_steps": 4,
+        "num_leapfrog_steps": 3,
+        "step_size": 0.1,
+        "divide_prior_once": True,
+    }
     assert len(recipe.guide.encoders["label"].couplings.couplings) == 6
     x = {"signal": torch.zeros(5, 4)}
     assert cross_generate(recipe.model, recipe.guide, x, ["label"], 3)["label"].shape == (3, 5)
@@ -215,7 +222,7 @@ def test_the_recipe_hands_its_options_to_the_sampler():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampler_steps": 1}, "steps must be at least 2 and leapfrogs at least 1, got 1 and 5"),
+        ({"sampler_steps": 1}, "num_steps must be at least 2 and num_leapfrog_steps at least 1, got 1 and 5"),
         ({"leapfrogs": 0}, "leapfrogs must be an integer .at least 1., got 0"),
         ({"step_size": 0.0}, "step_size must be above 0, or None to adapt it, got 0.0"),
     ],

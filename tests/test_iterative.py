@@ -286,7 +286,7 @@ def test_jmvae_answers_every_subset_and_trains_its_joint_encoder_alone(tmp_path)
     recipe = build("jmvae", toy_networks(), 2, rounds=3, start="zeros", completion="mean")
     assert (recipe.guide.rounds, recipe.guide.start, recipe.guide.completion) == (3, "zeros", "mean")
     loss, (x, _) = recipe.stages[0].objective, splits.train.rows(torch.arange(6))
-    with pytest.raises(ValueError, match="row 1 holds label"):
+    with pytest.raises(ValueError, match="row 1 contains label"):
         loss.loss(recipe.model, recipe.guide, x, {"signal": torch.tensor([True, False] * 3)})
     before = {name: parameter.detach().clone() for name, parameter in recipe.guide.named_parameters()}
     fit_recipe(recipe, splits, epochs=2, batch_size=20, out=tmp_path / "run", progress=False)

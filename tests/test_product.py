@@ -149,9 +149,10 @@ def test_all_subset_products_at_once_equal_one_by_one(count, prior):
     experts = {name: problem.expert(name, x[name]) for name in problem.modalities}
     observed = {problem.modalities[0]: torch.tensor([True, False, True, True, False, True])}
     flags = [len(s) == count for s in subsets] if prior == "full" else [prior] * len(subsets)
-    found = subset_products(experts, subsets, prior=flags, observed=observed)
+    expert = normal(1, scale=2.0, seed=9).base_dist
+    standard = dist.Normal(expert.loc[0], expert.scale[0]).to_event(1)
+    found = subset_products(experts, subsets, standard, flags, observed=observed)
     assert found.batch_shape == (len(subsets), 6) and found.event_shape == (3,)
-    standard = dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1)
     for position, subset in enumerate(subsets):
         given = {name: experts[name] for name in subset}
         masks = {name: rows for name, rows in observed.items() if name in subset}

@@ -1,4 +1,4 @@
-"""The mixture of experts as a reparametrized distribution that stratifies its components over the rows."""
+"""The mixture of experts as a reparametrized distribution with stratified components."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,28 +23,32 @@ _MATCHED = 0.25
 
 
 class StratifiedMixture(dist.TorchDistribution):
-    r"""A mixture with constant weights, sampled by strata, with gradients along the sample path.
+    r"""A mixture with constant weights, stratified sampling and pathwise gradients.
 
     .. math:: q(z) = \sum_j \pi_j q_j(z)
 
-    `log_prob` is always the density of the full mixture, whichever component a sample came from. `rsample` gives the
-    rows (or, with a sample shape, the samples of each row) one systematic draw under a random permutation: every
-    sample has exactly the probability `pi_j` of component `j`, and the numbers of samples a component gets differ
-    from their expectation by less than one where all rows have the same weights, at any batch size.
+    `log_prob` is always the density of the full mixture, whichever component a sample came from. `rsample` assigns
+    components to the rows (or, with a sample shape, to the samples of each row) by systematic sampling under a random
+    permutation: every sample has exactly the probability `pi_j` of component `j`, and if all rows have the same
+    weights, the number of samples of a component differs from its expectation by less than one, at any batch size.
 
-    The released code of MoPoE gives component `j` the `j`-th block of the batch, which over-represents the last one
-    unless the number of subsets divides the batch.
+    The released code of MoPoE assigns component `j` to the `j`-th block of the batch, which over-represents the last
+    one unless the number of subsets divides the batch size.
 
     References:
         Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), eq. 3;
         Generalized Multimodal ELBO (Sutter et al., 2021), eq. 6.
 
     Args:
-        components: Distributions of batch shape `batch` and one event dimension; or one distribution whose first
-            batch dimension runs over the components.
+        components: Distributions of batch shape `batch` and one event dimension, of any families; or one distribution
+            whose first batch dimension runs over the components.
         weights: `(*batch, num_components)` or `(num_components,)`, summing to 1, 0 allowed; equal by default. They
             are constants: no gradient reaches them.
-        names: The modality that each component has seen, where it is one modality each; some objectives need it.
+        names: The modality of each component, if they are experts of one modality each; some objectives need it.
+
+    Raises:
+        ValueError: If there is no component, the components have no single event dimension, or the numbers of weights
+            or names differ from that of the components.
 
     Example:
         >>> left, right = (dist.Normal(torch.full((4, 1), m), 0.1).to_event(1) for m in (-1.0, 1.0))
@@ -79,9 +83,9 @@ class StratifiedMixture(dist.TorchDistribution):
         weights = torch.full((number,), 1 / number, dtype=torch.float64) if weights is None else weights.detach()
         weights = weights.to(representative_tensor(components[0] if stack is None else stack))
         if weights.shape[-1] != number:
-            raise ValueError(f"weights must have {number} entries a row, one a component, got {tuple(weights.shape)}")
+            raise ValueError(f"weights must have {number} entries, one per component, got {tuple(weights.shape)}")
         if names is not None and len(names) != number:
-            raise ValueError(f"names must be {number}, one a component, got {list(names)}")
+            raise ValueError(f"names must be {number}, one per component, got {list(names)}")
         self.names = None if names is None else tuple(names)
         batch_shape = torch.broadcast_shapes(batch_shape, weights.shape[:-1])
         self._stack = None if stack is None else stack.expand((number, *batch_shape))
@@ -134,7 +138,7 @@ class StratifiedMixture(dist.TorchDistribution):
         return StratifiedMixture(map_parameters(widen, self._stack), weights, names=self.names)
 
     def detach(self) -> "StratifiedMixture":
-        """The same mixture, gradients reaching none of its components' parameters."""
+        """The same mixture with a density through which no gradient reaches a component's parameters."""
         if self._stack is None:
             return StratifiedMixture([detached(part) for part in self._parts], self.weights, names=self.names)
         return StratifiedMixture(detached(self._stack), self.weights, names=self.names)
@@ -164,7 +168,7 @@ class StratifiedMixture(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of the full mixture."""
-        log_weights = self._leading_weights().log()  # -inf for an absent component: its share and gradient are 0
+        log_weights = self._leading_weights().log()  # -inf for an absent component: its weight and gradient are 0
         log_probs = self.component_log_probs(value)
         extra = log_probs.dim() - log_weights.dim()
         log_weights = log_weights.reshape(self.num_components, *[1] * extra, *self.batch_shape)
@@ -200,9 +204,9 @@ class StratifiedMixture(dist.TorchDistribution):
     def _assign(self, number: int) -> Tensor:
         """The component of each of `number` samples of each row, `(number, *batch)`.
 
-        Systematic sampling: `n` equally spaced points with one common random offset fall on the cumulated weights,
-        in random order, so that each point alone is uniform on [0, 1). The `n` points are the samples of one row
-        (particles to the left of the rows count as samples), or with one sample a row, the rows.
+        Systematic sampling: `n` equally spaced points with one common random offset are located in the cumulative
+        weights, in random order, so that each point alone is uniform on [0, 1). The `n` points are the samples of one
+        row (particle dimensions to the left of the rows count as samples), or with one sample per row, the rows.
         """
         rows = self.batch_shape[-1] if self.batch_shape else 1
         samples = number * self.batch_shape[:-1].numel()
@@ -210,9 +214,9 @@ class StratifiedMixture(dist.TorchDistribution):
         points = torch.rand(strata, device=self.weights.device).argsort(0)
         offset = torch.rand(1, strata[1], device=self.weights.device)
         uniform = ((points + offset) / strata[0]).clamp(max=1 - 2**-24).reshape(number, *self.batch_shape, 1)
-        cumulated = self.weights.cumsum(-1)
+        cumulative = self.weights.cumsum(-1)
         # dividing by the last entry makes everything after the last present component exactly 1
-        return (uniform >= (cumulated / cumulated[..., -1:])[..., :-1]).sum(-1)
+        return (uniform >= (cumulative / cumulative[..., -1:])[..., :-1]).sum(-1)
 
 
 def _per_element(index: Tensor, values: Tensor) -> Tensor:

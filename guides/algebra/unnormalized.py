@@ -1,5 +1,6 @@
 """Products of densities without a closed form, sampled by Hamiltonian Monte Carlo."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
@@ -9,37 +10,38 @@ from torch import Tensor
 from multipyro._distributions import expected_value, representative_tensor
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 
-__all__ = ["ProductOfDensities", "hamiltonian_draws"]
+__all__ = ["ProductOfDensities", "hmc_sample"]
 
-_FIRST_STEP = 0.1
-_ACCEPTED = 0.8
-_GAIN = 0.5
+_INITIAL_STEP_SIZE = 0.1
+_TARGET_ACCEPTANCE = 0.8
+_ADAPTATION_RATE = 0.5
 
 
-def hamiltonian_draws(
+def hmc_sample(
     log_density: Callable[[Tensor], Tensor],
-    start: Tensor,
-    steps: int = 20,
-    leapfrogs: int = 5,
+    initial: Tensor,
+    num_steps: int = 20,
+    num_leapfrog_steps: int = 5,
     step_size: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""One chain of Hamiltonian Monte Carlo an entry, all at once.
+    r"""Runs many chains of Hamiltonian Monte Carlo at once, each with its own acceptance and step size.
 
-    Each step draws a momentum, follows :math:`\dot z = v,\ \dot v = \nabla \log p(z)` for `leapfrogs` leapfrogs and is
-    accepted with the usual probability, so that any step size leaves the density invariant. It is jittered by a half
-    each way, against orbits that close.
+    Each step samples a momentum, follows :math:`\dot z = v,\ \dot v = \nabla \log p(z)` for `num_leapfrog_steps`
+    leapfrog steps and is accepted by the Metropolis rule, so that any step size leaves the density invariant. The step
+    size is jittered by up to a half in each direction, against closed orbits. (Pyro's sampler accepts or rejects all
+    chains of a batch together.)
 
     Measured on a product of two and of three linear-Gaussian posteriors in 10 dimensions, the divergence in nats of the
-    normal with the moments of 20,000 draws (noise alone 0.0016): 10 steps 0.005 and 0.030, 20 steps 0.002 and 0.001,
-    100 steps of 10 leapfrogs 0.002 and 0.002. Many dimensions, or experts that disagree, want more.
+    normal with the moments of 20,000 samples (by noise alone 0.0016): 10 steps 0.005 and 0.030, 20 steps 0.002 and
+    0.001, 100 steps of 10 leapfrog steps 0.002 and 0.002. More dimensions, or experts that disagree, need more steps.
 
     Args:
         log_density: From `(..., dim)` to `(...,)`, up to a constant; differentiable.
-        start: Where the chains start, `(..., dim)`.
-        steps: Number of steps.
-        leapfrogs: Leapfrogs a step.
-        step_size: A fixed size of the leapfrogs, without jitter; if None each chain adapts its own to an acceptance of
-            0.8 in the first half of the steps, which are no draws of the density.
+        initial: Initial positions of the chains, `(..., dim)`.
+        num_steps: Number of steps.
+        num_leapfrog_steps: Number of leapfrog steps in each of them.
+        step_size: A fixed size of the leapfrog steps, without jitter. If None, each chain adapts its step size to an
+            acceptance rate of 0.8 in the first half of its steps, which are not samples of the density.
 
     Returns:
         The last position of each chain and the mean of its second half, `(..., dim)` each.
@@ -48,7 +50,7 @@ def hamiltonian_draws(
         MCMC using Hamiltonian dynamics (Neal, 2011), section 3 and, for the jitter, 4.2.
 
     Example:
-        >>> last, mean = hamiltonian_draws(lambda z: -0.5 * z.square().sum(-1), torch.zeros(7, 3), steps=4)
+        >>> last, mean = hmc_sample(lambda z: -0.5 * z.square().sum(-1), torch.zeros(7, 3), num_steps=4)
         >>> last.shape, mean.shape
         (torch.Size([7, 3]), torch.Size([7, 3]))
     """
@@ -60,65 +62,64 @@ def hamiltonian_draws(
             (gradient,) = torch.autograd.grad(value.sum(), z)
         return value.detach(), gradient
 
-    def leapfrog(z: Tensor, speed: Tensor, gradient: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        for _ in range(leapfrogs):
-            speed = speed + size / 2 * gradient
-            z = z + size * speed
+    def leapfrog(z: Tensor, momentum: Tensor, gradient: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        for _ in range(num_leapfrog_steps):
+            momentum = momentum + size / 2 * gradient
+            z = z + size * momentum
             value, gradient = evaluate(z)
-            speed = speed + size / 2 * gradient
-        return z, speed, value, gradient
+            momentum = momentum + size / 2 * gradient
+        return z, momentum, value, gradient
 
-    z = start.detach()
+    z, burn_in = initial.detach(), num_steps // 2
     value, gradient = evaluate(z)
-    first = torch.tensor(_FIRST_STEP if step_size is None else step_size).log()
-    log_size, burn_in = first.to(z).expand(value.shape).clone(), steps // 2
-    sizes, total = torch.zeros_like(log_size), torch.zeros_like(z)
-    for number in range(steps):
+    log_size = torch.full_like(value, math.log(_INITIAL_STEP_SIZE if step_size is None else step_size))
+    total_log_size, total = torch.zeros_like(log_size), torch.zeros_like(z)
+    for step in range(num_steps):
         jitter = 1.0 if step_size is not None else 0.5 + torch.rand_like(log_size)
-        speed = torch.randn_like(z)
-        new, end, new_value, new_gradient = leapfrog(z, speed, gradient, (log_size.exp() * jitter).unsqueeze(-1))
-        gain = new_value - value + 0.5 * (speed.square() - end.square()).sum(-1)
-        probability = gain.nan_to_num(-torch.inf).clamp(max=0).exp()  # a path that left every density is refused
+        momentum, size = torch.randn_like(z), (log_size.exp() * jitter).unsqueeze(-1)
+        new, new_momentum, new_value, new_gradient = leapfrog(z, momentum, gradient, size)
+        gain = new_value - value + 0.5 * (momentum.square() - new_momentum.square()).sum(-1)
+        probability = gain.nan_to_num(-torch.inf).clamp(max=0).exp()  # divergent trajectories are rejected
         accepted = torch.rand_like(probability) < probability
         moved = accepted.unsqueeze(-1)
         z, gradient = torch.where(moved, new, z), torch.where(moved, new_gradient, gradient)
         value = torch.where(accepted, new_value, value)
-        if number >= burn_in:
+        if step >= burn_in:
             total = total + z
         elif step_size is None:
-            log_size = log_size + _GAIN * (probability - _ACCEPTED)
-            if number >= burn_in // 2:
-                sizes = sizes + log_size
-            if number == burn_in - 1:  # the noise of single acceptances averaged out
-                log_size = sizes / (burn_in - burn_in // 2)
-    return z, total / (steps - burn_in)
+            log_size = log_size + _ADAPTATION_RATE * (probability - _TARGET_ACCEPTANCE)
+            if step >= burn_in // 2:
+                total_log_size = total_log_size + log_size
+            if step == burn_in - 1:  # averages out the noise of single acceptances
+                log_size = total_log_size / (burn_in - burn_in // 2)
+    return z, total / (num_steps - burn_in)
 
 
 class ProductOfDensities(dist.TorchDistribution):
-    r"""The product of several experts' densities over the power of a prior that they count too often.
+    r"""The product of the densities of several experts, divided by the power of a prior that they count too often.
 
     .. math:: \pi(z) \propto \prod_{m \in S} q_m(z) \,/\, p(z)^{|S| - 1}
 
     With :math:`q_m = p(z \mid x_m)` and modalities independent given `z` this is the exact :math:`p(z \mid x_S)`. Its
-    normalizing constant is unknown, so it has no `log_prob`; draws come from Hamiltonian Monte Carlo, each from a chain
-    of its own that starts in the mixture of the experts, its component taken at random. A row of one expert is drawn
-    from it directly. Experts wider than the prior may make a product that cannot be normalized, and whose draws mean
-    nothing.
+    normalizing constant is unknown, so it has no `log_prob`; samples come from Hamiltonian Monte Carlo, one chain per
+    sample, which starts in the mixture of the experts, in a random component. A row with one expert is sampled from it
+    directly. Experts wider than the prior can make a product that cannot be normalized, whose samples mean nothing.
 
     References:
         Improving Multimodal Joint Variational Autoencoders through Normalizing Flows and Correlation Analysis
-        (Senellart et al., 2023). Its released code divides by the prior once whatever the number of experts
-        (`once=True` here), which is right for two alone, and starts from the base of a flow without the flow.
+        (Senellart et al., 2023). Its released code divides by the prior once for any number of experts
+        (`divide_prior_once=True` here), which is correct for two only, and starts from the base of a flow without the
+        flow.
 
     Args:
         experts: Distributions of batch shape `(batch,)` and event shape `(latent_dim,)`, with a differentiable density.
         prior: The prior `p(z)`, of batch shape `()` or `(batch,)`.
-        held: Which rows have which expert, bool `(len(experts), batch)`; None for all. A row without any has the prior
-            as its density.
-        steps: As in `hamiltonian_draws`.
-        leapfrogs: As in `hamiltonian_draws`.
-        step_size: As in `hamiltonian_draws`.
-        once: Whether the prior is divided by once in a row of two experts or more.
+        present: Which rows have which expert, bool `(len(experts), batch)`; None for all. The density of a row without
+            any is the prior.
+        num_steps: As in `hmc_sample`.
+        num_leapfrog_steps: As in `hmc_sample`.
+        step_size: As in `hmc_sample`.
+        divide_prior_once: Whether a row with two experts or more is divided by the prior once only.
 
     Example:
         >>> narrow = dist.Normal(torch.ones(1, 2), 0.5).to_event(1)
@@ -134,79 +135,82 @@ class ProductOfDensities(dist.TorchDistribution):
         self,
         experts: Sequence[dist.Distribution],
         prior: dist.Distribution,
-        held: Tensor | None = None,
-        steps: int = 20,
-        leapfrogs: int = 5,
+        present: Tensor | None = None,
+        num_steps: int = 20,
+        num_leapfrog_steps: int = 5,
         step_size: float | None = None,
-        once: bool = False,
+        divide_prior_once: bool = False,
         validate_args: bool | None = None,
     ) -> None:
-        self.experts, self.prior, self.held = tuple(experts), prior, held
-        self.chain = {"steps": steps, "leapfrogs": leapfrogs, "step_size": step_size}
-        self.once = once
+        self.experts, self.prior, self.present = tuple(experts), prior, present
+        self.sampler = {"num_steps": num_steps, "num_leapfrog_steps": num_leapfrog_steps, "step_size": step_size}
+        self.divide_prior_once = divide_prior_once
         self._mean: Tensor | None = None
         batch = self.experts[0].batch_shape
         super().__init__(batch, self.experts[0].event_shape, validate_args=validate_args)
 
     @torch.no_grad()
     def approximate_mean(self) -> Tensor:
-        """The mean of the second half of one chain a row, `(*batch, latent_dim)`.
+        """The mean of the second half of one chain per row, `(*batch, latent_dim)`.
 
-        The chains are those that drew the last single sample; new ones if there is none.
+        The chains are those of the last single sample; new ones if there is none.
         """
         if self._mean is None:
             self.sample()
-        mean = self._mean
-        for expert, rows in zip(self.experts, self._alone(), strict=True):
-            if rows.any():
+        mean, alone = self._mean, self._alone()
+        if alone is not None:
+            for expert, rows in zip(self.experts, alone, strict=True):
                 mean = torch.where(rows.unsqueeze(-1), expected_value(expert), mean)
         return mean
 
     def mixture(self) -> StratifiedMixture:
-        """The equal mixture of each row's experts, which has a density."""
-        held = self._rows()
-        weights = torch.where(held.any(0), held, True).movedim(0, -1).to(representative_tensor(self.prior))
+        """The equal mixture of the experts of each row, which has a density."""
+        present = self._rows()
+        weights = torch.where(present.any(0), present, True).movedim(0, -1).to(representative_tensor(self.prior))
         return StratifiedMixture(self.experts, weights / weights.sum(-1, keepdim=True))
 
     def unnormalized_log_prob(self, value: Tensor) -> Tensor:
-        """The logarithm of the density up to a constant of each row, `(..., batch)`."""
-        log_probs = [expert.log_prob(value) for expert in self.experts]
-        if self.held is not None:
-            log_probs = [torch.where(rows, log_prob, 0.0) for rows, log_prob in zip(self.held, log_probs, strict=True)]
-        excess = self._rows().sum(0) - 1
-        return sum(log_probs) - (excess.clamp(max=1) if self.once else excess) * self.prior.log_prob(value)
+        """The log-density up to a constant of each row, `(..., batch)`."""
+        log_probs, rows = [expert.log_prob(value) for expert in self.experts], self._rows()
+        if self.present is not None:
+            log_probs = [torch.where(mask, log_prob, 0.0) for mask, log_prob in zip(rows, log_probs, strict=True)]
+        excess = rows.sum(0) - 1
+        return sum(log_probs) - (excess.clamp(max=1) if self.divide_prior_once else excess) * self.prior.log_prob(value)
 
     def log_prob(self, value: Tensor) -> Tensor:
         raise NotImplementedError(
-            f"a product of {len(self.experts)} densities is known up to a constant only: it can be drawn from, but has "
-            "no log_prob. Use `unnormalized_log_prob`, or the density of `mixture()`"
+            f"a product of {len(self.experts)} densities is known up to a constant only: it has samples, but no "
+            "log_prob. Use `unnormalized_log_prob`, or the density of `mixture()`"
         )
 
     def expand(self, batch_shape, _instance=None) -> "ProductOfDensities":
         experts = [expert.expand(batch_shape) for expert in self.experts]
-        held = None if self.held is None else torch.stack([rows.expand(batch_shape) for rows in self.held])
-        return ProductOfDensities(experts, self.prior, held, **self.chain, once=self.once)
+        present = None if self.present is None else torch.stack([rows.expand(batch_shape) for rows in self.present])
+        return ProductOfDensities(
+            experts, self.prior, present, **self.sampler, divide_prior_once=self.divide_prior_once
+        )
 
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
-        start, alone = self.mixture().rsample(torch.Size(sample_shape)), self._alone().any(0)
-        if alone.all():
-            last = mean = start
+        initial, alone = self.mixture().rsample(torch.Size(sample_shape)), self._alone()
+        if len(self.experts) == 1:
+            last = mean = initial
         else:
-            last, mean = hamiltonian_draws(self.unnormalized_log_prob, start, **self.chain)
+            last, mean = hmc_sample(self.unnormalized_log_prob, initial, **self.sampler)
         if not sample_shape:
             self._mean = mean
-        return torch.where(alone.unsqueeze(-1), start, last)
+        return last if alone is None else torch.where(alone.any(0).unsqueeze(-1), initial, last)
 
     def _rows(self) -> Tensor:
         """Which rows have which expert, bool `(len(experts), *batch)`."""
-        if self.held is not None:
-            return self.held
-        return torch.ones(
-            len(self.experts), *self.batch_shape, dtype=torch.bool, device=representative_tensor(self.prior).device
-        )
+        if self.present is not None:
+            return self.present
+        device = representative_tensor(self.prior).device
+        return torch.ones(len(self.experts), *self.batch_shape, dtype=torch.bool, device=device)
 
-    def _alone(self) -> Tensor:
-        """Which rows have which expert and no other, bool `(len(experts), *batch)`."""
+    def _alone(self) -> Tensor | None:
+        """Which rows have which expert and no other, bool `(len(experts), *batch)`; None if no row has one alone."""
+        if self.present is None and len(self.experts) > 1:
+            return None
         rows = self._rows()
         return rows & (rows.sum(0) == 1)

@@ -9,7 +9,7 @@ from pyro.nn import ConditionalDenseNN
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from multipyro.ppl_models.networks.heads import _features
+from multipyro.ppl_models.networks.heads import feature_size
 
 __all__ = ["ConditionalFlow", "FlowDistribution", "RealNVP"]
 
@@ -159,7 +159,7 @@ class ConditionalFlow(nn.Module):
     ) -> None:
         super().__init__()
         self.latent_dim, self.network = latent_dim, network
-        self.couplings = RealNVP(latent_dim, _features(network), steps, hidden_features)
+        self.couplings = RealNVP(latent_dim, feature_size(network), steps, hidden_features)
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.base = base
 

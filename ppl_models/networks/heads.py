@@ -1,6 +1,7 @@
-"""Encoders: modules from one modality to a distribution over the latent."""
+"""Heads of encoders: from the features of a network to a distribution over the latent."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -8,13 +9,16 @@ from torch import Tensor, nn
 
 from multipyro.ppl_models.networks.mlp import MLP
 
-__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "chain", "trunk"]
+__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "Scale", "chain", "feature_size", "trunk"]
 
-# scales below 1e-6 make log-densities overflow in float32 long before they say anything about data
+Scale = Literal["softplus", "exp"]
+
+# with scales below 1e-6, log-densities overflow in float32 long before they reflect anything in the data
 _MIN_SCALE = 1e-6
 
 
-def _features(network: nn.Module) -> int:
+def feature_size(network: nn.Module) -> int:
+    """The number of features that a network returns, its attribute `out_features`."""
     features = getattr(network, "out_features", None)
     if features is None:
         raise TypeError(f"an encoder's network needs an attribute out_features, {type(network).__name__} has none")
@@ -22,28 +26,28 @@ def _features(network: nn.Module) -> int:
 
 
 def trunk(features: int, hidden_features: Sequence[int] = ()) -> nn.Module:
-    """What stands between joined features and the heads: an MLP, or nothing, with its attribute `out_features`."""
+    """The network between concatenated features and the heads: an MLP, or the identity, with `out_features`."""
     if hidden_features:
         return MLP(features, hidden_features[-1], hidden_features[:-1], activate_output=True)
-    same = nn.Identity()
-    same.out_features = features
-    return same
+    identity = nn.Identity()
+    identity.out_features = features
+    return identity
 
 
 def chain(network: nn.Module, after: nn.Module) -> nn.Module:
-    """A feature network and what comes after it, with the latter's `out_features`."""
-    both = nn.Sequential(network, after)
-    both.out_features = after.out_features
-    return both
+    """A feature network followed by another network, with the `out_features` of the latter."""
+    chained = nn.Sequential(network, after)
+    chained.out_features = after.out_features
+    return chained
 
 
 class NormalEncoder(nn.Module):
     r"""A diagonal Gaussian `N(m(x), s(x)^2)` from a feature network.
 
     Args:
-        network: Module from `x_m` to features `(batch, out_features)`; its attribute `out_features` gives their size.
+        network: Module from `x_m` to features `(batch, out_features)`; its attribute `out_features` is their number.
         latent_dim: Size of the latent.
-        scale: `"softplus"` or `"exp"`: how the scale is made positive.
+        scale: The function that makes the scale positive: `"softplus"` or `"exp"`.
 
     Returns (when called):
         A distribution of batch shape `(batch,)` and event shape `(latent_dim,)`.
@@ -53,12 +57,12 @@ class NormalEncoder(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, network: nn.Module, latent_dim: int, scale: str = "softplus") -> None:
+    def __init__(self, network: nn.Module, latent_dim: int, scale: Scale = "softplus") -> None:
         super().__init__()
-        if scale not in ("softplus", "exp"):
-            raise ValueError(f"scale must be 'softplus' or 'exp', got {scale!r}")
-        self.network, self.scale = network, scale
-        self.heads = nn.Linear(_features(network), 2 * latent_dim)
+        if scale not in get_args(Scale):
+            raise ValueError(f"scale must be one of {get_args(Scale)}, got {scale!r}")
+        self.network, self.scale, self.latent_dim = network, scale, latent_dim
+        self.heads = nn.Linear(feature_size(network), 2 * latent_dim)
 
     def forward(self, values: Tensor) -> dist.Distribution:
         loc, raw = self.heads(self.network(values)).chunk(2, -1)
@@ -86,8 +90,8 @@ class LaplaceEncoder(nn.Module):
 
     def __init__(self, network: nn.Module, latent_dim: int) -> None:
         super().__init__()
-        self.network = network
-        self.heads = nn.Linear(_features(network), 2 * latent_dim)
+        self.network, self.latent_dim = network, latent_dim
+        self.heads = nn.Linear(feature_size(network), 2 * latent_dim)
 
     def forward(self, values: Tensor) -> dist.Distribution:
         loc, raw = self.heads(self.network(values)).chunk(2, -1)
@@ -97,13 +101,15 @@ class LaplaceEncoder(nn.Module):
 class JointEncoder(nn.Module):
     r"""A diagonal Gaussian from several modalities: one branch each, concatenated, then an MLP and the heads.
 
+    Called with a dict, modality name -> values `(batch, *event)`.
+
     Args:
         branches: Modality name -> feature network with an attribute `out_features`.
         latent_dim: Size of the latent.
         hidden_features: Widths of the hidden layers after the branches; none in the JMVAE paper.
         scale: As in `NormalEncoder`.
-        shared: Network from the joined features to the heads, in place of hidden layers; its attribute `out_features`
-            gives the number of its own.
+        shared: Network between the concatenated features and the heads, in place of the hidden layers; it has an
+            attribute `out_features`.
 
     Example:
         >>> encoder = JointEncoder({"a": MLP(4, 8), "b": MLP(3, 8)}, latent_dim=2)
@@ -116,14 +122,14 @@ class JointEncoder(nn.Module):
         branches: Mapping[str, nn.Module],
         latent_dim: int,
         hidden_features: Sequence[int] = (),
-        scale: str = "softplus",
+        scale: Scale = "softplus",
         shared: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.branches = nn.ModuleDict(branches)
-        joined = sum(_features(branch) for branch in branches.values())
-        between = trunk(joined, hidden_features) if shared is None else shared
-        self.encoder = NormalEncoder(between, latent_dim, scale)
+        self.branches, self.latent_dim = nn.ModuleDict(branches), latent_dim
+        size = sum(feature_size(branch) for branch in branches.values())
+        network = trunk(size, hidden_features) if shared is None else shared
+        self.encoder = NormalEncoder(network, latent_dim, scale)
 
     def forward(self, x: Mapping[str, Tensor]) -> dist.Distribution:
         return self.encoder(torch.cat([branch(x[name]) for name, branch in self.branches.items()], -1))
