@@ -39,27 +39,27 @@ SCRIPTS = {
     "two_objects.py": r"image -> text, by the scene +[01]\.\d+ ± [01]\.\d+ (.|\n)*all nine words true +[01]\.\d+",
     "word_order.py": r"marginal, q\(z\|x\) +\d\.\d+ ",
 }
-NOTEBOOK = "notebooks/3_posterior_predictive_checks.ipynb"
+# notebook -> what its settings are in a short run, and how many figures it draws
+NOTEBOOKS = {
+    "notebooks/1_train_and_cross_generate.ipynb": ("EPOCHS = 1", 2),
+    "notebooks/2_write_your_own_guide.ipynb": ("EPOCHS, FURTHER_EPOCHS, SAMPLES = 1, 1, 128", 2),
+    "notebooks/3_posterior_predictive_checks.ipynb": ("EPOCHS, ROWS, DRAWS = 1, 20, 50", 4),
+}
 MACHINE = re.compile(r"/(home|root|tmp|opt|usr|work|Users)/|site-packages")
-
-
-@pytest.fixture
-def notebook():
-    return nbformat.read(EXAMPLES / NOTEBOOK, as_version=4)
 
 
 def code_cells(content):
     return [cell for cell in content.cells if cell.cell_type == "code"]
 
 
-def pictures(content):
+def figures(content):
     return [out for cell in code_cells(content) for out in cell.outputs if "image/png" in out.get("data", {})]
 
 
 def test_every_example_is_listed():
     files = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".ipynb")}
     files = {name for name in files if ".ipynb_checkpoints" not in name}
-    assert files == {*SCRIPTS, NOTEBOOK}
+    assert files == {*SCRIPTS, *NOTEBOOKS}
     readme = (EXAMPLES / "README.md").read_text(encoding="utf-8")
     assert [name for name in files if f"({name})" not in readme] == []
 
@@ -94,21 +94,27 @@ def test_own_guide_is_short_and_found_by_the_command_line():
     assert issubclass(guide_class(f"{path}:PoweredExperts"), Guide)
 
 
-def test_stored_notebook_is_executed_and_tells_nothing_of_a_machine(notebook):
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_stored_notebook_is_executed_and_shows_nothing_of_a_machine(name):
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
-    assert len(pictures(notebook)) == 4
-    path = EXAMPLES / NOTEBOOK
-    assert path.stat().st_size < 600_000
+    assert len(figures(notebook)) == NOTEBOOKS[name][1]
+    assert (EXAMPLES / name).stat().st_size < 600_000
     outputs = [out for cell in code_cells(notebook) for out in cell.outputs]
     texts = [str(out.get("text", "")) + str(out.get("data", {}).get("text/plain", "")) for out in outputs]
     assert [text for text in texts if MACHINE.search(text)] == []
     assert [out for out in outputs if out.get("name") == "stderr"] == []
 
 
-def test_notebook_runs(notebook, tmp_path):
-    (settings,) = (cell for cell in code_cells(notebook) if "EPOCHS = " in cell.source)
-    settings.source += "\nEPOCHS, ROWS, DRAWS = 1, 20, 50"
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_runs(name, tmp_path):
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
+    short, number = NOTEBOOKS[name]
+    (settings,) = (
+        cell for cell in code_cells(notebook) if "EPOCHS" in cell.source and "SEED" in cell.source.split("=")[0]
+    )
+    settings.source += f"\n{short}"
     for cell in code_cells(notebook):
         cell.outputs = []
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
-    assert len(pictures(notebook)) == 4
+    assert len(figures(notebook)) == number
