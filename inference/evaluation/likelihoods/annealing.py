@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows
+from multipyro.batch import batch_rows, is_exposure, modality_of
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row
@@ -71,17 +71,19 @@ def annealed_likelihoods(
     settings: Annealing,
 ) -> list[LogLikelihood]:
     """Estimates of several likelihoods, each by chains of its own, with a sandwich on data simulated like `x`."""
-    conditions = {name: x[name] for name in conditions_of(model)}
+    conditions = conditions_of(model)
+    inputs = {name: values for name, values in x.items() if is_exposure(name) or name in conditions}
     estimates, sandwiches = [], {}
     for query in queries:
         names = (*query.given, *query.target)
         stages = [stage for stage in (query.given, query.target) if stage]
         if names not in sandwiches:
             number = min(settings.num_simulated, batch_rows(x))
-            some = {name: values[:number] for name, values in conditions.items()}
+            used = {name: value for name, value in inputs.items() if modality_of(name) in (*names, *conditions)}
+            some = {name: value[:number] for name, value in used.items()}
             sandwich = bidirectional_sandwich(model, number, names, settings, some) if number else None
             sandwiches[names] = sandwich
-        part = {name: values for name, values in x.items() if name in names or name in conditions}
+        part = {name: values for name, values in x.items() if modality_of(name) in (*names, *conditions)}
         log_weights = annealed_log_weights(model, part, observed, stages, settings)
         estimates.append(replace(annealed_estimate(log_weights, settings), sandwich=sandwiches[names]))
     return estimates
@@ -132,7 +134,7 @@ def bidirectional_sandwich(
     num_data_points: int = 20,
     target: Sequence[str] | None = None,
     settings: Annealing | None = None,
-    conditions: Mapping[str, Tensor] | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> Sandwich:
     r"""Bounds the log-likelihood of data simulated by the model from both sides.
 
@@ -148,7 +150,8 @@ def bidirectional_sandwich(
         num_data_points: How many data points to simulate.
         target: The modalities to simulate; all of the model's by default.
         settings: Settings of the annealing.
-        conditions: Values of the conditions of a conditional model, from which that many data points are simulated.
+        inputs: What the model reads and does not simulate, the conditions of a conditional model and exposures; as many
+            data points are simulated.
 
     Returns:
         The `Sandwich`.
@@ -164,15 +167,17 @@ def bidirectional_sandwich(
         (5, 5)
     """
     settings = Annealing() if settings is None else settings
-    given = dict(conditions or {})
+    given = dict(inputs or {})
     absent = [name for name in conditions_of(model) if name not in given]
     if absent:
-        raise ValueError(f"this model generates given {list(conditions_of(model))}: conditions do not contain {absent}")
+        raise ValueError(f"this model generates given {list(conditions_of(model))}: inputs do not contain {absent}")
     target = tuple(name for name in (model.modalities if target is None else target) if name not in given)
     number = batch_rows(given) if given else num_data_points
     lower, upper = [], []
     with evaluating(model), poutine.block():
-        trace = poutine.trace(restrict(generative(model, target), [*target, *given])).get_trace(given, num_rows=number)
+        trace = poutine.trace(restrict(generative(model, target), [*target, *conditions_of(model)])).get_trace(
+            given, num_rows=number
+        )
         x = {**{name: trace.nodes[name]["value"] for name in target}, **given}
         latents = {n: s["value"] for n, s in sample_sites(trace).items() if n not in x}
         for rows in _row_chunks(model, x, None, target, settings):

@@ -23,7 +23,7 @@ class LogLikelihood:
         values: The estimates, `(batch,)`, float64.
         standard_errors: Their Monte Carlo standard errors, `(batch,)`.
         khat: Pareto k-hat of the importance weights, `(batch,)`. Above 0.7 neither the value nor its standard error is
-            to be trusted: most often the value is too low. NaN with fewer than 25 samples.
+            to be trusted: most often the value is too low. NaN with fewer than 25 samples; None without weights.
         ess: Effective sample size, `(batch,)`.
         growth: `L(K) - L(K / 2)`, `(batch,)`: what the last doubling of the samples added. Its mean estimates the bias
             that remains.
@@ -44,7 +44,7 @@ class LogLikelihood:
 
     values: Tensor
     standard_errors: Tensor
-    khat: Tensor
+    khat: Tensor | None
     ess: Tensor | None = None
     growth: Tensor | None = None
     num_samples: Tensor | None = None
@@ -74,7 +74,7 @@ class LogLikelihood:
     @property
     def unreliable(self) -> float:
         """The share of data points with a k-hat above 0.7."""
-        return (self.khat > _UNRELIABLE).double().mean().item()
+        return 0.0 if self.khat is None else (self.khat > _UNRELIABLE).double().mean().item()
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class LogLikelihood:
                 f"{self.khat.nan_to_num(-math.inf, math.inf).max().item():.2f}): their values are likely too low and "
                 "their standard errors too small"
             )
-        if self.khat.isnan().any():
+        if self.khat is not None and self.khat.isnan().any():
             found.append("too few samples for k-hat, so nothing shows whether the proposal covers the posterior")
         growth = self._mean_growth()
         if growth is not None and growth[0] > 3 * growth[1] and growth[0] > self._monte_carlo():
@@ -132,7 +132,7 @@ class LogLikelihood:
 
         With a sandwich also its `gap` and `gap_se`.
         """
-        largest = self.khat.max().item()
+        largest = None if self.khat is None else self.khat.max().item()
         return {
             "value": self.mean,
             "se": self.se,

@@ -36,10 +36,12 @@ class Query:
     Attributes:
         target: The modalities scored.
         given: The modalities conditioned on that the model scores too; conditions of a conditional model are not.
+        weights: Modalities and the factors of their log-likelihoods; 1 for all others.
     """
 
     target: tuple[str, ...]
     given: tuple[str, ...] = ()
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,16 @@ class Samples:
     strata: Strata
     covers_prior: bool
 
-    def log_weights(self, names: Sequence[str]) -> Tensor:
-        """`log p(x_S, z) - log r(z)` for `S = names`, `(samples, batch)`."""
-        return sum([self.scores[name] for name in names], self.base)
+    def log_weights(self, names: Sequence[str], factors: Mapping[str, float] | None = None) -> Tensor:
+        """`log p(x_S, z) - log r(z)` for `S = names`, `(samples, batch)`, log-likelihoods times their factors."""
+        factors = factors or {}
+        return sum([factors.get(name, 1.0) * self.scores[name] for name in names], self.base)
 
     def statistics(self, query: Query) -> WeightStatistics:
         """The estimate of a query and its diagnostics."""
-        above = self.log_weights((*query.target, *query.given))
-        below = self.log_weights(query.given) if query.given else None
+        factors = dict(query.weights)
+        above = self.log_weights((*query.target, *query.given), factors)
+        below = self.log_weights(query.given, factors) if query.given else None
         return weight_statistics(above, below, self.strata, self.base if self.covers_prior else None)
 
 

@@ -1,0 +1,377 @@
+"""Bounds under the guide alone, and likelihoods of what a guide predicts: they evaluate the guide, not the model."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from multipyro.batch import Rows, batch_rows, modalities_in, modality_of, private_modality
+from multipyro.guides import IterativeSampling
+from multipyro.guides._encoder_cache import encoders_run_once
+from multipyro.inference.evaluation._inputs import (
+    check_known,
+    check_values,
+    conditions_of,
+    first_row,
+    select_given,
+    supports,
+    take_rows,
+)
+from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
+from multipyro.inference.evaluation.likelihoods.estimators import check_scored, checked_samples, estimate_of
+from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled, weighted_samples
+from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
+from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, mixture_of
+from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.handlers import conditional, latents_from, proposal, restrict
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.programs import Program, unwrap
+
+__all__ = [
+    "ConditionalBounds",
+    "bound_log_weights",
+    "conditional_terms",
+    "guide_conditional_log_likelihood",
+    "guide_predictive_log_likelihood",
+    "importance_weighted_bound",
+]
+
+
+class ConditionalBounds(NamedTuple):
+    """The guide's conditional bounds of each data point, `(batch,)`, in nats, float64.
+
+    Attributes:
+        mean: The mean of `log p(x_T | z_i)` over `N` samples.
+        logmeanexp: The `N`-sample bound on the log of the guide's predictive density: the log of the mean of
+            `p(x_T | z_i)`. It is below that log in expectation, by nats for an image, and grows with `N`.
+
+    Example:
+        >>> ConditionalBounds(torch.tensor([-2.0]), torch.tensor([-1.5])).logmeanexp
+        tensor([-1.5000])
+    """
+
+    mean: Tensor
+    logmeanexp: Tensor
+
+
+def importance_weighted_bound(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    given: Sequence[str],
+    target: Sequence[str] | None = None,
+    num_samples: int = 15,
+    observed: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> LogLikelihood:
+    r"""A lower bound on `log p(x_T)` with `K` samples of what the guide predicts from some modalities.
+
+    .. math:: E \log \tfrac1K \sum_k \frac{p(z_k) \prod_{m \in T} p(x_m | z_k)}{q(z_k | x_G)} \le \log p(x_T),
+        \qquad z_k \sim q(z | x_G)
+
+    `q` is the guide's `conditional` distribution and nothing else: no other scale, no prior. So the bound measures how
+    well the guide given `G` covers the posterior given `T`, and tends to the same `log p(x_T)` for every `G` only as
+    `K` grows, slowly where the guide is narrow; `log_likelihood` estimates that limit. `G` may have more or fewer
+    modalities than `T`: private latents of modalities that are scored and not given come from the model, those of
+    modalities that are given and not scored are left out.
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), Table 4; Bridged Variational Autoencoders (Yadav et al.),
+        Tables 1 to 4; Importance Weighted Autoencoders (Burda et al., 2016), eq. 8.
+
+    Args:
+        model: The generative program.
+        guide: The guide.
+        x: Modality name -> values `(batch, *event)`, of `G` and `T`.
+        given: The modalities `G` that the guide is given.
+        target: The modalities `T` that are scored; all of `x` by default.
+        num_samples: Number `K` of samples of each data point.
+        observed: Modality name -> bool `(batch,)`, the data points in which it is observed.
+        weights: Modality name -> factor of its log-likelihood, 1 by default. With any other the result bounds no
+            likelihood.
+
+    Returns:
+        A `LogLikelihood`, whose k-hat tells how far the bound may lie below.
+
+    Raises:
+        ValueError: If a modality is unknown or its values are invalid, a data point contains nothing of `given`, or the
+            guide does not support it.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {name: NormalLikelihood(MLP(2, 4)) for name in "ab"})
+        >>> guide = ProductOfExperts(2, {name: NormalEncoder(MLP(4, 8), 2) for name in "ab"})
+        >>> x = {name: torch.zeros(5, 4) for name in "ab"}
+        >>> importance_weighted_bound(model, guide, x, given=["a"]).values.shape
+        torch.Size([5])
+    """
+    checked_samples(num_samples, num_samples)
+    bound = _checked_bound(model, x, given, target, observed)
+    components = [Component(bound.given, 1.0, 1.0)]
+    queries = [Query(bound.target, weights=tuple((weights or {}).items()))]
+    statistics, samples = importance_sampled(
+        model, lambda _: conditional(guide), bound.x, observed, components, queries, num_samples, num_samples
+    )
+    return estimate_of(statistics[0], samples, components, num_samples, method="importance-weighted bound")
+
+
+def bound_log_weights(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    given: Sequence[str],
+    target: Sequence[str] | None,
+    num_samples: int,
+) -> Tensor:
+    """The log-weights that `importance_weighted_bound` averages, `(num_samples, batch)`, float64, all in memory."""
+    bound, guided = _checked_bound(model, x, given, target, None), conditional(guide)
+    components = [Component(bound.given, 1.0, 1.0)]
+    with evaluating(model, guide), poutine.block():
+        samples = weighted_samples(
+            model, guided, bound.x, None, components, num_samples, bound.target, size=max(1, num_samples)
+        )
+    return samples.log_weights(bound.target)
+
+
+class _Bound(NamedTuple):
+    """The checked arguments of a bound."""
+
+    x: dict[str, Tensor]
+    given: tuple[str, ...]
+    target: tuple[str, ...]
+
+
+def _checked_bound(
+    model: Program,
+    x: Mapping[str, Tensor],
+    given: Sequence[str],
+    target: Sequence[str] | None,
+    observed: Mapping[str, Tensor] | None,
+) -> _Bound:
+    given = select_given(given, x, "given")
+    target = modalities_in(x) if target is None else select_given(target, x, "target")
+    conditions = conditions_of(model)
+    target = tuple(name for name in target if name not in conditions)
+    check_known(model, [*given, *target])
+    check_scored(model, target, conditions)
+    used = {*given, *target, *conditions}
+    x = {name: values for name, values in x.items() if modality_of(name) in used}
+    check_values(model, x, observed)
+    rows = Rows({name: x[name] for name in given}, observed).any()
+    if rows is not None and not rows.all():
+        raise ValueError(f"{int((~rows).sum())} of the {len(rows)} data points contain none of {list(given)}")
+    return _Bound(x, tuple(name for name in x if name in given), target)
+
+
+def guide_conditional_log_likelihood(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    given: Sequence[str],
+    target: Sequence[str],
+    num_samples: int = 10,
+    observed: Mapping[str, Tensor] | None = None,
+) -> ConditionalBounds:
+    r"""Bounds on how well the guide, given some modalities, predicts others.
+
+    .. math:: \tfrac1N \sum_i \log p(x_T | z_i) \quad\text{and}\quad \log \tfrac1N \sum_i p(x_T | z_i), \qquad
+        z_i \sim q(z | x_G)
+
+    A layer of latents that the guide's `conditional` leaves to the model, as that of a hierarchical guide does, is
+    sampled `N` times from :math:`p(z_1 | z_{2,i})` for each `i`, and all `N^2` terms count.
+
+    These evaluate the guide: importance weights, which would remove exactly the collapse of `q(z | x_G)` that is to be
+    shown, are left out. Both are `N`-sample bounds and not estimates: the log-mean-exp of ten samples of an image can
+    lie a hundred nats below the density it bounds, which `guide_predictive_log_likelihood` estimates. The model's own
+    conditional is `log_likelihood(..., given=...)`.
+
+    References:
+        Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
+        al.), eq. 5, and for JMVAE-h eq. 6, with `N = 10`: the mean. Its log-mean-exp is tighter.
+
+    Args:
+        model: The generative program.
+        guide: The guide whose `conditional` distribution given `given` is evaluated.
+        x: Modality name -> values `(batch, *event)`.
+        given: The modalities `G`.
+        target: The modalities `T`.
+        num_samples: Number `N` of samples of each data point.
+        observed: Modality name -> bool `(batch,)`, the data points in which it is observed. One in which nothing of
+            `given` is observed takes its latents from the model's prior; a target that is not observed counts 0.
+
+    Returns:
+        `ConditionalBounds`, likelihoods unweighted.
+
+    Raises:
+        ValueError: If a modality is unknown or its values are invalid, or the guide does not support `given`.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, OneHotMLP
+        >>> model = MultimodalModel(2, {name: CategoricalLikelihood(MLP(2, 3)) for name in ("a", "b")})
+        >>> guide = ProductOfExperts(2, {"a": NormalEncoder(OneHotMLP(3, 8), 2)})
+        >>> x = {"a": torch.tensor([0, 2]), "b": torch.tensor([1, 1])}
+        >>> bounds = guide_conditional_log_likelihood(model, guide, x, ["a"], ["b"])
+        >>> (bounds.mean <= bounds.logmeanexp).all()
+        tensor(True)
+    """
+    terms = conditional_terms(model, guide, x, given, target, num_samples, observed)
+    return ConditionalBounds(terms.mean(0), terms.logsumexp(0) - math.log(len(terms)))
+
+
+def conditional_terms(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    given: Sequence[str],
+    target: Sequence[str],
+    num_samples: int,
+    observed: Mapping[str, Tensor] | None,
+) -> Tensor:
+    """`log p(x_T | z)` of each sample from what the guide predicts, `(terms, batch)`, float64."""
+    given, target = select_given(given, x, "given"), select_given(target, x, "target")
+    check_known(model, [*given, *target])
+    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
+    check_values(model, x, observed)
+    check_scored(model, target, given)
+    guided, scored = restrict(conditional(guide), given), restrict(model, [*target, *conditions_of(model)])
+    parts = []
+    with evaluating(model, guide), poutine.block():
+        head = first_row(x, observed)
+        elements = max(elements_per_row(scored, head), elements_per_row(guided, head))
+        for rows in row_chunks(batch_rows(x), elements, num_samples):
+            part, masks = take_rows(x, observed, rows)
+            evidence, evidence_masks = take_rows({name: x[name] for name in given}, observed, rows)
+            terms = []
+            with encoders_run_once():
+                for number in chunks(num_samples, len(rows) * elements):
+                    with pyro.plate("num_samples", number, dim=-2):
+                        latents = latents_from(guide, evidence, evidence_masks)
+                        log_probs, left = _scores(scored, latents, part, masks, target)
+                        # private latents are left to the model too, but eq. 6 is about layers
+                        inner = num_samples if any(private_modality(name) is None for name in left) else 1
+                        terms.append(log_probs)
+                        terms += [_scores(scored, latents, part, masks, target)[0] for _ in range(inner - 1)]
+            parts.append(torch.cat(terms))
+    return torch.cat(parts, 1)
+
+
+def guide_predictive_log_likelihood(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    given: Sequence[str],
+    target: Sequence[str],
+    num_samples: int = 1000,
+    observed: Mapping[str, Tensor] | None = None,
+    *,
+    scales: Sequence[float] = SCALES,
+    prior: float = 0.1,
+    max_samples: int | None = None,
+) -> LogLikelihood:
+    r"""The log-density of the truth under what the guide predicts, by importance sampling.
+
+    .. math:: \log \int q(z | x_G)\, p(x_T | z)\, dz \approx
+        \log \tfrac1K \sum_k \frac{q(z_k | x_G)\, p(x_T | z_k)}{r(z_k)}
+
+    The proposal `r` is the guide given `T`, and given `T` and `G` where it supports that, at several scales, and a
+    share of `q(z | x_G)`; everything else is as in `log_likelihood`. With the guide given `T` alone
+    (`scales=[1], prior=0`) and one sample it is AGG's bound. The log-mean-exp of `guide_conditional_log_likelihood`
+    bounds the same integral with samples of `q(z | x_G)` alone, few of which fit one image of a class. It is the
+    model's own `log p(x_T | x_G)` if `q(z | x_G)` is the exact posterior; otherwise it lies below that, in the mean
+    over data of the model, by the divergence of the two predictions. Private latents of the targets come from the
+    model.
+
+    References:
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
+        Kushman), eq. 6.
+
+    Args:
+        model: The generative program.
+        guide: The guide whose `conditional` distribution given `given` is evaluated, and whose proposal given `target`
+            is sampled. An `AggregateGuide` uses its flow where it has one.
+        x: Modality name -> values `(batch, *event)`.
+        given: The modalities `G`.
+        target: The modalities `T`.
+        num_samples: Number `K` of samples of each data point.
+        observed: Modality name -> bool `(batch,)`; every data point must contain all of `given` and `target`.
+        scales: As in `log_likelihood`; `[1]` together with `prior=0` proposes from `q(z | x_T)` alone.
+        prior: Share of the samples from `q(z | x_G)`.
+        max_samples: As in `log_likelihood`.
+
+    Returns:
+        A `LogLikelihood` in nats, likelihoods unweighted.
+
+    Raises:
+        ValueError: If a modality is unknown or its values are invalid, `given` and `target` overlap, a data point lacks
+            one of them, or the guide does not support one of the two.
+        TypeError: If the model is conditional, so that there is no `q(z | x_T)`, or the guide completes what is missing
+            (`IterativeSampling`), so that its `q(z | x_G)` has no density.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, OneHotMLP
+        >>> model = MultimodalModel(2, {name: CategoricalLikelihood(MLP(2, 3)) for name in ("a", "b")})
+        >>> guide = ProductOfExperts(2, {name: NormalEncoder(OneHotMLP(3, 8), 2) for name in ("a", "b")})
+        >>> x = {"a": torch.tensor([0, 2]), "b": torch.tensor([1, 1])}
+        >>> guide_predictive_log_likelihood(model, guide, x, ["a"], ["b"], num_samples=100).values.shape
+        torch.Size([2])
+    """
+    if conditions_of(model) or isinstance(unwrap(guide), IterativeSampling):
+        what = "the model is conditional" if conditions_of(model) else "the guide completes what is missing"
+        raise TypeError(f"{what}: its prediction has no density over latents; use guide_conditional_log_likelihood")
+    max_samples = checked_samples(num_samples, max_samples)
+    given, target = select_given(given, x, "given"), select_given(target, x, "target")
+    if set(given) & set(target):
+        raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
+    check_known(model, [*given, *target])
+    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
+    check_values(model, x, observed)
+    missing = {name: int((~mask).sum()) for name, mask in (observed or {}).items() if name in x and not mask.all()}
+    if missing:
+        raise ValueError(f"every data point must contain all of {list(x)}, but some do not: {missing}")
+    ordered = tuple(name for name in x if name in target)
+    everything = modalities_in(x)
+    main = [ordered, everything] if (len(scales) > 1 or prior) and supports(guide, everything) else [ordered]
+    components = mixture_of(main, scales, (), 0.0, prior)
+    prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given), given)
+    found, samples = importance_sampled(
+        prediction, functools.partial(proposal, guide), x, None, components, [Query(target)], num_samples, max_samples
+    )
+    return estimate_of(found[0], samples, components, num_samples)
+
+
+class _Prediction(nn.Module):
+    """A model whose latents come from what a guide predicts, in place of its prior: conditional on what that is given.
+
+    Attributes:
+        conditions: The modalities that the guide is given.
+    """
+
+    def __init__(self, model: Program, latents: Program, conditions: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.latents, self.conditions = model, latents, tuple(conditions)
+
+    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
+        # private latents of what is given do not reach the target, and its own are the model's to sample
+        with poutine.block(hide_fn=lambda site: private_modality(site["name"]) is not None):
+            with poutine.trace() as sampled:  # records the values that handlers outside decide on
+                self.latents(x, observed)
+        with poutine.block(hide=list(sampled.trace.nodes)):
+            return poutine.replay(self.model, trace=sampled.trace)(x, observed)
+
+
+def _scores(model, latents, x, observed, target: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """`log p(x_T | z)` of every sample and data point, and the latents that the model sampled, not the guide."""
+    with latents:
+        trace = poutine.trace(model).get_trace(x, observed)
+    sites = sample_sites(trace)
+    left = [name for name, site in sites.items() if not site["is_observed"] and name not in latents.names]
+    return sum(site_log_prob(sites[name]) for name in target), left
