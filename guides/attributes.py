@@ -57,5 +57,5 @@ class AttributeExperts(nn.Module):
         index = torch.arange(self.num_attributes, device=values.device)
         loc, scale = self.loc[index, entries], self.log_scale[index, entries].exp()
         experts = {str(k): dist.Normal(loc[:, k], scale[:, k]).to_event(1) for k in range(self.num_attributes)}
-        universal = dist.Normal(torch.zeros_like(loc[:, 0]), 1.0).to_event(1)
+        universal = dist.Normal(torch.zeros_like(loc[:, 0]), torch.ones_like(loc[:, 0])).to_event(1)
         return product_of_experts(experts, universal, {str(k): present[:, k] for k in range(self.num_attributes)})
