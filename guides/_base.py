@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from multipyro._distributions import scattered
 from multipyro._modes import batch_norms, evaluation_mode
 from multipyro._program import Program
-from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, filled
+from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, fill_missing
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.guides.algebra.products import Experts
 from multipyro.ppl_models.conditional import IndependentPrior
@@ -365,9 +365,9 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
         return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
 
     if mask is None or not (encoder.training and batch_norms(encoder)):
-        return encoder(each(lambda v: filled(v, mask)))
+        return encoder(each(lambda v: fill_missing(v, mask)))
     rows = mask.nonzero()[:, 0]
     if len(rows) < 2:
         with evaluation_mode(*batch_norms(encoder)):
-            return encoder(each(lambda v: filled(v, mask)))
+            return encoder(each(lambda v: fill_missing(v, mask)))
     return scattered(encoder(each(lambda v: v[rows])), rows, len(mask))

@@ -9,7 +9,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
-from multipyro.batch import Rows, filled
+from multipyro.batch import Rows, fill_missing
 from multipyro.guides._base import Guide, check_fit, check_latent_dims
 
 __all__ = ["AggregateGuide"]
@@ -112,7 +112,8 @@ class AggregateGuide(Guide):
         if not subsets:
             return teacher(x, observed)
         exactly = torch.stack([rows.exactly(subset) for subset in subsets])  # (flows, batch)
-        choices = [self.aggregate({name: filled(x[name], rows.of(name)) for name in subset}) for subset in subsets]
+        filled = {name: fill_missing(values, rows.of(name)) for name, values in x.items() if name in present}
+        choices = [self.aggregate({name: filled[name] for name in subset}) for subset in subsets]
         index, by_flow = exactly.to(torch.uint8).argmax(0), exactly.any(0)
         if self.teacher.supports(present):
             # for the teacher, nothing is observed in the rows of the flows

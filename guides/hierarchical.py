@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, filled
+from multipyro.batch import Rows, fill_missing
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
@@ -91,7 +91,7 @@ class HierarchicalGuide(Guide):
         if rows.masks:
             requirement = f"this guide needs all of {list(self.modalities)}: IterativeSampling completes them"
             self._check_rows(rows, rows.all_of(self.modalities), requirement)
-            x = {name: filled(x[name], rows.of(name)) for name in self.modalities}
+            x = {name: fill_missing(x[name], rows.of(name)) for name in self.modalities}
         inputs = tuple(x[name] for name in self.modalities)
         return encode_once(self.heads, inputs, lambda: self._layers(inputs))
 

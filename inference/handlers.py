@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro._distributions import RowwiseDistribution
-from multipyro.batch import Rows, batch_rows, filled, is_exposure, modality_of
+from multipyro.batch import Rows, batch_rows, fill_missing, is_exposure, modality_of
 from multipyro.guides import Guide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
@@ -365,7 +365,7 @@ class _Predictive(nn.Module):
             given = {name: x[name] for name in inputs}
             masks = {name: mask for name, mask in masks.items() if name in given}
         else:  # a plain function may read the number of data points from them
-            given, masks = {name: filled(values, masks.get(name)) for name, values in x.items()}, {}
+            given, masks = {name: fill_missing(values, masks.get(name)) for name, values in x.items()}, {}
         hidden = [name for name in given if name not in self.decode.target]  # no sites of a prediction
         with latents_from(self.guide, x, observed), poutine.block(hide=hidden):
             return self.decode(given, masks, num_rows=batch_rows(x))

@@ -1,4 +1,4 @@
-"""Batches of modalities as every program receives them: names, rows, masks and fill values.
+"""The batch contract of all programs: names of modalities, masks of missing rows, and fill values.
 
 A batch is `(x, observed)`: `x` has the values of each modality, the batch first, and `observed` the rows in which it is
 observed. Within an observed value, a missing entry is NaN, or -1 in integer data; likelihoods and encoders with
@@ -18,7 +18,7 @@ __all__ = [
     "check_batch",
     "check_module_names",
     "exposure_of",
-    "filled",
+    "fill_missing",
     "is_exposure",
     "is_missing",
     "mark_missing",
@@ -34,8 +34,8 @@ _NO_MODULES = nn.ModuleDict()
 class Rows:
     """Which rows of a batch contain which modalities.
 
-    Every method returns a bool tensor of shape `(batch,)`, or None where the answer is "all rows" and no mask is
-    needed. Nothing here looks at the values of a mask, so no call waits for a device.
+    Every method that selects rows returns a bool tensor of shape `(batch,)`, or None if these are all rows, so that no
+    mask is needed. None of them reads the values of a mask, so none waits for the device.
 
     Args:
         x: Modality name -> values `(batch, *event)`; a modality whose value is None is not in the batch.
@@ -107,7 +107,7 @@ class Rows:
         return self.stacked().sum(0)
 
     def stacked(self) -> Tensor:
-        """The masks of all modalities, missing ones filled with True, bool `(len(modalities), batch)`."""
+        """The masks of all modalities, True for those without a mask, bool `(len(modalities), batch)`."""
         return torch.stack([self._full(True) if mask is None else mask for mask in map(self.of, self.modalities)])
 
     def names_in(self, row: int) -> str:
@@ -121,7 +121,7 @@ class Rows:
 def check_batch(
     x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None, modalities: Sequence[str]
 ) -> None:
-    """Raises on modalities that the program does not have, and on masks that are no rows of booleans."""
+    """Raises if a batch has modalities that the program does not have, or masks that are not bool `(batch,)`."""
     if not isinstance(x, Mapping):
         raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
     unknown = [name for name in x if modality_of(name) not in modalities]
@@ -149,13 +149,13 @@ def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> i
     """The number of rows of a batch.
 
     Raises:
-        ValueError: If modalities disagree, or if nothing in `x` tells and `num_rows` is not given.
+        ValueError: If the modalities differ in it, or if `x` has no values and `num_rows` is None.
     """
     sizes = {name: len(values) for name, values in x.items() if values is not None}
     if num_rows is not None:
         sizes["num_rows"] = num_rows
     if not sizes:
-        raise ValueError("x holds no values, so the number of rows is unknown: pass num_rows")
+        raise ValueError("x contains no values, so the number of rows is unknown: pass num_rows")
     if len(set(sizes.values())) > 1:
         raise ValueError(f"modalities of one batch must have the same number of rows, got {sizes}")
     return next(iter(sizes.values()))
@@ -166,11 +166,11 @@ def private_modality(site: str) -> str | None:
     return site.removeprefix("z_") if site.startswith("z_") else None
 
 
-def filled(values: Tensor, mask: Tensor | None) -> Tensor:
+def fill_missing(values: Tensor, mask: Tensor | None) -> Tensor:
     """`values` with its missing rows replaced by an observed row (zeros where no row is observed).
 
-    Whatever stood in the missing entries, NaN included, reaches neither a value nor a gradient. A row that was
-    really observed lies in the support of any likelihood.
+    The values in missing rows, NaN included, affect neither a result nor a gradient. A row that was observed lies in
+    the support of every likelihood.
     """
     if mask is None:
         return values
@@ -222,13 +222,13 @@ def mark_missing(values: Tensor, present: Tensor) -> Tensor:
 
 
 def subsets_of(modalities: Sequence[str], proper: bool = False) -> list[tuple[str, ...]]:
-    """Every non-empty subset, the smaller first; without the full one if `proper`."""
+    """All non-empty subsets, smaller ones first; without the full one if `proper`."""
     sizes = range(1, len(modalities) + (not proper))
     return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
 def check_module_names(modalities: Iterable[str]) -> None:
-    """Raises if a modality has a name that torch gives to no module, since its networks are kept by it."""
-    taken = [name for name in modalities if not name or "." in name or hasattr(_NO_MODULES, name)]
-    if taken:
-        raise ValueError(f"modality {taken} cannot name a module of torch, which has it as an attribute: rename it")
+    """Raises if the name of a modality cannot name a submodule of torch, as the networks of a modality are named."""
+    invalid = [name for name in modalities if not name or "." in name or hasattr(_NO_MODULES, name)]
+    if invalid:
+        raise ValueError(f"modality {invalid} cannot be the name of a submodule of torch: rename it")

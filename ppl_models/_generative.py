@@ -11,7 +11,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro._program import Program
-from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, exposure_of, filled
+from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, exposure_of, fill_missing
 from multipyro.ppl_models.likelihoods.base import batch_shape_text
 
 __all__ = ["GenerativeProgram", "concatenated", "masked"]
@@ -93,13 +93,13 @@ def _observe(
     if exposure is None:
         distribution = likelihood(latents)
     else:
-        exposure = filled(exposure, mask)
+        exposure = fill_missing(exposure, mask)
         if is_validation_enabled() and not (exposure > 0).all():
             raise ValueError(f"x['{name}.exposure'] must be positive, got {exposure.min().item():.4g}")
         distribution = likelihood(latents, exposure)
     if values is None:
         return pyro.sample(name, distribution)
-    values = filled(values, mask)
+    values = fill_missing(values, mask)
     if tuple(values.shape[1:]) != tuple(distribution.event_shape):
         raise ValueError(
             f"modality {name!r} must have shape {batch_shape_text(distribution.event_shape)}, got {tuple(values.shape)}"

@@ -313,9 +313,9 @@ def test_an_embedding_of_nan_or_of_no_rows():
 
 @pytest.mark.parametrize("name", ("values", "type", "a.b", ""))
 def test_modalities_that_cannot_name_a_module(name):
-    with pytest.raises(ValueError, match="cannot name a module of torch"):
+    with pytest.raises(ValueError, match="cannot be the name of a submodule"):
         MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3))})
-    with pytest.raises(ValueError, match="cannot name a module of torch"):
+    with pytest.raises(ValueError, match="cannot be the name of a submodule"):
         ProductOfExperts(2, {name: NormalEncoder(MLP(3, 6), 2)})
 
 

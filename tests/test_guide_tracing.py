@@ -1,4 +1,4 @@
-"""Forward passes of guides are fixed graphs without validation: nothing reads a value or builds a tensor from a list."""
+"""Forward passes of guides are fixed graphs without validation: none reads a value or builds a tensor from a list."""
 
 import pytest
 import torch

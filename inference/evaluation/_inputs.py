@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from multipyro.batch import batch_rows, check_batch, filled
+from multipyro.batch import batch_rows, check_batch, fill_missing
 from multipyro.guides import Guide
 from multipyro.inference.handlers import sees
 from multipyro.inference.programs import Program, unwrap
@@ -58,7 +58,7 @@ def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str,
     likelihoods = getattr(unwrap(model), "likelihoods", {})
     for name, values in x.items():
         if name in likelihoods and hasattr(likelihoods[name], "check"):
-            likelihoods[name].check(filled(values, (observed or {}).get(name)), name)
+            likelihoods[name].check(fill_missing(values, (observed or {}).get(name)), name)
 
 
 def supports(guide: Program, given: Sequence[str]) -> bool:
@@ -72,7 +72,7 @@ def supports(guide: Program, given: Sequence[str]) -> bool:
 
 def first_row(x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """One row of `x` without fill values."""
-    return {name: filled(values, (observed or {}).get(name))[:1] for name, values in x.items()}
+    return {name: fill_missing(values, (observed or {}).get(name))[:1] for name, values in x.items()}
 
 
 def take_rows(

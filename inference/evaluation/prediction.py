@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multipyro._distributions import expected_value
 from multipyro._modes import evaluation_mode
-from multipyro.batch import Rows, batch_rows, check_batch, filled, modalities_in
+from multipyro.batch import Rows, batch_rows, check_batch, fill_missing, modalities_in
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
@@ -207,7 +207,7 @@ def embed(
     x = dict(x) if given is None else {name: x[name] for name in select_given(given, x, "given")}
     if batch_rows(x) == 0:
         raise ValueError("x contains no data points")
-    incomplete = [m for m, values in x.items() if filled(values, (observed or {}).get(m)).isnan().any()]
+    incomplete = [m for m, values in x.items() if fill_missing(values, (observed or {}).get(m)).isnan().any()]
     try:
         embedding = _embedded(guide, x, observed, output)
     except ValueError as error:  # Pyro has validated the distribution of an encoder

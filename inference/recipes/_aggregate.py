@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, filled, private_modality
+from multipyro.batch import Rows, batch_rows, fill_missing, private_modality
 from multipyro.guides import AggregateGuide, Guide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
@@ -216,7 +216,7 @@ def _complete_rows(
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """The modalities of a subset, filled, and the rows that contain all of them; None for all rows."""
     rows = Rows(x, observed).all_of(subset)
-    return {name: filled(x[name], rows) for name in subset}, rows
+    return {name: fill_missing(x[name], rows) for name in subset}, rows
 
 
 def _masked(rows: Tensor | None) -> AbstractContextManager:
