@@ -139,7 +139,7 @@ def test_data_described_by_toml_by_every_command(described, tmp_path, capsys):
     other.write_text(described.read_text().replace('labels = "sort"\n', "").split("[modalities.sort]")[0])
     assert main(["predict", str(run), "--data", str(other), "--file", str(tmp_path / "a.csv")]) == 0
     header, *rows = (tmp_path / "a.csv").read_text().splitlines()
-    assert header == "part,row,sort,sort p(a),sort p(b),sort p(c),caption,caption probability" and len(rows) == 60
+    assert header == "part,id,sort,sort p(a),sort p(b),sort p(c),caption,caption probability" and len(rows) == 60
     assert {row.split(",")[2] for row in rows} <= {"a", "b", "c"}
     assert main(["embed", str(run), "--data", str(other), "--file", str(tmp_path / "z.csv")]) == 0
     assert len((tmp_path / "z.csv").read_text().splitlines()) == 61

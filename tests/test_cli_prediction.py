@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from multipyro.data import Modality, load_dataset
+from multipyro.data.scaling import Scaling
 from multipyro.inference import cross_generate, embed, load
 from multipyro.inference.cli.parser import main
 from multipyro.inference.cli.predictions import columns_of, summarize_samples
@@ -30,7 +32,7 @@ def test_predictions_as_a_table(run, tmp_path):
     arguments = ["predict", str(run), "--given", "image", "--file", str(file), "--num-samples", "50"]
     assert main(arguments) == 0
     rows = read(file)
-    assert len(rows) == 300 and [row["row"] for row in rows] == [str(row) for row in range(300)]
+    assert len(rows) == 300 and [row["id"] for row in rows] == list(map(str, load_dataset("digits").test.ids))
     names = "zero one two three four five six seven eight nine".split()
     shares = np.array([[float(row[f"label p({name})"]) for name in names] for row in rows])
     assert np.allclose(shares.sum(1), 1, atol=1e-4)
@@ -45,7 +47,7 @@ def test_predictions_as_arrays_agree_with_the_library(run, tmp_path):
     arguments = ["predict", str(run), "--given", "label", "--target", "image", "--keep-samples", "--num-samples", "20"]
     assert main([*arguments, "--quantiles", "0.1", "0.5", "--seed", "3", "--file", str(file)]) == 0
     arrays = np.load(file)
-    assert set(arrays) == {"part", "row", *(f"image/{name}" for name in ("mean", "sd", "q10", "q50", "samples"))}
+    assert set(arrays) == {"part", "id", *(f"image/{name}" for name in ("mean", "sd", "q10", "q50", "samples"))}
     loaded = load(run)
     x, _ = load_dataset("digits").test.select(["label"]).rows(torch.arange(300))
     torch.manual_seed(3)
@@ -99,13 +101,20 @@ def test_embeddings_as_a_table_and_as_arrays(run, tmp_path):
 
 
 def test_summaries_of_numbers_classes_and_texts():
-    numbers = torch.arange(5.0)[:, None].expand(5, 2)
-    summary = summarize_samples(numbers, Modality("age", (), "vector", "normal"), [0.25])
+    numbers = torch.arange(5.0)[:, None, None].expand(5, 1, 2)
+    summary = summarize_samples(
+        numbers, Modality("age", (2,), "vector", "normal", scaling=Scaling((1.0, 1.0), (2.0, 2.0))), [0.25]
+    )
     assert {name: value.tolist() for name, value in summary.items()} == {
-        "mean": [2.0, 2.0],
-        "sd": [pytest.approx(2**0.5)] * 2,
-        "q25": [1.0, 1.0],
+        "mean": [[5.0, 5.0]],
+        "sd": [[pytest.approx(2 * 2**0.5)] * 2],
+        "q25": [[3.0, 3.0]],
     }
+    angles = torch.tensor([3.0, -3.0])[:, None, None]
+    summary = summarize_samples(angles, Modality("wind", (1,), "angles", "von_mises"), [0.5])
+    assert abs(summary["mean"].item()) == pytest.approx(math.pi) and summary["sd"].item() == pytest.approx(
+        0.14, abs=0.01
+    )
     classes = Modality("color", (), "label", "categorical", 2, class_names=("red", "blue"))
     summary = summarize_samples(torch.tensor([[0, 1], [1, 1], [1, 1], [1, 1]]), classes, [])
     columns = columns_of(summary, classes)

@@ -114,10 +114,11 @@ def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     assert main(["train", "telbo", "--dry-run", "--epochs", "3", "--hidden", "8", "--latent-dim", "2"]) == 0
     output = capsys.readouterr().out
-    assert "telbo on digits (1,297 train, 200 validation, 300 test examples)" in output
-    assert "image: image 1x8x8, continuous_bernoulli; mlp (encoder" in output
-    assert "label: label 1, categorical of 10 classes" in output
-    assert output.count("3 epochs of 21 steps") == 2
+    assert "digits, train: 1,297 examples" in output and "examples: 1,297 train, 200 validation, 300 test" in output
+    assert "continuous_bernoulli" in output and "10 classes: zero, one" in output
+    assert "  image: architecture mlp, encoder 520, decoder 600 parameters" in output
+    assert "stage joint, 3 epochs of 21 steps: maximizes ELBO(m || g)" in output
+    assert "3 epochs of 21 steps: maximizes sum_{A proper} ELBO(frozen(m)|A || g|A)" in output
     assert list(tmp_path.iterdir()) == []
 
 

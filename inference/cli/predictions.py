@@ -29,28 +29,28 @@ def check_table_file(file: Path) -> None:
 
 
 def summarize_samples(samples: Tensor, modality: Modality, quantiles: Sequence[float]) -> dict[str, np.ndarray]:
-    """The summaries of samples, `(num_samples, batch, *event)`, each of shape `(batch, ...)`.
+    """The summaries of samples, `(num_samples, batch, *event)`, in the units of the data, each of shape `(batch, ...)`.
 
-    Numbers have `mean`, `sd` and a quantile `qP` for each percentage `P`. Classes have `value`, the most frequent one,
-    and `probability`, the shares of all classes. Texts have `value`, the most frequent text, and `probability`, its
-    share.
+    Numbers have `mean`, `sd` and a quantile `qP` for each percentage `P`; angles the mean direction and the circular
+    `sd`. Classes have `value`, the most frequent one, and `probability`, the shares of all classes. Texts have
+    `value`, the most frequent text, and `probability`, its share.
     """
-    if modality.likelihood != "categorical":
-        levels = torch.tensor(quantiles, dtype=samples.dtype)
-        summaries = {"mean": samples.mean(0), "sd": samples.std(0, correction=0)}
-        # torch.quantile takes no more than 16 million elements
-        found = np.quantile(samples.numpy(), levels.numpy(), axis=0)
-        summaries |= {f"q{100 * q:g}": torch.as_tensor(value) for q, value in zip(quantiles, found, strict=True)}
-        return {name: value.numpy() for name, value in summaries.items()}
-    if not modality.shape:
+    if modality.is_discrete and not modality.shape:
         shares = torch.stack([(samples == c).float().mean(0) for c in range(modality.num_classes)], -1)
         return {"value": shares.argmax(-1).numpy(), "probability": shares.numpy()}
-    values, shares = [], []
-    for texts in samples.transpose(0, 1):
-        unique, counts = texts.unique(dim=0, return_counts=True)
-        values.append(unique[counts.argmax()])
-        shares.append(counts.max() / len(texts))
-    return {"value": torch.stack(values).numpy(), "probability": torch.stack(shares).numpy()}
+    if modality.is_discrete:
+        values, shares = [], []
+        for texts in samples.transpose(0, 1):
+            unique, counts = texts.unique(dim=0, return_counts=True)
+            values.append(unique[counts.argmax()])
+            shares.append(counts.max() / len(texts))
+        return {"value": torch.stack(values).numpy(), "probability": torch.stack(shares).numpy()}
+    numbers = modality.to_units(samples).double().numpy()
+    if modality.kind == "angles":
+        direction = np.exp(1j * numbers).mean(0)
+        return {"mean": np.angle(direction), "sd": np.sqrt(-2 * np.log(np.abs(direction).clip(1e-300, 1)))}
+    levels = zip(quantiles, np.quantile(numbers, quantiles, axis=0), strict=True)
+    return {"mean": numbers.mean(0), "sd": numbers.std(0), **{f"q{100 * q:g}": values for q, values in levels}}
 
 
 def columns_of(summaries: Mapping[str, np.ndarray], modality: Modality) -> dict[str, list]:
@@ -59,21 +59,19 @@ def columns_of(summaries: Mapping[str, np.ndarray], modality: Modality) -> dict[
     Raises:
         ValueError: If there would be too many.
     """
-    name = modality.name
-    if modality.likelihood == "categorical" and not modality.shape:
+    name, value = modality.name, summaries.get("value")
+    if modality.is_discrete and not modality.shape:
         words = modality.class_names or tuple(map(str, range(modality.num_classes)))
-        columns = {name: [words[c] for c in summaries["value"]]}
-        if len(words) <= _MAX_COLUMNS:
-            columns |= {f"{name} p({word})": list(summaries["probability"][:, c]) for c, word in enumerate(words)}
-        return columns
-    if modality.alphabet is not None or modality.vocabulary is not None:
-        texts = modality.decode(torch.as_tensor(summaries["value"]))
-        return {name: texts, f"{name} probability": list(summaries["probability"])}
-    columns = {}
-    for kind, values in summaries.items():
-        flat = values.reshape(len(values), -1)
-        labels = [name] if flat.shape[1] == 1 else [f"{name}[{i}]" for i in range(flat.shape[1])]
-        columns |= {f"{label} {kind}": list(flat[:, i]) for i, label in enumerate(labels)}
+        columns = {f"{name} p({word})": list(summaries["probability"][:, c]) for c, word in enumerate(words)}
+        columns = {name: [words[c] for c in value], **columns}
+    elif modality.is_discrete:
+        columns = {name: modality.decode(torch.as_tensor(value)), f"{name} probability": list(summaries["probability"])}
+    else:
+        flat = {kind: values.reshape(len(values), -1) for kind, values in summaries.items()}
+        labels = modality.columns or [name if modality.dim == 1 else f"{name}[{i}]" for i in range(modality.dim)]
+        columns = {
+            f"{label} {kind}": list(values[:, i]) for i, label in enumerate(labels) for kind, values in flat.items()
+        }
     if len(columns) > _MAX_COLUMNS:
         raise ValueError(f"modality {name!r} needs {len(columns):,} columns: write a .npz file instead of a .csv file")
     return columns

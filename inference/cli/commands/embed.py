@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Embeds and writes the table or the arrays."""
     check_table_file(arguments.file)
     saved = open_run(arguments)
-    columns: dict[str, list] = {"part": [], "row": []}
+    columns: dict[str, list] = {"part": [], "id": []}
     codes, labels = [], []
     for part in chosen_parts(arguments, saved.splits):
         names = arguments.given or [name for name in saved.recipe.model.modalities if name in part.modalities]
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
             x, observed = part.select(names).rows(rows)
             codes.append(embed(saved.recipe.guide, x, names, observed).cpu().numpy())
             columns["part"] += [part.split] * len(rows)
-            columns["row"] += rows.tolist()
+            columns["id"] += part.ids[rows.numpy()].tolist()
             labels.append(part.labels[rows].numpy() if part.labels is not None else None)
     if all(label is not None for label in labels):
         columns["class"] = np.concatenate(labels).tolist()

@@ -33,19 +33,20 @@ def run(arguments: argparse.Namespace) -> None:
     given, target = _given_and_target(arguments, saved, parts)
     modalities = {name: saved.recipe.networks.modalities[name] for name in target}
     torch.manual_seed(arguments.seed)
-    origin: dict[str, list] = {"part": [], "row": []}
+    origin: dict[str, list] = {"part": [], "id": []}
     summaries: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in target}
     for part in parts:
         for rows in _chunks(part, target, arguments, sum(modality.dim for modality in modalities.values())):
             x, observed = part.select(given).rows(rows)
             samples = cross_generate(saved.recipe.model, saved.recipe.guide, x, target, arguments.num_samples, observed)
             origin["part"] += [part.split] * len(rows)
-            origin["row"] += rows.tolist()
+            origin["id"] += part.ids[rows.numpy()].tolist()
             for name, values in samples.items():
                 summary = summarize_samples(values.cpu(), modalities[name], arguments.quantiles)
-                kept = {"samples": values.transpose(0, 1).cpu().numpy()} if arguments.keep_samples else {}
+                units = modalities[name].to_units(values.cpu()).transpose(0, 1)
+                kept = {"samples": units.numpy()} if arguments.keep_samples else {}
                 summaries[name].append({**summary, **kept})
-    if not origin["row"]:
+    if not origin["id"]:
         raise ValueError(f"no example misses {' or '.join(target)}: name what to condition on with --given")
     joined = {
         name: {kind: np.concatenate([chunk[kind] for chunk in chunks]) for kind in chunks[0]}
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         arrays = {f"{name}/{kind}": values for name, kinds in joined.items() for kind, values in kinds.items()}
         write_arrays(arguments.file, {**{name: np.array(values) for name, values in origin.items()}, **arrays})
-    say(f"predicted {', '.join(target)} of {len(origin['row'])} examples; written to {arguments.file}")
+    say(f"predicted {', '.join(target)} of {len(origin['id'])} examples; written to {arguments.file}")
 
 
 def _given_and_target(
