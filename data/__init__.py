@@ -1,8 +1,15 @@
 """Data sets of several modalities as dicts of tensors, and batches of them."""
 
 from multipyro.data.batches import Batch, as_batch
-from multipyro.data.custom.tensors import from_dataset, from_tensors, infer_modality
-from multipyro.data.custom.toml import load_toml
+from multipyro.data.custom import (
+    from_anndata,
+    from_dataset,
+    from_table,
+    from_tensors,
+    infer_modality,
+    load_examples,
+    load_toml,
+)
 from multipyro.data.incomplete import drop_modalities
 from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import KINDS, LIKELIHOODS, Modality
@@ -22,9 +29,12 @@ __all__ = [
     "Splits",
     "as_batch",
     "drop_modalities",
+    "from_anndata",
     "from_dataset",
+    "from_table",
     "from_tensors",
     "infer_modality",
     "load_dataset",
+    "load_examples",
     "load_toml",
 ]

@@ -78,6 +78,8 @@ class Modality:
             order, or of the only column of a label, text or image. New data is read by them.
         scaling: How values in the units of the data were scaled; None if they were not.
         missing_entries: Whether single entries of an example may be missing (NaN).
+        exposure: How the exposures of counts are found: `"sum"`, from the sum of each row; or the name of a column.
+        exposure_unit: What they are divided by: their median in the training data.
 
     Raises:
         TypeError: If the name is not a string.
@@ -104,6 +106,8 @@ class Modality:
     columns: tuple[str, ...] | None = None
     scaling: Scaling | None = None
     missing_entries: bool = False
+    exposure: str | None = None
+    exposure_unit: float | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -125,6 +129,11 @@ class Modality:
             self._check_scale()
         if self.scaling is not None:
             self._check_scaling()
+        if self.exposure is not None and (self.kind != "counts" or not self.exposure_unit or self.exposure_unit <= 0):
+            raise ValueError(
+                f"modality {self.name!r} must be of kind 'counts' and have a positive exposure_unit to have exposures, "
+                f"got {self.kind!r} and {self.exposure_unit!r}"
+            )
 
     def _check_classes(self) -> None:
         if self.is_discrete and not self.num_classes:

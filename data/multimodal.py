@@ -44,6 +44,8 @@ class MultimodalData:
         weights: Sampling weight of each row, nonnegative floats `(rows,)`: a shuffled epoch draws as many rows as there
             are with replacement, in proportion to them. None for each row once.
         label_names: Names of the classes in `labels`.
+        exposures: Counts modality -> exposure of each row, positive floats `(rows,)`, such as the library size of a
+            cell; a batch has them as `x["<modality>.exposure"]`.
 
     Raises:
         TypeError: If a value is not a tensor or has the wrong dtype: int64 for discrete modalities and for labels, bool
@@ -68,6 +70,7 @@ class MultimodalData:
     ids: np.ndarray | None = None
     weights: Tensor | None = None
     label_names: tuple[str, ...] | None = None
+    exposures: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         if set(self.x) != set(self.modalities) or not self.x:
@@ -78,7 +81,9 @@ class MultimodalData:
         tensors = {f"modality {name!r}": (values, *self._expected(name)) for name, values in self.x.items()}
         tensors |= {f"observed[{name!r}]": (mask, (), ("bool",)) for name, mask in (self.observed or {}).items()}
         tensors |= {} if self.labels is None else {"labels": (self.labels, (), ("int64",))}
-        tensors |= {} if self.weights is None else {"weights": (self.weights, (), ("a floating dtype",))}
+        floats = {f"exposures[{name!r}]": exposure for name, exposure in (self.exposures or {}).items()}
+        floats |= {} if self.weights is None else {"weights": self.weights}
+        tensors |= {name: (values, (), ("a floating dtype",)) for name, values in floats.items()}
         for name, (values, shape, dtypes) in tensors.items():
             _check(name, values, shape, dtypes)
         object.__setattr__(self, "ids", np.arange(len(self)) if self.ids is None else np.asarray(self.ids))
@@ -86,10 +91,13 @@ class MultimodalData:
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
             raise ValueError(f"all tensors must have the same number of rows, got {listed}")
-        if self.weights is not None and not (self.weights.isfinite().all() and (self.weights >= 0).all()):
-            raise ValueError("weights must be finite numbers that are not negative")
-        if self.weights is not None and len(self) and not (self.weights > 0).any():
-            raise ValueError("weights are all 0: no row could be drawn")
+        if self.weights is not None:
+            _check_weights(self.weights)
+        for name, exposure in (self.exposures or {}).items():
+            if name not in self.x or self.modalities[name].kind != "counts":
+                raise ValueError(f"exposures are of counts, got some of {name!r}")
+            if not (exposure.isfinite() & (exposure > 0)).all():
+                raise ValueError(f"exposures of {name!r} must be finite and positive")
 
     def _expected(self, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Shape of an example of a modality, and the dtypes it may have."""
@@ -127,6 +135,7 @@ class MultimodalData:
         """SHA-256 of the values and masks, which identifies the data in every result."""
         digest = hashlib.sha256()
         tensors = {**self.x, **{f"observed/{name}": mask for name, mask in (self.observed or {}).items()}}
+        tensors |= {f"exposures/{name}": exposure for name, exposure in (self.exposures or {}).items()}
         for name in sorted(tensors):
             values = tensors[name]
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
@@ -150,12 +159,16 @@ class MultimodalData:
             raise ValueError(
                 f"data set {self.name!r} has the modalities {list(self.modalities)}, got {list(modalities)}"
             )
-        masks = None if self.observed is None else {n: m for n, m in self.observed.items() if n in modalities}
+
+        def chosen(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            return None if values is None else {name: values[name] for name in modalities if name in values}
+
         return replace(
             self,
-            modalities={name: self.modalities[name] for name in modalities},
-            x={name: self.x[name] for name in modalities},
-            observed=masks,
+            modalities=chosen(self.modalities),
+            x=chosen(self.x),
+            observed=chosen(self.observed),
+            exposures=chosen(self.exposures),
         )
 
     def with_likelihoods(
@@ -223,13 +236,18 @@ class MultimodalData:
 
     def take(self, index: Tensor) -> "MultimodalData":
         """The data set of the rows `index`, int64 `(n,)`."""
+
+        def taken(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            return None if values is None else {name: tensor[index] for name, tensor in values.items()}
+
         return replace(
             self,
-            x={name: values[index] for name, values in self.x.items()},
-            observed=None if self.observed is None else {name: mask[index] for name, mask in self.observed.items()},
+            x=taken(self.x),
+            observed=taken(self.observed),
             labels=None if self.labels is None else self.labels[index],
             ids=self.ids[index.numpy()],
             weights=None if self.weights is None else self.weights[index],
+            exposures=taken(self.exposures),
         )
 
     def rows(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
@@ -242,6 +260,8 @@ class MultimodalData:
         x = {name: self._floats(name, values.index_select(0, index)) for name, values in self.x.items()}
         if self.transform is not None:
             x = self.transform(x, generator if generator is not None else seeded_generator(self.split))
+        for name, exposure in (self.exposures or {}).items():
+            x[f"{name}.exposure"] = exposure.index_select(0, index)
         masks = None if self.observed is None else {n: mask.index_select(0, index) for n, mask in self.observed.items()}
         return x, masks
 
@@ -275,6 +295,13 @@ class MultimodalData:
             drop_last: Whether a last, smaller batch is left out.
         """
         return Batches(self, batch_size, shuffle, seed, epoch, rank, world_size, drop_last)
+
+
+def _check_weights(weights: Tensor) -> None:
+    if not (weights.isfinite() & (weights >= 0)).all():
+        raise ValueError("weights must be finite numbers that are not negative")
+    if len(weights) and not weights.any():
+        raise ValueError("weights are all 0: no row could be drawn")
 
 
 def _check(name: str, values: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from multipyro.data.scenes.two_objects import load_one_object, load_two_objects,
 from multipyro.data.sets.celeba import celeba_source, load_celeba
 from multipyro.data.sets.cub import cub_source, load_cub
 from multipyro.data.sets.digits import load_digits
-from multipyro.data.sets.mnist import is_available, load_mnist
+from multipyro.data.sets.mnist import load_mnist, mnist_is_available
 from multipyro.data.sets.mnist_fashion import fashion_is_available, load_mnist_fashion
 from multipyro.data.sets.mnist_svhn import load_mnist_svhn, load_mnist_svhn_text
 from multipyro.data.sets.polymnist import background_paths, load_polymnist, polymnist_source
@@ -67,7 +67,7 @@ def _not_found(folder: str) -> str:
 
 
 def _mnist_missing(data_root: str | os.PathLike | None) -> str:
-    return "" if is_available(data_root) else _not_found("MNIST/raw")
+    return "" if mnist_is_available(data_root) else _not_found("MNIST/raw")
 
 
 def _mnist_fashion_missing(data_root: str | os.PathLike | None) -> str:

@@ -4,7 +4,7 @@ import re
 
 __all__ = ["tokenize"]
 
-# what stands alone: brackets and marks; commas and colons not before a digit; dots and apostrophes that end a word;
+# tokens of their own: brackets and marks; commas and colons not before a digit; dots and apostrophes that end a word;
 # what follows an apostrophe, and the negation
 _RULES = (
     (re.compile(r'(\.\.\.|[][(){}<>;?!@#$%&"])'), r" \1 "),
@@ -17,15 +17,15 @@ _RULES = (
 
 
 def tokenize(text: str) -> list[str]:
-    """The words and marks of a sentence, in order and in the case they have.
+    """The words and punctuation marks of a sentence, in order and in their case.
 
-    The rules are those of NLTK's `word_tokenize` for what captions hold; of 29,330 captions of birds, 5 have other
-    words there. Departures: every dot at the end of a word stands alone, that of an abbreviation too; quotation marks
-    stay what they are; contractions without an apostrophe (`cannot`) stay one word. The signs of a special word
-    (`<eos>`) stand alone, so no caption holds one.
+    The rules are those of NLTK's `word_tokenize` for what captions contain; of 29,330 captions of birds, 5 are
+    tokenized differently there. Departures: every dot at the end of a word is a token, that of an abbreviation too;
+    quotation marks stay as they are; contractions without an apostrophe (`cannot`) stay one word. The brackets of a
+    special word (`<eos>`) are tokens, so no caption contains one.
 
     Returns:
-        The words.
+        The tokens.
 
     Example:
         >>> tokenize("It's a two-toned bird, isn't it?")

@@ -97,7 +97,7 @@ def real_data():
 
     if not os.environ.get("MULTIPYRO_DATA"):
         pytest.skip("MULTIPYRO_DATA is not set: this test needs the real MNIST")
-    if not mnist_module.is_available():
+    if not mnist_module.mnist_is_available():
         pytest.skip("MULTIPYRO_DATA names no folder with MNIST/raw")
 
 

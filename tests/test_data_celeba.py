@@ -212,32 +212,30 @@ def test_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
-        with pytest.warns(UserWarning, match="CelebA is built anew each time: .*no space is left"):
+        with pytest.warns(UserWarning, match="CelebA is built at every call: .*no space is left"):
             load_celeba(root)
     assert os.listdir(tmp_path / "cache" / "multipyro" / "CelebA") == []
 
 
 def test_nothing_is_there(root):
-    with pytest.raises(
-        FileNotFoundError, match=r"CelebA is not there: put img_align_celeba/\*.jpg or img_align_celeba"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"CelebA is missing: put img_align_celeba/\*.jpg or img_align_celeba"):
         load_celeba(root, download=False)
 
 
 @pytest.mark.parametrize(("rows", "lacks"), [(0, "train and validation and test"), (1, "train and validation")])
 def test_a_compact_file_with_too_few_rows(root, rows, lacks):
     path = fake_celeba.write_compact(root, rows=rows) if rows else fake_celeba.write_compact(root, **NO_ROWS)
-    with pytest.raises(ValueError, match=f"{path} has no rows of the {lacks} part, got 0 of train"):
+    with pytest.raises(ValueError, match=f"{path} has no examples for {lacks}, got 0 train"):
         load_celeba(root)
 
 
 def test_parts_of_the_original_lack(root):
     folder = fake_celeba.write_original(root)
     (folder / "img_align_celeba" / "000004.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 of 12 pictures lack, {folder}/img_align_celeba/000004.jpg first"):
+    with pytest.raises(FileNotFoundError, match=rf"1 of 12 files are missing \(first: {folder}/.*/000004.jpg\)"):
         load_celeba(root)
     (folder / "list_eval_partition.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=f"{folder} lacks list_eval_partition.txt"):
+    with pytest.raises(FileNotFoundError, match=f"{folder} has no list_eval_partition.txt"):
         load_celeba(root)
 
 
@@ -253,8 +251,8 @@ def cut(text):
         "empty": ("list_attr_celeba.txt", lambda text: "", "must name the 40 attributes"),
         "other names": ("list_attr_celeba.txt", lambda text: text.replace("Bald", "Hairless"), "must name the 40"),
         "other values": ("list_attr_celeba.txt", lambda text: text.replace(" 1", " 0"), r"-1 or 1, got \['-1', '0'\]"),
-        "rows lack": ("list_eval_partition.txt", cut, "gives no part 0, 1 or 2 for 3 pictures, 000010.jpg"),
-        "another part": ("list_eval_partition.txt", lambda text: text.replace(" 2", " 3"), "for 4 pictures"),
+        "rows lack": ("list_eval_partition.txt", cut, "has no part 0, 1 or 2 for 3 images \\(first: 000010.jpg"),
+        "another part": ("list_eval_partition.txt", lambda text: text.replace(" 2", " 3"), "for 4 images"),
     }.values(),
 )
 def test_lists_that_are_not_what_they_should_be(root, name, change, message):
@@ -288,7 +286,7 @@ def test_a_picture_that_is_none(root, content):
 def test_a_picture_of_another_size(root, crop, message):
     path = fake_celeba.write_original(root) / "img_align_celeba" / "000005.jpg"
     Image.new("RGB", (178, 100)).save(path)
-    with pytest.raises(ValueError, match=f"{path}: a picture must have {message}"):
+    with pytest.raises(ValueError, match=f"{path}: an image must have {message}"):
         load_celeba(root, crop=crop)
 
 
@@ -305,7 +303,7 @@ class Code:
         "code": ({"filenames": np.array([Code()], dtype=object)}, "damaged or not the compact file of CelebA"),
         "offsets": ({"offsets": np.arange(21)}, "offsets do not divide"),
         "no offsets": ({"offsets": np.arange(0)}, "offsets do not divide"),
-        "rows": ({"attributes": fake_celeba.attributes(19)}, r"each of its 20 pictures.*got shape \(19, 40\)"),
+        "rows": ({"attributes": fake_celeba.attributes(19)}, r"each of its 20 images.*got shape \(19, 40\)"),
         "values": ({"attributes": np.zeros((20, 40), np.int8)}, "attributes of -1 or 1, got"),
         "names": ({"attribute_names": np.array(ATTRIBUTES[::-1])}, "in the published order"),
         "names in a column": ({"attribute_names": np.array(ATTRIBUTES)[:, None]}, r"names of shape \(40, 1\)"),
@@ -349,7 +347,7 @@ def test_a_compact_picture_of_another_size(root):
     [
         ({"form": "poem"}, r"form must be one of \('attributes', 'visual', 'words', 'text'\), got 'poem'"),
         ({"likelihood": "laplace"}, "likelihood must be one of"),
-        ({"likelihood": "normal", "form": "text"}, "of attributes as numbers, got form 'text'"),
+        ({"likelihood": "normal", "form": "text"}, "applies to attributes as numbers, got form 'text'"),
         ({"label": "Nice"}, "label must be one of"),
         ({"crop": "face"}, "crop must be one of"),
         ({"crop": "pooled"}, "have had their center crop, got crop 'pooled'"),

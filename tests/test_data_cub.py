@@ -13,7 +13,7 @@ from multipyro.data import DATASETS, load_dataset
 from multipyro.data.sets import cub as module
 from multipyro.data.sets import features as features_module
 from multipyro.data.sets import load_cub
-from multipyro.data.sets.captions import caption_ids, caption_modality, vocabulary_of
+from multipyro.data.sets.captions import caption_ids, caption_modality, caption_vocabulary
 from multipyro.data.sets.cub import cub_source
 from multipyro.data.sets.features import resnet_features
 from multipyro.data.tokenization import tokenize
@@ -142,14 +142,14 @@ def test_words(text, words):
 
 def test_the_vocabulary_has_what_occurs_more_than_three_times():
     captions = [["b", "a", "a", "a"], ["b", "b", "c"], ["a", "b"], ["c", "c"]]
-    assert vocabulary_of(captions) == ("<exc>", "<pad>", "<eos>", "b", "a")
-    assert vocabulary_of(captions, least=3)[3:] == ("b", "a", "c")
-    assert vocabulary_of([]) == ("<exc>", "<pad>", "<eos>")
+    assert caption_vocabulary(captions) == ("<exc>", "<pad>", "<eos>", "b", "a")
+    assert caption_vocabulary(captions, min_count=3)[3:] == ("b", "a", "c")
+    assert caption_vocabulary([]) == ("<exc>", "<pad>", "<eos>")
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 30, 31, 32, 70])
 def test_captions_are_cut_ended_and_padded(length):
-    modality = caption_modality("caption", vocabulary_of([["a", "b"] * 4]), 32)
+    modality = caption_modality("caption", caption_vocabulary([["a", "b"] * 4]), 32)
     words = ["a", "b", "unheard"] * 30
     ids = caption_ids([words[:length]], modality)
     kept = min(length, 31)
@@ -161,7 +161,7 @@ def test_captions_are_cut_ended_and_padded(length):
 
 
 def test_no_caption_forges_a_special_word():
-    modality = caption_modality("caption", vocabulary_of([["a"] * 4]), 5)
+    modality = caption_modality("caption", caption_vocabulary([["a"] * 4]), 5)
     assert caption_ids([["<pad>", "a", "<pad>"]], modality).tolist() == [[0, 3, 0, 2, 1]]
 
 
@@ -247,7 +247,7 @@ def test_features_by_torchvision(root, weights, monkeypatch):
 def test_weights_that_are_none(root, weights, tmp_path):
     fake_cub.write_compact(root)
     with pytest.raises(
-        FileNotFoundError, match="weights of ResNet-101 are not there: .*none.pth; fetch resnet101-63fe"
+        FileNotFoundError, match="weights of ResNet-101 are missing: .*none.pth; download resnet101-63fe"
     ):
         load_cub(root, features=tmp_path / "none.pth")
     bad = tmp_path / "bad.pth"
@@ -274,7 +274,9 @@ def test_the_real_files():
     assert [len(getattr(splits, name)) for name in splits.NAMES] == [2_112, 234, 587]
     assert [len(getattr(splits, name).labels.unique()) for name in splits.NAMES] == [40, 40, 10]
     # the file holds Reed's test classes alone
-    assert {*torch.cat([getattr(splits, name).labels for name in splits.NAMES]).add(1).tolist()} == {*module._TESTED}
+    assert {*torch.cat([getattr(splits, name).labels for name in splits.NAMES]).add(1).tolist()} == {
+        *module._TEST_CLASSES
+    }
     part = splits.train
     texts, pictures = part.modalities["caption"].decode(part.x["caption"]), part.x["image"].pool.float()
     # birds that are said to be yellow are, against others of the set

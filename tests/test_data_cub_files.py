@@ -25,7 +25,7 @@ def root(tmp_path, monkeypatch):
 def test_pictures_of_caltech_without_captions(root):
     fake_cub.write_caltech(root)
     os.rename(root / "cvpr2016_cub", root / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=rf"\({root} has CUB_200_2011/ and lacks cvpr2016_cub/text_c10/\)"):
+    with pytest.raises(FileNotFoundError, match=rf"\({root} has CUB_200_2011/ but no cvpr2016_cub/text_c10/\)"):
         load_cub(root)
     # other captions lie beside them
     path = fake_cub.write_compact(root)
@@ -33,7 +33,7 @@ def test_pictures_of_caltech_without_captions(root):
 
 
 def test_nothing_is_there(root):
-    with pytest.raises(FileNotFoundError, match="CUB is not there: put into <folder> CUB_200_2011/"):
+    with pytest.raises(FileNotFoundError, match="CUB is missing: put into <folder> CUB_200_2011/"):
         load_dataset("cub", root)
 
 
@@ -41,24 +41,24 @@ def test_nothing_is_there(root):
 def test_parts_of_the_original_lack(root, lacks):
     folder = fake_cub.write_original(root)
     os.rename(folder / lacks, folder / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {folder} lacks text_testclasses.txt or test/"):
+    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {folder} has no text_testclasses.txt or no test/"):
         load_cub(root)
 
 
 def test_the_compact_captions_lack(root):
     path = fake_cub.write_compact(root).with_name("cub_captions.txt.gz")
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {root} lacks CUB/cub_captions.txt.gz"):
+    with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {root} has no CUB/cub_captions.txt.gz"):
         load_cub(root)
 
 
 def test_captions_that_are_cut_off(root):
     path = fake_cub.write_original(root) / "text_trainvalclasses.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:-3]))
-    with pytest.raises(ValueError, match=f"{path} must hold 10 captions for each of 10 pictures, got 97 lines"):
+    with pytest.raises(ValueError, match=f"{path} must have 10 captions for each of 10 images, got 97 lines"):
         load_cub(root)
     packed = fake_cub.write_compact(root / "other", lines=fake_cub.captions(range(29))).with_name("cub_captions.txt.gz")
-    with pytest.raises(ValueError, match=f"{packed} must hold 10 captions for each of 30 pictures, got 290 lines"):
+    with pytest.raises(ValueError, match=f"{packed} must have 10 captions for each of 30 images, got 290 lines"):
         load_cub(root / "other")
     packed.write_bytes(packed.read_bytes()[:-20])
     with pytest.raises(ValueError, match=f"{packed} is truncated or damaged"):
@@ -72,7 +72,7 @@ def test_a_picture_is_missing_or_none(root):
     with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
         load_cub(root)
     path.unlink()
-    with pytest.raises(ValueError, match="text_testclasses.txt must hold 10 captions for each of 1 pictures, got 20"):
+    with pytest.raises(ValueError, match="text_testclasses.txt must have 10 captions for each of 1 images, got 20"):
         load_cub(root)
 
 
@@ -103,20 +103,40 @@ def edited(old, new):
 @pytest.mark.parametrize(
     ("name", "change", "error", "message"),
     {
-        "no labels": ("image_class_labels.txt", remove, FileNotFoundError, "lacks image_class_labels.txt"),
-        "no picture": ("images/001.Wren/y.jpg", remove, FileNotFoundError, "1 of 12 pictures lack, {path} first"),
-        "no captions": ("../cvpr2016_cub/text_c10/010.Jay/03.txt", remove, FileNotFoundError, "1 of 12 files of capt"),
+        "no labels": ("image_class_labels.txt", remove, FileNotFoundError, "has no image_class_labels.txt"),
+        "no picture": (
+            "images/001.Wren/y.jpg",
+            remove,
+            FileNotFoundError,
+            r"1 of 12 files .* \(first: {path}\)",
+        ),
+        "no captions": (
+            "../cvpr2016_cub/text_c10/010.Jay/03.txt",
+            remove,
+            FileNotFoundError,
+            "1 of 12 files are missing",
+        ),
         "nine captions": (
             "../cvpr2016_cub/text_c10/010.Jay/03.txt",
             edited("a red", "\n"),
             ValueError,
-            "03.txt must hold 10 captions for each of 1 pictures, got 11 lines",
+            "03.txt must have 10 captions for each of 1 images, got 11 lines",
         ),
-        "other pictures": ("images.txt", edited("90 ", "91 "), ValueError, "must number the same pictures, got 12 and"),
+        "other pictures": ("images.txt", edited("90 ", "91 "), ValueError, "must number the same images, got 12 and"),
         "other lines": ("images.txt", edited("Auk/", "Auk /"), ValueError, "{path} must have a number and a value"),
-        "a number twice": ("images.txt", edited("89 ", "90 "), ValueError, "{path} must have each number once, got 90"),
+        "a number twice": (
+            "images.txt",
+            edited("89 ", "90 "),
+            ValueError,
+            "{path} must have each number once",
+        ),
         "a label twice": ("image_class_labels.txt", edited("89 ", "90 "), ValueError, "{path} must have each number"),
-        "other classes": ("image_class_labels.txt", edited(" 10\n", " x\n"), ValueError, "1 to 200, got x for 010.Jay"),
+        "other classes": (
+            "image_class_labels.txt",
+            edited(" 10\n", " x\n"),
+            ValueError,
+            "1 to 200, got 'x' for '01",
+        ),
     }.values(),
 )
 def test_folders_of_caltech_that_are_not_what_they_should_be(root, name, change, error, message):
@@ -126,7 +146,7 @@ def test_folders_of_caltech_that_are_not_what_they_should_be(root, name, change,
         load_cub(root)
 
 
-def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monkeypatch):
+def test_few_rows_decode_few_pictures_and_have_the_caption_vocabulary_all(root, monkeypatch):
     decoded = []
 
     def counted(sources, *arguments):
@@ -154,7 +174,7 @@ def test_few_rows_decode_few_pictures_and_have_the_vocabulary_of_all(root, monke
 def test_a_compact_file_with_too_few_classes(root, rows, lacks):
     path = fake_cub.write_compact(root, rows=rows)
     if lacks:
-        with pytest.raises(ValueError, match=f"{path} has no rows of the test part, got 11 of train, 1 of"):
+        with pytest.raises(ValueError, match=f"{path} has no examples for test, got 11 train, 1 validation"):
             load_cub(root)
     else:
         assert len(load_cub(root).test) == 30
@@ -163,7 +183,7 @@ def test_a_compact_file_with_too_few_classes(root, rows, lacks):
 def test_a_class_may_not_train_and_test(root):
     folder = fake_cub.write_original(root)
     os.rename(folder / "test" / "001.Wren", folder / "test" / "010.Jay")
-    with pytest.raises(ValueError, match="classes that test must not train, got 1 that do both"):
+    with pytest.raises(ValueError, match="test classes must not be training classes, got 1 that are both"):
         load_cub(root)
 
 
@@ -172,10 +192,10 @@ def test_a_class_may_not_train_and_test(root):
     {
         "objects": ({"filenames": np.array([{}] * 30, dtype=object)}, "is damaged or not the compact file of CUB"),
         "offsets": ({"offsets": np.arange(31)}, "offsets do not divide"),
-        "rows": ({"class_id": np.arange(29)}, "must hold a class from 1 to 200 for each of its 30 names"),
-        "classes": ({"class_id": np.arange(30)}, "must hold a class from 1 to 200"),
-        "words for classes": ({"class_id": np.array(["a"] * 30)}, "must hold a class from 1 to 200"),
-        "one name": ({"filenames": np.array("a.jpg")}, "must hold a class from 1 to 200 for each of its 1 names"),
+        "rows": ({"class_id": np.arange(29)}, "must have a class from 1 to 200 for each of its 30 names"),
+        "classes": ({"class_id": np.arange(30)}, "must have a class from 1 to 200"),
+        "words for classes": ({"class_id": np.array(["a"] * 30)}, "must have a class from 1 to 200"),
+        "one name": ({"filenames": np.array("a.jpg")}, "must have a class from 1 to 200 for each of its 1 names"),
     }.values(),
 )
 def test_compact_files_that_contradict_themselves(root, changes, message):

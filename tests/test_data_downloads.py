@@ -88,7 +88,7 @@ def test_torchvision_refuses_a_wrong_md5(cache, tmp_path, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-        with pytest.raises(FileNotFoundError, match="(?s)MNIST is not there.*the download failed: .*or corrupted"):
+        with pytest.raises(FileNotFoundError, match="(?s)MNIST is missing.*the download failed: .*or corrupted"):
             load_mnist()
         server.shutdown()
     assert os.listdir(cache) == []
@@ -170,36 +170,26 @@ def archive(path, **members):
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("../out.png", "climbs out of its folder"),
-        ("a/../../out.png", "climbs out of its folder"),
-        ("..\\out.png", "climbs out of its folder"),
-        ("/out.png", "has an absolute path"),
-        ("\\out.png", "has an absolute path"),
-        ("C:/out.png", "has an absolute path"),
-    ],
-)
-def test_an_archive_that_climbs_out(tmp_path, name, reason):
+HOSTILE = ["../out.png", "a/../../out.png", "..\\out.png", "/out.png", "\\out.png", "C:/out.png", "a/..png", "deep/.."]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_of_an_archive_leaves_its_folder(tmp_path, name):
     path = archive(tmp_path / "set.zip", **{"a/1.png": b"1", name: b"2"})
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(
-        ValueError, match=f"{path} is not the set: its member .* {reason}; nothing was unpacked"
-    ) as caught:
-        unpacked(path, tmp_path / "deep" / "pictures", lambda name: True, "the set")
-    assert repr(name) in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
+    folder = unpacked(path, tmp_path / "deep" / "images", lambda name: True, "the set")
+    assert {file.parent for file in tmp_path.rglob("*") if file.is_file()} == {tmp_path, folder}
+    assert (folder / "1.png").read_bytes() == b"1"
 
 
-def test_an_archive_with_a_link(tmp_path):
+def test_a_link_in_an_archive_becomes_a_file(tmp_path):
     link = zipfile.ZipInfo("a/1.png")
     link.external_attr = 0o120777 << 16
     path = tmp_path / "set.zip"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(link, "/etc/passwd")
-    with pytest.raises(ValueError, match=f"{path} is not the set: its member 'a/1.png' is a link"):
-        open_zip(path, "the set")
+    folder = unpacked(path, tmp_path / "images", lambda name: True, "the set")
+    assert not (folder / "1.png").is_symlink()
+    assert (folder / "1.png").read_bytes() == b"/etc/passwd"
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", "cut"])
@@ -253,8 +243,11 @@ def test_unpacking_when_another_process_was_first(tmp_path, monkeypatch):
     ("members", "message"),
     [
         ({"a/1.png": b"1", "b/1.png": b"2"}, "its members 'a/1.png' and 'b/1.png' would become one file"),
-        ({"1.txt": b"1", "deep/": b""}, "none of its 2 members is one to unpack"),
-        ({"__MACOSX/a/1.png": b"1", "a/._1.png": b"2", ".Trash/2.png": b"3"}, "none of its 3 members is one to unpack"),
+        ({"1.txt": b"1", "deep/": b""}, "it has none of the files"),
+        (
+            {"__MACOSX/a/1.png": b"1", "a/._1.png": b"2", ".Trash/2.png": b"3"},
+            "it has none of the files",
+        ),
     ],
 )
 def test_an_archive_of_other_members(tmp_path, members, message):

@@ -209,7 +209,7 @@ def test_a_damaged_search_is_made_again(root, pieces, monkeypatch, kept):
 
 def test_a_part_without_faces(root, monkeypatch):
     stub(monkeypatch, {number: boxes for number, boxes in FOUND.items() if number % 3 != 1 or number == 7})
-    with pytest.raises(ValueError, match=rf"no face is kept of the 4 pictures of the validation part in {root}"):
+    with pytest.raises(ValueError, match=rf"no face is kept of the 4 validation images in {root}"):
         faces(root)
 
 
@@ -242,7 +242,7 @@ def test_an_opencv_without_cascades(root, tmp_path, monkeypatch):
 def test_the_compact_file_has_no_faces(tmp_path, monkeypatch):
     fake_mnist.no_data(monkeypatch, tmp_path)
     path = fake_celeba.write_compact(tmp_path)
-    with pytest.raises(ValueError, match=rf"{path} .* got crop 'faces': it needs the original pictures of 178x218"):
+    with pytest.raises(ValueError, match=rf"{path} .* got crop 'faces': it needs the original images of 178x218"):
         faces(tmp_path)
 
 
@@ -251,7 +251,7 @@ def test_pictures_that_cannot_be_searched(root, monkeypatch):
     path = root / "celeba" / "img_align_celeba" / "000012.jpg"
     content = path.read_bytes()
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"1 of 12 pictures lack, {path} first"):
+    with pytest.raises(FileNotFoundError, match=rf"1 of 12 files are missing \(first: {path}\)"):
         faces(root)
     assert seen == []
     path.write_bytes(content[:-300])
@@ -295,5 +295,5 @@ def test_real_faces(tmp_path, monkeypatch):
 
 @needs_opencv
 def test_nothing_is_found_in_nothing(root):
-    with pytest.raises(ValueError, match="no face is kept of the 4 pictures of the train part"):
+    with pytest.raises(ValueError, match="no face is kept of the 4 train images"):
         faces(root)

@@ -153,8 +153,8 @@ def test_the_download_folder_is_never_where_the_program_runs(tmp_path, monkeypat
 def test_a_data_folder_that_is_missing(tmp_path, monkeypatch):
     fake_mnist.no_data(monkeypatch, tmp_path)
     gone = tmp_path / "gone"
-    with pytest.raises(FileNotFoundError, match=f"--data-root names {gone}, which is no folder"):
+    with pytest.raises(FileNotFoundError, match=f"--data-root names {gone}, which is not a folder"):
         roots(gone)
     monkeypatch.setenv("MULTIPYRO_DATA", str(gone))
-    with pytest.raises(FileNotFoundError, match=f"MULTIPYRO_DATA names {gone}, which is no folder"):
+    with pytest.raises(FileNotFoundError, match=f"MULTIPYRO_DATA names {gone}, which is not a folder"):
         roots()

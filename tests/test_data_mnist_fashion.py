@@ -100,13 +100,13 @@ def test_a_class_that_there_is_not(root):
     name = "train-labels-idx1-ubyte"
     files[name] = files[name][:-1] + b"\x0a"
     fake_mnist.write_mnist(root, files, packed=True, name="FashionMNIST")
-    with pytest.raises(ValueError, match=rf"{name}.gz must hold the classes 0 to 9, got 10"):
+    with pytest.raises(ValueError, match=rf"{name}.gz must contain the classes 0 to 9, got 10"):
         load_dataset("mnist-fashion", root)
 
 
 def test_files_that_are_not_there(root, monkeypatch):
     (root / "FashionMNIST" / "raw" / f"{IMAGES}.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"FashionMNIST is incomplete: .* lacks {IMAGES}\[.gz\]"):
+    with pytest.raises(FileNotFoundError, match=rf"FashionMNIST is incomplete: .* has no {IMAGES}\[.gz\]"):
         load_dataset("mnist-fashion", root)
     for path in (root / "FashionMNIST" / "raw").iterdir():
         path.unlink()
@@ -122,7 +122,7 @@ def test_files_that_are_not_there(root, monkeypatch):
     ("options", "message"),
     [
         ({"binarize": "often"}, "binarize must be one of"),
-        ({"pairs": 0}, "pairs must be a whole number from 1 on, got 0"),
+        ({"pairs": 0}, "pairs must be a positive integer, got 0"),
     ],
 )
 def test_options_out_of_range(root, options, message):

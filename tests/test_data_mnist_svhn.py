@@ -11,7 +11,7 @@ from scipy.io import savemat
 
 from multipyro.data import Modality, load_dataset
 from multipyro.data.sets import DIGIT_WORDS, svhn
-from multipyro.data.sets._characters import padded_alphabet, placed
+from multipyro.data.sets._characters import padded_alphabet, place_randomly
 from multipyro.data.sets._pairs import pairs_by_class
 from multipyro.data.sets.svhn import svhn_arrays
 
@@ -101,7 +101,7 @@ def test_pairs_are_drawn_alike():
 
 
 def test_classes_that_only_one_set_has():
-    rows, classes = pairs_by_class({"a": np.array([1, 2, 2]), "b": np.array([2, 2, 3])}, times=2, most=1)
+    rows, classes = pairs_by_class({"a": np.array([1, 2, 2]), "b": np.array([2, 2, 3])}, times=2, limit=1)
     assert (rows["a"].tolist(), rows["b"].tolist(), classes.tolist()) == ([1, 1], [0, 0], [2, 2])
     rows, classes = pairs_by_class({"a": np.array([1]), "b": np.array([2])})
     assert len(classes) == len(rows["a"]) == 0
@@ -129,7 +129,7 @@ def test_names_start_anywhere_and_anew_in_training(root):
 def test_every_start_is_drawn_alike():
     ids = torch.zeros(10_000, 8, dtype=torch.int64)
     ids[:, 2:5] = torch.tensor([4, 4, 2])
-    moved = placed(ids, torch.Generator().manual_seed(0))
+    moved = place_randomly(ids, torch.Generator().manual_seed(0))
     starts = (moved != 0).int().argmax(1)
     assert (moved.gather(1, starts[:, None] + torch.arange(3)) == torch.tensor([4, 4, 2])).all()
     counts = starts.bincount(minlength=5)
@@ -142,10 +142,10 @@ def test_a_text_that_leaves_no_start():
     seven, eight = torch.ones(2, 7, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64)
     padded = torch.nn.functional.pad(seven, (1, 0))
     generator = torch.Generator().manual_seed(0)
-    assert (placed(padded, generator)[:, -1] == 0).all()
-    assert placed(torch.zeros(3, 8, dtype=torch.int64), generator).sum() == 0
+    assert (place_randomly(padded, generator)[:, -1] == 0).all()
+    assert place_randomly(torch.zeros(3, 8, dtype=torch.int64), generator).sum() == 0
     with pytest.raises(ValueError, match="at most 7 of 8 characters, got 8"):
-        placed(eight, generator)
+        place_randomly(eight, generator)
 
 
 def test_the_alphabet_in_which_texts_are_written():
@@ -158,23 +158,23 @@ def test_the_alphabet_in_which_texts_are_written():
         assert alphabet[1:].replace("\N{MINUS SIGN}", "") == published.replace(pad, "")
         text = Modality("text", (71,), "text", "categorical", 71, alphabet=alphabet)
         for word in ("five, o'clock", "a-b", published.strip(pad)[1:50]):
-            assert text.decode(placed(text.encode([word]), torch.Generator().manual_seed(1))) == [word]
+            assert text.decode(place_randomly(text.encode([word]), torch.Generator().manual_seed(1))) == [word]
     assert published.find("-") == padded_alphabet("\n")[1:].find("-") == 36
 
 
 @pytest.mark.parametrize("pairs", [0, -1, True, 2.0])
 def test_pairs_out_of_range(root, pairs):
-    with pytest.raises(ValueError, match="pairs must be a whole number from 1 on"):
+    with pytest.raises(ValueError, match="pairs must be a positive integer"):
         load_dataset("mnist-svhn", root, pairs=pairs)
 
 
 def test_files_that_are_not_there(tmp_path, monkeypatch, root):
     monkeypatch.setattr(svhn, "_download", lambda: pytest.fail("downloads"))
     (root / "SVHN" / "test_32x32.mat").unlink()
-    with pytest.raises(FileNotFoundError, match=r"SVHN is incomplete: it lacks test_32x32.mat; put them .*--data-root"):
+    with pytest.raises(FileNotFoundError, match=r"SVHN is incomplete: there is no test_32x32.mat; put them"):
         load_dataset("mnist-svhn", root)
     (root / "SVHN" / "train_32x32.mat").unlink()
-    with pytest.raises(FileNotFoundError, match=r"SVHN is not there: missing are train_32x32.mat, test_32x32.mat; put"):
+    with pytest.raises(FileNotFoundError, match=r"SVHN is missing: train_32x32.mat, test_32x32.mat; put"):
         svhn_arrays(root, download=False)
 
 
@@ -212,7 +212,7 @@ def test_files_that_are_cut_off(root, compressed):
     content = path.read_bytes()
     for kept in {*range(0, len(content), max(len(content) // 60, 1)), 50, 127, 128, len(content) - 1}:
         path.write_bytes(content[:kept])
-        with pytest.raises(ValueError, match=f"{path} is cut off"):
+        with pytest.raises(ValueError, match=f"{path} is truncated"):
             svhn_arrays(root)
 
 
@@ -238,7 +238,7 @@ X, Y = fake_svhn.arrays(5, 0)
         "other shape": ({"X": X[:16], "y": Y}, "got {'X'"),
         "floats": ({"X": X.astype(float), "y": Y}, "got {'X'"),
         "objects": ({"X": X, "y": np.array([[{"a": 1}]] * 5, dtype=object)}, "got {'X'"),
-        "classes": ({"X": X, "y": Y - 1}, "must hold the classes 1 to 10, got 0 to"),
+        "classes": ({"X": X, "y": Y - 1}, "must contain the classes 1 to 10, got 0 to"),
     }.values(),
 )
 def test_files_of_something_else(root, values, message):

@@ -120,9 +120,9 @@ def test_backgrounds_come_by_name(root):
 def test_backgrounds_that_are_not_there(root, tmp_path):
     folder = root / "PolyMNIST" / "backgrounds"
     (folder / "c.png").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"lacks its backgrounds \({folder} has 4 of 5\): put 5 photographs"):
+    with pytest.raises(FileNotFoundError, match=rf"missing \({folder} has 4 of 5\): put 5 photographs"):
         load_polymnist(root)
-    with pytest.raises(FileNotFoundError, match=r"lacks its backgrounds \(none found\)"):
+    with pytest.raises(FileNotFoundError, match=r"backgrounds of PolyMNIST are missing \(none found\)"):
         background_paths(tmp_path)
     for name in ("c.png", "f.png"):
         (folder / name).touch()
@@ -209,7 +209,7 @@ def test_without_a_cache_it_works_and_leaves_nothing(root, cache, monkeypatch, c
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", fsync)
-        with pytest.warns(UserWarning, match=f"PolyMNIST is built anew each time: .*cannot write {cache}.*{message}"):
+        with pytest.warns(UserWarning, match=f"PolyMNIST is built at every call: .*cannot write {cache}.*{message}"):
             splits = load_polymnist(root)
     assert os.listdir(cache) == []
     assert equal(load_polymnist(root), splits)

@@ -78,7 +78,7 @@ def test_of_60000_published_pictures_10000_validate():
     files = importlib.import_module("multipyro.data.sets._polymnist_files")
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     keys = {(number, digit): "" for digit, count in enumerate(counts) for number in range(count)}
-    parts = files._parted({("train", 0): dict(sorted(keys.items())), ("test", 0): {(0, 0): ""}})
+    parts = files._split({("train", 0): dict(sorted(keys.items())), ("test", 0): {(0, 0): ""}})
     assert [len(part) for part in parts.values()] == [50_000, 10_000, 1]
     assert not {*parts["train"]} & {*parts["validation"]}
     validated = [sum(digit == each for _, digit in parts["validation"]) for each in range(10)]
@@ -142,10 +142,10 @@ def shrink(path):
 @pytest.mark.parametrize(
     ("place", "change", "error", "message"),
     {
-        "no folder": ("test/m3", lose, FileNotFoundError, "PolyMNIST is incomplete: .* lacks pictures in test/m3"),
-        "lacks one": ("train/m2/3.4.png", lose, ValueError, "of train: 3.4.png is in m0 and not in m2"),
-        "has one more": ("test/m0/1.9.png", lose, ValueError, "of test: 1.9.png is in m1 and not in m0"),
-        "name": ("train/m1/0.0.png", misname, ValueError, "train/m1/0.png in .* must be named NUMBER.DIGIT.png"),
+        "no folder": ("test/m3", lose, FileNotFoundError, "PolyMNIST is incomplete: .* has no images in test/m3"),
+        "lacks one": ("train/m2/3.4.png", lose, ValueError, "of train: 3.4.png is in m0 but not in m2"),
+        "has one more": ("test/m0/1.9.png", lose, ValueError, "of test: 1.9.png is in m1 but not in m0"),
+        "name": ("train/m1/0.0.png", misname, ValueError, "m1/0.png' in .* must be named NUMBER.DIGIT.png"),
         "size": ("test/m4/1.7.png", shrink, ValueError, "test/m4/1.7.png in .* must have 28x28 pixels, got 28x27"),
         "no image": (
             "train/m0/5.2.png",
@@ -164,16 +164,10 @@ def test_published_pictures_that_are_not_what_they_should_be(pictures, place, ch
     assert str(source) in str(caught.value)
 
 
-def test_an_archive_of_published_pictures_that_climbs_out(pictures, tmp_path):
+def test_an_archive_with_an_image_twice(pictures):
     path = packed(pictures)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("MMNIST/../../out.png", b"1")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=rf"{path} is not the archive of PolyMNIST: .*out.png' climbs out"):
-        load_polymnist(pictures)
-    assert sorted(tmp_path.rglob("*")) == before
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/train/m0/0.0.png", b"1")
         archive.writestr("b/train/m0/0.0.png", b"1")
-    with pytest.raises(ValueError, match="has a picture twice, a/train/m0/0.0.png and b/train/m0/0.0.png"):
+    with pytest.raises(ValueError, match="has an image twice, 'a/train/m0/0.0.png' and 'b/train/m0/0.0.png'"):
         load_polymnist(pictures)

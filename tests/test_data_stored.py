@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multipyro.data.storage import cache as _cache
-from multipyro.data.storage import mapped as _mapped
-from multipyro.data.storage.images import decode_images, files_digest, read_arrays
-from multipyro.data.storage.stored import stored_array, stored_arrays
+from multipyro.data.custom.mapped import mapped_images, mapped_rows
+from multipyro.data.storage import cache as cache_module
+from multipyro.data.storage import cached
+from multipyro.data.storage.files import files_digest
+from multipyro.data.storage.images import decode_images
+from multipyro.data.storage.stored import read_arrays, stored_array, stored_arrays
 
 
 def written(path, content):
@@ -63,7 +65,7 @@ def test_other_content_of_one_size_and_time_has_another_digest(twins, how):
 
 def test_what_can_be_no_file_is_absent(twins):
     wrong = [twins[0] / "1.png", twins[0].with_name("x" * 300), twins[0].with_name("a\0b"), twins[0].with_name("c")]
-    with pytest.raises(FileNotFoundError, match="the set is incomplete: 4 of 6 pictures lack"):
+    with pytest.raises(FileNotFoundError, match="the set is incomplete: 4 of 6 files are missing"):
         files_digest([*twins, *wrong], "the set")
 
 
@@ -71,22 +73,22 @@ def test_what_can_be_no_file_is_absent(twins):
 def own(tmp_path, monkeypatch):
     """The folder of the caches."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "multipyro" / "own"
+    return tmp_path / "cache" / "multipyro" / "user-defined"
 
 
 def test_cached_pictures_and_arrays_are_those_of_their_folder(tmp_path, own, monkeypatch):
-    monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
+    monkeypatch.setattr("multipyro.data.custom.mapped._MAPPED_BYTES", 0)
     for name, gray in (("a", 0), ("b", 255)):
         bitmap, array = io.BytesIO(), io.BytesIO()
         Image.new("RGB", (4, 4), (gray,) * 3).save(bitmap, "bmp")
         np.save(array, np.full((5, 2), float(gray)))
         written(tmp_path / name / "1.bmp", bitmap.getvalue())
         file = written(tmp_path / name / "x.npy", array.getvalue())
-        assert (_mapped.mapped_pictures([tmp_path / name / "1.bmp"], (3, 4, 4)) == gray).all()
-        assert (_mapped.mapped_rows(file, np.load(file), np.arange(5), np.float32) == gray).all()
+        assert (mapped_images([tmp_path / name / "1.bmp"], (3, 4, 4)) == gray).all()
+        assert (mapped_rows(file, np.load(file), np.arange(5), np.float32) == gray).all()
     paths = [tmp_path / name / "1.bmp" for name in "ba"]
-    assert _mapped.mapped_pictures(paths, (1, 4, 4)).mean((1, 2, 3)).tolist() == [255, 0]
-    assert _mapped.mapped_pictures(paths[::-1], (1, 4, 4)).mean((1, 2, 3)).tolist() == [0, 255]
+    assert mapped_images(paths, (1, 4, 4)).mean((1, 2, 3)).tolist() == [255, 0]
+    assert mapped_images(paths[::-1], (1, 4, 4)).mean((1, 2, 3)).tolist() == [0, 255]
 
 
 def packed(save, **arrays):
@@ -133,20 +135,20 @@ DAMAGED = {
 def test_damaged_arrays_are_named_and_caches_built_again(tmp_path, own, content):
     path = tmp_path / "set.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"set.npz is damaged or not the set \(.+\): fetch it again"):
+    with pytest.raises(ValueError, match=r"set.npz is damaged or not the set \(.+\): download it again"):
         read_arrays(path, ("image",), "the set")
 
     def build():
         return {"image": np.ones(3)}
 
-    _cache.cached("set", {"version": 1}, build)
+    cached("set", {"version": 1}, ("image",), build)
     (stored,) = (own.parent / "set").iterdir()
     stored.write_bytes(content)
     with pytest.warns(UserWarning, match="is damaged .* and is built again"):
-        assert _cache.cached("set", {"version": 1}, build)["image"].tolist() == [1, 1, 1]
+        assert cached("set", {"version": 1}, ("image",), build)["image"].tolist() == [1, 1, 1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert _cache.cached("set", {"version": 1}, list)["image"].tolist() == [1, 1, 1]
+        assert cached("set", {"version": 1}, ("image",), list)["image"].tolist() == [1, 1, 1]
 
 
 def test_any_byte_may_be_another(tmp_path):
@@ -194,7 +196,7 @@ def test_a_damaged_picture_is_named(tmp_path, kind):
 def test_whatever_a_reader_of_pictures_raises_names_the_file(tmp_path, monkeypatch, error):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
 
-    def fails(*_):
+    def fails(*_, **settings):
         raise error
 
     monkeypatch.setattr("PIL.Image.Image.convert", fails)
@@ -207,13 +209,13 @@ def test_whatever_a_reader_of_pictures_raises_names_the_file(tmp_path, monkeypat
     [
         (PermissionError(13, "Permission denied"), "1.png cannot be read: Permission denied"),
         (OSError(24, "Too many open files"), "1.png cannot be read: Too many open files"),
-        (MemoryError(), "no memory is left to decode 1.png"),
+        (MemoryError(), "not enough memory to decode 1.png"),
     ],
 )
 def test_what_the_system_refuses_is_no_damage(tmp_path, own, monkeypatch, error, expected):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
 
-    def fails(*_):
+    def fails(*_, **settings):
         raise error
 
     monkeypatch.setattr("PIL.Image.open", fails)
@@ -222,7 +224,7 @@ def test_what_the_system_refuses_is_no_damage(tmp_path, own, monkeypatch, error,
     assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
     # without a warning that the copy cannot be written
     with pytest.raises(type(error), match=expected.replace("1.png", f"{tmp_path}/1.png")):
-        _mapped.mapped_pictures([tmp_path / "1.png"], (3, 8, 8))
+        mapped_images([tmp_path / "1.png"], (3, 8, 8))
 
 
 GRAYS = np.array([[0, 128, 129, 255], [256, 32_767, 32_768, 65_535]], np.uint16)
@@ -249,16 +251,16 @@ def test_gray_of_unknown_scale_is_refused(tmp_path):
     wrong += [(Image.fromarray(GRAYS), {"tiffinfo": {262: 0}})]
     for image, options in wrong:
         image.save(path, **options)
-        with pytest.raises(ValueError, match=f"{path}: gray of mode '{image.mode}' in a file of TIFF is not known"):
+        with pytest.raises(ValueError, match=f"{path}: gray of mode '{image.mode}' in a TIFF file is not known"):
             decode_images([path], [str(path)], (1, *image.size[::-1]))
 
 
 def test_a_copy_that_cannot_be_opened_is_held_in_memory(tmp_path, own, monkeypatch):
     Image.new("RGB", (4, 4), (7, 7, 7)).save(tmp_path / "1.png")
-    monkeypatch.setattr(_mapped, "_opened", lambda *_: None)
-    with pytest.warns(UserWarning, match=r"data is held in memory: .*\.npy cannot be read again"):
-        found = _mapped.mapped_pictures([tmp_path / "1.png", None], (3, 4, 4))
+    monkeypatch.setattr(cache_module, "_mapped", lambda *_: None)
+    with pytest.warns(UserWarning, match=r"data is kept in memory: .*\.npy cannot be read again"):
+        found = mapped_images([tmp_path / "1.png", None], (3, 4, 4))
     assert found.shape == (2, 3, 4, 4)
     assert found.mean((1, 2, 3)).tolist() == [7, 0]
-    with pytest.warns(UserWarning, match="data is held in memory"):
-        assert _mapped.mapped_pictures([], (3, 4, 4)).shape == (0, 3, 4, 4)
+    with pytest.warns(UserWarning, match="data is kept in memory"):
+        assert mapped_images([], (3, 4, 4)).shape == (0, 3, 4, 4)

@@ -46,7 +46,9 @@ def test_what_a_column_is_follows_from_its_cells(table, cells, kind, likelihood)
 
 def test_a_column_of_texts_is_no_label_unless_it_is_said(table):
     captions = [f"bird number {i} sings" for i in range(ROWS)]
-    message = r"modalities.a: the 40 training rows .* column 'a' have 40 different .* say kind = \"text\", or \"label\""
+    message = (
+        r"modalities.a: the 40 training rows .* column 'a' have 40 different .* declare kind = \"text\", or \"label\""
+    )
     with pytest.raises(ValueError, match=message):
         load_toml(table(captions))
     assert load_toml(table(captions, 'kind = "label"')).train.modalities["a"].num_classes == ROWS
@@ -57,10 +59,15 @@ def test_a_column_of_texts_is_no_label_unless_it_is_said(table):
         load_toml(table([f"c{min(i, 20)}" for i in range(ROWS)]))
 
 
+SCALING = {"vector": '\nscaling = "none"', "label": "", "text": ""}
+
+
 @pytest.mark.parametrize("missing", ["", "nan", "NaN", "-nan"])
 @pytest.mark.parametrize("kind", ["vector", "label", "text"])
 def test_missing_cells_are_masked(table, missing, kind):
-    part = load_toml(table([missing if i % 5 == 0 else i % 3 for i in range(ROWS)], f'kind = "{kind}"')).train
+    part = load_toml(
+        table([missing if i % 5 == 0 else i % 3 for i in range(ROWS)], f'kind = "{kind}"{SCALING[kind]}')
+    ).train
     assert part.observed["a"].tolist() == [i % 5 != 0 for i in range(40)]
     modality = part.modalities["a"]
     known = {"label": modality.class_names, "text": modality.vocabulary and modality.vocabulary[2:]}
@@ -78,27 +85,33 @@ def test_what_is_no_number_is_told_with_its_line(table, cell):
         load_toml(table(cells, 'kind = "vector"'))
 
 
-def array_of(tmp_path, values):
+def array_of(tmp_path, values, more=""):
     np.save(tmp_path / "values.npy", values)
-    (tmp_path / "values.toml").write_text('[modalities.a]\nfile = "values.npy"\n')
+    (tmp_path / "values.toml").write_text(f'[modalities.a]\nfile = "values.npy"\n{more}\n')
     return load_toml(tmp_path / "values.toml")
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-def test_rows_of_arrays_with_nan_are_masked(tmp_path, monkeypatch, mapped):
+def test_missing_entries_of_arrays_stay_and_empty_rows_are_masked(tmp_path, monkeypatch, mapped):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("multipyro.data.custom.columns._CHUNK", 7)
+    monkeypatch.setattr("multipyro.data.custom.kinds._CHUNK_BYTES", 80)
     if mapped:
-        monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
-        monkeypatch.setattr("multipyro.data.storage.mapped._BYTES", 20)  # rows at a time
+        monkeypatch.setattr("multipyro.data.custom.mapped._MAPPED_BYTES", 0)
+        monkeypatch.setattr("multipyro.data.custom.mapped._BYTES", 20)  # rows at a time
     values = np.arange(150.0).reshape(50, 3)
     values[::4, 1] = np.nan
-    splits = array_of(tmp_path, values)
+    values[::5] = np.nan
+    splits = array_of(tmp_path, values, 'scaling = "none"')
+    assert splits.train.modalities["a"].missing_entries
     for part in (splits.train, splits.validation, splits.test):
-        rows = part.x["a"][:, 0].long() // 3
-        held = torch.ones(len(rows), dtype=torch.bool) if part.observed is None else part.observed["a"]
-        assert torch.equal(held, rows % 4 != 0)
-        assert torch.equal(part.x["a"][held, 1].long(), 3 * rows[held] + 1)
+        rows = torch.from_numpy(part.ids)
+        observed = torch.ones(len(rows), dtype=torch.bool) if part.observed is None else part.observed["a"]
+        assert torch.equal(observed, rows % 5 != 0)
+        entries = torch.from_numpy(values[part.ids]).float()
+        assert torch.equal(part.x["a"].nan_to_num(-1), entries.nan_to_num(-1))
+        scaled = getattr(array_of(tmp_path, values), part.split)
+        back = scaled.modalities["a"].to_units(scaled.x["a"])
+        torch.testing.assert_close(back, entries, equal_nan=True)
     for wrong in (np.inf, 1e300):
         values[17, 2] = wrong
         with pytest.raises(ValueError, match=r"values.toml: modalities.a: row 17 of .*values.npy .* infinite"):
@@ -109,7 +122,7 @@ def test_arrays_of_one_number_a_row(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert array_of(tmp_path, np.arange(50.0) / 7).train.x["a"].shape == (40, 1)
     assert array_of(tmp_path, np.arange(50, dtype=np.uint8) % 4).train.modalities["a"].num_classes == 4
-    with pytest.raises(ValueError, match="values.toml: modality 'a' must hold class ids from 0 on"):
+    with pytest.raises(ValueError, match="values.toml: modalities.a: modality 'a' has whole numbers from -1 to 48"):
         array_of(tmp_path, np.arange(50) - 1)
 
 
@@ -143,7 +156,7 @@ TABLES = {
     "twice": ("a,b,a\n1,2,3\n", r"columns of different names, got more than one called \['a'\]"),
     "blank lines": ("a,b\n\n1,2\n\n\n3\n", "2 cells in every row, .* the row on line 6 has 1"),
     "several lines": ('a,b\n"1\n1\n1",2\n"3\n3",4,5\n', "the row on line 5 has 3"),
-    "open quote": ('a,b\n1,2\n"3,4\n', "is no table .*, after line 2"),
+    "open quote": ('a,b\n1,2\n"3,4\n', "is not a table .*, after line 2"),
 }
 
 
@@ -157,7 +170,7 @@ def test_a_wrong_table_is_told_with_its_line(tmp_path, text, message):
 def test_no_part_is_without_rows():
     x = {"a": torch.zeros(50, 2)}
     for split in ((0.9, 0.1, 0.0), (0.9, 0.1), (0.9, 0.2, -0.1), (float("nan"), 0.5, 0.5), ("a", 0.5, 0.5)):
-        with pytest.raises(ValueError, match="three shares above 0 that add up to 1"):
+        with pytest.raises(ValueError, match="three fractions above 0 that sum to 1"):
             from_tensors(x, split=split)
-    with pytest.raises(ValueError, match="50 rows in shares of .* leave a part without rows"):
+    with pytest.raises(ValueError, match="50 rows cannot be split .* a part would have no rows"):
         from_tensors(x, split=(0.99, 0.005, 0.005))

@@ -1,134 +1,138 @@
-"""Data of one's own: tensors, or a data set of dicts, with the modalities described by what they hold."""
+"""User-defined data in memory: tensors and arrays by name, or a data set of dicts."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multipyro.data.modality import Modality
-from multipyro.data.multimodal import MultimodalData
+from multipyro.data.custom.assembly import Extras, assemble_splits
+from multipyro.data.custom.readers import Array, Source, class_ids
+from multipyro.data.custom.schema import check_modalities
+from multipyro.data.custom.splitting import SHARES, parts_by_name, split_rows
+from multipyro.data.custom.tables import Column, Table, as_column, cells_of
+from multipyro.data.modality import Modality, check_name
 from multipyro.data.splits import Splits
 
-__all__ = ["from_dataset", "from_tensors", "infer_modality", "split_rows"]
+__all__ = ["from_dataset", "from_tensors"]
 
-# rows that are looked at when a modality is inferred, at a time: a tensor may lie on disk
-_CHUNK = 8_192
-# more classes than any data has: their networks would fill memory
-_CLASSES = 2**20
-
-
-def infer_modality(name: str, values: Tensor) -> Modality:
-    """The description that suits values, by their dtype, shape and range.
-
-    * `(rows, 1 or 3, height, width)`, uint8 or floats in `[0, 1]`: an image; Laplace in color, in gray Bernoulli if
-      all are 0 or 1 (255), continuous Bernoulli else;
-    * int64 from 0 on: a label `(rows,)`, or a text `(rows, positions)`; categorical;
-    * other floats: a vector; Bernoulli if all are 0 or 1, normal else.
-
-    Args:
-        name: Name of the modality.
-        values: `(rows, *shape)`; entries that are NaN are left out of account.
-
-    Returns:
-        The description. Say otherwise by building a `Modality`.
-
-    Raises:
-        TypeError: If the dtype is none of these.
-        ValueError: If there are no rows, or integers below 0 or from 2^20 on.
-
-    Example:
-        >>> infer_modality("image", torch.zeros(5, 3, 64, 64, dtype=torch.uint8)).likelihood
-        'laplace'
-        >>> infer_modality("label", torch.tensor([0, 2, 1])).num_classes
-        3
-    """
-    if not isinstance(values, Tensor) or not values.dim() or not len(values):
-        raise ValueError(f"modality {name!r} must be a tensor with at least one row, got {values!r}")
-    shape = tuple(values.shape[1:])
-    if values.dtype == torch.int64:
-        low, high = _range(values)
-        if low < 0 or high >= _CLASSES or len(shape) > 1:
-            raise ValueError(
-                f"modality {name!r} must hold class ids from 0 on and below {_CLASSES}, (rows,) or (rows, positions), "
-                f"got ids from {low:g} to {high:g} and shape {tuple(values.shape)}; numbers are floats"
-            )
-        return Modality(name, shape, "text" if shape else "label", "categorical", int(high) + 1)
-    if not values.is_floating_point() and values.dtype != torch.uint8:
-        raise TypeError(f"modality {name!r} must hold floats, uint8 or int64, got {values.dtype}")
-    pixels = len(shape) == 3 and shape[0] in (1, 3)
-    if values.dtype == torch.uint8 and not pixels:
-        raise TypeError(f"uint8 is for images (rows, 1 or 3, height, width), got {tuple(values.shape)} for {name!r}")
-    most = 255.0 if values.dtype == torch.uint8 else 1.0
-    low, high = _range(values)
-    if pixels and 0 <= low and high <= most:
-        gray = "bernoulli" if _only(values, (0.0, most)) else "continuous_bernoulli"
-        return Modality(name, shape, "image", "laplace" if shape[0] == 3 else gray)
-    return Modality(name, shape or (1,), "vector", "bernoulli" if _only(values, (0.0, 1.0)) else "normal")
+_PLACE = "from_tensors"
 
 
 def from_tensors(
-    x: Mapping[str, Tensor],
+    x: Mapping[str, Any],
     *,
-    observed: Mapping[str, Tensor] | None = None,
-    labels: Tensor | None = None,
+    kinds: Mapping[str, str] | None = None,
+    scaling: Mapping[str, str | Sequence[str]] | str | None = None,
+    exposures: Mapping[str, str | Tensor] | None = None,
     modalities: Mapping[str, Modality] | None = None,
-    split: Sequence[float] = (0.8, 0.1, 0.1),
+    observed: Mapping[str, Tensor] | None = None,
+    labels: Any = None,
+    split: Sequence[float] | Sequence[str] = SHARES,
+    groups: Sequence[Any] | None = None,
     seed: int = 0,
+    ids: Sequence[Any] | None = None,
+    weights: Tensor | None = None,
     name: str = "tensors",
 ) -> Splits:
-    """Three parts of tensors in memory.
+    """Training, validation and test data from tensors in memory.
+
+    What each modality is follows from its values as `infer_modality` has it, or is declared. NaN stands for missing
+    entries; an example whose entries are all NaN does not have the modality.
 
     Args:
-        x: Modality name -> values `(rows, *shape)`; a vector of one number may be `(rows,)`.
-        observed: Modality name -> rows that are observed, bool `(rows,)`.
-        labels: Class of each row, int64 `(rows,)`, for metrics.
-        modalities: Descriptions of some of them; `infer_modality` describes the others.
-        split: Shares of the rows that train, validate and test, drawn at random once.
-        seed: Seed of that draw.
+        x: Modality name -> values `(rows, *shape)`: a tensor, a numpy array, a sparse matrix of scipy, a DataFrame of
+            numbers, whose columns are kept, or a list or series of strings, which are classes.
+        kinds: Modality name -> kind, see `Modality`; inferred for the others.
+        scaling: Modality name -> how its numbers are scaled, see `fit_scaling`, learned from the training rows; or one
+            scaling for all real vectors. Nothing is scaled by default.
+        exposures: Counts modality -> exposure of each row, `(rows,)`, or `"sum"` for the sum of the row; divided by
+            the median of the training rows.
+        modalities: Descriptions that modalities must follow, such as those of a trained model.
+        observed: Modality name -> which examples have it, bool `(rows,)`.
+        labels: Class of each example for metrics, int64 `(rows,)` or strings.
+        split: Fractions of the rows for training, validation and test, drawn at random once; or the name of its part,
+            one of `Splits.NAMES`, for each row.
+        groups: What each row belongs to, such as a patient: no group is in two parts.
+        seed: Seed of the split.
+        ids: Identifier of each row; by default its number.
+        weights: Sampling weight of each row, see `MultimodalData`.
         name: Name of the data set.
 
     Returns:
         The three parts.
 
     Raises:
-        ValueError: If tensors disagree in their number of rows or with their descriptions, or the shares are no shares.
-        TypeError: If something has the wrong dtype.
+        ValueError: If numbers of rows differ, a kind cannot be inferred, values contradict their description, or the
+            fractions are invalid.
+        TypeError: If something has the wrong type.
 
     Example:
         >>> splits = from_tensors({"signal": torch.randn(50, 4), "label": torch.randint(3, (50,))})
         >>> len(splits.train), splits.train.modalities["signal"].likelihood
         (40, 'normal')
+        >>> genes = from_tensors({"genes": torch.poisson(torch.ones(50, 9)).long()}, kinds={"genes": "counts"})
+        >>> genes.train.modalities["genes"].likelihood
+        'negative_binomial'
     """
-    unknown = [key for key in modalities or {} if key not in x]
-    if unknown:
-        raise ValueError(f"modalities describe {unknown}, which x does not hold: it has {list(x)}")
-    descriptions = {key: (modalities or {}).get(key) or infer_modality(key, values) for key, values in x.items()}
-    values = {key: v.unsqueeze(1) if descriptions[key].shape == (1,) and v.dim() == 1 else v for key, v in x.items()}
-    data = MultimodalData(name, descriptions, values, observed, labels)
-    parts = split_rows(len(data), split, seed)
-    return Splits(*(data.take(rows).with_split(part) for part, rows in zip(Splits.NAMES, parts, strict=True)))
+    if not isinstance(x, Mapping) or not x:
+        raise TypeError(f"x must be a dict of modality name to values, got {type(x).__name__}")
+    for argument, given in (("kinds", kinds), ("modalities", modalities), ("observed", observed)):
+        unknown = [key for key in given or {} if key not in x]
+        if unknown:
+            raise ValueError(f"{argument} describes {unknown}, which x does not contain: it has {list(x)}")
+    sources = {key: _source(key, values, (observed or {}).get(key)) for key, values in x.items()}
+    sizes = {key: len(source.values) for key, source in sources.items()}
+    others = {"labels": labels, "ids": ids, "weights": weights, "groups": groups}
+    sizes |= {key: len(given) for key, given in others.items() if given is not None}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"all values must have the same number of rows, got {sizes}")
+    number = next(iter(sizes.values()))
+    if len(split) == number and all(isinstance(name, str) for name in split):
+        parts = parts_by_name(list(split), "split")
+    else:
+        parts = split_rows(number, split, seed, groups)
+    columns = {key: source for key, source in sources.items() if isinstance(source, Column)}
+    columns |= {
+        f"{key}.exposure": as_column(given, f"exposures[{key!r}]")
+        for key, given in (exposures or {}).items()
+        if not isinstance(given, str)
+    }
+    specs = {key: _spec(key, source, kinds, scaling, exposures) for key, source in sources.items()}
+    check_modalities(_PLACE, specs, True)
+    source = Source(
+        _PLACE,
+        np.concatenate(parts),
+        len(parts[0]),
+        Table("x", columns) if columns else None,
+        {key: array for key, array in sources.items() if isinstance(array, Array)},
+        "none" if scaling is None or isinstance(scaling, Mapping) else scaling,
+    )
+    classes, names = _labels(source, labels)
+    rows = source.order if ids is None else np.asarray(ids)[source.order]
+    drawn = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)[torch.from_numpy(source.order)]
+    return assemble_splits(name, source, parts, specs, modalities or {}, Extras(classes, names, rows, drawn))
 
 
 def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Splits:
-    """Three parts of a data set of dicts, such as a `torch.utils.data.Dataset`, read into memory.
+    """Training, validation and test data from a data set of dicts, such as a `torch.utils.data.Dataset`.
 
-    Data that does not fit in memory trains from a `DataLoader` of batches `(x, observed)`, or from files that a
+    It is read into memory. Data that does not fit there trains from a `DataLoader`, or from files that a TOML
     description names (`load_toml`).
 
     Args:
-        dataset: Its items are dicts: modality name -> tensor, array or number; None, or no such key, for a modality
-            that the item misses.
+        dataset: Its items are dicts: modality name -> tensor, array, image of Pillow, number or string; None, or no
+            such key, where the item does not have the modality.
         **settings: Passed on to `from_tensors`, all but `x` and `observed`.
 
     Returns:
         The three parts.
 
     Raises:
-        ValueError: If there are no items, an item holds no modality, or shapes differ among items.
-        TypeError: If an item is no dict.
+        ValueError: If there are no items, an item has no modality, or shapes differ among items.
+        TypeError: If an item is not a dict.
 
     Example:
         >>> items = [{"signal": torch.randn(4), "label": i % 3 if i % 5 else None} for i in range(50)]
@@ -140,68 +144,72 @@ def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Split
     wrong = next((item for item in items if not isinstance(item, Mapping)), None)
     if wrong is not None:
         raise TypeError(f"an item must be a dict of modality name to value, got {type(wrong).__name__}")
-    empty = [i for i, item in enumerate(items) if all(value is None for value in item.values())]
-    if empty or not items:
-        raise ValueError(f"item {empty[0]} holds no modality" if empty else "the data set holds no items")
-    names = list(dict.fromkeys(name for item in items for name, value in item.items() if value is not None))
-    x, observed = {}, {}
-    for name in names:
-        found = [None if item.get(name) is None else _tensor(item[name]) for item in items]
-        held = torch.tensor([value is not None for value in found])
-        shapes = {tuple(value.shape) for value in found if value is not None}
-        if len(shapes) > 1:
-            raise ValueError(f"all values of modality {name!r} must have one shape, got {sorted(shapes)}")
-        filler = torch.zeros_like(next(value for value in found if value is not None))
-        x[name] = torch.stack([filler if value is None else value for value in found])
-        if not held.all():
-            observed[name] = held
-    return from_tensors(x, observed=observed or None, **settings)
+    if not items:
+        raise ValueError("the data set has no items")
+    empty = next((i for i, item in enumerate(items) if all(value is None for value in item.values())), None)
+    if empty is not None:
+        raise ValueError(f"item {empty} has no modality")
+    names = dict.fromkeys(name for item in items for name, value in item.items() if value is not None)
+    return from_tensors({name: [item.get(name) for item in items] for name in names}, **settings)
 
 
-def split_rows(number: int, shares: Sequence[float], seed: int) -> list[Tensor]:
-    """Row numbers of the three parts, drawn at random from the seed alone, each part in the order of the rows.
-
-    Args:
-        number: Number of rows.
-        shares: Share of each part, above 0; they add up to 1.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: If the shares are not three above 0 that add up to 1, or are too small to give each part a row: it
-            is judged by rows that it was not chosen by, and chosen by rows that it was not trained on.
-    """
-    shares = tuple(shares)
-    sound = all(isinstance(share, int | float) and not isinstance(share, bool) and share > 0 for share in shares)
-    if not sound or len(shares) != 3 or not abs(sum(shares) - 1) <= 1e-6:
-        raise ValueError(
-            f"split must be three shares above 0 that add up to 1, for train, validation and test, got {shares}"
+def _source(name: str, values: Any, observed: Any) -> Array | Column:
+    """Values as an array, or as a column of strings or of categories; rows that are not observed are missing there."""
+    check_name(name)
+    columns = None
+    if hasattr(values, "toarray"):  # a sparse matrix
+        values = values.toarray()
+    elif hasattr(values, "columns") and getattr(values, "ndim", None) == 2:  # a data frame
+        columns, values = tuple(map(str, values.columns)), np.asarray(values)
+    if isinstance(values, Tensor) or getattr(values, "dtype", None) in _DTYPES:
+        if values.ndim == 0:
+            raise ValueError(f"modality {name!r} must have the rows first, got a single value")
+        if getattr(values, "is_sparse", False):
+            values = values.to_dense()
+        column = Column(values if isinstance(values, Tensor) else np.asarray(values))
+    else:
+        column = as_column(values, f"modality {name!r}")
+    mask = column.observed if observed is None else np.asarray(observed)
+    if mask is not None and (mask.dtype != bool or mask.shape != (len(column.values),)):
+        raise TypeError(
+            f"observed[{name!r}] must be bool, one value for each row, got {mask.dtype}, shape {mask.shape}"
         )
-    order = torch.randperm(number, generator=torch.Generator().manual_seed(seed))
-    ends = [round(number * sum(shares[:end])) for end in (1, 2)]
-    parts = [part.sort().values for part in order.tensor_split(ends)]
-    if any(len(part) == 0 for part in parts):
-        raise ValueError(f"{number} rows in shares of {shares} leave a part without rows")
-    return parts
+    if isinstance(column.values, list) or column.classes is not None:
+        if mask is None:
+            return column
+        cells = [cell if there else "" for cell, there in zip(cells_of(column), mask, strict=True)]
+        return Column(cells, None, column.classes, column.ordered)
+    return Array(column.values, mask, columns=columns)
 
 
-def _tensor(value: Any) -> Tensor:
-    tensor = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-    if tensor.dtype in (torch.int8, torch.int16, torch.int32, torch.bool) or (
-        tensor.dtype == torch.uint8 and tensor.dim() != 3
-    ):
-        return tensor.long()
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
+_DTYPES = frozenset(np.dtype(name) for name in ("b1", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8", "u2", "u4"))
 
 
-def _range(values: Tensor) -> tuple[float, float]:
-    """The least and the largest value that is not NaN."""
-    low, high = math.inf, -math.inf
-    for part in values.split(_CHUNK):
-        known = part if not part.is_floating_point() else part[~part.isnan()]
-        if known.numel():
-            low, high = min(low, known.min().item()), max(high, known.max().item())
-    return low, high
+def _spec(
+    name: str,
+    source: Array | Column,
+    kinds: Mapping[str, str] | None,
+    scaling: Mapping[str, Any] | str | None,
+    exposures: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    spec = {"column": name} if isinstance(source, Column) else {"file": name}
+    if name in (kinds or {}):
+        spec["kind"] = kinds[name]
+    if isinstance(scaling, Mapping) and name in scaling:
+        spec["scaling"] = scaling[name]
+    if name in (exposures or {}):
+        spec["exposure"] = "sum" if isinstance(exposures[name], str) else f"{name}.exposure"
+    return spec
 
 
-def _only(values: Tensor, allowed: tuple[float, float]) -> bool:
-    return all(((part == allowed[0]) | (part == allowed[1]) | (part != part)).all() for part in values.split(_CHUNK))
+def _labels(source: Source, labels: Any) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    if labels is None:
+        return None, None
+    if isinstance(labels, Tensor) or getattr(getattr(labels, "dtype", None), "kind", None) in ("i", "u"):
+        ids = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels))
+        return ids[torch.from_numpy(source.order)], None
+    column = as_column(labels, "labels")
+    cells = [cells_of(column)[row] for row in source.order]
+    if "" in cells:
+        raise ValueError(f"{_PLACE}: every row needs a class, {cells.count('')} labels are missing")
+    return class_ids(replace(source, table=None), cells, "labels", column.classes)

@@ -1,81 +1,100 @@
-r"""Data of one's own that a TOML file describes: a table with pictures, classes, texts and numbers, or arrays.
+r"""User-defined data that a TOML file describes: a table with images, classes, texts and numbers, or arrays.
 
 .. code-block:: toml
 
-    table = "birds.csv"            # a row a line, its first line names the columns; empty cells (and nan) are missing
-    split = [0.8, 0.1, 0.1]        # shares, drawn once from `seed`, or a column of train, validation and test
-    labels = "species"             # optional: a column whose values are the classes that metrics judge by
+    table = "birds.csv"            # or .tsv, .parquet; a row for each example; empty cells and nan are missing
+    split = [0.8, 0.1, 0.1]        # fractions, drawn once from `seed`, or a column of train, validation and test
+    groups = "bird"                # optional: a column; rows of one group go to one part
+    labels = "species"             # optional: a column with the class of each row, for metrics
+    ids = "ring"                   # optional: a column that identifies each row
+    weights = "w"                  # optional: a column with sampling weights
 
     [modalities.image]
-    column = "file"                # pictures, relative to the TOML file or to `folder`
+    column = "file"                # images, relative to the TOML file or to `folder`
     size = [64, 64]                # height and width that all are resized to
 
     [modalities.species]
-    column = "species"             # a label: its values, sorted, are the classes
+    column = "species"             # a label: its values, sorted, are the classes, or declare `classes = [...]`
 
     [modalities.caption]
     column = "caption"             # a text, of words or characters
     kind = "text"
     length = 32
 
-    [modalities.attributes]
-    columns = ["bald", "smiling"]  # numbers
+    [modalities.size]
+    columns = ["weight", "wing"]   # numbers; single ones may be missing
+    scaling = "robust"             # by default "standardize", learned from the training rows; or "none"
+
+    [modalities.songs]
+    columns = ["trills", "calls"]  # counts
+    kind = "counts"
+    exposure = "minutes"           # a column, or "sum"
 
     [modalities.spectrum]
     file = "spectrum.npy"          # an array, the rows first
-    likelihood = "laplace"         # in place of the one that suits
+    likelihood = "laplace"         # in place of the default of its kind
     scale = "learned"              # or a number, or "channels": one learned for each
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from multipyro.data.custom.columns import class_ids, modality_of
-from multipyro.data.custom.tables import Rows, Table, read_table
-from multipyro.data.custom.tensors import split_rows
-from multipyro.data.custom.toml_schema import read_description
-from multipyro.data.multimodal import MultimodalData
+from multipyro.data.custom.assembly import Extras, assemble_splits
+from multipyro.data.custom.frames import row_parts, table_of
+from multipyro.data.custom.readers import Array, Source
+from multipyro.data.custom.schema import read_description
+from multipyro.data.custom.splitting import SHARES
+from multipyro.data.custom.tables import Table
+from multipyro.data.modality import Modality
 from multipyro.data.splits import Splits
+from multipyro.data.storage.files import printable
 from multipyro.data.storage.stored import stored_array
 
 __all__ = ["load_toml"]
 
-_SHARES = (0.8, 0.1, 0.1)
 
-
-def load_toml(path: str | os.PathLike) -> Splits:
-    r"""Three parts of the data that a TOML file describes.
+def load_toml(
+    path: str | os.PathLike,
+    modalities: Mapping[str, Modality] | None = None,
+    label_names: Sequence[str] | None = None,
+) -> Splits:
+    r"""Training, validation and test data that a TOML file describes.
 
     The description is that at the top of this module; a key that says nothing of its modality is an error.
 
-    What a column holds is inferred where `kind` does not say it. If all cells end as pictures do (`.png`), it is an
-    image. Numbers are a vector if some have fractions or more than 20 differ, else a label. Of other cells a label is
-    made, unless more than 20 of those that train, and more than half of them, differ: that asks for a `kind`. Several
-    columns are numbers; an array, and the likelihood of all these, are what `infer_modality` makes of them. A text's
-    `tokens` are `"words"` (those that `tokenize` finds, in lower case; words that no training row has become `<unk>`)
-    or `"characters"` (as they are; a replacement character stands for unknown ones); longer texts are cut at `length`,
-    by default that of the longest training row.
+    What a column contains is inferred where `kind` does not say it. If all cells end as image files do (`.png`), it is
+    an image. Whole numbers from 0 to 19 are a label, other numbers a vector. Other cells are a label, unless more than
+    20 of the training rows', and more than half of them, differ: then a `kind` is needed. Several columns are a vector;
+    an array, and the likelihood of all these, are what `infer_modality` makes of them. Real vectors are standardized,
+    unless they have a fixed scale or `scaling` says otherwise. A text's `tokens` are `"words"` (those that `tokenize`
+    finds, in lower case; words that no training row has become `<unk>`) or `"characters"` (as they are; a replacement
+    character stands for unknown ones); longer texts are cut at `length`, by default that of the longest training text.
 
-    Missing are cells that are empty or `nan`, rows of which one of several columns is missing, and rows of an array
-    that hold a NaN: they are masked. Infinite numbers are errors.
+    Cells that are empty or `nan`, and NaN in arrays, are missing. An example without any entry of a modality does not
+    have it; a single missing entry is NaN. Infinite numbers are errors.
 
-    Pictures are resized once and kept in the download folder as one file that is mapped, not read, into memory, so that
-    they may be more than memory holds; so are arrays. Pictures that have changed are read again, and so are those of a
+    Images are resized once and stored in the download folder in a file that is mapped, not read, into memory, so they
+    may be larger than memory; so are large arrays. Images that have changed are read again, and so are those of a
     folder that has been moved or unpacked again.
 
     Args:
         path: The TOML file; what it names is relative to its folder.
+        modalities: Descriptions that the modalities must follow, such as those of a trained model.
+        label_names: The classes that labels must have.
 
     Returns:
-        The three parts, with masks where cells are empty.
+        The three parts.
 
     Raises:
         FileNotFoundError: If the file, or one that it names, is not there.
-        ValueError: If it is no such description; the message names the file, the key, what was seen and what was
-            expected.
+        ImportError: If reading a Parquet file needs a package that is not installed.
+        ValueError: If it is not such a description, or the data contradicts it; the message names the file, the key,
+            what was found and what was expected.
 
     Example:
         >>> import tempfile
@@ -88,72 +107,40 @@ def load_toml(path: str | os.PathLike) -> Splits:
         (32, ('x', 'y'))
     """
     path = Path(path).expanduser().resolve()
-    content = read_description(path)
-    table = _table(path, content)
-    arrays = {name: _array(path, name, told) for name, told in content["modalities"].items() if "file" in told}
-    sizes = {f"modalities.{name}.file": len(array) for name, array in arrays.items()}
-    sizes |= {} if table is None else {"table": len(table.lines)}
+    content, place = read_description(path), printable(path)
+    table = _table(path, place, content)
+    specs = content["modalities"]
+    arrays = {name: _array(path, place, name, spec["file"]) for name, spec in specs.items() if "file" in spec}
+    sizes = {f"modalities.{name}.file": len(array.values) for name, array in arrays.items()}
+    sizes |= {} if table is None else {"table": len(table)}
     if len(set(sizes.values())) != 1:
-        raise ValueError(f"{path}: table and arrays must have the same number of rows, got {sizes}")
-    parts = _parts(path, content, table, next(iter(sizes.values())))
-    rows = Rows(path, table, np.concatenate(parts), len(parts[0]))
-    modalities, x, observed = {}, {}, {}
-    for name, told in content["modalities"].items():
-        modalities[name], x[name], held = modality_of(rows, name, told, arrays.get(name))
-        if not held.all():
-            observed[name] = held
-    labels = None
-    if "labels" in content:
-        cells = rows.column(content["labels"], "labels")
-        if "" in cells:
-            raise ValueError(
-                f"{path}: every row needs a class, {cells.count('')} cells of {content['labels']!r} are empty"
-            )
-        labels, _ = class_ids(cells)
-    name, begin, found = content.get("name", path.stem), 0, {}
-    for split, part in zip(Splits.NAMES, parts, strict=True):
-        mine = slice(begin, begin := begin + len(part))  # slices are views: nothing is read
-        masks = {key: mask[mine] for key, mask in observed.items()} or None
-        values = {key: value[mine] for key, value in x.items()}
-        chosen = None if labels is None else labels[mine]
-        found[split] = MultimodalData(name, modalities, values, masks, chosen, split, options={"file": str(path)})
-    return Splits(**found)
+        raise ValueError(f"{place}: table and arrays must have the same number of rows, got {sizes}")
+    split, groups, seed = content.get("split", SHARES), content.get("groups"), content.get("seed", 0)
+    parts = row_parts(place, table, next(iter(sizes.values())), split, groups, seed)
+    source = Source(place, np.concatenate(parts), len(parts[0]), table, arrays, "standardize")
+    columns = (content.get("labels"), content.get("ids"), content.get("weights"))
+    extras = Extras.from_columns(source, *columns, label_names, {"file": str(path)})
+    return assemble_splits(content.get("name", path.stem), source, parts, specs, modalities or {}, extras)
 
 
-def _table(path: Path, content: dict[str, Any]) -> Table | None:
+def _table(path: Path, place: str, content: dict[str, Any]) -> Table | None:
     if "table" not in content:
         return None
     file = path.parent / content["table"]
     if not file.is_file():
-        raise FileNotFoundError(f"{path}: there is no table {file}")
-    return read_table(file)
+        raise FileNotFoundError(f"{place}: there is no table {printable(file)}")
+    return replace(table_of(file)[0], folder=path.parent)
 
 
-def _array(path: Path, name: str, told: dict[str, Any]) -> np.ndarray:
-    file = path.parent / told["file"]
+def _array(path: Path, place: str, name: str, named: str) -> Array:
+    file = path.parent / named
+    title = f"{place}: modalities.{name}.file names {printable(file)}, which"
     if not file.is_file():
-        raise FileNotFoundError(f"{path}: modalities.{name}.file names {file}, which is not there")
+        raise FileNotFoundError(f"{title} is missing")
     try:
         array = stored_array(file, "r")
         if not array.ndim:
             raise ValueError("it is a single number, expected an array with the rows first")
     except ValueError as error:
-        raise ValueError(
-            f"{path}: modalities.{name}.file names {file}, which is no array of numbers in a .npy file: {error}"
-        ) from error
-    return array
-
-
-def _parts(path: Path, content: dict[str, Any], table: Table | None, number: int) -> list[np.ndarray]:
-    split = content.get("split", _SHARES)
-    if isinstance(split, str):
-        cells = Rows(path, table, np.arange(number), 0).column(split, "split")
-        if set(cells) != set(Splits.NAMES):
-            raise ValueError(
-                f"{path}: the column {split!r} must hold {Splits.NAMES}, each at least once, got {sorted(set(cells))}"
-            )
-        return [np.flatnonzero(np.array(cells) == part) for part in Splits.NAMES]
-    try:
-        return [part.numpy() for part in split_rows(number, split, content.get("seed", 0))]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{title} is not an array of numbers in a .npy file: {error}") from error
+    return Array(array, file=file)

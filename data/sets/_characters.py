@@ -1,29 +1,29 @@
-"""The 71 characters in which several data sets write their texts, and texts that start anywhere."""
+"""The 71 characters in which several data sets write their texts, and texts that start at a random position."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["draw_start", "padded_alphabet", "placed"]
+__all__ = ["padded_alphabet", "place_randomly", "replace_randomly"]
 
-# The published alphabet holds '-' at positions 36 and 59 and looks up the first, so the second is never used. A minus
-# sign stands there: every id has one character, and no text of these data sets holds it.
+# The published alphabet has '-' at positions 36 and 59 and looks up the first, so the second is never used. Here a
+# minus sign is in its place: every id has one character, and no text of these data sets contains it.
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"\\/|_@#$%^&*~`+\N{MINUS SIGN}=<>()[]{} \n"
 
 
 def padded_alphabet(pad: str) -> str:
-    """The 71 characters with the one that pads moved to the front, as `Modality` has it."""
+    """The 71 characters with the padding moved to the front, where `Modality` expects it."""
     return pad + _CHARACTERS.replace(pad, "")
 
 
-def placed(ids: Tensor, generator: torch.Generator) -> Tensor:
-    r"""Texts moved to a random start, uniform in :math:`\{0, \ldots, L - 1 - \ell\}`: the last position always pads.
+def place_randomly(ids: Tensor, generator: torch.Generator) -> Tensor:
+    r"""Texts at a random start, uniform in :math:`\{0, \ldots, L - 1 - \ell\}`: the last position is always padding.
 
     Args:
-        ids: Class ids `(rows, positions)`, 0 before and after a text and not within.
-        generator: Draws the starts, one number a row.
+        ids: Token ids `(rows, positions)`, 0 before and after a text and not within.
+        generator: Draws the starts, one number for each row.
 
     Raises:
-        ValueError: If a text leaves no position to pad.
+        ValueError: If a text leaves no position for the padding.
     """
     length = ids.shape[1]
     inside = ids != 0
@@ -37,6 +37,6 @@ def placed(ids: Tensor, generator: torch.Generator) -> Tensor:
     return ids.gather(1, source % length)
 
 
-def draw_start(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def replace_randomly(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Moves each row of `text` to a new random start; other modalities stay."""
-    return {**x, "text": placed(x["text"], generator)} if "text" in x else x
+    return {**x, "text": place_randomly(x["text"], generator)} if "text" in x else x

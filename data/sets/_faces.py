@@ -1,4 +1,4 @@
-"""Faces found in pictures by OpenCV's Haar cascade, which is imported when some are looked for: the extra `[faces]`."""
+"""Faces that OpenCV's Haar cascade finds in images; OpenCV is imported when some are searched: the extra `[faces]`."""
 
 import hashlib
 import math
@@ -14,7 +14,8 @@ import numpy as np
 
 from multipyro._optional import optional_imports
 from multipyro.data.storage.cache import cached
-from multipyro.data.storage.images import decode_images, files_digest, usable_cores
+from multipyro.data.storage.files import files_digest
+from multipyro.data.storage.images import decode_images, usable_cores
 
 __all__ = ["Box", "boxes_digest", "face_crop", "find_faces"]
 
@@ -25,21 +26,21 @@ _Detector = Callable[[np.ndarray], np.ndarray]
 # part of what names a file: other detections are other files
 _VERSION = 1
 _FILTER = {"cascade": "haarcascade_frontalface_alt.xml", "scale": 1.2, "neighbors": 2, "least": 10}
-# pictures whose detections are one file, so that a search that is broken off goes on from there
+# images whose detections are in one file, so that an interrupted search continues from there
 _PIECE = 200
 
 
-def face_crop(found: Sequence[int], width: int, height: int) -> Box | None:
+def face_crop(detection: Sequence[int], width: int, height: int) -> Box | None:
     """The square around a detection that JMVAE cuts out, or None where it drops the face.
 
-    The detection is enlarged to 1.3 times its sides about its center, and its corners go to the whole pixels at or
-    before them. It is dropped if a corner is negative; what reaches beyond the right or the lower edge is cut off; then
-    it is dropped if it is not higher than 0.4 of the picture.
+    The detection is enlarged to 1.3 times its sides about its center, and its corners are rounded down to whole pixels.
+    It is dropped if a corner is negative; what extends beyond the right or the lower edge is cut off; then it is
+    dropped if it is not higher than 0.4 of the image.
 
     Args:
-        found: Left and upper edge, width and height of a detection.
-        width: Pixels of a row of the picture.
-        height: Rows of the picture.
+        detection: Left and upper edge, width and height of a detection.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
 
     Returns:
         The edges, or None.
@@ -50,8 +51,8 @@ def face_crop(found: Sequence[int], width: int, height: int) -> Box | None:
         >>> face_crop((40, 10, 100, 100), 178, 218) is None  # its upper edge is -5
         True
     """
-    left, top, wide, high = map(int, found)
-    # in whole numbers, for 0.15 * 20 may be more than 3
+    left, top, wide, high = map(int, detection)
+    # in integers, because 0.15 * 20 may be more than 3
     edges = (left - -(-3 * wide // 20), top - -(-3 * high // 20))
     edges += (min(left + wide + 3 * wide // 20, width), min(top + high + 3 * high // 20, height))
     if min(edges) < 0 or 5 * (edges[3] - edges[1]) <= 2 * height:
@@ -62,35 +63,35 @@ def face_crop(found: Sequence[int], width: int, height: int) -> Box | None:
 def find_faces(
     parts: Sequence[Sequence[Path]], width: int, height: int, num_rows: int | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The faces of the pictures of each part, in the order of its pictures and, within one, from the left.
+    """The faces in the images of each part, in the order of its images and, within one, from the left.
 
-    Pictures are looked at 200 at a time, and what is found in them is kept in the download folder: a search that is
-    broken off goes on from there, and one of some rows ends when it has them.
+    Images are searched 200 at a time, and the detections are stored in the download folder: an interrupted search
+    continues from there, and one for some rows ends when it has them.
 
     Args:
         parts: Files of each part.
-        width: Pixels of a row of every picture.
-        height: Rows of every picture.
-        num_rows: At most so many faces of each part; None for all.
+        width: Width of every image in pixels.
+        height: Height of every image in pixels.
+        num_rows: Largest number of faces of each part; None for all.
 
     Returns:
-        For each part, which of its pictures each face is in, int64 `(faces,)`, and its edges, int64 `(faces, 4)`.
+        For each part, which of its images each face is in, int64 `(faces,)`, and its edges, int64 `(faces, 4)`.
 
     Raises:
-        FileNotFoundError: If pictures are not there.
-        ImportError: If pictures have not been looked at yet and OpenCV cannot be imported.
-        ValueError: If a picture cannot be read as an image or has another size; the message names it.
+        FileNotFoundError: If images are missing.
+        ImportError: If images have not been searched yet and OpenCV cannot be imported.
+        ValueError: If an image cannot be read or has another size; the message names it.
     """
     if num_rows is None:  # before anything that takes long
         files_digest([path for paths in parts for path in paths], "CelebA")
-    # of some rows nearly so many pictures are needed
-    least = math.inf if num_rows is None else _PIECE * math.ceil(num_rows / _PIECE)
-    total = sum(min(len(paths), least) for paths in parts)
+    # about so many images are needed for some rows
+    needed = math.inf if num_rows is None else _PIECE * math.ceil(num_rows / _PIECE)
+    total = sum(min(len(paths), needed) for paths in parts)
     with optional_imports("a progress bar"):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     columns = (TextColumn("looking for faces"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done, found = 0, []
+    done, results = 0, []
     with ExitStack() as stack:
 
         @cache
@@ -113,8 +114,8 @@ def find_faces(
                     start()[1](done)
             faces = faces[:num_rows]
             boxes = np.array([box for _, box in faces], np.int64).reshape(-1, 4)
-            found.append((np.array([row for row, _ in faces], np.int64), boxes))
-    return found
+            results.append((np.array([row for row, _ in faces], np.int64), boxes))
+    return results
 
 
 def boxes_digest(boxes: np.ndarray) -> str:
@@ -125,36 +126,36 @@ def boxes_digest(boxes: np.ndarray) -> str:
 def _detections(
     paths: Sequence[Path], width: int, height: int, start: Callable[[], _Detector]
 ) -> Iterator[tuple[int, list[int]]]:
-    """Which picture each detection is in, and its left and upper edge, width and height; the detector starts late."""
+    """Which image each detection is in, and its left and upper edge, width and height; the detector starts late."""
 
     def build() -> dict[str, np.ndarray]:
         detect = start()
-        pictures = decode_images(paths, list(map(str, paths)), (1, height, width))[:, 0]
+        images = decode_images(paths, list(map(str, paths)), (1, height, width))[:, 0]
         with ThreadPoolExecutor(usable_cores()) as pool:
-            found = [np.asarray(boxes, np.int64).reshape(-1, 4) for boxes in pool.map(detect, pictures)]
-        return {"picture": np.repeat(np.arange(len(paths)), list(map(len, found))), "box": np.concatenate(found)}
+            detected = [np.asarray(boxes, np.int64).reshape(-1, 4) for boxes in pool.map(detect, images)]
+        return {"image": np.repeat(np.arange(len(paths)), list(map(len, detected))), "box": np.concatenate(detected)}
 
-    recipe = {"version": _VERSION, **_FILTER, "pictures": files_digest(paths, "CelebA"), "size": [width, height]}
-    arrays = cached("CelebA/faces", recipe, build)
-    return zip(arrays["picture"].tolist(), arrays["box"].tolist(), strict=True)
+    recipe = {"version": _VERSION, **_FILTER, "images": files_digest(paths, "CelebA"), "size": [width, height]}
+    arrays = cached("CelebA/faces", recipe, ("image", "box"), build)
+    return zip(arrays["image"].tolist(), arrays["box"].tolist(), strict=True)
 
 
 def _detector() -> _Detector:
-    """What finds faces in a gray picture uint8 `(height, width)`; several threads may call it."""
+    """A function that finds faces in a gray image uint8 `(height, width)`; several threads may call it."""
     cv2 = _opencv()
     threads = threading.local()
 
-    def detect(picture: np.ndarray) -> np.ndarray:
-        if not hasattr(threads, "cascade"):  # a cascade holds what it is looking at
+    def detect(image: np.ndarray) -> np.ndarray:
+        if not hasattr(threads, "cascade"):  # a cascade stores what it is searching
             threads.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + _FILTER["cascade"])
-        found = threads.cascade.detectMultiScale(
-            picture,
+        boxes = threads.cascade.detectMultiScale(
+            image,
             scaleFactor=_FILTER["scale"],
             minNeighbors=_FILTER["neighbors"],
             minSize=(_FILTER["least"], _FILTER["least"]),
         )
-        # threads of its own find them in any order
-        return np.array(sorted(map(tuple, found)), np.int64).reshape(-1, 4)
+        # threads within OpenCV find them in any order
+        return np.array(sorted(map(tuple, boxes)), np.int64).reshape(-1, 4)
 
     return detect
 

@@ -1,4 +1,4 @@
-"""PolyMNIST as its authors distribute it: a folder of small pictures for each modality, or the archive of these."""
+"""PolyMNIST as its authors distribute it: a folder of small images for each modality, or the archive of these."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -9,9 +9,10 @@ import numpy as np
 from multipyro.data.sets._parts import check_parts
 from multipyro.data.splits import Splits
 from multipyro.data.storage.archives import member_bytes, open_zip
-from multipyro.data.storage.images import decode_images, files_digest
+from multipyro.data.storage.files import files_digest, printable
+from multipyro.data.storage.images import decode_images
 
-__all__ = ["original_arrays", "original_digest", "original_in"]
+__all__ = ["find_original", "original_arrays", "original_digest"]
 
 _FOLDERS = ("PolyMNIST", "PolyMNIST/MMNIST", "MMNIST")
 _ARCHIVES = ("PolyMNIST.zip", "PolyMNIST/PolyMNIST.zip")
@@ -19,16 +20,16 @@ _PARTS = ("train", "test")
 _NAME = re.compile(r"(\d+)\.(\d)\.png")
 _TITLE = "the archive of PolyMNIST"
 _SHAPE = (3, 28, 28)
-# so many pictures that train have one that validates
+# every sixth training image is for validation
 _EVERY = 6
 
-# number within its class and class, which name a picture
+# number within its class, and class, which name an image
 _Key = tuple[int, int]
 _Listing = dict[tuple[str, int], dict[_Key, str]]
 
 
-def original_in(root: Path) -> Path | None:
-    """The folder with `train/m0/` of the first place where it may lie, or the archive, None without either."""
+def find_original(root: Path) -> Path | None:
+    """The folder with `train/m0/` of the first place where it may be, or the archive; None without either."""
     for name in _FOLDERS:
         if (root / name / "train" / "m0").is_dir():
             return root / name
@@ -36,11 +37,11 @@ def original_in(root: Path) -> Path | None:
 
 
 def original_digest(source: Path, num_modalities: int) -> str:
-    """A digest of the archive, or of the pictures of the first modalities.
+    """A digest of the archive, or of the images of the first modalities.
 
     Raises:
-        FileNotFoundError: If a folder of pictures is not there.
-        ValueError: If the folders have not the same pictures, or a name is none of theirs.
+        FileNotFoundError: If a folder of images is missing.
+        ValueError: If the folders do not have the same images, or a file name is unexpected.
     """
     if source.is_file():
         return files_digest([source], "PolyMNIST")
@@ -51,17 +52,17 @@ def original_digest(source: Path, num_modalities: int) -> str:
 def original_arrays(source: Path, num_modalities: int, num_rows: int | None) -> dict[str, np.ndarray]:
     """Pixels uint8 `(rows, 3, 28, 28)` as `PART_mM` and digits int64 `(rows,)` as `PART_labels`.
 
-    The pictures that train, class by class and in each by their number, validate where they are the sixth, twelfth and
-    so on. Rows come by their number, the classes in turn.
+    Of the training images, class by class and in each by their number, the sixth, twelfth and so on are for validation.
+    Rows are ordered by their number, the classes in turn.
 
     Args:
-        source: What `original_in` returns.
-        num_modalities: The first so many.
-        num_rows: At most so many rows of each part; None for all.
+        source: What `find_original` returns.
+        num_modalities: Number of modalities, the first ones.
+        num_rows: Largest number of rows of each part; None for all.
 
     Raises:
-        FileNotFoundError: If a folder of pictures is not there.
-        ValueError: If the folders have not the same pictures, or a file is damaged or another one.
+        FileNotFoundError: If a folder of images is missing.
+        ValueError: If the folders do not have the same images, or a file is damaged or another one.
     """
     if source.is_dir():
         listing = _listed(source, _in_folder(source, num_modalities), num_modalities)
@@ -81,7 +82,7 @@ def _in_folder(source: Path, num_modalities: int) -> Iterator[str]:
 
 
 def _listed(source: Path, names: Iterable[str], num_modalities: int) -> _Listing:
-    """The paths of pictures by part and modality, and there by number and class, sorted by these."""
+    """The paths of images by part and modality, and there by number and class, sorted by these."""
     listing: _Listing = {(part, m): {} for part in _PARTS for m in range(num_modalities)}
     for name in names:
         path = PurePosixPath(name)
@@ -89,49 +90,49 @@ def _listed(source: Path, names: Iterable[str], num_modalities: int) -> _Listing
         # other files lie beside them, networks and what systems leave
         if path.suffix != ".png" or path.name.startswith(".") or len(place) < 2 or not re.fullmatch(r"m\d", place[1]):
             continue
-        found = listing.get((place[0], int(place[1][1:])))
-        if found is None:
+        images = listing.get((place[0], int(place[1][1:])))
+        if images is None:
             continue
         match = _NAME.fullmatch(path.name)
         if match is None:
-            raise ValueError(f"{name} in {source} must be named NUMBER.DIGIT.png, as 12.7.png")
+            raise ValueError(f"{name!r} in {printable(source)} must be named NUMBER.DIGIT.png, such as 12.7.png")
         key = int(match[1]), int(match[2])
-        if key in found:
-            raise ValueError(f"{source} has a picture twice, {found[key]} and {name}")
-        found[key] = name
-    for (part, m), found in listing.items():
+        if key in images:
+            raise ValueError(f"{printable(source)} has an image twice, {images[key]!r} and {name!r}")
+        images[key] = name
+    for (part, m), images in listing.items():
         first = listing[part, 0]
-        if not found:
-            raise FileNotFoundError(f"PolyMNIST is incomplete: {source} lacks pictures in {part}/m{m}")
-        if found.keys() != first.keys():
-            number, digit = min(found.keys() ^ first.keys())
-            has, lacks = (0, m) if (number, digit) in first else (m, 0)
+        if not images:
+            raise FileNotFoundError(f"PolyMNIST is incomplete: {printable(source)} has no images in {part}/m{m}")
+        if images.keys() != first.keys():
+            number, digit = min(images.keys() ^ first.keys())
+            present, absent = (0, m) if (number, digit) in first else (m, 0)
             raise ValueError(
-                f"{source} must have the same pictures in all folders of {part}: {number}.{digit}.png is in m{has} and "
-                f"not in m{lacks}"
+                f"{printable(source)} must have the same images in all folders of {part}: {number}.{digit}.png is in "
+                f"m{present} but not in m{absent}"
             )
-    return {place: dict(sorted(found.items())) for place, found in listing.items()}
+    return {place: dict(sorted(images.items())) for place, images in listing.items()}
 
 
 def _decoded(
     listing: _Listing, num_modalities: int, num_rows: int | None, source_of: Callable[[str], Path | bytes], source: Path
 ) -> dict[str, np.ndarray]:
-    arrays, parts = {}, _parted(listing)
+    arrays, parts = {}, _split(listing)
     check_parts(parts, source)
     for split, keys in parts.items():
         rows = keys[:num_rows]
         arrays[f"{split}_labels"] = np.array([digit for _, digit in rows], np.int64)
         for m in range(num_modalities):
-            found = listing["test" if split == "test" else "train", m]
-            names = [found[key] for key in rows]
-            # those of an archive are held until they are decoded, one modality of one part
+            images = listing["test" if split == "test" else "train", m]
+            names = [images[key] for key in rows]
+            # those of an archive are in memory until they are decoded, one modality of one part
             sources = [source_of(name) for name in names]
             arrays[f"{split}_m{m}"] = decode_images(sources, [f"{name} in {source}" for name in names], _SHAPE)
     return arrays
 
 
-def _parted(listing: _Listing) -> dict[str, list[_Key]]:
-    """The pictures of each part, which are the same in all modalities."""
+def _split(listing: _Listing) -> dict[str, list[_Key]]:
+    """The images of each part, which are the same in all modalities."""
     training = sorted(listing["train", 0], key=lambda key: key[::-1])
     validating = set(training[_EVERY - 1 :: _EVERY])
     # sorted again, so that the first rows have all classes

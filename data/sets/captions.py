@@ -1,4 +1,4 @@
-"""Sentences as words: a small tokenizer after the Penn Treebank's rules, and the vocabulary of training captions."""
+"""Captions as word ids, and their vocabulary."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,27 +8,27 @@ from torch import Tensor
 
 from multipyro.data.modality import Modality
 
-__all__ = ["END", "PAD", "UNKNOWN", "caption_ids", "caption_modality", "vocabulary_of"]
+__all__ = ["END", "PAD", "UNKNOWN", "caption_ids", "caption_modality", "caption_vocabulary"]
 
 UNKNOWN, PAD, END = "<exc>", "<pad>", "<eos>"
 
 
-def vocabulary_of(captions: Iterable[Sequence[str]], least: int = 4) -> tuple[str, ...]:
-    """The special words, then those that occur at least `least` times, in the order in which they first occur.
+def caption_vocabulary(captions: Iterable[Sequence[str]], min_count: int = 4) -> tuple[str, ...]:
+    """The special words, then those that occur at least `min_count` times, in the order of their first occurrence.
 
     Args:
-        captions: The words of each caption that trains.
-        least: Least number of occurrences.
+        captions: The words of each training caption.
+        min_count: Smallest number of occurrences.
 
     Returns:
-        The words by class id: 0 for unknown ones, 1 pads, 2 ends a caption.
+        The words by class id: 0 for unknown words, 1 for padding, 2 for the end of a caption.
 
     Example:
-        >>> vocabulary_of([["a", "red", "bird"], ["a", "bird"]], least=2)
+        >>> caption_vocabulary([["a", "red", "bird"], ["a", "bird"]], min_count=2)
         ('<exc>', '<pad>', '<eos>', 'a', 'bird')
     """
     counts = Counter(word for caption in captions for word in caption)
-    return (UNKNOWN, PAD, END, *(word for word, count in counts.items() if count >= least))
+    return (UNKNOWN, PAD, END, *(word for word, count in counts.items() if count >= min_count))
 
 
 def caption_modality(name: str, vocabulary: Sequence[str], length: int) -> Modality:
@@ -45,14 +45,14 @@ def caption_modality(name: str, vocabulary: Sequence[str], length: int) -> Modal
 
 
 def caption_ids(captions: Sequence[Sequence[str]], modality: Modality) -> Tensor:
-    """Class ids int64 `(captions, length)`: the first `length - 1` words, the one that ends, padding.
+    """Word ids int64 `(captions, length)`: the first `length - 1` words, the one that ends a caption, padding.
 
     Args:
         captions: The words of each caption.
         modality: What `caption_modality` returns.
 
     Returns:
-        The ids; of a word outside the vocabulary that of the unknown one.
+        The ids; a word outside the vocabulary has that of the unknown word.
 
     Example:
         >>> modality = caption_modality("caption", ("<exc>", "<pad>", "<eos>", "bird"), 4)

@@ -11,13 +11,13 @@ __all__ = ["DIGIT_WORDS", "digit_modalities", "load_digits", "word_modality"]
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-#: rows of the fixed split: 1,297 train, 200 validation, 300 test
+#: rows of the fixed split: 1,297 training, 200 validation, 300 test
 _VALIDATION, _TEST = 200, 300
 _SPLIT_SEED = 0
 
 
 def word_modality() -> Modality:
-    """The digit's name, one categorical a position, padded with blanks to five characters."""
+    """The digit's name, one categorical for each position, padded with blanks to five characters."""
     alphabet = " " + "".join(sorted(set("".join(DIGIT_WORDS))))
     length = max(map(len, DIGIT_WORDS))
     return Modality("word", (length,), "text", "categorical", len(alphabet), DIGIT_WORDS, alphabet)
@@ -34,11 +34,11 @@ def load_digits(seed: int = 0) -> Splits:
 
     A pixel counts `k = 0, ..., 16` and becomes the center of its share of the unit interval, :math:`(k + 1/2) / 17`. At
     exactly 0 and 1 the density of a continuous Bernoulli is unbounded: a model gains more there from blank margins than
-    from all that tells the digits apart (`examples/own_guide.py` drew 0.93 of the images right from the word, and 0.50
-    with pixels `k / 16`).
+    from everything that distinguishes the digits (`examples/own_guide.py` drew 0.93 of the images right from the word,
+    and 0.50 with pixels `k / 16`).
 
     Modalities: `image` float32 `(rows, 1, 8, 8)` in `(0, 1)`, `label` int64 `(rows,)`, `word` int64 `(rows, 5)`. The
-    split is fixed, whatever the seed: 1,297 rows to train, 200 to validate, 300 to test, stratified by class.
+    split is fixed, whatever the seed: 1,297 training, 200 validation and 300 test examples, stratified by class.
 
     Args:
         seed: Not used; every data set takes one.
@@ -52,9 +52,9 @@ def load_digits(seed: int = 0) -> Splits:
         ((1297, 1, 8, 8), ['zero'])
     """
     with optional_imports("the digits"):
-        from sklearn.datasets import load_digits as load_bunch
+        from sklearn import datasets
 
-    raw = load_bunch()
+    raw = datasets.load_digits()
     modalities = digit_modalities(Modality("image", (1, 8, 8), "image", "continuous_bernoulli"))
     labels = torch.as_tensor(raw.target, dtype=torch.int64)
     words = modalities["word"].encode(list(DIGIT_WORDS))
@@ -63,7 +63,7 @@ def load_digits(seed: int = 0) -> Splits:
         "label": labels,
         "word": words[labels],
     }
-    data = MultimodalData("digits", modalities, x, labels=labels)
+    data = MultimodalData("digits", modalities, x, labels=labels, label_names=DIGIT_WORDS)
     rest, test = _stratified(torch.arange(len(labels)), labels, _TEST)
     train, validation = _stratified(rest, labels, _VALIDATION)
     parts = {"train": train, "validation": validation, "test": test}
@@ -71,6 +71,7 @@ def load_digits(seed: int = 0) -> Splits:
 
 
 def _stratified(index: torch.Tensor, labels: torch.Tensor, held_out: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row numbers in two parts, the second with `held_out` rows, with the same proportions of classes."""
     from sklearn.model_selection import train_test_split
 
     kept, out = train_test_split(

@@ -7,11 +7,20 @@ from torch import Tensor
 
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
+from multipyro.data.sets._parts import check_choice
 from multipyro.data.sets.digits import DIGIT_WORDS, digit_modalities
 from multipyro.data.splits import Splits
-from multipyro.data.storage.idx import IMAGES, LABELS, IdxSet, idx_arrays, idx_found
+from multipyro.data.storage.idx import IMAGES, LABELS, IdxSet, idx_arrays, idx_is_available
 
-__all__ = ["BINARIZE", "MNIST_FILES", "draw_pixels", "fixed_pixels", "is_available", "load_mnist", "mnist_arrays"]
+__all__ = [
+    "BINARIZE",
+    "MNIST_FILES",
+    "binarize_once",
+    "draw_pixels",
+    "load_mnist",
+    "mnist_arrays",
+    "mnist_is_available",
+]
 
 BINARIZE = ("dynamic", "fixed", "none")
 
@@ -37,10 +46,10 @@ def load_mnist(
     num_rows: int | None = None,
     download: bool = True,
 ) -> Splits:
-    """MNIST with 50,000 rows to train, the last 10,000 of the training files to validate, and 10,000 to test.
+    """MNIST: 50,000 training examples, the last 10,000 of the training files for validation, and 10,000 for test.
 
     Modalities: `image` `(rows, 1, 28, 28)`, uint8 in memory and float32 in `[0, 1]` in batches; `label` int64
-    `(rows,)`; on request `word` int64 `(rows, 5)`.
+    `(rows,)`; optionally `word` int64 `(rows, 5)`.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -54,20 +63,19 @@ def load_mnist(
             seed, the epoch and the number of the batch alone, so a resumed run repeats it), and validation and test
             pixels once; `"fixed"` draws all once; `"none"` keeps gray levels in `[0, 1]`.
         word: Whether the digit's name is a third modality.
-        num_rows: At most so many rows of each part, the first ones; None for all.
-        download: Whether torchvision may download what is found nowhere.
+        num_rows: Largest number of rows of each part, the first ones; None for all.
+        download: Whether torchvision may download files of which none is found.
 
     Returns:
         The three parts.
 
     Raises:
-        FileNotFoundError: If the files are found nowhere and cannot be downloaded, or only some of them are found.
+        FileNotFoundError: If the files are not found and cannot be downloaded, or only some of them are found.
         ValueError: If an option is unknown, or a file is truncated, damaged or another one; the message names it.
     """
-    if binarize not in BINARIZE:
-        raise ValueError(f"binarize must be one of {BINARIZE}, got {binarize!r}")
-    family = "continuous_bernoulli" if binarize == "none" else "bernoulli"
-    modalities = digit_modalities(Modality("image", (1, 28, 28), "image", family))
+    check_choice("binarize", binarize, BINARIZE)
+    likelihood = "continuous_bernoulli" if binarize == "none" else "bernoulli"
+    modalities = digit_modalities(Modality("image", (1, 28, 28), "image", likelihood))
     words = modalities["word"].encode(list(DIGIT_WORDS))
     if not word:
         del modalities["word"]
@@ -75,12 +83,19 @@ def load_mnist(
     for number, (split, (pixels, classes)) in enumerate(mnist_arrays(data_root, download).items()):
         dynamic = binarize == "dynamic" and split == "train"
         if binarize != "none" and not dynamic:
-            pixels = fixed_pixels(pixels, torch.Generator().manual_seed(1_000_003 * seed + number))
+            pixels = binarize_once(pixels, torch.Generator().manual_seed(1_000_003 * seed + number))
         x = {"image": pixels.unsqueeze(1), "label": classes}
         if word:
             x["word"] = words[classes]
-        transform = draw_pixels if dynamic else None
-        parts[split] = MultimodalData("mnist", modalities, x, labels=classes, split=split, transform=transform)
+        parts[split] = MultimodalData(
+            "mnist",
+            modalities,
+            x,
+            labels=classes,
+            split=split,
+            transform=draw_pixels if dynamic else None,
+            label_names=DIGIT_WORDS,
+        )
     return Splits(**parts).head(num_rows)
 
 
@@ -90,6 +105,12 @@ def draw_pixels(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, T
         return x
     gray = x["image"]
     return {**x, "image": (torch.rand(gray.shape, generator=generator) < gray).to(gray.dtype)}
+
+
+def binarize_once(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pixels 0 or 255, drawn with the gray level uint8 `(rows, ...)` as the probability of 255."""
+    parts = [torch.rand(part.shape, generator=generator) < part.float() / 255 for part in pixels.split(10_000)]
+    return torch.cat(parts).to(torch.uint8) * 255
 
 
 def mnist_arrays(data_root: str | os.PathLike | None = None, download: bool = True) -> dict[str, tuple[Tensor, Tensor]]:
@@ -106,12 +127,6 @@ def mnist_arrays(data_root: str | os.PathLike | None = None, download: bool = Tr
     return idx_arrays(MNIST_FILES, data_root, download)
 
 
-def is_available(data_root: str | os.PathLike | None = None) -> bool:
+def mnist_is_available(data_root: str | os.PathLike | None = None) -> bool:
     """Whether all four files are found without a download."""
-    return idx_found(MNIST_FILES, data_root)
-
-
-def fixed_pixels(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Pixels 0 or 255, drawn with the gray level uint8 `(rows, ...)` as the probability of 255."""
-    parts = [torch.rand(part.shape, generator=generator) < part.float() / 255 for part in pixels.split(10_000)]
-    return torch.cat(parts).to(torch.uint8) * 255
+    return idx_is_available(MNIST_FILES, data_root)

@@ -10,10 +10,11 @@ from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.sets._pairs import pairs_by_class
-from multipyro.data.sets.digits import digit_modalities
-from multipyro.data.sets.mnist import BINARIZE, MNIST_FILES, draw_pixels, fixed_pixels, mnist_arrays
+from multipyro.data.sets._parts import check_choice, check_pairs
+from multipyro.data.sets.digits import DIGIT_WORDS, digit_modalities
+from multipyro.data.sets.mnist import BINARIZE, MNIST_FILES, binarize_once, draw_pixels, mnist_arrays
 from multipyro.data.splits import Splits
-from multipyro.data.storage.idx import IdxSet, idx_arrays, idx_found
+from multipyro.data.storage.idx import IdxSet, idx_arrays, idx_is_available
 
 __all__ = ["draw_both", "fashion_is_available", "load_mnist_fashion"]
 
@@ -35,42 +36,40 @@ def load_mnist_fashion(
     num_rows: int | None = None,
     download: bool = True,
 ) -> Splits:
-    """A digit, a garment of the same class number, and that number.
+    """A digit, a garment with the same class number, and that number.
 
-    Modalities: `image` and `fashion` `(rows, 1, 28, 28)`, uint8 in memory, where each picture is held once, and float32
+    Modalities: `image` and `fashion` `(rows, 1, 28, 28)`, uint8 in memory, where each image is stored once, and float32
     in `[0, 1]` in batches; `label` int64 `(rows,)`.
 
-    Both sets are cut into parts first: MNIST as in `load_mnist`, Fashion-MNIST's training files into the first five
-    sixths of each class to train and the last sixth to validate, its test files to test. In each part and class the
-    first `n` of both are paired `pairs` times at random, `n` being the smaller of the two numbers. So no picture occurs
-    in two parts. With one pair a picture these are 49,046, 9,807 and 9,786 rows.
+    Both data sets are split first: MNIST as in `load_mnist`; the training files of Fashion-MNIST into the first five
+    sixths of each class for training and the last sixth for validation, its test files for test. In each part and class
+    the first `n` of both are paired `pairs` times at random, `n` being the smaller of the two numbers. So no image
+    occurs in two parts. With one pair for each image there are 49,046, 9,807 and 9,786 examples.
 
     References:
         Bridged Variational Autoencoders for Joint Modeling of Images and Attributes (Yadav et al., 2020), the trimodal
-        set. The paper gives neither the rule of the pairs nor their number, nor a binarization.
+        data set. The paper states neither the rule of the pairs nor their number, nor a binarization.
 
     Args:
         data_root: Folder with `MNIST/raw/` and `FashionMNIST/raw/`.
         seed: Seed of the pairs, of the order and of the binarization that is drawn once.
-        binarize: Of both pictures; see `load_mnist`.
-        pairs: How often each picture is paired.
-        num_rows: At most so many rows of each part, the first ones; None for all.
-        download: Whether torchvision may download what is found nowhere.
+        binarize: For both images; see `load_mnist`.
+        pairs: How often each image is paired.
+        num_rows: Largest number of rows of each part, the first ones; None for all.
+        download: Whether torchvision may download files of which none is found.
 
     Returns:
         The three parts.
 
     Raises:
-        FileNotFoundError: If files are found nowhere and cannot be downloaded, or only some of them are found.
+        FileNotFoundError: If files are not found and cannot be downloaded, or only some of them are found.
         ValueError: If an option is out of range, or a file is truncated, damaged or another one; the message names it.
     """
-    if binarize not in BINARIZE:
-        raise ValueError(f"binarize must be one of {BINARIZE}, got {binarize!r}")
-    if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
-        raise ValueError(f"pairs must be a whole number from 1 on, got {pairs!r}")
-    sets = {"image": mnist_arrays(data_root, download), "fashion": _cut(idx_arrays(_FILES, data_root, download))}
-    family = "continuous_bernoulli" if binarize == "none" else "bernoulli"
-    image, fashion = (Modality(name, (1, 28, 28), "image", family) for name in sets)
+    check_choice("binarize", binarize, BINARIZE)
+    check_pairs(pairs)
+    sets = {"image": mnist_arrays(data_root, download), "fashion": _split(idx_arrays(_FILES, data_root, download))}
+    likelihood = "continuous_bernoulli" if binarize == "none" else "bernoulli"
+    image, fashion = (Modality(name, (1, 28, 28), "image", likelihood) for name in sets)
     modalities = {"image": image, "fashion": fashion, "label": digit_modalities(image)["label"]}
     parts = {}
     for number, split in enumerate(Splits.NAMES):
@@ -81,7 +80,7 @@ def load_mnist_fashion(
         for place, (name, arrays) in enumerate(sets.items()):
             pixels = arrays[split][0][:, None]
             if binarize != "none" and not dynamic:
-                pixels = fixed_pixels(pixels, torch.Generator().manual_seed(1_000_003 * seed + 3 * place + number))
+                pixels = binarize_once(pixels, torch.Generator().manual_seed(1_000_003 * seed + 3 * place + number))
             x[name] = IndexedTensor(pixels, torch.from_numpy(rows[name]))
         parts[split] = MultimodalData(
             "mnist-fashion",
@@ -90,6 +89,7 @@ def load_mnist_fashion(
             labels=torch.from_numpy(classes),
             split=split,
             transform=draw_both if dynamic else None,
+            label_names=DIGIT_WORDS,
         )
     return Splits(**parts).head(num_rows)
 
@@ -104,11 +104,11 @@ def draw_both(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Ten
 
 def fashion_is_available(data_root: str | os.PathLike | None = None) -> bool:
     """Whether the four files of Fashion-MNIST are found without a download."""
-    return idx_found(_FILES, data_root)
+    return idx_is_available(_FILES, data_root)
 
 
-def _cut(arrays: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Fashion-MNIST with the last sixth of each class of its training files as the validation part."""
+def _split(arrays: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Fashion-MNIST with the last sixth of each class of its training files for validation."""
     pixels, labels = arrays["train"]
     classes = [np.flatnonzero(labels.numpy() == label) for label in range(10)]
     train = torch.from_numpy(np.sort(np.concatenate([rows[: 5 * len(rows) // 6] for rows in classes])))

@@ -1,4 +1,4 @@
-"""MNIST-SVHN and MNIST-SVHN-Text: a written digit, a house number's digit of the same class, and its name."""
+"""MNIST-SVHN and MNIST-SVHN-Text: a handwritten digit, a house-number digit of the same class, and its name."""
 
 import os
 
@@ -7,8 +7,9 @@ import torch
 from multipyro.data.indexed import IndexedTensor
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
-from multipyro.data.sets._characters import draw_start, padded_alphabet, placed
+from multipyro.data.sets._characters import padded_alphabet, place_randomly, replace_randomly
 from multipyro.data.sets._pairs import pairs_by_class
+from multipyro.data.sets._parts import check_pairs
 from multipyro.data.sets.digits import DIGIT_WORDS
 from multipyro.data.sets.mnist import mnist_arrays
 from multipyro.data.sets.svhn import svhn_arrays
@@ -16,8 +17,8 @@ from multipyro.data.splits import Splits
 
 __all__ = ["load_mnist_svhn", "load_mnist_svhn_text"]
 
-# rows of a class that each set has at most
-_MOST = 10_000
+# rows that each data set contributes to a class at most
+_LIMIT = 10_000
 _POSITIONS = 8
 
 
@@ -30,39 +31,38 @@ def load_mnist_svhn(
 ) -> Splits:
     """Pairs of digits of one class.
 
-    Modalities: `mnist` `(rows, 1, 28, 28)` and `svhn` `(rows, 3, 32, 32)`, uint8 in memory, where each picture is held
+    Modalities: `mnist` `(rows, 1, 28, 28)` and `svhn` `(rows, 3, 32, 32)`, uint8 in memory, where each image is stored
     once, and float32 in `[0, 1]` in batches; labels are the digits.
 
-    Both sets are cut into parts first: MNIST as in `load_mnist`, SVHN's training file into its first nine tenths to
-    train and its last tenth to validate, its test file to test. In each part and class the first `n` digits of both are
-    paired `pairs` times at random, `n` being the smaller of the two numbers and 10,000 at most. So no picture occurs in
-    two parts. With both full sets and 20 pairs these are 965,460, 139,360 and 200,000 rows.
+    Both data sets are split first: MNIST as in `load_mnist`; the training file of SVHN into its first nine tenths for
+    training and its last tenth for validation, its test file for test. In each part and class the first `n` digits of
+    both are paired `pairs` times at random, `n` being the smaller of the two numbers and at most 10,000. So no image
+    occurs in two parts. With both complete data sets and 20 pairs there are 965,460, 139,360 and 200,000 examples.
 
     References:
         Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), section
-        4.2; its script pairs 30 times. Departures: the original has no validation part and orders the rows by class,
-        here they come in a random order.
+        4.2; its script pairs 30 times. Departures: the original has no validation part and orders the examples by
+        class, here they are in a random order.
 
     Args:
-        data_root: Folder with `MNIST/raw/` and `SVHN/`. A selection of SVHN that keeps its format is taken as it is.
+        data_root: Folder with `MNIST/raw/` and `SVHN/`. A selection of SVHN in the same format is used as it is.
         seed: Seed of the pairs and of the order.
         pairs: How often each digit is paired.
-        num_rows: At most so many rows of each part, the first ones; None for all.
-        download: Whether torchvision may download what is found nowhere.
+        num_rows: Largest number of rows of each part, the first ones; None for all.
+        download: Whether torchvision may download files of which none is found.
 
     Returns:
         The three parts.
 
     Raises:
-        FileNotFoundError: If files are found nowhere and cannot be downloaded, or only some of them are found.
-        ValueError: If an option is out of range, or a file is cut off, damaged or another one; the message names it.
+        FileNotFoundError: If files are not found and cannot be downloaded, or only some of them are found.
+        ValueError: If an option is out of range, or a file is truncated, damaged or another one; the message names it.
     """
-    if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
-        raise ValueError(f"pairs must be a whole number from 1 on, got {pairs!r}")
+    check_pairs(pairs)
     svhn = svhn_arrays(data_root, download)
     mnist = mnist_arrays(data_root, download)
     begin = 9 * len(svhn["train"][1]) // 10
-    cut = {
+    svhn = {
         "train": tuple(values[:begin] for values in svhn["train"]),
         "validation": tuple(values[begin:] for values in svhn["train"]),
         "test": svhn["test"],
@@ -73,11 +73,12 @@ def load_mnist_svhn(
     }
     parts = {}
     for number, split in enumerate(Splits.NAMES):
-        sets = {"mnist": (mnist[split][0][:, None], mnist[split][1]), "svhn": cut[split]}
+        sets = {"mnist": (mnist[split][0][:, None], mnist[split][1]), "svhn": svhn[split]}
         labels = {name: digits.numpy() for name, (_, digits) in sets.items()}
-        rows, classes = pairs_by_class(labels, pairs, _MOST, (seed, number))
+        rows, classes = pairs_by_class(labels, pairs, _LIMIT, (seed, number))
         x = {name: IndexedTensor(pixels, torch.from_numpy(rows[name])) for name, (pixels, _) in sets.items()}
-        parts[split] = MultimodalData("mnist-svhn", modalities, x, labels=torch.from_numpy(classes), split=split)
+        digits = torch.from_numpy(classes)
+        parts[split] = MultimodalData("mnist-svhn", modalities, x, labels=digits, split=split, label_names=DIGIT_WORDS)
     return Splits(**parts).head(num_rows)
 
 
@@ -90,13 +91,13 @@ def load_mnist_svhn_text(
 ) -> Splits:
     """The pairs of `load_mnist_svhn` and the digit's name as a third modality.
 
-    `text` int64 `(rows, 8)`: a name from `zero` to `nine` over 71 characters, blanks before and after it; class 0 is
-    the blank, the others follow in the published order. It starts at random, so that its last position is blank: anew
-    at every access in training, once for the other parts.
+    `text` int64 `(rows, 8)`: a name from `zero` to `nine` over 71 characters, with blanks before and after it; class 0
+    is the blank, the others follow in the published order. It starts at a random position and leaves the last one
+    blank: anew at every access in training, drawn once in validation and test.
 
     References:
-        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1. Its alphabet has `-` twice; in the second place
-        stands a minus sign here, which no text holds either. Its test texts start elsewhere at every access.
+        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1. Its alphabet has `-` twice; here the second is a
+        minus sign, which no text contains either. Its test texts start elsewhere at every access.
 
     Args:
         data_root: See `load_mnist_svhn`.
@@ -123,9 +124,10 @@ def load_mnist_svhn_text(
         parts[split] = MultimodalData(
             "mnist-svhn-text",
             {**part.modalities, "text": text},
-            {**part.x, "text": placed(words[part.labels], generator)},
+            {**part.x, "text": place_randomly(words[part.labels], generator)},
             labels=part.labels,
             split=split,
-            transform=draw_start if split == "train" else None,
+            transform=replace_randomly if split == "train" else None,
+            label_names=DIGIT_WORDS,
         )
     return Splits(**parts)

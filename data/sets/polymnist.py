@@ -1,4 +1,4 @@
-"""PolyMNIST: five pictures of one digit in different hands, the published ones or built from MNIST and photographs."""
+"""PolyMNIST: five images of one digit in different handwritings, published or built from MNIST and photographs."""
 
 import hashlib
 import os
@@ -9,10 +9,12 @@ import torch
 
 from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
-from multipyro.data.sets._polymnist_files import original_arrays, original_digest, original_in
+from multipyro.data.sets._polymnist_files import find_original, original_arrays, original_digest
+from multipyro.data.sets.digits import DIGIT_WORDS
 from multipyro.data.sets.mnist import mnist_arrays
 from multipyro.data.splits import Splits, check_num_rows
 from multipyro.data.storage.cache import cached
+from multipyro.data.storage.files import printable
 from multipyro.data.storage.images import read_rgb
 from multipyro.data.storage.locations import VARIABLE, roots
 
@@ -36,32 +38,33 @@ def load_polymnist(
 ) -> Splits:
     """Modalities `m0` to `m4`: digits of one class, each in another handwriting over a patch of its own photograph.
 
-    The published pictures are read where they are found: `train/m0/0.7.png` is the picture of number 0 among those of
-    the digit 7. Of the 60,000 that train, listed class by class and in each by their number, the sixth, the twelfth and
-    so on validate, 10,000 rows. They were paired before, so a handwriting that trains in one modality may validate in
-    another; none tests.
+    The published images are read where they are found: `train/m0/0.7.png` is the image with number 0 among those of the
+    digit 7. Of the 60,000 training images, listed class by class and in each by their number, the sixth, the twelfth
+    and so on are for validation, 10,000 examples. They were paired before, so a handwriting that is for training in one
+    modality may be for validation in another; none is for test.
 
-    Else they are built. MNIST is cut first, into 50,000 images to train, the last 10,000 of its training files to
-    validate, and 10,000 to test. Within each part, each class and modality has a random order of its own; the i-th
-    digits of all modalities are one row. So every MNIST image occurs once a modality, and none in two parts. Pixels
-    above 128 invert a random 28x28 patch of the modality's background.
+    Otherwise they are built. MNIST is split first, into 50,000 images for training, the last 10,000 of its training
+    files for validation, and 10,000 for test. Within each part, each class and modality has its own random order; the
+    i-th digits of all modalities form one example. So every MNIST image occurs once in each modality, and none in two
+    parts. Pixels above 128 invert a random 28x28 patch of the modality's background.
 
     Values are uint8 in memory and float32 in `[0, 1]` in batches, shape `(rows, 3, 28, 28)`.
 
-    The result is cached in the download folder, whole or not at all, and loaded without running code from the file.
+    The result is cached in the download folder, complete or not at all, and loaded without running code from the file.
 
     References:
-        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.2; its pictures are https://zenodo.org/record/4899160.
-        Departures: it has no validation part; where the set is built, the photographs are whatever five lie in the
+        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.2; its images are
+        https://zenodo.org/record/4899160.
+        Departures: it has no validation part; where the data set is built, the photographs are whatever five are in the
         folder, in the order of their names, so published numbers compare loosely.
 
     Args:
-        data_root: Folder with the published pictures (`train/` and `test/` in `PolyMNIST/`, `PolyMNIST/MMNIST/` or
-            `MMNIST/`), or with `PolyMNIST.zip`, which is read where it lies; or with `PolyMNIST/backgrounds/*.jpg` and
+        data_root: Folder with the published images (`train/` and `test/` in `PolyMNIST/`, `PolyMNIST/MMNIST/` or
+            `MMNIST/`), or with `PolyMNIST.zip`, which is read where it is; or with `PolyMNIST/backgrounds/*.jpg` and
             MNIST.
         seed: Seed of the pairing and of the patches, where they are built.
-        num_modalities: The first so many of the five.
-        num_rows: At most so many rows of each part, the first of those that all would be; None for all. Only these
+        num_modalities: Number of modalities, the first ones of the five.
+        num_rows: Largest number of rows of each part, the first ones of the complete data set; None for all. Only these
             are built.
         download: Whether torchvision may download MNIST.
 
@@ -69,15 +72,12 @@ def load_polymnist(
         The three parts.
 
     Raises:
-        FileNotFoundError: If neither the published pictures nor backgrounds and MNIST are found, or only some of them.
-        ValueError: If an option is out of range, a file is damaged or no image of the right size, the archive has a
-            member that leads out of it, or the folders have not the same pictures.
+        FileNotFoundError: If neither the published images nor backgrounds and MNIST are found, or only some of them.
+        ValueError: If an option is out of range, a file is damaged or not an image of the right size, or the folders do
+            not have the same images.
     """
-    if (
-        isinstance(num_modalities, bool)
-        or not isinstance(num_modalities, int)
-        or not 1 <= num_modalities <= _MODALITIES
-    ):
+    whole = isinstance(num_modalities, int) and not isinstance(num_modalities, bool)
+    if not whole or not 1 <= num_modalities <= _MODALITIES:
         raise ValueError(f"num_modalities must be a whole number from 1 to {_MODALITIES}, got {num_modalities!r}")
     check_num_rows(num_rows)
     source = polymnist_source(data_root)
@@ -90,17 +90,17 @@ def load_polymnist(
     for split in Splits.NAMES:
         x = {name: torch.from_numpy(arrays[f"{split}_{name}"]) for name in modalities}
         labels = torch.from_numpy(arrays[f"{split}_labels"])
-        parts[split] = MultimodalData("polymnist", modalities, x, labels=labels, split=split)
+        parts[split] = MultimodalData("polymnist", modalities, x, labels=labels, split=split, label_names=DIGIT_WORDS)
     return Splits(**parts)
 
 
 def polymnist_source(data_root: str | os.PathLike | None = None) -> Path | None:
-    """The folder or the archive of the published pictures, None where they are to be built.
+    """The folder or the archive of the published images; None where they are to be built.
 
     The first folder that is searched and has them or any photograph decides.
     """
     for root in roots(data_root):
-        source = original_in(root)
+        source = find_original(root)
         if source is not None or _photographs(root):
             return source
     return None
@@ -114,22 +114,20 @@ def background_paths(data_root: str | os.PathLike | None = None) -> list[Path]:
         ValueError: If the first folder that has any has more than five.
     """
     advice = (
-        f"put {_MODALITIES} photographs (.jpg or .png) into <folder>/{_FOLDER}, or the published pictures "
-        "(PolyMNIST.zip of https://zenodo.org/record/4899160) into <folder>, and name <folder> with --data-root"
+        f"put {_MODALITIES} photographs (.jpg or .png) into <folder>/{_FOLDER}, or the published images (PolyMNIST.zip "
+        "of https://zenodo.org/record/4899160) into <folder>, and name <folder> with --data-root"
     )
-    seen = []
+    incomplete = []
     for root in roots(data_root):
         folder, paths = root / _FOLDER, _photographs(root)
         if len(paths) > _MODALITIES:
-            raise ValueError(
-                f"{folder} has {len(paths)} photographs, expected {_MODALITIES}: leave {_MODALITIES} there"
-            )
+            raise ValueError(f"{folder} has {len(paths)} photographs, expected {_MODALITIES}: remove the others")
         if len(paths) == _MODALITIES:
             return paths
         if paths:
-            seen.append(f"{folder} has {len(paths)} of {_MODALITIES}")
+            incomplete.append(f"{folder} has {len(paths)} of {_MODALITIES}")
     raise FileNotFoundError(
-        f"PolyMNIST lacks its backgrounds ({'; '.join(seen) or 'none found'}): {advice} or {VARIABLE}"
+        f"the backgrounds of PolyMNIST are missing ({'; '.join(incomplete) or 'none found'}): {advice} or {VARIABLE}"
     )
 
 
@@ -140,8 +138,16 @@ def _photographs(root: Path) -> list[Path]:
 def _background(path: Path) -> np.ndarray:
     pixels = read_rgb(path)
     if min(pixels.shape[:2]) <= _SIDE:
-        raise ValueError(f"{path} must be larger than {_SIDE}x{_SIDE} pixels, got {pixels.shape[1]}x{pixels.shape[0]}")
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise ValueError(f"{printable(path)} must be larger than {_SIDE}x{_SIDE} pixels, got {size}")
     return pixels
+
+
+def _names(num_modalities: int) -> list[str]:
+    """The names of the cached arrays."""
+    return [
+        f"{split}_{name}" for split in Splits.NAMES for name in ("labels", *(f"m{m}" for m in range(num_modalities)))
+    ]
 
 
 def _published(source: Path, num_modalities: int, num_rows: int | None) -> dict[str, np.ndarray]:
@@ -149,9 +155,10 @@ def _published(source: Path, num_modalities: int, num_rows: int | None) -> dict[
         "version": _VERSION,
         "num_rows": num_rows,
         "modalities": num_modalities,
-        "pictures": original_digest(source, num_modalities),
+        "images": original_digest(source, num_modalities),
     }
-    return cached("PolyMNIST", recipe, lambda: original_arrays(source, num_modalities, num_rows))
+    names = _names(num_modalities)
+    return cached("PolyMNIST", recipe, names, lambda: original_arrays(source, num_modalities, num_rows))
 
 
 def _built(
@@ -164,7 +171,8 @@ def _built(
         "num_rows": num_rows,
         "backgrounds": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
     }
-    return cached("PolyMNIST", recipe, lambda: _build(paths, data_root, seed, num_rows, download))
+    names = _names(num_modalities)
+    return cached("PolyMNIST", recipe, names, lambda: _build(paths, data_root, seed, num_rows, download))
 
 
 def _build(
@@ -179,7 +187,7 @@ def _build(
         kept = slice(None, num_rows)
         arrays[f"{split}_labels"] = np.sort(labels)[order][kept]
         for m, background in enumerate(backgrounds):
-            # streams of their own: fewer modalities or rows leave the others as they are
+            # a stream for each modality: fewer modalities or rows leave the others as they are
             generator = np.random.default_rng([seed, number, m + 1])
             rows = np.concatenate([generator.permutation(members) for members in classes])[order]
             # the upper end is exclusive, as in the original

@@ -1,94 +1,81 @@
-"""Zip archives of pictures: what they hold is checked before any of it is read or written."""
+"""Zip archives of images, read and unpacked with bounds on what they may contain."""
 
 import os
-import stat
-import tempfile
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
+
+from multipyro.data.storage.files import printable, temporary_folder
 
 __all__ = ["member_bytes", "open_zip", "unpacked"]
 
-# pictures of CelebA have some 10 KB and all of them 1.4 GB, those of PolyMNIST less, and networks lie beside them
+# images of CelebA have some 10 KB and all of them 1.4 GB, those of PolyMNIST less, and networks lie beside them
 _MEMBER_BYTES, _TOTAL_BYTES = 2**22, 2**33
 # compressed bytes that are read at a time: methods without a bound of their own make 100 MB of them at most
 _CHUNK = 4_096
 
 
 def open_zip(path: Path, title: str) -> zipfile.ZipFile:
-    """An archive none of whose members leads out of the folder into which it were unpacked.
+    """An archive of at most 8 GiB.
 
     Args:
         path: The file.
         title: What messages call what it should be.
 
     Raises:
-        ValueError: If it is damaged or no zip file, a member has an absolute path, climbs out of its folder or is a
-            link, or all members together are larger than 8 GiB; the message names it and the member.
+        ValueError: If it is damaged or not a zip file, or its members together are larger; the message names it.
     """
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ValueError(f"{path} is damaged or not {title} ({error}): fetch it again") from error
-    for member in archive.infolist():
-        # a backslash parts folders on one system and is a letter on others
-        parts = PurePosixPath(member.filename.replace("\\", "/"))
-        reason = None
-        if parts.is_absolute() or PureWindowsPath(member.filename).drive:
-            reason = "has an absolute path"
-        elif ".." in parts.parts:
-            reason = "climbs out of its folder"
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            reason = "is a link"
-        if reason is not None:
-            archive.close()
-            raise ValueError(f"{path} is not {title}: its member {member.filename!r} {reason}; nothing was unpacked")
+        raise ValueError(f"{printable(path)} is damaged or not {title} ({error}): download it again") from error
     total = sum(member.file_size for member in archive.infolist())
     if total > _TOTAL_BYTES:
         archive.close()
         raise ValueError(
-            f"{path} is not {title}: its members have {total:,} bytes together, expected at most {_TOTAL_BYTES:,}; "
-            "nothing was unpacked"
+            f"{printable(path)} is not {title}: its members have {total:,} bytes together, expected at most "
+            f"{_TOTAL_BYTES:,}; nothing was unpacked"
         )
     return archive
 
 
 def member_bytes(archive: zipfile.ZipFile, name: str) -> bytes:
-    """What a member holds, a picture of at most 4 MiB.
+    """The content of a member, an image of at most 4 MiB.
 
     Raises:
         ValueError: If it is damaged or larger; the message names it and the archive.
     """
-    size = archive.getinfo(name).file_size
+    size, title = archive.getinfo(name).file_size, f"{printable(name)} in {printable(archive.filename)}"
     if size > _MEMBER_BYTES:
-        raise ValueError(f"{name} in {archive.filename} must have at most {_MEMBER_BYTES:,} bytes, got {size:,}")
+        raise ValueError(f"{title} must have at most {_MEMBER_BYTES:,} bytes, got {size:,}")
     try:
         with archive.open(name) as file:
-            # no more than the size that is told, and to its end, which checks the CRC
+            # no more than the announced size is unpacked, and to its end, which checks the CRC
             return b"".join(iter(lambda: file.read(_CHUNK), b""))
     except MemoryError:
         raise
     except Exception as error:  # of damaged bytes each method of compression raises an error of its own
-        said = str(error) or type(error).__name__
-        raise ValueError(f"{name} in {archive.filename} is damaged ({said}): fetch the archive again") from error
+        message = str(error) or type(error).__name__
+        raise ValueError(f"{title} is damaged ({message}): download the archive again") from error
 
 
 def unpacked(path: Path, folder: Path, keep: Callable[[PurePosixPath], bool], title: str) -> Path:
-    """The folder with those files of an archive that are kept, unpacked unless it is there.
+    """The folder with those files of an archive that are kept, unpacked unless it exists.
 
-    It is filled under another name and takes its own when it is whole, so a run that is killed leaves nothing that
-    looks like it, and the next one begins anew.
+    It is filled under another name and takes its own when it is complete, so a process that is killed leaves nothing
+    that looks like it.
 
     Args:
         path: The archive.
-        folder: Where its files go, side by side, whatever folders they have in the archive.
-        keep: Whether to unpack the file with this path; what systems leave, `__MACOSX` and names with a dot before
-            them, is never unpacked.
+        folder: Where its files go, side by side: of a member only the last part of its path is used, so none can leave
+            the folder, and links become files.
+        keep: Whether to unpack the file with this path; what systems leave, `__MACOSX` and names that begin with a dot,
+            is never unpacked.
         title: What messages call the archive.
 
     Raises:
         OSError: If the folder cannot be written.
-        ValueError: If nothing is kept, or two members have one name; else see `open_zip` and `member_bytes`.
+        ValueError: If nothing is kept, or two members have one name; see also `open_zip` and `member_bytes`.
     """
     if folder.is_dir():
         return folder
@@ -96,26 +83,22 @@ def unpacked(path: Path, folder: Path, keep: Callable[[PurePosixPath], bool], ti
         names: dict[str, str] = {}
         for name in archive.namelist():
             inner = PurePosixPath(name)
-            left = any(part.startswith(".") or part == "__MACOSX" for part in inner.parts)
-            if name.endswith("/") or left or not keep(inner):
+            skipped = any(part.startswith(".") or part == "__MACOSX" for part in inner.parts)
+            if name.endswith("/") or skipped or not keep(inner):
                 continue
             if inner.name in names:
                 raise ValueError(
-                    f"{path} is not {title}: its members {names[inner.name]!r} and {name!r} would become one file; "
-                    "nothing was unpacked"
+                    f"{printable(path)} is not {title}: its members {names[inner.name]!r} and {name!r} would become "
+                    "one file; nothing was unpacked"
                 )
             names[inner.name] = name
         if not names:
-            raise ValueError(f"{path} is not {title}: none of its {len(archive.namelist())} members is one to unpack")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            # the temporary folder is its owner's alone, one made within is as any other
-            whole = Path(temporary) / folder.name
-            whole.mkdir()
+            raise ValueError(f"{printable(path)} is not {title}: it has none of the files that are needed")
+        with temporary_folder(folder.parent, folder.name) as temporary:
             for target, name in names.items():
-                (whole / target).write_bytes(member_bytes(archive, name))
+                (temporary / target).write_bytes(member_bytes(archive, name))
             try:
-                os.rename(whole, folder)
+                os.rename(temporary, folder)
             except OSError:
                 # another process was first
                 if not folder.is_dir():

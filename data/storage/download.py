@@ -1,50 +1,49 @@
-"""Downloads that leave a whole set or nothing."""
+"""Downloads that leave a complete data set or nothing."""
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from multipyro.data.storage.files import temporary_folder
 from multipyro.data.storage.locations import download_root
 
 __all__ = ["fetch"]
 
 
-def fetch(folder: str, names: Sequence[str], download: Callable[[Path], Path], absent: str) -> None:
-    """Downloads to a temporary folder, which takes its name in the download folder when all files are there.
+def fetch(folder: str, names: Sequence[str], download: Callable[[Path], Path], missing: str) -> None:
+    """Downloads into a temporary folder, which takes its name in the download folder when all files are there.
 
-    A download that breaks off leaves nothing that looks like the set.
+    An interrupted download leaves nothing that looks like the data set.
 
     Args:
-        folder: Folder of the set below the download folder.
-        names: Files that the set needs; others are not kept.
-        download: Downloads into the folder that it is given, and returns the one that holds the files.
-        absent: What an error says first.
+        folder: Folder of the data set below the download folder.
+        names: Files that the data set needs; others are not kept.
+        download: Downloads into the folder that it is given, and returns the one that contains the files.
+        missing: Beginning of the message of an error.
 
     Raises:
-        FileNotFoundError: If the download fails or lacks a file; the message goes on to say why.
+        FileNotFoundError: If the download fails or a file is missing; the message continues with the reason.
     """
     target = download_root() / folder
     try:
-        download_root().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{Path(folder).parts[0]}-", dir=download_root()) as temporary:
-            found, whole = download(Path(temporary)), Path(temporary) / ".whole"
-            whole.mkdir()
+        with temporary_folder(download_root(), Path(folder).parts[0]) as temporary:
+            downloaded, complete = download(temporary), temporary / ".complete"
+            complete.mkdir()
             for name in names:
-                os.replace(found / name, whole / name)
-            _place(whole, target)
-    # of a refusal or a wrong md5, torchvision and what it imports raise classes of their own
+                os.replace(downloaded / name, complete / name)
+            _place(complete, target)
+    # torchvision, and what it imports, raise classes of their own for a refusal or a wrong md5
     except Exception as error:
-        raise FileNotFoundError(f"{absent} (the download failed: {error})") from error
+        raise FileNotFoundError(f"{missing} (the download failed: {error})") from error
 
 
-def _place(whole: Path, target: Path) -> None:
+def _place(complete: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # one step, so that a run killed at any moment leaves all files or none
-        os.rename(whole, target)
+        # one step, so that a process killed at any moment leaves all files or none
+        os.rename(complete, target)
     except OSError:
-        # another process was first, or something else lies there
+        # another process was first, or something else is there
         target.mkdir(exist_ok=True)
-        for path in whole.iterdir():
+        for path in complete.iterdir():
             os.replace(path, target / path.name)

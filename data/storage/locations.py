@@ -1,21 +1,21 @@
-"""Where data sets are looked for: one setting, searched before any download.
+"""Where data sets are searched: one setting, before any download.
 
-The setting is the `data_root` argument (`--data-root` on the command line), or else the environment variable
-`MULTIPYRO_DATA`: a folder, or several separated as in `PATH`. The folders are only read. Each holds data sets as
-torchvision or the authors lay them out, or as compact files:
+The setting is the argument `data_root` (`--data-root` on the command line), or else the environment variable
+`MULTIPYRO_DATA`: a folder, or several separated as in `PATH`. The folders are only read. Each contains data sets as
+torchvision or the authors lay them out, or compact files:
 
 * `MNIST/raw/`, `FashionMNIST/raw/`: the four idx files, unpacked or `.gz`;
 * `train/m0/` to `train/m4/` and `test/m0/` to `test/m4/` with `NUMBER.DIGIT.png`, in `PolyMNIST/`, `PolyMNIST/MMNIST/`
   or `MMNIST/`, or `PolyMNIST.zip`; or `PolyMNIST/backgrounds/*.jpg`, five photographs;
-* `SVHN/train_32x32.mat`, `SVHN/test_32x32.mat`: whole, or the first rows in the same format;
+* `SVHN/train_32x32.mat`, `SVHN/test_32x32.mat`: complete, or the first rows in the same format;
 * `celeba/img_align_celeba/*.jpg` or `celeba/img_align_celeba.zip`, `celeba/list_attr_celeba.txt`,
   `celeba/list_eval_partition.txt`; or `CelebA/celeba_10k_64.npz` with `jpeg` (uint8, all files one after the other),
   `offsets` (where each begins and the last ends), `attributes` (rows, 40) of -1 and 1, `attribute_names`,
   `filenames`;
-* `cub/train/` and `cub/test/` with a folder of pictures for each class, `cub/text_trainvalclasses.txt` and
-  `cub/text_testclasses.txt` with ten lines a picture; or `CUB_200_2011/` as Caltech's archive unpacks and
-  `cvpr2016_cub/text_c10/CLASS/PICTURE.txt` as Reed's does; or `CUB/cub_captioned_64.npz` with `jpeg`, `offsets`, the
-  same of `jpeg_crop`, `filenames`, `class_id`, and `CUB/cub_captions.txt.gz`.
+* `cub/train/` and `cub/test/` with a folder of images for each class, `cub/text_trainvalclasses.txt` and
+  `cub/text_testclasses.txt` with ten lines for each image; or `CUB_200_2011/` as Caltech's archive unpacks and
+  `cvpr2016_cub/text_c10/CLASS/IMAGE.txt` as Reed's does; or `CUB/cub_captioned_64.npz` with `jpeg`, `offsets`, the same
+  of `jpeg_crop`, `filenames`, `class_id`, and `CUB/cub_captions.txt.gz`.
 
 What is downloaded or built goes to the download folder, `~/.cache/multipyro` (`$XDG_CACHE_HOME/multipyro` where that
 variable is set), which is searched last.
@@ -50,12 +50,12 @@ def roots(data_root: str | os.PathLike | None = None) -> list[Path]:
         origin = f"the environment variable {VARIABLE}"
     for folder in named:
         if not folder.is_dir():
-            raise FileNotFoundError(f"{origin} names {folder}, which is no folder: create it or correct the setting")
+            raise FileNotFoundError(f"{origin} names {folder}, which is not a folder: create it or change the setting")
     return [*named, download_root()]
 
 
 def find(names: Iterable[str], data_root: str | os.PathLike | None = None) -> Path | None:
-    """The first existing file of `names` (relative paths, tried in order) in any of the roots, None without one."""
+    """The first existing file among `names` (relative paths, tried in order) in any of the roots; None without one."""
     names = list(names)
     for root in roots(data_root):
         for name in names:

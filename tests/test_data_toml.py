@@ -16,7 +16,7 @@ ROWS = 40
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "multipyro" / "own"
+    return tmp_path / "cache" / "multipyro" / "user-defined"
 
 
 @pytest.fixture
@@ -55,6 +55,7 @@ columns = ["bald", "old"]
 [modalities.weight]
 column = "weight"
 kind = "vector"
+scaling = "none"
 [modalities.spectrum]
 file = "spectrum.npy"
 likelihood = "laplace"
@@ -129,7 +130,7 @@ def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
     path = written(folder)
     first = load_toml(path).train.x["image"].clone()
     (stored,) = cache.iterdir()
-    monkeypatch.setattr("multipyro.data.storage.mapped.decode_images", None)  # nothing is decoded again
+    monkeypatch.setattr("multipyro.data.custom.mapped.decode_images", None)  # nothing is decoded again
     assert torch.equal(load_toml(path).train.x["image"], first)
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parents[1]))
@@ -143,67 +144,73 @@ def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
 
 
 def test_large_arrays_are_mapped_and_equal_those_that_are_read(folder, cache, monkeypatch):
-    path = written(folder, '[modalities.spectrum]\nfile = "spectrum.npy"\n')
+    path = written(folder, '[modalities.spectrum]\nfile = "spectrum.npy"\nscaling = "none"\n')
     read = load_toml(path).train.x["spectrum"]
-    monkeypatch.setattr("multipyro.data.storage.mapped._MAPPED_BYTES", 0)
+    monkeypatch.setattr("multipyro.data.custom.mapped._MAPPED_BYTES", 0)
     assert torch.equal(load_toml(path).train.x["spectrum"], read) and len(list(cache.iterdir())) == 1
 
 
 WRONG = [
     ('table = 3\n[modalities.a]\ncolumn = "bald"', "table must be a string, got 3"),
     ("tabel = 1", "unknown key tabel"),
-    ("x =", "no TOML file"),
+    ("x =", "not a TOML file"),
     ('table = "other.csv"\n[modalities.a]\ncolumn = "bald"', "there is no table"),
     ('table = "birds.csv"', "at least one modality"),
     ('table = "birds.csv"\n[modalities.a]\ncolumn = "wings"', r"column 'wings': the table has \['file', 'color'"),
     ('table = "birds.csv"\n[modalities.a]\ncolumn = "bald"\nkind = "sound"', "kind must be one of"),
     ('table = "birds.csv"\n[modalities.a]\ncolumns = ["color"]', "must be a column of numbers.*'red'"),
     ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"', r"size must be \[height, width\]"),
-    ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"\nsize = [4, 4]', "40 of 40 pictures lack"),
+    ('table = "birds.csv"\n[modalities.a]\ncolumn = "file"\nsize = [4, 4]', "40 of 40 files are missing"),
     ('table = "birds.csv"\n[modalities.a]\nfile = "few.npy"', "same number of rows.*'modalities.a.file': 3"),
-    ('[modalities.a]\nfile = "objects.npy"', "is no array of numbers"),
+    ('[modalities.a]\nfile = "objects.npy"', "is not an array of numbers"),
     ('[modalities.a]\ncolumn = "bald"', "there is no table"),
     ('[modalities.a]\nfile = "few.npy"\ncolumn = "b"', "needs one of column, columns and file"),
-    ('split = [0.5, 0.1]\n[modalities.a]\nfile = "few.npy"', "three shares"),
-    ('[modalities.a]\nfile = "few.npy"', "leave a part without rows"),
+    ('split = [0.5, 0.1]\n[modalities.a]\nfile = "few.npy"', "three fractions"),
+    ('[modalities.a]\nfile = "few.npy"', "a part would have no rows"),
     (
         'split = "color"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"',
-        "must hold .'train', 'validation', 'test'",
+        "must have .'train', 'validation', 'test'",
     ),
     ('labels = "caption"\ntable = "birds.csv"\n[modalities.a]\ncolumn = "bald"', "every row needs a class, 1 cells"),
     ('name = 3\n[modalities.a]\nfile = "few.npy"', "name must be a string, got 3"),
     ('seed = true\n[modalities.a]\nfile = "few.npy"', "seed must be a whole number from 0 .*, got True"),
-    ('split = 3\n[modalities.a]\nfile = "few.npy"', "split must be a list of three shares or a column, got 3"),
-    ('split = [0.9, 0.1, 0.0]\n[modalities.a]\nfile = "few.npy"', r"shares above 0 .*, got \(0.9, 0.1, 0.0\)"),
-    ('split = [true, 0.1, 0.1]\n[modalities.a]\nfile = "few.npy"', "three shares above 0"),
+    ('split = 3\n[modalities.a]\nfile = "few.npy"', "split must be a list of three fractions or a column, got 3"),
+    ('split = [0.9, 0.1, 0.0]\n[modalities.a]\nfile = "few.npy"', r"fractions above 0 .*, got \(0.9, 0.1, 0.0\)"),
+    ('split = [true, 0.1, 0.1]\n[modalities.a]\nfile = "few.npy"', "three fractions above 0"),
     ('split = "part"\n[modalities.a]\nfile = "few.npy"', "split names the column 'part': there is no table"),
-    ('[modalities.a]\nfile = "scalar.npy"', "modalities.a.file names .*scalar.npy, which is no array .*single number"),
-    ('[modalities.a]\nfile = "several.npz"', "modalities.a.file names .*several.npz, which is no array .*npz file"),
-    ('[modalities.a]\nfile = "bytes.npy"', "birds.toml: uint8 is for images"),
+    (
+        '[modalities.a]\nfile = "scalar.npy"',
+        "a.file names .*scalar.npy, which is not an array .*single number",
+    ),
+    ('[modalities.a]\nfile = "several.npz"', "modalities.a.file names .*several.npz, which is not an array .*npz file"),
+    ('[modalities.a]\nfile = "bytes.npy"', "birds.toml: modalities.a: uint8 is for images"),
 ]
 # what is said of a column, and what is wrong with it
 COLUMNS = [
     ('column = ["bald"]', r".column must be a string, got \['bald'\]"),
-    ('columns = "bald"', ".columns must be a list of names of columns, got 'bald'"),
-    ("columns = [3]", r"columns must be a list of names of columns, got \[3\]"),
+    ('columns = "bald"', ".columns must be a list of different names of columns, got 'bald'"),
+    ("columns = [3]", r"columns must be a list of different names of columns, got \[3\]"),
     ('column = "file"\nfolder = 3', ".folder must be a string, got 3"),
     ('column = "file"\nsize = [true, 8]', r"size must be \[height, width\], in pixels .*, got \[True, 8\]"),
     ('column = "file"\nsize = [1000000, 1000000]', r"size must be .* from 1 to 4096, got \[1000000, 1000000\]"),
     ('column = "file"\nsize = [8, 8]\nchannels = true', r"channels must be one of \(1, 3\), got True"),
     ('column = "caption"\nkind = "text"\nlength = true', "length must be a whole number from 1 .*, got True"),
     ('column = "caption"\nkind = "text"\nlength = 1000000000000', "length must be a whole number from 1 to 65536"),
-    ('column = "color"\nkind = "image"\nsize = [8, 8]', "must name pictures: none of the 40 cells of 'color'"),
-    ('column = "color"\nlikelihood = "normal"', r"likelihood must be one of \('categorical',\) for a label, got 'nor"),
-    ('column = "weight"\nlikelihood = "categorical"', "likelihood must be one of .*'normal'.* for a vector, got 'cat"),
+    ('column = "color"\nkind = "image"\nsize = [8, 8]', "must name images: none of the 40 cells of 'color'"),
+    (
+        'column = "color"\nlikelihood = "normal"',
+        r"of kind 'label', must be one of \('categorical',\), got 'nor",
+    ),
+    ('column = "weight"\nlikelihood = "categorical"', "of kind 'vector', must be one of .*'normal'.*, got 'cat"),
     ('column = "weight"\nscale = true', "scale must be a number above 0, 'learned' or 'channels', got True"),
-    ('columns = ["bald"]\nscale = 2', "scale: modality 'a' has a bernoulli likelihood, which takes no scale, got 2"),
-    ('column = "color"\nscale = 2', "a label, as its cells look.*: scale does not apply"),
-    ('columns = ["bald"]\nkind = "label"', "several columns: kind does not apply, what applies is columns, likelihood"),
-    ('columns = ["bald"]\nsize = [1, 1]\nlength = 1', "several columns: size, length do not apply"),
-    ('file = "spectrum.npy"\nkind = "label"', "an array: kind does not apply, what applies is file, likelihood"),
-    ('column = "color"\nlength = 3', "a label, as its cells look; kind may say otherwise: length does not apply"),
+    ('columns = ["bald"]\nscale = 2', "modality 'a' has a bernoulli likelihood, which takes no scale, got 2"),
+    ('column = "color"\nscale = 2', "a label, inferred to be of kind 'label': scale does not apply"),
+    ('columns = ["bald"]\nkind = "label"', "several columns, whose kind can be .*'vector'.*, got 'label'"),
+    ('columns = ["bald"]\nsize = [1, 1]\nlength = 1', "several columns, inferred.*: size, length do not apply"),
+    ('file = "spectrum.npy"\nkind = "label"', r"label 'a' must have shape \(rows,\), got \(40, 4\)"),
+    ('column = "color"\nlength = 3', "a label, inferred.*: length does not apply"),
     ('column = "weight"\nkind = "vector"\ntokens = "words"', "a column of numbers: tokens does not apply"),
-    ('column = "file"\nsize = [8, 8]\ntokens = "words"', "pictures, as its cells look.*: tokens does not apply"),
+    ('column = "file"\nsize = [8, 8]\ntokens = "words"', "a column of images, inferred.*: tokens does not apply"),
     (
         'column = "caption"\nkind = "text"\nfolder = "pictures"',
         "a text: folder does not apply, what applies is .*token",
@@ -279,10 +286,10 @@ def test_items_may_lack_modalities():
 @pytest.mark.parametrize(
     "items, error, message",
     [
-        ([], ValueError, "holds no items"),
-        ([{"a": None}], ValueError, "item 0 holds no modality"),
+        ([], ValueError, "has no items"),
+        ([{"a": None}], ValueError, "item 0 has no modality"),
         ([(1, 2)], TypeError, "an item must be a dict.*tuple"),
-        ([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}], ValueError, r"one shape, got \[\(2,\), \(3,\)\]"),
+        ([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}], ValueError, r"one shape, got \(2,\) and \(3,\)"),
     ],
 )
 def test_wrong_items_are_told(items, error, message):
@@ -293,10 +300,18 @@ def test_wrong_items_are_told(items, error, message):
 @pytest.mark.parametrize(
     "values, error, message",
     [
-        (torch.tensor([-1, 2]), ValueError, "class ids from 0 on"),
-        (torch.tensor([10**12, 2]), ValueError, "class ids from 0 on and below 1048576, .* to 1e[+]12"),
-        (torch.zeros(4, dtype=torch.int32), TypeError, "floats, uint8 or int64, got torch.int32"),
-        (torch.zeros(4, 2, dtype=torch.uint8), TypeError, "uint8 is for images"),
+        (
+            torch.tensor([-1, 2]),
+            ValueError,
+            "whole numbers from -1 to 2, .* can be label, ordinal, counts or",
+        ),
+        (torch.zeros(4, 3).long(), ValueError, r"can be counts, text \(token ids\) or vector; declare it: kinds"),
+        (
+            torch.zeros(4, 2, dtype=torch.complex64),
+            TypeError,
+            "floating point, integer, bool or uint8, got",
+        ),
+        (torch.zeros(4, 2, dtype=torch.uint8), ValueError, "uint8 is for images"),
         (torch.zeros(0, 2), ValueError, "at least one row"),
     ],
 )
