@@ -60,6 +60,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10.2",
         "pyro-ppl>=1.9",
+        "pyyaml>=6",
         "rich>=13.7",
         "scikit-learn>=1.3",
         "scipy>=1.11",

@@ -19,6 +19,7 @@ INSTALL = {
     "tensorboard": '"multipyro[tensorboard]"',
     "torchvision": '"multipyro[vision]"',
     "xarray": '"multipyro[arviz]"',
+    "yaml": "pyyaml",
 }
 
 
