@@ -31,7 +31,7 @@ from multipyro.inference import (
     train_classifiers,
 )
 from multipyro.inference.evaluation import evaluating
-from multipyro.inference.training.runs import versions
+from multipyro.inference.runs import versions
 from multipyro.ppl_models import point_estimate
 
 

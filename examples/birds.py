@@ -28,7 +28,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from multipyro.data import IndexedTensor, Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, joint_samples, load, networks_for
-from multipyro.inference.training.runs import read_run, versions
+from multipyro.inference.runs import read_run, versions
 
 WINDOW = 3
 # training rows that components and directions are found on

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, fit_recipe, joint_samples, load, networks_for
 from multipyro.inference.evaluation import evaluating, train_classifiers
-from multipyro.inference.training.runs import versions
+from multipyro.inference.runs import versions
 from multipyro.ppl_models import point_estimate
 
 METHODS = ("jmvae-kl", "jmvae-gan")

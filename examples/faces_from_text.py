@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, cross_generate, load, networks_for
 from multipyro.inference.evaluation import estimate_share, train_classifiers
-from multipyro.inference.training.runs import read_run, versions
+from multipyro.inference.runs import read_run, versions
 
 JUDGED = ("Male", "Smiling")
 VOCABULARY = ("-", "Male", "Female", "Smiling")

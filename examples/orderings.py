@@ -22,7 +22,7 @@ import torch
 from multipyro.data import load_dataset
 from multipyro.inference import METHODS, importance_weighted_bound, load
 from multipyro.inference.cli.parser import main as command
-from multipyro.inference.training.runs import versions
+from multipyro.inference.runs import versions
 
 SETTINGS = {
     "digits": "--epochs 40 --batch-size 64 --lr 3e-3 --latent-dim 16 --warmup 15 --particles 4",

@@ -29,7 +29,7 @@ from multipyro.inference import (
     networks_for,
     train_classifiers,
 )
-from multipyro.inference.training.runs import versions
+from multipyro.inference.runs import versions
 
 TEXT = "word"
 

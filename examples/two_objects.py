@@ -28,7 +28,7 @@ from torch import nn
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.data.scenes.composition import RELATIONS, WORDS, draw_scene, sentence, sentence_is_true
 from multipyro.inference import build, cross_generate, joint_samples, load, networks_for
-from multipyro.inference.training.runs import read_run, versions
+from multipyro.inference.runs import read_run, versions
 
 # where test rows begin among the scenes of the set
 FIRST_TEST = 95_000

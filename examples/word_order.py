@@ -30,7 +30,7 @@ import torch
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.inference import build, fit_recipe, networks_for
 from multipyro.inference.evaluation import evaluating
-from multipyro.inference.training.runs import versions
+from multipyro.inference.runs import versions
 
 WORDS = ("zero", "one", "two", "three", "four", "left", "right")
 LEFT, RIGHT = 5, 6

@@ -59,10 +59,16 @@ from multipyro.inference.recipes import (
     networks_for,
     register,
 )
-from multipyro.inference.training.checkpoints import load_state, save_state
-from multipyro.inference.training.fitting import FitResult, NonFiniteLossError, fit, fit_recipe
-from multipyro.inference.training.runs import LoadedRun, load
-from multipyro.inference.training.seeds import step_seed
+from multipyro.inference.runs import LoadedRun, load, load_state, save_state
+from multipyro.inference.training import (
+    FitResult,
+    FitState,
+    NonFiniteLossError,
+    TrainingSettings,
+    fit,
+    fit_recipe,
+    step_seed,
+)
 
 __all__ = [
     "GUIDE",
@@ -79,6 +85,7 @@ __all__ = [
     "DiscriminatorLoss",
     "Evaluation",
     "FitResult",
+    "FitState",
     "GeneratorLoss",
     "JensenShannonELBO",
     "LinearMixtureELBO",
@@ -94,6 +101,7 @@ __all__ = [
     "Sandwich",
     "Stage",
     "StratifiedELBO",
+    "TrainingSettings",
     "Update",
     "bidirectional_sandwich",
     "bridged_log_likelihoods",

@@ -16,7 +16,7 @@ from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference import Recipe, Stage, build, fit, fit_recipe, load, load_state, save_state
-from multipyro.inference.training.checkpoints import read_checkpoint
+from multipyro.inference.runs.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "progress": False}
 
@@ -27,11 +27,11 @@ class MyGuide(ProductOfExperts):
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a run of two epochs that says it is not finished, and its last checkpoint."""
+    """The folder of a run of two epochs whose end was not recorded, and its last checkpoint."""
     folder = tmp_path / "run"
     fit(*toy_programs(), Trace_ELBO(), toy_data(), out=folder, **SETTINGS)
     state = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**state, "state": "running", "stages_done": 0}))
+    (folder / "run.json").write_text(json.dumps({**state, "state": "running"}))
     return folder, folder / "checkpoints" / "stage-1-main" / "last.ckpt"
 
 
@@ -58,6 +58,21 @@ def flipped(path, trap):
     path.write_bytes(bytes(content))
 
 
+def compressed(path, trap):
+    """The same members, deflated: a small file that may be huge in memory."""
+    with zipfile.ZipFile(path) as archive:
+        members = {item.filename: archive.read(item) for item in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def repeated(path, trap):
+    """A param statement of two billion elements that share one."""
+    value = {"unconstrained": torch.zeros(1).expand(2**31), "constraint": ["real", {}]}
+    torch.save({**read_checkpoint(path), "param_store": {"scale": value}}, path)
+
+
 def another_model(path, trap):
     with torch.random.fork_rng():
         recipe = build("mvae", toy_networks(), 3)
@@ -76,6 +91,8 @@ DAMAGE = {
     "a tensor": lambda path, trap: torch.save(torch.ones(3), path),
     "a state_dict": lambda path, trap: torch.save(toy_programs()[0].state_dict(), path),
     "another model": another_model,
+    "compressed": compressed,
+    "a value that repeats": repeated,
 }
 
 
@@ -140,7 +157,7 @@ def test_a_constraint_that_cannot_be_written_is_refused(tmp_path):
 def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
     folder, path = run
     state = json.loads((folder / "run.json").read_text())
-    state["plan"]["epochs"] = [4]
+    state["stages"][0]["epochs"] = 4
     (folder / "run.json").write_text(json.dumps(state))
     before = {file: file.read_bytes() for file in folder.rglob("*.*")}
 
@@ -153,7 +170,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     assert {file: file.read_bytes() for file in folder.rglob("*.*")} == before
-    assert read_checkpoint(path)["epoch"] == 1
+    assert len(read_checkpoint(path)["history"]) == 2
 
 
 def test_an_optimizer_that_cannot_be_read_back_shows_at_once(tmp_path):
@@ -189,7 +206,7 @@ def test_a_run_is_rebuilt_from_its_folder(tmp_path):
     assert not model.training and not guide.training
     described = json.loads((tmp_path / "run.json").read_text())
     assert described["config"] == {"dataset": "toy"}
-    assert described["data"]["content_hash"] == toy_data().content_hash
+    assert described["data"]["content_hash"]["train"] == toy_data().content_hash
     best.unlink()
     load(tmp_path)
 
@@ -229,7 +246,7 @@ def test_runs_that_cannot_be_loaded_say_why(run, tmp_path):
     folder, path = run
     with pytest.raises(ValueError, match="load_state"):
         load(folder)
-    with pytest.raises(FileNotFoundError, match="holds no run"):
+    with pytest.raises(FileNotFoundError, match="is not a run folder"):
         load(tmp_path / "nothing")
     trained_recipe(tmp_path / "recipe")
     for file in (tmp_path / "recipe").rglob("*.ckpt"):
@@ -250,7 +267,7 @@ def test_a_recipe_of_ones_own_is_not_rebuilt_and_says_so(tmp_path):
     model, guide = toy_programs()
     recipe = Recipe(model, guide, (Stage(Trace_ELBO()),), name="mine")
     fit_recipe(recipe, toy_data(), out=tmp_path, **SETTINGS)
-    with pytest.raises(ValueError, match="programs of one's own: build them and call .*load_state"):
+    with pytest.raises(ValueError, match="user-defined programs: build them and call .*load_state"):
         load(tmp_path)
 
 
@@ -262,10 +279,12 @@ def told(tmp_path_factory):
     return json.loads((folder / "run.json").read_text())
 
 
-@pytest.mark.parametrize("key", ["method", "options", "modalities", "plan", "config", "guide_class", "data"])
+@pytest.mark.parametrize(
+    "key", ["method", "options", "modalities", "settings", "stages", "config", "guide_class", "data"]
+)
 def test_a_run_file_that_lacks_something_is_damaged(told, tmp_path, key):
     (tmp_path / "run.json").write_text(json.dumps({name: value for name, value in told.items() if name != key}))
-    with pytest.raises(ValueError, match=f"run.json is damaged .*lacks '{key}'"):
+    with pytest.raises(ValueError, match=f"run.json is damaged .*'{key}' is missing"):
         load(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({**told, key: 1}))
     with pytest.raises(ValueError, match=f"run.json is damaged .*{key} is 1"):
@@ -277,6 +296,40 @@ def test_modalities_that_are_damaged(told, tmp_path, modality):
     (tmp_path / "run.json").write_text(json.dumps({**told, "modalities": modality}))
     with pytest.raises(ValueError, match="run.json is damaged"):
         load(tmp_path)
+
+
+def test_stages_that_climb_out_of_the_folder(told, tmp_path):
+    told = {**told, "stages": [{**told["stages"][0], "name": "../../elsewhere"}]}
+    (tmp_path / "run.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="run.json is damaged .*stages is"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("size", [{"latent_dim": 10**7}, {"hidden_features": [10**7]}], ids=str)
+def test_networks_that_would_fill_the_memory_are_not_built(tmp_path, size):
+    trained_recipe(tmp_path, epochs=1)
+    content = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**content, **size}))
+    with pytest.raises(ValueError, match="run.json is damaged: it describes larger networks than .*best.ckpt"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["updates", "history", "step", "best", "waited", "stopped", "rng", "param_store"])
+def test_a_checkpoint_that_lacks_a_part_is_refused(run, part):
+    folder, path = run
+    content = read_checkpoint(path)
+    for changed in ({}, {part: "none"}):
+        torch.save({**{name: value for name, value in content.items() if name != part}, **changed}, path)
+        with pytest.raises(ValueError, match=f"last.ckpt is not a checkpoint of a training run: {part} is missing"):
+            fit(*toy_programs(), Trace_ELBO(), toy_data(), out=folder, resume=True, **SETTINGS)
+
+
+@pytest.mark.parametrize("updates", [[], [{}], [{"": {}}], [{"": None}], ["none"]], ids=str)
+def test_optimizer_states_that_are_damaged(run, updates):
+    folder, path = run
+    torch.save({**read_checkpoint(path), "updates": updates}, path)
+    with pytest.raises(ValueError, match="the run cannot be continued from .*last.ckpt"):
+        fit(*toy_programs(), Trace_ELBO(), toy_data(), out=folder, resume=True, **SETTINGS)
 
 
 def test_a_guide_of_ones_own_must_be_a_class():

@@ -161,7 +161,7 @@ def test_demo(tmp_path, capsys):
     assert main(["demo", "--epochs", "1", "--out", str(tmp_path / "demo")]) == 0
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert metrics["method"] == "mopoe" and metrics["options"]["beta"] == 3.0
-    assert metrics["plan"]["epochs"] == [1, 1] and metrics["checkpoint"] == "best"
+    assert [stage["epochs"] for stage in metrics["training"]["stages"]] == [1, 1] and metrics["checkpoint"] == "best"
     assert len(list((tmp_path / "demo").glob("*.png"))) == 5
 
 
@@ -219,7 +219,7 @@ def test_a_user_defined_guide_by_the_same_commands(tmp_path, capsys):
         (["compare", "mvae", "mopoe", "--particles", "50", *SMALL], "mvae, mopoe has no option particles"),
         (["compare", "mvae", "mmvea", *SMALL], "unknown method 'mmvea'"),
         (["compare", "mvae", "mopoe", "--option", "alpha=1", *SMALL], "no option alpha"),
-        (["compare", "mvae", "telbo", "--missing", "0.3", *SMALL], "telbo needs complete rows"),
+        (["compare", "mvae", "telbo", "--missing", "0.3", *SMALL], "telbo needs complete examples"),
     ),
 )
 def test_errors_are_one_line_and_come_before_any_training(arguments, message, tmp_path, monkeypatch, capsys):
@@ -394,13 +394,13 @@ def test_training_on_incomplete_data_and_evaluation_on_complete_data(tmp_path, c
     assert main(["train", "mvae", "--missing", "label=0.5", "--out", str(out), *SMALL]) == 0
     config = json.loads((out / "run.json").read_text())
     assert config["config"] == {"missing": {"image": 0.0, "label": 0.5, "word": 0.0}}
-    assert config["data"]["content_hash"] != load_dataset("digits").train.content_hash
+    assert config["data"]["content_hash"]["train"] != load_dataset("digits").train.content_hash
     assert main(["evaluate", str(out), "--num-samples", "5"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["config"] == config["config"]
     assert metrics["data"]["content_hash"]["test"] == load_dataset("digits").test.content_hash
     assert main(["train", "telbo", "--missing", "0.3", "--out", str(tmp_path / "b"), *SMALL]) == 2
-    assert "complete rows" in one_line(capsys)
+    assert "complete examples" in one_line(capsys)
     assert main(["train", "mvae", "--missing", "label=much", "--out", str(tmp_path / "c"), *SMALL]) == 2
     assert "label=much" in one_line(capsys)
 

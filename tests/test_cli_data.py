@@ -64,13 +64,14 @@ def test_other_pixels_are_refused_where_the_stored_values_are_the_same(gray, cap
     assert binarized.train.content_hash == splits.train.content_hash
     changed(run, options={"binarize": "dynamic", "word": True})
     assert main(["evaluate", str(run), *root]) == 2
-    assert "other examples (validation_hash, test_hash)" in capsys.readouterr().err
+    assert "other examples (validation, test)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["content_hash", "validation_hash", "test_hash"])
+@pytest.mark.parametrize("name", Splits.NAMES)
 def test_every_part_must_be_the_same(gray, name):
-    run, root, _ = gray
-    changed(run, **{name: "0" * 64})
+    run, root, splits = gray
+    hashes = {part: getattr(splits, part).content_hash for part in Splits.NAMES}
+    changed(run, content_hash={**hashes, name: "0" * 64})
     with pytest.raises(ValueError, match=f"other examples .{name}. of mnist"):
         data_of(run, *root)
 
@@ -80,14 +81,14 @@ def test_incomplete_data_is_reproduced_whatever_modalities_the_method_takes(meth
     small = ["--epochs", "1", "--latent-dim", "2", "--batch-size", "256"]
     job_of(method, "--missing", "image=0.6,label=0.7", *small, out=tmp_path / "run").train()
     assert data_of(tmp_path / "run").train.observed is None
-    changed(tmp_path / "run", content_hash=load_dataset("digits").train.content_hash)
+    changed(tmp_path / "run", content_hash={"train": load_dataset("digits").train.content_hash})
     with pytest.raises(ValueError, match="other examples"):
         data_of(tmp_path / "run")
 
 
 def test_only_the_modalities_that_a_method_takes_must_be_complete():
     assert job_of("cvae", "--missing", "word=0.5").recipe.name == "cvae"
-    with pytest.raises(ValueError, match="cvae needs complete rows"):
+    with pytest.raises(ValueError, match="cvae needs complete examples"):
         job_of("cvae", "--missing", "label=0.5")
 
 
@@ -160,7 +161,7 @@ def test_a_data_set_takes_its_options_from_the_command_line(tmp_path, monkeypatc
     options = ["--data-option", "binarize=fixed", "--data-option", "num_rows=7"]
     assert main(["train", "mvae", *place, *options]) == 0
     data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
-    assert data["rows"] == 7 and data["options"]["binarize"] == "fixed"
+    assert data["size"]["train"] == 7 and data["options"]["binarize"] == "fixed"
     assert main(["train", "mvae", *place, "--data-option", "rows=7"]) == 2
     assert "mnist has no option rows: it has binarize, word, num_rows" in capsys.readouterr().err
     assert main(["train", "mvae", *place, "--data-option", "rows"]) == 2

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,16 +10,18 @@ import warnings
 from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
-from toy import NET, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
+from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.inference import (
     LinearWarmup,
+    NonFiniteLossError,
     Recipe,
     Stage,
     StratifiedELBO,
@@ -29,8 +32,7 @@ from multipyro.inference import (
     step_seed,
 )
 from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
-from multipyro.inference.training.checkpoints import read_checkpoint
-from multipyro.inference.training.fitting import NonFiniteLossError
+from multipyro.inference.runs.checkpoints import read_checkpoint
 
 QUICK = {"epochs": 3, "batch_size": 16, "seed": 5, "progress": False}
 
@@ -50,6 +52,10 @@ LOSSES = {
     "sum, warmed up by epoch": lambda: weighted(LinearWarmup(3)),
     "sum, warmed up by step": lambda: weighted(LinearWarmup(5, "step")),
 }
+
+
+def fit_quickly(*args):
+    fit(*args, **QUICK)
 
 
 def plain_loop(model, guide, loss, data, epochs=3, seed=5, lr=1e-3):
@@ -119,9 +125,8 @@ def test_optimizers_of_torch_and_of_pyro(optimizer):
         pyro.optim.ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-3}, "gamma": 0.9}),
         pyro.optim.Adam(lambda name: {"lr": 1e-3}),
         pyro.optim.Adam({"lr": 1e-3}, {"clip_norm": 1.0}),
-        "adam",
     ],
-    ids=["scheduler", "function of arguments", "clipping", "name"],
+    ids=["scheduler", "function of arguments", "clipping"],
 )
 def test_optimizers_that_cannot_be_used_are_refused(optimizer):
     with pytest.raises(TypeError, match="optimi"):
@@ -156,7 +161,7 @@ def test_a_last_smaller_batch_can_be_left_out():
         fit(*toy_programs(), Counting(), toy_data(), validation=held_out, drop_last=drop_last, **QUICK)
         assert sizes == 3 * expected
         sizes.clear()
-    with pytest.raises(ValueError, match="drop_last leaves no batch: 8 rows are fewer than 16"):
+    with pytest.raises(ValueError, match="drop_last leaves no batch: 8 examples are fewer than 16"):
         fit(*toy_programs(), Trace_ELBO(), toy_data(8), drop_last=True, **QUICK)
 
 
@@ -165,7 +170,8 @@ def test_history_and_log(tmp_path):
     loss, held_out = Trace_ELBO(), toy_data(24, 1, "validation")
     result = fit(model, guide, loss, toy_data(), validation=held_out, out=tmp_path, **QUICK)
     assert result.epochs == 3
-    names = ["stage", "epoch", "train/bound", "rows_per_second", "validation/bound", "validation/kl/z"]
+    names = ["stage", "epoch", "train/bound", "validation/bound", "validation/kl/z"]
+    names += ["learning_rate", "gradient_norm", "seconds", "examples_per_second"]
     names += ["validation/reconstruction/signal", "validation/reconstruction/label"]
     assert sorted(result.history[0]) == sorted(names)
     model.eval(), guide.eval()
@@ -189,19 +195,70 @@ def test_without_validation_the_parts_come_from_training_rows():
     assert {"train/kl/z", "train/reconstruction/signal", "train/label/kl/z"} <= row.keys()
 
 
+class Recorder:
+    """A logger and a callback that records its calls."""
+
+    def __init__(self):
+        self.logged, self.called = [], []
+
+    def log_metrics(self, metrics, step):
+        self.logged.append((step, metrics))
+
+    def finalize(self, status):
+        self.status = status
+
+    def on_fit_start(self, state):
+        self.called.append("start")
+
+    def on_step_end(self, state):
+        self.called.append((state.stage_name, state.epoch, state.batch, state.step, state.examples))
+
+    def on_epoch_end(self, state):
+        self.called.append(state.history[-1]["epoch"])
+
+    def on_fit_end(self, state):
+        self.called.append("end")
+
+
+def test_callbacks(tmp_path):
+    recorder = Recorder()
+
+    class Stop:
+        def on_epoch_end(self, state):
+            state.stop = state.epoch == 1
+
+    settings = {**QUICK, "epochs": 5, "out": tmp_path, "callbacks": [recorder, Stop()]}
+    assert fit(*toy_programs(), Trace_ELBO(), toy_data(), **settings).epochs == 2
+    first = [("main", 0, 0, 1, 16), ("main", 0, 1, 2, 16), ("main", 0, 2, 3, 8), 0]
+    second = [("main", 1, 0, 4, 16), ("main", 1, 1, 5, 16), ("main", 1, 2, 6, 8), 1]
+    assert recorder.called == ["start", *first, *second, "end"]
+    recorder.called.clear()
+    assert fit(*toy_programs(), Trace_ELBO(), toy_data(), resume=True, **settings).epochs == 2
+    assert recorder.called == ["start", "end"]
+
+
 def test_loggers(tmp_path):
-    fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path / "events", logger="tensorboard", **QUICK)
-    assert list((tmp_path / "events" / "tensorboard").glob("events.*"))
-    assert (tmp_path / "events" / "log.csv").is_file()
-    fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path / "none", logger=None, **QUICK)
-    assert sorted(path.name for path in (tmp_path / "none").iterdir()) == ["checkpoints", "run.json"]
+    own = Recorder()
+    for logger in (["csv", "tensorboard"], [own, "csv"], None):
+        out = tmp_path / str(logger)[:10]
+        result = fit(*toy_programs(), Trace_ELBO(), toy_data(), out=out, logger=logger, **QUICK)
+        files = {path.name.partition(".")[0] for path in out.rglob("*") if path.is_file()}
+        expected = (
+            {"run", "last"} | ({"log"} if logger else set()) | ({"events"} if logger and logger[-1] != "csv" else set())
+        )
+        assert files == expected
+    assert [step for step, _ in own.logged] == [0, 1, 2]
+    assert [metrics["train/bound"] for _, metrics in own.logged] == [row["train/bound"] for row in result.history]
+    assert own.status == "success"
 
 
 def test_progress_is_shown_when_asked_for(capsys):
     fit(*toy_programs(), Trace_ELBO(), toy_data(), **QUICK)
     assert capsys.readouterr() == ("", "")
     fit(*toy_programs(), Trace_ELBO(), toy_data(), **{**QUICK, "progress": True})
-    assert "Epoch" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"main, epoch 2 of 3: train/bound -[\d.]+, [\d,]+ examples/s, 0:00:0\d left", lines[1])
 
 
 def test_early_stopping():
@@ -221,34 +278,30 @@ def test_warm_up_moves_and_is_over_in_validation():
 
     loss = Watched(sites={"z": beta})
     fit(*toy_programs(), loss, toy_data(32), validation=toy_data(16, 1, "validation"), **QUICK)
-    # a first look at the parameters; then two steps and a validation batch an epoch
-    assert seen[1:] == [0.0, 0.0, 1.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
+    # two steps and a validation batch per epoch, and no further evaluation
+    assert seen == [0.0, 0.0, 1.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
 
 
 class Poison:
-    """Makes one parameter NaN at the start of an epoch."""
+    """A logger that makes a parameter NaN after an epoch, once its checkpoint is written."""
 
-    def __new__(cls, parameter, epoch):
-        from lightning.pytorch import Callback
+    def __init__(self, parameter):
+        self.parameter = parameter
 
-        class Poisoning(Callback):
-            def on_train_epoch_start(self, trainer, module):
-                if trainer.current_epoch == epoch:
-                    parameter.data.fill_(float("nan"))
-
-        return Poisoning()
+    def log_metrics(self, metrics, step):
+        self.parameter.data.fill_(float("nan"))
 
 
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize("loss", [Trace_ELBO, subset_elbo])
 def test_a_loss_that_is_not_finite_names_the_site(tmp_path, validate, loss):
     model, guide = toy_programs()
-    poison = Poison(next(iter(model.likelihoods["signal"].parameters())), 1)
+    poison = Poison(next(iter(model.likelihoods["signal"].parameters())))
     pattern = "in epoch 1, step 0; not finite: the log-probability of site 'signal' in the model"
     with pyro.validation_enabled(validate), pytest.raises(NonFiniteLossError, match=pattern):
-        fit(model, guide, loss(), toy_data(), callbacks=[poison], out=tmp_path, **QUICK)
+        fit(model, guide, loss(), toy_data(), logger=poison, out=tmp_path, **QUICK)
     kept = read_checkpoint(tmp_path / "checkpoints" / "stage-1-main" / "last.ckpt")
-    assert kept["epoch"] == 0
+    assert len(kept["history"]) == 1
     assert all(torch.isfinite(value).all() for value in kept["state_dict"].values())
 
 
@@ -295,6 +348,74 @@ def test_a_plain_function_agrees_with_plain_svi():
     assert_same(found, {**parameters(plain, NET), "scale": pyro.param("scale").detach()}, atol=1e-5)
 
 
+FEATURES = nn.Linear(4, 2)
+
+
+def test_a_module_that_a_function_merely_calls_stays_as_it_is():
+    """SVI does not train it either, and leaves its mode alone."""
+
+    def guide(x, observed=None):
+        net, dropped = pyro.module("net", NET), nn.functional.dropout(x["signal"], 0.5, FEATURES.training)
+        with pyro.plate("data", len(x["label"]), dim=-1):
+            pyro.sample("z", dist.Normal(net(x["signal"]) + FEATURES(dropped), 1.0).to_event(1))
+
+    found = []
+    for train in (fit_quickly, plain_loop):
+        with torch.no_grad():
+            NET.weight.fill_(0.1), NET.bias.fill_(0.0), FEATURES.weight.fill_(0.2)
+        FEATURES.eval()
+        model, start = toy_programs()[0], parameters(FEATURES)
+        train(model, guide, Trace_ELBO(), toy_data())
+        assert_same(parameters(FEATURES), start)
+        assert not FEATURES.training
+        found.append(parameters(model, NET))
+    assert_same(*found, atol=1e-4)
+
+
+def test_statements_that_come_up_late_train_from_then_on_as_under_svi(tmp_path):
+    def guide(x, observed=None):
+        loc = pyro.param("loc", torch.zeros(2))
+        if len(x["label"]) < 16:  # the last batch of an epoch
+            loc = loc + pyro.param("late", torch.full((2,), 0.5))
+        with pyro.plate("data", len(x["label"]), dim=-1):
+            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    def trained(train):
+        pyro.clear_param_store()
+        train(toy_programs()[0], guide, Trace_ELBO(), toy_data())
+        return {name: pyro.param(name).detach().clone() for name in ("loc", "late")}
+
+    expected = trained(plain_loop)
+    assert (expected["late"] != 0.5).all()
+    assert_same(trained(fit_quickly), expected, atol=1e-6)
+
+    def interrupted(*programs):
+        with pytest.raises(Killed):
+            fit(*programs, out=tmp_path, callbacks=[KillAt(steps=5)], **QUICK)
+        pyro.clear_param_store()
+        fit(toy_programs()[0], *programs[1:], out=tmp_path, resume=True, **QUICK)
+
+    assert_same(trained(interrupted), trained(fit_quickly))
+
+
+def test_a_module_with_a_param_statement_of_its_own_trains_it():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4, 2)
+
+        def forward(self, x, observed=None):
+            loc = self.net(x["signal"]) + pyro.param("shift", torch.zeros(2))
+            with pyro.plate("data", len(x["label"]), dim=-1):
+                pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+
+    guide = Shifted()
+    start = parameters(guide)
+    fit_quickly(toy_programs()[0], guide, Trace_ELBO(), toy_data())
+    assert (pyro.param("shift") != 0).all()
+    assert not any(torch.equal(value, start[name]) for name, value in parameters(guide).items())
+
+
 def test_a_stage_trains_what_it_names_and_nothing_else():
     recipe = build("mvae", toy_networks(), 2)
     model, guide = recipe.model, recipe.guide
@@ -303,14 +424,9 @@ def test_a_stage_trains_what_it_names_and_nothing_else():
     middle = {}
 
     class Snapshot:
-        def __new__(cls):
-            from lightning.pytorch import Callback
-
-            class Keep(Callback):
-                def on_train_start(self, trainer, module):
-                    middle.update(parameters(model, guide))
-
-            return Keep()
+        def on_epoch_end(self, state):
+            if state.stage_name == "all":
+                middle.update(parameters(model, guide))
 
     result = fit_recipe(
         Recipe(model, guide, stages, name="own"), toy_data(), **{**QUICK, "callbacks": [Snapshot()], "epochs": 7}
@@ -323,11 +439,9 @@ def test_a_stage_trains_what_it_names_and_nothing_else():
 
 
 def test_an_interrupt_stays_one(tmp_path):
-    from lightning.pytorch import Callback
-
-    class Interrupt(Callback):
-        def on_train_epoch_end(self, trainer, module):
-            if trainer.current_epoch == 1:
+    class Interrupt:
+        def on_epoch_end(self, state):
+            if state.epoch == 1:
                 raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)

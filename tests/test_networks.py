@@ -153,7 +153,7 @@ def test_a_run_keeps_its_networks(tmp_path):
     fit_recipe(recipe, Splits(data, data, data), epochs=1, out=tmp_path, progress=False)
     networks = load(tmp_path).recipe.networks
     assert networks.architectures == {"string": "gru"} and networks.hidden_features == (16,)
-    with pytest.raises(ValueError, match='architectures.string was "gru", now "characters"'):
+    with pytest.raises(ValueError, match="architectures.string was gru, now characters"):
         other = build("mvae", networks_for(data.modalities, (16,)), 2)
         fit_recipe(other, Splits(data, data, data), epochs=1, out=tmp_path, resume=True, progress=False)
 

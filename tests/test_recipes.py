@@ -136,7 +136,7 @@ def test_methods_that_need_complete_rows_say_so(method):
     recipe, whole = recipe_of(method), toy_data()
     rows = {"label": torch.arange(ROWS) > 2}
     part = MultimodalData("toy", whole.modalities, whole.x, rows, whole.labels, "train")
-    with pytest.raises(ValueError, match=f"{method} needs complete rows, 3 of the {ROWS} training rows"):
+    with pytest.raises(ValueError, match=f"{method} needs complete examples, 3 of the {ROWS} training examples"):
         fit_recipe(recipe, part, epochs=1, progress=False)
 
 

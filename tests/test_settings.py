@@ -17,12 +17,16 @@ REFUSED = {
     "text": ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
     "not finite": ({"lr": float("nan")}, ValueError, "lr must be a finite number"),
     "negative": ({"lr": -1.0}, ValueError, "lr must be at least 0, got -1.0"),
-    "optimizer": ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, .*, got 'lion'"),
+    "optimizer": ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, .*, got lion"),
     "schedule": ({"lr_schedule": 3}, TypeError, "lr_schedule must be a name or a function, got 3"),
-    "two warm-ups": ({"lr_schedule": "one-cycle", "lr_warmup": 2}, ValueError, "one-cycle.*leave lr_warmup at 0"),
+    "two warm-ups": (
+        {"lr_schedule": "one-cycle", "lr_warmup": 2},
+        ValueError,
+        "lr_warmup is for schedules that have no warm-up of their own",
+    ),
     "device": ({"device": "gpu:first"}, ValueError, "device must be auto, cpu"),
     "precision": ({"precision": "8-bit"}, ValueError, "precision must be one of 32-true, bf16-mixed"),
-    "logger": ({"logger": ["csv", "paper"]}, ValueError, "logger must be 'csv' or 'tensorboard', .*got 'paper'"),
+    "logger": ({"logger": ["csv", "paper"]}, ValueError, "logger must be one of csv, tensorboard, got csv, paper"),
     "not a logger": ({"logger": object()}, TypeError, "has no method log_metrics"),
     "events nowhere": ({"logger": "tensorboard"}, ValueError, "pass out"),
     "callback": ({"callbacks": [object()]}, TypeError, "has none of the methods on_fit_start"),
@@ -50,7 +54,7 @@ def test_values_are_converted_to_their_types(tmp_path):
 
 def test_a_callback_of_the_trainer_of_lightning_is_refused():
     callback = type("Callback", (), {"on_fit_start": print, "__module__": "lightning.pytorch.callbacks"})()
-    with pytest.raises(TypeError, match="needs Lightning's Trainer"):
+    with pytest.raises(TypeError, match="needs the Trainer of Lightning"):
         TrainingSettings(callbacks=[callback])
 
 

@@ -5,10 +5,10 @@ import json
 import pyro
 import pytest
 import torch
-from lightning.pytorch import Callback
 from pyro.infer import SVI
 from pyro.optim import Adam
 from torch import nn
+from toy import KillAt, Killed
 
 from multipyro.data import Modality, MultimodalData, Splits
 from multipyro.inference import build, cross_generate, fit_recipe, load, networks_for, step_seed
@@ -150,19 +150,14 @@ def test_a_run_resumes_bit_for_bit_and_loads(tmp_path, inference):
     data = rows()
     settings = {"epochs": 2, "batch_size": 8, "progress": False}
 
-    class Interrupting(Callback):
-        def on_train_batch_end(self, trainer, module, *args):
-            if trainer.current_epoch == 1:
-                raise Interrupted
-
     def train(folder, **more):
         recipe = recipe_of(inference=inference)
         fit_recipe(recipe, Splits(data, data, data), out=tmp_path / folder, **settings, **more)
         return recipe
 
     whole = train("whole")
-    with pytest.raises(Interrupted):
-        train("parts", callbacks=[Interrupting()])
+    with pytest.raises(Killed):
+        train("parts", callbacks=[KillAt(epoch=1)])
     resumed = train("parts", resume=True)
     assert same(state(whole.model), state(resumed.model)) and same(state(whole.guide), state(resumed.guide))
     loaded = load(tmp_path / "parts", which="last")

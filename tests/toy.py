@@ -73,3 +73,31 @@ def encode(x, observed=None):
     scale = pyro.param("scale", torch.ones(2), constraint=constraints.positive)
     with pyro.plate("data", len(x["label"]), dim=-1):
         pyro.sample("z", dist.Normal(net(x["signal"]) + loc, scale).to_event(1))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class KillAt:
+    """A callback that ends the run after the first step of an epoch, or after so many steps of all stages."""
+
+    def __init__(self, epoch=None, steps=None):
+        self.epoch, self.left = epoch, steps
+
+    def on_step_end(self, state):
+        if self.left is not None:
+            self.left -= 1
+        if self.left == 0 or state.epoch == self.epoch:
+            raise Killed
+
+
+def without_time(history):
+    """A history without what differs from run to run."""
+    return [{name: v for name, v in row.items() if name not in ("examples_per_second", "seconds")} for row in history]
+
+
+def optimizer_states(checkpoint):
+    """The states of all parameters in the optimizers of a checkpoint, in order."""
+    optimizers = [optimizer for update in checkpoint["updates"] for optimizer in update.values()]
+    return [state for optimizer in optimizers for state in optimizer["optimizer"]["state"].values()]

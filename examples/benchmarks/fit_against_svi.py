@@ -31,7 +31,7 @@ def main(args):
         for batch, (x, observed) in enumerate(digits.batches(64, shuffle=True)):
             torch.manual_seed(step_seed(0, 0, batch))
             svi.step(x, observed)
-        pairs.append((len(digits) / history[0]["rows_per_second"], time.perf_counter() - started))
+        pairs.append((len(digits) / history[0]["examples_per_second"], time.perf_counter() - started))
     steps = len(digits.batches(64))
     ours, plain = (statistics.median(seconds) / steps * 1e3 for seconds in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)

@@ -1,7 +1,6 @@
 """A training job: the data, the recipe and the settings that the arguments of a command describe."""
 
 import argparse
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +15,7 @@ from multipyro.inference.options import Option
 from multipyro.inference.recipes import METHODS, Recipe, build, options_for
 from multipyro.inference.recipes.architectures import first_suitable
 from multipyro.inference.recipes.networks import networks_for
-from multipyro.inference.training._plan import check_complete
-from multipyro.inference.training.batches import parts_of
+from multipyro.inference.training.batches import training_data
 from multipyro.inference.training.fitting import FitResult, fit_recipe
 from multipyro.inference.training.settings import TrainingSettings
 
@@ -52,9 +50,7 @@ class TrainingJob(NamedTuple):
 
     def train(self) -> FitResult:
         """Trains the recipe."""
-        taken = set(inspect.signature(fit_recipe).parameters) - {"optimizer"}
-        settings = {f.name: getattr(self.settings, f.name) for f in fields(self.settings) if f.name in taken}
-        return fit_recipe(self.recipe, self.splits, **settings)
+        return fit_recipe(self.recipe, self.splits, self.settings)
 
 
 def check_options(arguments: argparse.Namespace, methods: Sequence[str]) -> None:
@@ -131,7 +127,7 @@ def training_job(
     architectures = paper_architectures(method, modalities) if paper else arguments.networks or None
     networks = networks_for(modalities, arguments.hidden, architectures)
     recipe = build(method, networks, arguments.latent_dim, guide, **_options(arguments, method))
-    check_complete(recipe, parts_of(recipe.model, splits, None)[0])
+    training_data(recipe, splits)  # raises where the method cannot learn from incomplete examples
     return TrainingJob(recipe, splits, TrainingSettings(**settings))
 
 

@@ -15,9 +15,18 @@ from multipyro.inference.cli.jobs import incomplete
 from multipyro.inference.cli.plugins import guide_class, method_name
 from multipyro.inference.evaluation import Report
 from multipyro.inference.recipes import Recipe
-from multipyro.inference.training.runs import checkpoint_of, described, load, read_run
+from multipyro.inference.runs import checkpoint_of, describe_modalities, load, read_run
 
-__all__ = ["SavedRun", "check_writable", "chosen_parts", "open_run", "read_report", "write_json", "write_report"]
+__all__ = [
+    "SavedRun",
+    "check_writable",
+    "chosen_parts",
+    "open_run",
+    "read_report",
+    "training_of",
+    "write_json",
+    "write_report",
+]
 
 # the values of the test examples, beside metrics.json
 _EXAMPLES = "examples.npz"
@@ -63,17 +72,18 @@ def chosen_parts(arguments: argparse.Namespace, splits: Splits) -> list[Multimod
 def _same_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
     """The data that a run was trained on."""
     data = config["data"]
-    if data is None or data["options"] is None:
-        what = "user-defined batches" if data is None else f"the user-defined data set {data['name']!r}"
+    if data["options"] is None:
+        what = "user-defined batches" if data["name"] is None else f"the user-defined data set {data['name']!r}"
         raise ValueError(f"{arguments.run} was trained on {what}: pass --data, or evaluate in Python")
     file = data["options"].get("file")
-    splits = load_dataset(file or data["name"], arguments.data_root, **({} if file else data["options"]))
+    source = data["name"] if file is None else os.path.normpath(arguments.run / file)
+    splits = load_dataset(source, arguments.data_root, **({} if file else data["options"]))
     names = list(data["modalities"])
     missing = (config["config"] or {}).get("missing", {})
     before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
-    trained = (incomplete(before, missing, config["plan"]["seed"]) if missing else before).select(names)
-    hashes = {"content_hash": trained.train, "validation_hash": trained.validation, "test_hash": trained.test}
-    other = [name for name, part in hashes.items() if data.get(name, part.content_hash) != part.content_hash]
+    trained = (incomplete(before, missing, config["settings"]["seed"]) if missing else before).select(names)
+    hashes = {name: getattr(trained, name).content_hash for name in Splits.NAMES}
+    other = [name for name, was in data["content_hash"].items() if was is not None and was != hashes[name]]
     if other:
         raise ValueError(
             f"{arguments.run} was trained on other examples ({', '.join(other)}) of {data['name']} than there are now"
@@ -99,7 +109,7 @@ def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Any) -> Splits
     names = list(splits.train.modalities)
     likelihoods = {name: wanted[name]["likelihood"] for name in names}
     splits = splits.with_likelihoods(likelihoods, {name: wanted[name].get("scale") for name in names})
-    for name, now in json.loads(json.dumps(described(splits.train.modalities))).items():
+    for name, now in json.loads(json.dumps(describe_modalities(splits.train.modalities))).items():
         changed = [field for field in {**now, **wanted[name]} if now.get(field) != wanted[name].get(field)]
         if changed:
             raise ValueError(f"modality {name!r} has another {changed[0]} than in {run}")
@@ -122,8 +132,13 @@ def write_report(run: Path, report: Report, checkpoint: str = "best") -> dict[st
     The values of the test examples go into a file beside `metrics.json`, for paired comparisons.
     """
     config = read_run(run)
-    record = {name: config[name] for name in ("method", "options", "plan", "config")}
-    record = {**record, "checkpoint": checkpoint_of(run, checkpoint).stem, **report.to_dict()}
+    record = {name: config[name] for name in ("method", "options", "config")}
+    record = {
+        **record,
+        "training": training_of(config),
+        "checkpoint": checkpoint_of(run, checkpoint).stem,
+        **report.to_dict(),
+    }
     write_atomically(run / _EXAMPLES, report.save_examples)
     write_json(run / "metrics.json", record)
     return record
@@ -137,6 +152,11 @@ def read_report(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return metrics, Report.load_examples(run / _EXAMPLES)
+
+
+def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides what a run has learned, from its `run.json`."""
+    return {"settings": config["settings"], "stages": config["stages"]}
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ from multipyro.inference.evaluation.likelihoods import (
 from multipyro.inference.evaluation.prediction import Output
 from multipyro.inference.evaluation.probes import can_probe, latent_accuracy
 from multipyro.inference.programs import Program
-from multipyro.inference.training.runs import versions
+from multipyro.inference.runs import versions
 
 __all__ = ["Report", "evaluate", "paired_differences"]
 

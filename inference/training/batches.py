@@ -1,117 +1,170 @@
-"""What a training run is fed with: the rows of its data, checked once, and their batches."""
+"""The data of a training run: checked once, then dealt out in batches, each with a seed of its own."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from multipyro.batch import modality_of
 from multipyro.data import Batch, MultimodalData, Splits
+from multipyro.inference.evaluation._inputs import check_values as check_inputs
 from multipyro.inference.programs import Program
-from multipyro.inference.training.seeds import step_seed
-from multipyro.ppl_models.conditional import check_conditions
+from multipyro.inference.recipes import METHODS, Recipe
+from multipyro.inference.runs.description import length_of
+from multipyro.inference.training.devices import Worker
+from multipyro.inference.training.settings import TrainingSettings
 
-__all__ = ["batches_of", "check_batch", "check_data", "first_batch", "parts_of"]
+__all__ = ["BatchFeed", "check_values", "step_seed", "training_data"]
 
-# rows that are checked at a time
+# examples whose values are checked at a time
 _CHUNK = 8_192
-# the order of rows draws from a seed of its own, outside the batches that training counts
-_ORDER = -2
+# seeds outside the epochs that training counts: of validation, and of the order of a loader
+_VALIDATION, _ORDER = -1, -2
 
 
-def parts_of(model: Program, data: Any, validation: Any) -> tuple[Any, Any]:
-    """Training and validation data, of the modalities that the model has."""
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """The seed of one training step, the same on every machine.
+
+    `torch.manual_seed(step_seed(seed, epoch, batch))` before `svi.step(x, observed)` makes a plain loop draw what
+    `fit` draws.
+
+    Returns:
+        A whole number from 0 to below 2^63.
+
+    Example:
+        >>> step_seed(0, 3, 17) == step_seed(0, 3, 17) != step_seed(0, 3, 18)
+        True
+    """
+    digest = hashlib.sha256(f"{seed}/{epoch}/{batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") % (2**63)
+
+
+def training_data(recipe: Recipe, data: Any, validation: Any = None, seed: int = 0) -> tuple[Any, Any]:
+    """Training and validation data in the modalities of a recipe's model; loaders with an order that can be repeated.
+
+    Raises:
+        TypeError: If data is of a kind that cannot be trained on.
+        ValueError: If examples are incomplete and the method cannot learn from them.
+    """
     if isinstance(data, Splits):
         data, validation = data.train, data.validation if validation is None else validation
-    modalities = getattr(model, "modalities", None)
+    modalities = getattr(recipe.model, "modalities", None)
 
-    def selected(part: Any) -> Any:
-        if isinstance(part, MultimodalData) and modalities is not None:
-            return part.select([name for name in part.modalities if name in modalities] or list(modalities))
-        if part is not None and (not isinstance(part, MultimodalData | Iterable) or isinstance(part, Iterator)):
+    def prepared(part: Any) -> Any:
+        if isinstance(part, MultimodalData):
+            names = modalities or part.modalities
+            return part.select([name for name in part.modalities if name in names] or list(names))
+        if part is None or isinstance(part, list | tuple):
+            return part
+        if not isinstance(part, Iterable) or isinstance(part, Iterator):
             raise TypeError(
                 "data must be a MultimodalData, Splits, or batches (x, observed) that can be iterated again, such as a "
                 f"list or a DataLoader, got {type(part).__name__}"
             )
-        return part
+        return _SeededLoader(part, seed)
 
-    return selected(data), selected(validation)
+    train = prepared(data)
+    masks = list((getattr(train, "observed", None) or {}).values())
+    incomplete = int((~torch.stack(masks).all(0)).sum()) if masks else 0
+    if incomplete and recipe.name in METHODS and METHODS[recipe.name].needs_complete_rows:
+        raise ValueError(
+            f"{recipe.name} needs complete examples, {incomplete} of the {len(train)} training examples miss a "
+            "modality: drop them, or choose a method that does not (`multipyro methods`)"
+        )
+    return train, prepared(validation)
 
 
-def check_data(model: Program, data: Any) -> None:
-    """Checks values before anything is trained or written, so that bad data stops a run at once."""
+def check_values(model: Program, data: Any) -> None:
+    """Checks values before anything is trained or written, so that bad data stops a run at once.
+
+    Data in memory is checked whole. A loader may load for hours: of its batches the first is checked in its turn.
+    """
+    batches: Iterable = data if isinstance(data, list | tuple) else ()
     if isinstance(data, MultimodalData):
-        if not len(data):
-            raise ValueError(f"the {data.split} rows of {data.name!r} are empty")
-        batches: Iterable = (data.rows(rows) for rows in torch.arange(len(data)).split(_CHUNK))
-    elif isinstance(data, list | tuple):
-        batches = data
-    else:
-        return
-    empty = True
+        batches = (data.rows(rows) for rows in torch.arange(len(data)).split(_CHUNK))
+    elif data is batches and not data:
+        raise ValueError("data has no batches")
     for batch in batches:
-        empty = False
-        check_batch(model, batch)
-    if empty:
-        raise ValueError("data holds no batches")
+        _check_batch(model, batch)
 
 
-def check_batch(model: Program, batch: Any) -> None:
-    """Checks that a batch is a pair `(x, observed)` of values that the model's likelihoods can have."""
+def _check_batch(model: Program, batch: Any) -> None:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
         raise TypeError(f"a batch must be a pair (x, observed) with x a dict of tensors, got {type(batch).__name__}")
-    x, observed = batch
-    likelihoods, conditions = getattr(model, "likelihoods", None), getattr(model, "conditions", ())
-    if likelihoods is None:
-        return
-    unknown = [name for name in x if modality_of(name) not in (*likelihoods, *conditions)]
-    if unknown:
-        raise ValueError(f"unknown modality {unknown}: the model has {[*likelihoods, *conditions]}")
-    check_conditions(conditions, x, observed)
-    for name in [name for name in x if name in likelihoods]:
-        values = x[name]
-        mask = None if observed is None else observed.get(name)
-        rows = values if mask is None else values[mask]
-        if len(rows) and hasattr(likelihoods[name], "check"):
-            likelihoods[name].check(rows, name)
+    check_inputs(model, *batch)
 
 
-def batches_of(
-    data: Any, batch_size: int, seed: int, shuffle: bool, drop_last: bool = False
-) -> Callable[[int, int, int], Any]:
-    """A function of epoch, rank and number of processes that gives the batches of one process."""
+class BatchFeed:
+    """The batches of a run, on the device of this process, with the generators seeded for the step on each.
 
-    def batches(epoch: int, rank: int, world_size: int) -> Any:
+    Args:
+        model: The generative program, against which the first batch of a loader is checked.
+        train: Training data, as `training_data` returns it.
+        validation: Validation data; None for none.
+        settings: The settings of the run.
+        worker: This process.
+
+    Attributes:
+        steps_per_epoch: The number of training batches; None of a loader that does not know.
+        validates: Whether there is validation data.
+
+    Raises:
+        ValueError: If there is no training batch, or user-defined batches are to be dealt out to several processes.
+    """
+
+    def __init__(self, model: Program, train: Any, validation: Any, settings: TrainingSettings, worker: Worker) -> None:
+        self._model, self._train, self._validation = model, train, validation
+        self._settings, self._worker = settings, worker
+        if worker.size > 1 and not all(isinstance(data, MultimodalData | None) for data in (train, validation)):
+            raise ValueError("several devices need a MultimodalData, whose examples can be dealt out, got batches")
+        self.steps_per_epoch, self.validates = length_of(self._batches(train, 0)), validation is not None
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"drop_last leaves no batch: {len(train)} examples are fewer than {settings.batch_size}")
+
+    def training(self, epoch: int) -> Iterator[Batch]:
+        """The training batches of an epoch."""
+        return self._seeded(self._batches(self._train, epoch), epoch)
+
+    def validation(self, otherwise: Batch) -> Iterator[Batch]:
+        """The validation batches, with the same seeds in every epoch; without any, a single other batch."""
+        batches = self._batches(self._validation, None) if self.validates else [otherwise]
+        return self._seeded(batches, _VALIDATION)
+
+    def _batches(self, data: Any, epoch: int | None) -> Any:
         if isinstance(data, MultimodalData):
-            return data.batches(batch_size, shuffle, seed, epoch, rank, world_size, drop_last)
-        if world_size > 1:
-            raise ValueError("several devices need a MultimodalData, whose rows can be dealt out, got batches")
-        return _Seeded(data, step_seed(seed, epoch, _ORDER))
+            settings, worker, training = self._settings, self._worker, epoch is not None
+            place = settings.seed, epoch or 0, worker.rank, worker.size
+            return data.batches(settings.batch_size, training, *place, settings.drop_last and training)
+        return data.of_epoch(epoch or 0) if isinstance(data, _SeededLoader) else data
 
-    return batches
+    def _seeded(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
+        worker, seed = self._worker, self._settings.seed
+        for number, batch in enumerate(batches):
+            if number == 0 and isinstance(batches, _SeededLoader):
+                _check_batch(self._model, batch)
+            x, observed = batch
+            worker.seed(step_seed(seed, epoch, number * worker.size + worker.rank))
+            yield worker.moved(x), worker.moved(observed)
 
 
-class _Seeded:
-    """Batches of one's own; a loader that shuffles draws its order from the global generator, or from one it holds."""
+class _SeededLoader:
+    """A loader whose order depends on the seed and the epoch alone, whichever generator it draws the order from."""
 
-    def __init__(self, batches: Any, seed: int) -> None:
-        self.batches, self.seed = batches, seed
+    def __init__(self, loader: Any, seed: int, epoch: int = 0) -> None:
+        self._loader, self._seed, self._epoch = loader, seed, epoch
+
+    def of_epoch(self, epoch: int) -> "_SeededLoader":
+        return _SeededLoader(self._loader, self._seed, epoch)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        torch.manual_seed(self.seed)
-        batches = getattr(self.batches, "batch_sampler", None)
-        samplers = (getattr(self.batches, "sampler", None), batches, getattr(batches, "sampler", None))
-        for holder in (self.batches, *samplers):
-            if isinstance(getattr(holder, "generator", None), torch.Generator):
-                holder.generator.manual_seed(self.seed)
-        yield from self.batches
-
-
-def first_batch(batches: Callable[[int, int, int], Any]) -> Batch:
-    """The first batch of the first epoch."""
-    for batch in batches(0, 0, 1):
-        return batch
-    raise ValueError("data holds no batches")
+        seed = step_seed(self._seed, self._epoch, _ORDER)
+        torch.default_generator.manual_seed(seed)
+        batches = getattr(self._loader, "batch_sampler", None)
+        samplers = (getattr(self._loader, "sampler", None), batches, getattr(batches, "sampler", None))
+        for part in (self._loader, *samplers):
+            if isinstance(getattr(part, "generator", None), torch.Generator):
+                part.generator.manual_seed(seed)
+        yield from self._loader

@@ -3,45 +3,30 @@
 import json
 import math
 import numbers
-import operator
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
-__all__ = ["TrainingSettings"]
+__all__ = ["RESUMABLE", "TrainingSettings"]
 
+#: What may differ between a run and its continuation, because it does not change the result.
+RESUMABLE = ("epochs", "device", "strategy", "logger", "progress", "out", "resume", "callbacks")
 _CALLBACK_METHODS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")
 
 
-def _setting(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[str] = (),
-    minimum: float | None = None,
-    resumable: bool = False,
-) -> Any:
-    """A field with what the command line and the check of a resumed run need to know of it.
-
-    Args:
-        default: The default value.
-        help: What it sets, in a few words.
-        choices: The names that it accepts.
-        minimum: The smallest number that it accepts.
-        resumable: Whether a resumed run may have another value than the run was started with.
-    """
-    metadata = {"help": help, "choices": tuple(choices), "minimum": minimum, "resumable": resumable}
-    return field(default=default, metadata=metadata)
+def _setting(default: Any, help: str, minimum: float | None = None, choices: Sequence[str] = ()) -> Any:
+    """A field with what the command line needs to know of it."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "choices": tuple(choices)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """How `fit` and `fit_recipe` train: every setting, checked when the object is created.
 
-    A resumed run must have the settings it was started with, except `epochs`, which may grow, and `device`,
-    `strategy`, `logger`, `progress`, `out`, `resume` and `callbacks`, which do not change the result.
+    A resumed run must have the settings it was started with, except `epochs`, which may grow, and those that do not
+    change the result: `device`, `strategy`, `logger`, `progress`, `out`, `resume` and `callbacks`.
 
     Args:
         epochs: Number of passes over the training data, of each stage that does not set its own.
@@ -87,88 +72,62 @@ class TrainingSettings:
         ValueError: epochs must be at least 1, got 0
     """
 
-    epochs: int = _setting(10, "number of passes over the training data", minimum=1, resumable=True)
-    batch_size: int = _setting(128, "examples per batch, in each process", minimum=1)
+    epochs: int = _setting(10, "number of passes over the training data", 1)
+    batch_size: int = _setting(128, "examples per batch, in each process", 1)
     drop_last: bool = _setting(False, "drop a last, smaller training batch in each epoch")
-    optimizer: str | Callable[..., Any] = _setting(
-        "adam", "the optimizer", choices=("adam", "adamw", "amsgrad", "sgd", "rmsprop")
+    optimizer: str | Callable = _setting("adam", "optimizer", choices=["adam", "adamw", "amsgrad", "sgd", "rmsprop"])
+    lr: float = _setting(1e-3, "learning rate", 0)
+    lr_schedule: str | Callable = _setting(
+        "constant", "how the learning rate changes", choices=["constant", "cosine", "exponential", "one-cycle"]
     )
-    lr: float = _setting(1e-3, "learning rate", minimum=0)
-    lr_schedule: str | Callable[..., Any] = _setting(
-        "constant", "how the learning rate changes", choices=("constant", "cosine", "exponential", "one-cycle")
-    )
-    lr_warmup: float = _setting(0.0, "epochs over which the learning rate grows from 0", minimum=0)
-    lr_final: float = _setting(0.01, "factor of the learning rate at the end of cosine or exponential", minimum=0)
-    gradient_clip: float | None = _setting(None, "largest norm of the gradient", minimum=0)
-    early_stopping: int | None = _setting(
-        None, "stop after so many epochs without a better validation bound", minimum=1
-    )
+    lr_warmup: float = _setting(0.0, "epochs over which the learning rate grows from 0", 0)
+    lr_final: float = _setting(0.01, "factor of the learning rate at the end of cosine or exponential", 0)
+    gradient_clip: float | None = _setting(None, "largest norm of the gradient", 0)
+    early_stopping: int | None = _setting(None, "stop after so many epochs without a better validation bound", 1)
     seed: int = _setting(0, "seed of the order of examples and of every step")
-    device: str = _setting("auto", "auto, cpu, cuda, cuda:1 or mps", resumable=True)
-    devices: int = _setting(1, "number of devices, with one process each", minimum=1)
-    strategy: str = _setting("auto", "how several devices work together", choices=("auto", "ddp"), resumable=True)
-    precision: str = _setting("32-true", "precision of the arithmetic", choices=("32-true", "bf16-mixed"))
-    logger: Any = _setting("csv", "where metrics are logged", choices=("csv", "tensorboard"), resumable=True)
-    progress: bool = _setting(True, "show progress", resumable=True)
-    out: str | os.PathLike | None = _setting(None, "run folder", resumable=True)
-    resume: bool = _setting(False, "continue the run in the run folder", resumable=True)
-    callbacks: Sequence[Any] = _setting((), "objects that are called while training", resumable=True)
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:1 or mps")
+    devices: int = _setting(1, "number of devices, with one process each", 1)
+    strategy: str = _setting("auto", "how several devices work together", choices=["auto", "ddp"])
+    precision: str = _setting("32-true", "precision of the arithmetic", choices=["32-true", "bf16-mixed"])
+    logger: Any = _setting("csv", "where metrics are logged", choices=["csv", "tensorboard"])
+    progress: bool = _setting(True, "show progress")
+    out: str | os.PathLike | None = _setting(None, "run folder")
+    resume: bool = _setting(False, "continue the run in the run folder")
+    callbacks: Sequence[Any] = _setting((), "objects that are called while training")
     config: Mapping[str, Any] | None = _setting(None, "plain values to record in run.json")
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            value = _converted(setting.name, setting.type, getattr(self, setting.name))
+            value = _converted(setting.name, get_args(setting.type) or (setting.type,), getattr(self, setting.name))
             object.__setattr__(self, setting.name, value)
-            choices, minimum = setting.metadata["choices"], setting.metadata["minimum"]
-            if choices and isinstance(value, str) and value not in choices:
-                raise ValueError(f"{setting.name} must be one of {', '.join(choices)}, got {value!r}")
+            minimum, choices = setting.metadata["minimum"], setting.metadata["choices"]
+            names = [part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, str)]
+            if choices and not set(names) <= set(choices):
+                raise ValueError(f"{setting.name} must be one of {', '.join(choices)}, got {', '.join(names)}")
             if minimum is not None and value is not None and value < minimum:
                 raise ValueError(f"{setting.name} must be at least {minimum}, got {value}")
-        if self.lr_schedule == "one-cycle" and self.lr_warmup:
-            raise ValueError("lr_schedule 'one-cycle' has a warm-up of its own: leave lr_warmup at 0")
-        if self.lr_warmup and callable(self.lr_schedule):
-            raise ValueError("lr_warmup needs a schedule by name: let your own scheduler warm up")
-        if self.resume and self.out is None:
-            raise ValueError("resume needs the folder of the run: pass out")
-        for logger in self.loggers:
-            self._check_logger(logger)
+        if self.lr_warmup and (self.lr_schedule == "one-cycle" or callable(self.lr_schedule)):
+            raise ValueError("lr_warmup is for schedules that have no warm-up of their own: leave it at 0")
+        if self.lr_schedule == "exponential" and not self.lr_final:
+            raise ValueError("lr_final must be above 0 for lr_schedule 'exponential'")
+        if self.out is None and (self.resume or "tensorboard" in self.logger):
+            raise ValueError(f"{'resume' if self.resume else 'tensorboard'} needs the folder of the run: pass out")
+        for logger in self.logger:
+            if not isinstance(logger, str) and not callable(getattr(logger, "log_metrics", None)):
+                raise TypeError(f"logger {logger!r} has no method log_metrics(metrics, step)")
         for callback in self.callbacks:
-            _check_callback(callback)
-        try:
-            json.dumps(self.config)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"config must be plain values that JSON can represent: {error}") from error
-
-    @property
-    def loggers(self) -> tuple[Any, ...]:
-        """The loggers, `"csv"` and `"tensorboard"` by name."""
-        if self.logger is None:
-            return ()
-        return tuple(self.logger) if isinstance(self.logger, list | tuple) else (self.logger,)
-
-    def _check_logger(self, logger: Any) -> None:
-        if isinstance(logger, str) and logger not in ("csv", "tensorboard"):
-            raise ValueError(
-                f"logger must be 'csv' or 'tensorboard', an object with log_metrics or None, got {logger!r}"
-            )
-        if not isinstance(logger, str) and not callable(getattr(logger, "log_metrics", None)):
-            raise TypeError(f"logger {logger!r} has no method log_metrics(metrics, step)")
-        if logger == "tensorboard" and self.out is None:
-            raise ValueError("logger 'tensorboard' writes into the run folder: pass out")
+            if any(base.__module__.startswith(("lightning.", "pytorch_lightning")) for base in type(callback).__mro__):
+                raise TypeError(
+                    f"{callback!r} needs the Trainer of Lightning: write an object with on_epoch_end(state)"
+                )
+            if not any(hasattr(callback, name) for name in _CALLBACK_METHODS):
+                raise TypeError(f"callback {callback!r} has none of the methods {', '.join(_CALLBACK_METHODS)}")
 
 
-def _check_callback(callback: Any) -> None:
-    if any(base.__module__.startswith(("lightning.pytorch", "pytorch_lightning")) for base in type(callback).__mro__):
-        raise TypeError(
-            f"{type(callback).__name__} needs Lightning's Trainer: write an object with on_epoch_end(state)"
-        )
-    if not any(callable(getattr(callback, name, None)) for name in _CALLBACK_METHODS):
-        raise TypeError(f"callback {callback!r} has none of the methods {', '.join(_CALLBACK_METHODS)}")
-
-
-def _converted(name: str, kind: Any, value: Any) -> Any:
-    """The value of a setting in its declared type; numbers of numpy, paths and devices are accepted as such."""
-    kinds = get_args(kind) or (kind,)
+def _converted(name: str, kinds: tuple[Any, ...], value: Any) -> Any:
+    """A value in its declared type; numbers of numpy, paths and devices are accepted as such."""
+    if name == "logger":
+        return tuple(value) if isinstance(value, list | tuple) else () if value is None else (value,)
     if value is None and type(None) in kinds:
         return None
     if name == "out":
@@ -179,19 +138,19 @@ def _converted(name: str, kind: Any, value: Any) -> Any:
         if not re.fullmatch(r"auto|cpu|mps(:0)?|cuda(:\d+)?", str(value)):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 or mps, got {str(value)!r}")
         return str(value)
-    if bool in kinds and not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    if int in kinds:
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
-        return operator.index(value)
-    if float in kinds:
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}")
-        return float(value)
-    if str in kinds and not isinstance(value, str) and not (len(kinds) > 1 and callable(value)):
-        expected = "a name or a function" if len(kinds) > 1 else "a name"
-        raise TypeError(f"{name} must be {expected}, got {value!r}")
-    return value
+    if name == "config":
+        try:
+            return json.loads(json.dumps(value))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"config must be plain values that JSON can represent: {error}") from error
+    for kind, accepted, expected in (
+        (bool, bool, "True or False"),
+        (int, numbers.Integral, "a whole number"),
+        (float, numbers.Real, "a number"),
+        (str, str | Callable if len(kinds) > 1 else str, "a name or a function" if len(kinds) > 1 else "a name"),
+    ):
+        if kind in kinds and (not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool)):
+            raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if float in kinds and not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}")
+    return next((kind(value) for kind in (bool, int, float) if kind in kinds), value)

@@ -15,10 +15,10 @@ from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.jobs import check_options, load_data, training_job
 from multipyro.inference.cli.plugins import method_name
-from multipyro.inference.cli.saved_runs import read_report, write_json, write_report
+from multipyro.inference.cli.saved_runs import read_report, training_of, write_json, write_report
 from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metric_title, table
 from multipyro.inference.evaluation import PairedDifference, evaluate, paired_differences
-from multipyro.inference.training.runs import checkpoint_of, load, read_run, versions
+from multipyro.inference.runs import checkpoint_of, load, read_run, versions
 
 __all__ = ["run", "summarize"]
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
             say(f"{method}, seed {seed}")
             job = training_job(arguments, method, splits, seed, out, resume=True)
             history = job.train().history
-            seconds = sum(len(job.splits.train) / epoch["rows_per_second"] for epoch in history)
+            seconds = sum(epoch["seconds"] for epoch in history)
             metrics, values = _report(out, splits, arguments.num_samples, seed)
             reports[method].append({**metrics, "training_seconds": seconds})
             examples[method].append(values)
@@ -113,7 +113,7 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
 def _report(run: Path, splits: Splits, num_samples: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The report on a finished run; that in its folder if it is of the same programs, data and settings."""
     wanted = {
-        "plan": read_run(run)["plan"],
+        "training": training_of(read_run(run)),
         "checkpoint": checkpoint_of(run, "best").stem,
         "versions": versions(),
         "seed": seed,

@@ -9,7 +9,7 @@ from multipyro.inference.cli.saved_runs import write_report
 from multipyro.inference.cli.summary import summary
 from multipyro.inference.cli.tables import metrics_table
 from multipyro.inference.evaluation import evaluate
-from multipyro.inference.training.runs import load
+from multipyro.inference.runs import load
 
 __all__ = ["run", "train_arguments"]
 

@@ -9,7 +9,7 @@ from multipyro.inference.cli.jobs import check_options, figure_modalities, load_
 from multipyro.inference.cli.plugins import guide_class, method_name
 from multipyro.inference.cli.summary import summary
 from multipyro.inference.evaluation import supports
-from multipyro.inference.training.runs import load
+from multipyro.inference.runs import load
 
 __all__ = ["run"]
 

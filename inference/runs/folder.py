@@ -1,0 +1,214 @@
+"""Run folders: what a run was started with, how far it is, and who may write."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from multipyro.data.storage import write_atomically
+from multipyro.inference.runs.description import changes
+
+__all__ = ["Run", "checkpoint_of", "read_run"]
+
+_FILE, _LOCK = "run.json", ".lock"
+_LARGEST = 2**24  # bytes; a run.json has a few thousand
+# what `write_atomically` calls a file until it is complete
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+# what a run.json has, and of which kind
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("settings", "options", "data", "versions"), dict),
+    **dict.fromkeys(("method", "guide_class"), str | None),
+    **dict.fromkeys(("modalities", "architectures", "config"), dict | None),
+    **{"state": str, "stages": list, "latent_dim": int, "hidden_features": list | None},
+}
+# learning-rate schedules of another shape with more epochs
+_FIXED_SCHEDULES = ("cosine", "exponential", "one-cycle")
+
+
+def read_run(folder: str | os.PathLike) -> dict[str, Any]:
+    """The content of a run folder's `run.json`.
+
+    Raises:
+        FileNotFoundError: If there is no run in the folder.
+        ValueError: If the file is damaged; the message says where.
+    """
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no {_FILE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8") if path.stat().st_size < _LARGEST else "")
+        wrong = [name for name, kinds in _KINDS.items() if not isinstance(content[name], kinds)]
+        wrong = wrong or ["stages" for s in content["stages"] if not isinstance(s["epochs"], int) or _climbs(s["name"])]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {str(content[wrong[0]])[:80]}")
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged or not written by multipyro: {error} is missing") from error
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not written by multipyro: {error}") from error
+    return content
+
+
+def _climbs(name: str) -> bool:
+    """Whether a stage's name would lead out of the folder."""
+    return Path(name).name != name
+
+
+def checkpoint_of(folder: str | os.PathLike, which: str = "best") -> Path:
+    """The checkpoint of the last stage that has one.
+
+    Args:
+        folder: The run folder.
+        which: `"best"` for that of the best validation bound, the last where there was no validation; or `"last"`.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If there is no run, or it has no checkpoint yet.
+        ValueError: If `which` is neither.
+    """
+    if which not in ("best", "last"):
+        raise ValueError(f"which must be 'best' or 'last', got {which!r}")
+    run = Run(folder, read_run(folder))
+    places = [run.stage_folder(number) for number in reversed(range(len(run.content["stages"])))]
+    for path in [place / f"{name}.ckpt" for place in places for name in dict.fromkeys((which, "last"))]:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{folder} has no checkpoint yet: let it train for an epoch, or resume it")
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        folder: The folder.
+        content: The content of its `run.json`.
+    """
+
+    def __init__(self, folder: str | os.PathLike, content: dict[str, Any]) -> None:
+        self.folder, self.content = Path(folder), content
+
+    @contextmanager
+    def opened(self, resume: bool) -> Iterator[None]:
+        """Starts the run in the folder, or continues the one in it; no other process trains there in this context.
+
+        A run that fails before its first checkpoint leaves the folder as it was, so that a corrected call finds it
+        free.
+
+        Args:
+            resume: Whether a run in the folder is continued. It must have been started with the same content.
+
+        Raises:
+            ValueError: If there is a run and it is not to be resumed, or was started with other settings; or if
+                another process trains in the folder.
+        """
+        try:
+            self.content = json.loads(json.dumps({"state": "running", **self.content}))
+        except TypeError as error:
+            raise TypeError(f"options must be plain values that {_FILE} can hold: {error}") from error
+        existed, started = self.folder.is_dir(), False
+        try:
+            with _locked(self.folder):
+                try:
+                    started = self._start(resume)
+                    yield
+                except BaseException:
+                    if started:
+                        self._discard()
+                    raise
+        finally:
+            if not existed:
+                with suppress(OSError):  # it is in use
+                    self.folder.rmdir()
+
+    def stage_folder(self, number: int) -> Path:
+        """Where the checkpoints of a stage are."""
+        return self.folder / "checkpoints" / f"stage-{number + 1}-{self.content['stages'][number]['name']}"
+
+    def finish(self) -> None:
+        """Records that all stages are trained."""
+        if self.content["state"] != "finished":
+            self._write(state="finished")
+
+    def write_log(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Writes `log.csv` anew, one row per epoch, so that it never has an epoch twice or in part."""
+        text, path = io.StringIO(), self.folder / "log.csv"
+        table = csv.DictWriter(text, list(dict.fromkeys(name for row in history for name in row)))
+        table.writeheader()
+        table.writerows(history)
+        if not path.is_file() or path.read_bytes() != text.getvalue().encode():
+            write_atomically(path, text.getvalue())
+
+    def _start(self, resume: bool) -> bool:
+        """Writes `run.json`, or reads and compares it; returns whether the run was started now."""
+        if not (self.folder / _FILE).is_file():
+            strays = [name for name in ("checkpoints", "log.csv") if (self.folder / name).exists()]
+            if strays:
+                raise ValueError(f"{self.folder} has {', '.join(strays)} but no {_FILE}: choose another folder")
+            self._write()
+            return True
+        if not resume:
+            raise ValueError(f"{self.folder} already contains a run: resume it (--resume) or choose another folder")
+        new, self.content = self.content, read_run(self.folder)
+        pairs = list(zip(self.content["stages"], new["stages"], strict=False))
+        different = changes("", *(_compared(content) for content in (self.content, new)))
+        different += [f"{was['name']} has fewer epochs" for was, now in pairs if now["epochs"] < was["epochs"]]
+        if different:
+            raise ValueError(f"the run in {self.folder} was started with other settings: {'; '.join(different)}")
+        grown = [number for number, (was, now) in enumerate(pairs) if now["epochs"] > was["epochs"]]
+        for number in grown:
+            stage, schedule = f"stage {pairs[number][0]['name']!r}", self.content["settings"]["lr_schedule"]
+            if schedule in _FIXED_SCHEDULES:
+                raise ValueError(f"{stage} cannot have more epochs: lr_schedule {schedule!r} depends on their number")
+            if any(self.stage_folder(later).exists() for later in range(number + 1, len(pairs))):
+                raise ValueError(f"{stage} cannot have more epochs: a later stage has been trained on its result")
+        if grown:
+            self._write(state="running", stages=new["stages"])
+        for place in (self.folder, *self.folder.glob("checkpoints/*")):
+            for leftover in place.glob(".*.part"):  # of a write of ours that was killed
+                if _LEFTOVER.fullmatch(leftover.name):
+                    leftover.unlink(missing_ok=True)
+        return False
+
+    def _discard(self) -> None:
+        """Removes what this run wrote, unless there is a checkpoint."""
+        if not any(self.folder.glob("checkpoints/*/*.ckpt")):
+            for name in (_FILE, "log.csv"):
+                (self.folder / name).unlink(missing_ok=True)
+            for place in (*self.folder.glob("checkpoints/*"), self.folder / "checkpoints"):
+                with suppress(OSError):  # it is not there, or contains files of others
+                    place.rmdir()
+
+    def _write(self, **changed: Any) -> None:
+        self.content |= changed
+        write_atomically(self.folder / _FILE, json.dumps(self.content, indent=2) + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """No other process trains in the folder in this context; the lock ends with the process, however it ends."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is training in {folder}") from error
+        try:
+            yield
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)
+
+
+def _compared(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run and its continuation must agree in."""
+    stages = [{name: value for name, value in stage.items() if name != "epochs"} for stage in content["stages"]]
+    data = {name: value for name, value in content["data"].items() if name != "options"}  # the content has a hash
+    others = {name: value for name, value in content.items() if name not in ("state", "versions")}
+    return {**others, "stages": stages, "data": data}

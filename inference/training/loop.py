@@ -1,0 +1,257 @@
+"""The loop over stages, epochs and batches: steps, validation, checkpoints."""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import TraceEnum_ELBO
+from torch import Tensor, nn
+
+from multipyro._modes import evaluation_mode, training_mode
+from multipyro.batch import batch_rows
+from multipyro.data import Batch
+from multipyro.guides._encoder_cache import encoders_run_once
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, Objective, elbo, schedules_of
+from multipyro.inference.recipes import Recipe
+from multipyro.inference.runs.checkpoints import load_programs, programs_of, read_checkpoint, state_of, write_checkpoint
+from multipyro.inference.runs.description import describe_run
+from multipyro.inference.runs.folder import Run
+from multipyro.inference.training.batches import BatchFeed, check_values
+from multipyro.inference.training.devices import connect
+from multipyro.inference.training.optimizers import lr_factor
+from multipyro.inference.training.reporting import FitState, Reporter
+from multipyro.inference.training.settings import RESUMABLE, TrainingSettings
+from multipyro.inference.training.statements import Statements
+from multipyro.inference.training.steps import NonFiniteLossError, TrainingStep
+
+__all__ = ["Trainer"]
+
+# steps between two looks at the losses, each of which waits for an accelerator
+_INTERVAL = 50
+# what a checkpoint has besides the programs: the progress of the stage
+_PARTS = {"updates": list, "history": list, "step": int, "best": float, "waited": int, "stopped": bool, "rng": Tensor}
+
+
+class Trainer:
+    """Trains the stages of a recipe, from wherever the run folder says they are.
+
+    Args:
+        recipe: The recipe.
+        settings: The settings of the run.
+        train: Training data, as `training_data` returns it.
+        validation: Validation data; None for none.
+        test: Test data, which only `run.json` mentions; None for none.
+    """
+
+    def __init__(self, recipe: Recipe, settings: TrainingSettings, train: Any, validation: Any, test: Any) -> None:
+        if settings.early_stopping is not None and validation is None:
+            raise ValueError("early_stopping needs validation data, got none")
+        if any(stage.epochs is not None and stage.epochs < 1 for stage in recipe.stages):
+            raise ValueError(f"every stage needs at least 1 epoch, got {[stage.epochs for stage in recipe.stages]}")
+        check_values(recipe.model, train)
+        check_values(recipe.model, validation)
+        self._recipe, self._settings, self._programs = recipe, settings, (recipe.model, recipe.guide)
+        self._modules = programs_of(*self._programs, *recipe.others)
+        self._worker = connect(settings)
+        self._feed = BatchFeed(recipe.model, train, validation, settings, self._worker)
+        self._run = None
+        if settings.out is not None:
+            data = {"train": train, "validation": validation, "test": test}
+            self._run = Run(settings.out, describe_run(recipe, settings, RESUMABLE, data))
+        self._reporter = Reporter(settings, self._run, self._worker.is_main)
+        self._statements, self._state = Statements(), FitState(*self._programs)
+        # of the stage that is trained
+        self._steps: list[TrainingStep] = []
+        self._factor: Any = None
+        self._schedules: list[LinearWarmup] = []
+        self._history: list[dict[str, float]] = []
+        self._best, self._waited = -math.inf, 0
+        # of its epoch
+        self._totals: list[float] = []
+        self._pending: list[Sequence[Tensor]] = []
+
+    def fit(self) -> list[dict[str, float]]:
+        """Trains what is not trained yet; returns the metrics of all epochs."""
+        state, is_main = self._state, self._run is not None and self._worker.is_main
+        with (
+            self._run.opened(self._settings.resume) if is_main else nullcontext(),
+            self._worker.hosting(self._modules),
+            self._statements.opened(),
+            self._reporter.reporting(state),
+            # modules that a plain function calls stay in the mode that their owner has put them in
+            training_mode(*(p for p in (*self._programs, *self._recipe.others) if isinstance(p, nn.Module))),
+        ):
+            for state.stage in range(len(self._recipe.stages)):
+                self._start_stage()
+                while len(self._history) < state.epochs and not state.stop:
+                    state.epoch = len(self._history)
+                    self._train_epoch()
+            if is_main:
+                self._run.finish()
+        return state.history
+
+    def checkpoint(self, name: str) -> Path | None:
+        """The checkpoint `"best"` or `"last"` of the last stage, if there is one."""
+        path = None if self._run is None else self._run.stage_folder(self._state.stage) / f"{name}.ckpt"
+        return path if path is not None and path.is_file() else None
+
+    def _start_stage(self) -> None:
+        """Prepares a stage, and continues from its last checkpoint if there is one."""
+        state, stage = self._state, self._recipe.stages[self._state.stage]
+        state.epochs = self._settings.epochs if stage.epochs is None else stage.epochs
+        state.stage_name, state.step, state.stop = stage.name, 0, False
+        state.steps_per_epoch = self._feed.steps_per_epoch
+        common = self._settings, self._worker, self._statements
+        self._steps = [TrainingStep(self._recipe, part, *common) for part in stage.updates or (stage,)]
+        self._factor = lr_factor(self._settings, state.epochs, state.steps_per_epoch)
+        schedules = [s for objective in (stage.objective, *stage.objectives) for s in schedules_of(objective)]
+        self._schedules = list({id(schedule): schedule for schedule in schedules}.values())
+        self._history, self._best, self._waited = [], -math.inf, 0
+        for part in stage.activates:
+            part.activate()
+        path = self.checkpoint("last")
+        if path is not None:
+            self._restore(path)
+        self._reporter.stage_start(state)
+
+    def _train_epoch(self) -> None:
+        state, started, examples, first = self._state, time.perf_counter(), 0, None
+        self._totals = [0.0] * len(self._steps)
+        for number, batch in enumerate(self._feed.training(state.epoch)):
+            first = first or batch
+            state.batch, state.examples = number, batch_rows(batch[0]) * self._worker.size
+            self._train_batch(*batch)
+            examples += state.examples
+            self._reporter.step_end(state)
+        if first is None:
+            raise ValueError("data has no batches")
+        self._check_losses()
+        if not all(bool(torch.isfinite(parameter).all()) for step in self._steps for parameter in step.parameters):
+            raise self._error("parameters are not finite after the last step", self._steps[0], first)
+        speed = examples / (time.perf_counter() - started)
+        row = {"stage": state.stage, "epoch": state.epoch, "train/bound": -self._totals[0] / examples}
+        if len(self._steps) > 1:
+            row |= {f"train/loss/{s.name}": t / examples for s, t in zip(self._steps, self._totals, strict=True)}
+        row |= self._validate(first)
+        bound = row.get("validation/bound", row["train/bound"])
+        optimizers = [optimizer for step in self._steps for optimizer in step.optimizers.values()]
+        row["learning_rate"] = optimizers[0].optimizer.param_groups[0]["lr"]
+        row["gradient_norm"] = math.hypot(*(step.gradient_norm() for step in self._steps))
+        row |= {"examples_per_second": speed, "seconds": time.perf_counter() - started}
+        for optimizer in optimizers:
+            optimizer.after_epoch(bound)
+        self._history.append(row)
+        state.history.append(row)
+        is_better = self._feed.validates and bound > self._best
+        self._best, self._waited = (bound, 0) if is_better else (self._best, self._waited + 1)
+        state.stop = self._settings.early_stopping is not None and self._waited >= self._settings.early_stopping
+        self._reporter.epoch_end(state)
+        if self._run is not None and self._worker.is_main:
+            self._save(is_better)
+        self._reporter.checkpoint_end(state)
+
+    def _train_batch(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> None:
+        state, losses = self._state, []
+        for schedule in self._schedules:
+            schedule.set(epoch=state.epoch, step=state.step)
+        factor = None if self._factor is None else self._factor(state.step)
+        for step in self._steps:
+            try:
+                losses.append(step.gradients(x, observed))
+            except ValueError as error:  # Pyro's validation stumbles over NaN parameters before there is a loss
+                if not step.non_finite_sites(x, observed):
+                    raise
+                raise self._error("no loss can be computed", step, (x, observed)) from error
+            if self._worker.device.type == "cpu" and not math.isfinite(losses[-1]):
+                raise self._error(f"the loss is {float(losses[-1])}", step, (x, observed))
+            step.apply(factor)
+        state.losses, state.step = losses, state.step + 1
+        self._pending.append(losses)
+        if len(self._pending) == _INTERVAL:
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Adds up the losses since the last call.
+
+        On an accelerator they are read only here, so that a loss that is not finite is noticed up to 49 steps late:
+        then its step is named, but no site, since all of them have become NaN since.
+        """
+        begin = self._state.batch + 1 - len(self._pending)
+        for number, losses in enumerate(self._pending):
+            values = [float(loss) for loss in losses]
+            if not all(map(math.isfinite, values)):
+                where = f"in epoch {self._state.epoch}, step {begin + number}"
+                raise NonFiniteLossError(f"the loss is {values} {where}, noticed after step {self._state.batch}")
+            self._totals = [total + value for total, value in zip(self._totals, values, strict=True)]
+        self._pending.clear()
+
+    def _error(self, what: str, step: TrainingStep, batch: Batch) -> NonFiniteLossError:
+        sites = step.non_finite_sites(*batch) or "no single site of this process: the terms overflow together"
+        where = f"in epoch {self._state.epoch}, step {self._state.batch}"
+        return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
+
+    @torch.no_grad()
+    def _validate(self, first: Batch) -> dict[str, float]:
+        """The metrics of the validation data per example, with every warm-up at its end.
+
+        Without any, those of the first training batch; its bound is left out, since it stands for one batch only.
+        """
+        sums: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(evaluation_mode(*self._modules))
+            stack.enter_context(self._worker.autocast())
+            for schedule in self._schedules:
+                stack.enter_context(schedule.finished())
+            for x, observed in self._feed.validation(otherwise=first):
+                for name, value in {**self._measure(x, observed), "": torch.tensor(batch_rows(x))}.items():
+                    sums[name] = sums.get(name, 0.0) + value.float().cpu()
+        totals = dict(zip(sums, self._worker.sum(torch.stack(list(sums.values()))).tolist(), strict=True))
+        examples, prefix = totals.pop(""), "validation" if self._feed.validates else "train"
+        if not self._feed.validates:
+            del totals["bound"]
+        return {f"{prefix}/{name}": total / examples for name, total in totals.items()}
+
+    def _measure(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The bound of a batch and the sums by site behind it."""
+        objective = self._recipe.stages[self._state.stage].objective
+        if isinstance(objective, Objective):
+            with encoders_run_once():
+                evaluation = objective.evaluate(*self._programs, x, observed)
+            return {"bound": evaluation.bound, **evaluation.sites}
+        bound = torch.as_tensor(-objective.loss(*self._programs, x, observed))
+        if isinstance(objective, TraceEnum_ELBO):  # the guide does not have the sites that it sums out
+            return {"bound": bound}
+        report = getattr(objective, "report", elbo(MODEL, GUIDE).report)
+        return {"bound": bound, **report(*self._programs, x, observed)}
+
+    def _save(self, is_better: bool) -> None:
+        """Writes the checkpoints of this epoch."""
+        updates = [step.state_dict() for step in self._steps]
+        checkpoint = {**state_of(self._modules, self._statements.names), "updates": updates, "history": self._history}
+        checkpoint |= {"step": self._state.step, "stopped": self._state.stop, "rng": torch.get_rng_state()}
+        checkpoint |= {"best": self._best, "waited": self._waited}
+        # the last one follows the best one: a kill between the two repeats the epoch, and with it the best one
+        names = ("best", "last") if is_better else ("last",)
+        folder = self._run.stage_folder(self._state.stage)
+        write_checkpoint(checkpoint, *(folder / f"{name}.ckpt" for name in names))
+        if len(self._history) == 1:  # an optimizer whose state cannot be read again shows at once
+            read_checkpoint(folder / "last.ckpt", _PARTS)
+
+    def _restore(self, path: Path) -> None:
+        """Continues from a checkpoint."""
+        checkpoint: dict[str, Any] = read_checkpoint(path, _PARTS)
+        load_programs(checkpoint, self._modules, path)
+        self._statements.names.update(dict.fromkeys(checkpoint["param_store"]))
+        try:
+            for step, states in zip(self._steps, checkpoint["updates"], strict=True):
+                step.load_state_dict(states)
+            torch.set_rng_state(checkpoint["rng"])
+        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the run cannot be continued from {path}: {error}") from error
+        self._history, self._best, self._waited = (checkpoint[name] for name in ("history", "best", "waited"))
+        self._state.step, self._state.stop = checkpoint["step"], checkpoint["stopped"]
+        self._state.history += self._history

@@ -1,0 +1,135 @@
+"""Optimizers and learning-rate schedules, by name or by a function."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pyro.optim import PyroLRScheduler, PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+
+from multipyro.inference.training.settings import TrainingSettings
+
+__all__ = ["ScheduledOptimizer", "lr_factor", "optimizer_factory"]
+
+_BY_NAME: dict[str, Callable[..., Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "amsgrad": partial(torch.optim.Adam, amsgrad=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+}
+# those of torch.optim.lr_scheduler.OneCycleLR: the share of rising steps, and the factors at the start and at the end
+_RISING, _START, _END = 0.3, 1 / 25, 1 / 25 / 1e4
+# how an optimizer computes, not what
+_IMPLEMENTATION = ("params", "fused", "foreach", "capturable", "differentiable")
+
+
+def optimizer_factory(optimizer: Any, lr: float) -> Callable[[list[Tensor]], Optimizer]:
+    """A function from parameters to an optimizer.
+
+    Args:
+        optimizer: The setting of the same name, or the optimizer of a stage.
+        lr: Learning rate of an optimizer given by name. Such a one is fused where the parameters allow it.
+
+    Raises:
+        TypeError: If it is an optimizer of Pyro with a scheduler, clipping, or a function of arguments.
+    """
+    if isinstance(optimizer, str):
+        return partial(_fused, _BY_NAME[optimizer], lr)
+    if not isinstance(optimizer, PyroOptim):
+        return optimizer
+    if isinstance(optimizer, PyroLRScheduler) or callable(optimizer.pt_optim_args) or optimizer.pt_clip_args:
+        raise TypeError(
+            "an optimizer of Pyro with a scheduler, clipping arguments or a function of arguments is not supported: "
+            "pass a plain one, with lr_schedule and gradient_clip, or a function from parameters to a torch optimizer"
+        )
+    return lambda parameters: optimizer.pt_optim_constructor(parameters, **optimizer.pt_optim_args)
+
+
+def _fused(make: Callable[..., Optimizer], lr: float, parameters: list[Tensor]) -> Optimizer:
+    try:
+        return make(parameters, lr=lr, fused=True)
+    except (RuntimeError, TypeError):  # no fused kernel on this device, or for this optimizer
+        return make(parameters, lr=lr, foreach=True)
+
+
+class ScheduledOptimizer:
+    """An optimizer with the schedule of its learning rate.
+
+    Args:
+        make: Called with the parameters, returns the optimizer.
+        parameters: What it trains.
+        lr_schedule: The setting of the same name.
+    """
+
+    def __init__(self, make: Callable[..., Optimizer], parameters: list[Tensor], lr_schedule: Any) -> None:
+        self.optimizer = make(parameters)
+        groups = [{k: str(v) for k, v in g.items() if k not in _IMPLEMENTATION} for g in self.optimizer.param_groups]
+        self._created = f"{type(self.optimizer).__name__} with {groups}"
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        self._scheduler = lr_schedule(self.optimizer) if callable(lr_schedule) else None
+
+    def step(self, factor: float | None) -> None:
+        """Updates the parameters, with the learning rate times `factor` unless that is None."""
+        if factor is not None:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * factor
+        self.optimizer.step()
+
+    def after_epoch(self, bound: float) -> None:
+        """Steps a scheduler of torch; one that watches a metric gets the loss, minus the bound."""
+        if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self._scheduler.step(-bound)
+        elif self._scheduler is not None:
+            self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of optimizer and scheduler, and what the optimizer was created as."""
+        scheduler = self._scheduler and self._scheduler.state_dict()
+        return {"created": self._created, "optimizer": self.optimizer.state_dict(), "scheduler": scheduler}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; raises a ValueError if the optimizer was created as another one."""
+        if self._created != state["created"]:
+            raise ValueError(f"the optimizer was {state['created']}, now {self._created}")
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(state["scheduler"])
+
+
+def lr_factor(settings: TrainingSettings, epochs: int, steps_per_epoch: int | None) -> Callable[[int], float] | None:
+    """The factor of the learning rate as a function of the step, counted from 0 in a stage; None if it never moves.
+
+    Args:
+        settings: The settings of the run.
+        epochs: Number of epochs of the stage.
+        steps_per_epoch: Number of steps of an epoch; None if the batches have no length.
+
+    Raises:
+        ValueError: If the schedule needs the number of steps and it is not known.
+    """
+    name, final = settings.lr_schedule, settings.lr_final
+    if callable(name) or (name == "constant" and not settings.lr_warmup):
+        return None
+    if steps_per_epoch is None:
+        raise ValueError(f"lr_schedule {name!r} needs the number of steps, and these batches have no length")
+    warmup, total = round(settings.lr_warmup * steps_per_epoch), epochs * steps_per_epoch
+    top = _RISING * total - 1
+
+    def factor(step: int) -> float:
+        share = (step - warmup) / max(1, total - warmup)
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if name == "one-cycle":
+            rising, falling = step / top, (step - top) / (total - 1 - top)
+            return _cosine(_START, 1.0, rising) if step <= top else _cosine(1.0, _END, falling)
+        return {"constant": 1.0, "cosine": _cosine(1.0, final, share), "exponential": final**share}[name]
+
+    return factor
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,142 @@
+"""What a training run reports while it trains: callbacks, loggers, progress."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from multipyro._optional import optional_imports
+from multipyro.inference.programs import Program
+from multipyro.inference.progress import Progress
+from multipyro.inference.runs.folder import Run
+from multipyro.inference.training.settings import TrainingSettings
+
+__all__ = ["FitState", "Reporter"]
+
+
+@dataclass
+class FitState:
+    """Where a training run is: what its callbacks are called with.
+
+    A callback is any object with some of these methods, each called as `method(state)`, in every process:
+    `on_fit_start` before the first step, `on_step_end` after each step, `on_epoch_end` after each epoch, before its
+    checkpoint is written, and `on_fit_end` after the last stage.
+
+    Args:
+        model: The generative program.
+        guide: The variational program.
+        stage: Number of the stage, from 0.
+        stage_name: Its name.
+        epochs: Its number of epochs.
+        steps_per_epoch: Its number of steps per epoch; None if the batches have no length.
+        epoch: Number of the epoch in the stage, from 0.
+        batch: Number of the batch in the epoch, from 0.
+        step: Number of steps done in the stage.
+        examples: Number of examples in the last batch.
+        losses: The loss of each update of the last batch, summed over it: tensors, since reading one waits for the
+            device.
+        history: The metrics of all epochs so far, as in `FitResult`.
+        stop: May be set to True, which ends the stage after this epoch.
+
+    Example:
+        >>> class Peek:
+        ...     def on_epoch_end(self, state):
+        ...         print(state.stage_name, state.epoch, state.history[-1]["train/bound"])
+    """
+
+    model: Program
+    guide: Program
+    stage: int = 0
+    stage_name: str = ""
+    epochs: int = 0
+    steps_per_epoch: int | None = None
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    examples: int = 0
+    losses: Sequence[Tensor] = ()
+    history: list[dict[str, float]] = field(default_factory=list)
+    stop: bool = False
+
+
+class Reporter:
+    """Calls the callbacks, writes the logs and shows the progress of a run.
+
+    Args:
+        settings: The settings of the run.
+        run: Its folder; None for none.
+        is_main: Whether this process logs and shows progress.
+    """
+
+    def __init__(self, settings: TrainingSettings, run: Run | None, is_main: bool) -> None:
+        loggers = settings.logger if is_main else ()
+        self._callbacks, self._run = settings.callbacks, run
+        self._on_step = [callback.on_step_end for callback in settings.callbacks if hasattr(callback, "on_step_end")]
+        self._csv = run is not None and "csv" in loggers
+        self._loggers = [logger for logger in loggers if not isinstance(logger, str)]
+        if "tensorboard" in loggers:
+            with optional_imports("logger 'tensorboard'"):
+                from lightning_fabric.loggers import TensorBoardLogger
+            self._loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
+        self._progress = Progress(settings.progress and is_main)
+
+    @contextmanager
+    def reporting(self, state: FitState) -> Iterator["Reporter"]:
+        """The context of a whole run."""
+        self._call("on_fit_start", state)
+        try:
+            yield self
+            self._call("on_fit_end", state)
+        finally:
+            self._progress.close()
+            for logger in self._loggers:
+                if hasattr(logger, "finalize"):
+                    logger.finalize("success" if sys.exc_info()[0] is None else "failed")
+
+    def stage_start(self, state: FitState) -> None:
+        """Before the first step of a stage, once what is done of it was read from its checkpoint."""
+        if self._csv and state.history:  # a run killed in between may not have logged its last epoch
+            self._run.write_log(state.history)
+        self._progress.restart(state.step)
+
+    def step_end(self, state: FitState) -> None:
+        """After a step."""
+        for method in self._on_step:
+            method(state)
+        self._progress.update(state.step, _steps(state), lambda: f"{_place(state)}: loss {_loss(state):.4g}")
+
+    def epoch_end(self, state: FitState) -> None:
+        """After an epoch, whose metrics are the last of the history, and before its checkpoint is written."""
+        self._call("on_epoch_end", state)
+
+    def checkpoint_end(self, state: FitState) -> None:
+        """After the checkpoint of an epoch: a run killed before it repeats the epoch, and logs it once."""
+        row = state.history[-1]
+        if self._csv:
+            self._run.write_log(state.history)
+        for logger in self._loggers:
+            metrics = {name: value for name, value in row.items() if name not in ("stage", "epoch")}
+            logger.log_metrics(metrics, step=len(state.history) - 1)
+        bounds = [f"{name} {row[name]:.4g}" for name in ("train/bound", "validation/bound") if name in row]
+        left = self._progress.time_left(state.step, _steps(state))
+        speed = f"{row['examples_per_second']:,.0f} examples/s"
+        self._progress.finish_line(f"{_place(state)}: {', '.join(bounds)}, {speed}{left}")
+
+    def _call(self, name: str, state: FitState) -> None:
+        for callback in self._callbacks:
+            if hasattr(callback, name):
+                getattr(callback, name)(state)
+
+
+def _place(state: FitState) -> str:
+    return f"{state.stage_name}, epoch {state.epoch + 1} of {state.epochs}"
+
+
+def _steps(state: FitState) -> int | None:
+    return None if state.steps_per_epoch is None else state.epochs * state.steps_per_epoch
+
+
+def _loss(state: FitState) -> float:
+    return float(state.losses[0]) / state.examples

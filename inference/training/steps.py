@@ -1,0 +1,137 @@
+"""One update of a batch: the loss, its gradient, the optimizer; and what is wrong where a loss is not finite."""
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from multipyro.inference.handlers import frozen, frozen_modules
+from multipyro.inference.objectives import Objective
+from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.recipes import Recipe, Stage, Update
+from multipyro.inference.training.devices import Worker
+from multipyro.inference.training.optimizers import ScheduledOptimizer, optimizer_factory
+from multipyro.inference.training.settings import TrainingSettings
+from multipyro.inference.training.statements import Statements
+
+__all__ = ["NonFiniteLossError", "TrainingStep"]
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; the message names the epoch, the step and the sites."""
+
+
+class TrainingStep:
+    """One update of every batch of a stage.
+
+    It trains what `SVI` trains on the same programs: the parameters of programs that are modules, and those that their
+    `pyro.param` and `pyro.module` statements show, from the step on in which they first do. As in Pyro, each statement
+    has an optimizer of its own.
+
+    Args:
+        recipe: The recipe.
+        part: A stage of it, or one of the updates of a stage: what is minimized, and which modules train.
+        settings: The settings of the run.
+        worker: This process.
+        statements: The parameter store of the run.
+    """
+
+    def __init__(
+        self, recipe: Recipe, part: Stage | Update, settings: TrainingSettings, worker: Worker, statements: Statements
+    ) -> None:
+        self._settings, self._worker, self._statements = settings, worker, statements
+        self.name, self.objective, self._others = part.name, part.objective, recipe.others
+        self.model, self.guide = recipe.model, recipe.guide
+        self._train = part.train
+        if part.train is None:
+            self._train = tuple(program for program in (self.model, self.guide) if isinstance(program, nn.Module))
+        else:
+            self.model, self.guide = frozen(self.model, part.train), frozen(self.guide, part.train)
+        self._is_whole, self._is_first = part.train is None, True
+        self._bound = self.objective.bind(self.model, self.guide) if isinstance(self.objective, Objective) else None
+        self._make = optimizer_factory(part.optimizer or settings.optimizer, settings.lr)
+        self._norm: Tensor | None = None
+        self._saved: dict[str, Any] = {}
+        self.parameters: list[Tensor] = []
+        self.optimizers: dict[str, ScheduledOptimizer] = {}
+        self._add({"": [p for module in self._train for p in module.parameters() if p.requires_grad]})
+
+    def gradients(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
+        """The loss of a batch, after leaving its gradients in the parameters; both summed over the processes."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        with (
+            self._statements.recorded() if self._is_first else nullcontext({}) as shown,
+            frozen_modules(self._others, self._train) if self._others else nullcontext(),
+            self._worker.autocast(),
+        ):
+            if self._bound is None:
+                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, x, observed))
+            else:
+                loss = self._bound.differentiable_loss(x, observed)
+                if loss.requires_grad:
+                    loss.backward()
+        if self._is_whole and not self._is_first:
+            shown = self._statements.new()
+        modules: dict[str, list[Tensor]] = {}
+        for name, parameter in shown.items():
+            modules.setdefault(name.partition("$$$")[0], []).append(parameter)
+        self._add(modules)
+        if not self.parameters:
+            raise ValueError(f"{self.name!r} has nothing to train: no parameter requires a gradient")
+        self._is_first = False
+        return self._worker.sum_gradients(loss.detach(), self.parameters)
+
+    def apply(self, factor: float | None) -> None:
+        """Updates the parameters by their gradients, the learning rate times `factor` unless that is None."""
+        if self._settings.gradient_clip is not None:
+            self._norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
+        for optimizer in self.optimizers.values():
+            optimizer.step(factor)
+
+    def gradient_norm(self) -> float:
+        """The norm of the last gradient, before it was clipped."""
+        # an infinite limit clips nothing
+        return float(nn.utils.clip_grad_norm_(self.parameters, math.inf) if self._norm is None else self._norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the optimizers, by what they train."""
+        return {**self._saved, **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned; statements that have not come up yet get their state when they do."""
+        self._saved = dict(states)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(self._saved.pop(name))
+
+    def _add(self, modules: Mapping[str, list[Tensor]]) -> None:
+        """Gives the parameters of modules and statements that do not train yet an optimizer."""
+        for name, parameters in modules.items():
+            known = {id(parameter) for parameter in self.parameters}
+            new = list({id(p): p for p in parameters if id(p) not in known}.values())
+            if new:
+                while name in self.optimizers:  # a parameter of a known module that requires a gradient only now
+                    name += "+"
+                self.parameters += new
+                self.optimizers[name] = ScheduledOptimizer(self._make, new, self._settings.lr_schedule)
+                if name in self._saved:
+                    self.optimizers[name].load_state_dict(self._saved.pop(name))
+
+    @torch.no_grad()
+    def non_finite_sites(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> str:
+        """The sites whose value or log-probability is not finite, from tracing the programs once more."""
+        with pyro.validation_enabled(False), torch.random.fork_rng([]):
+            guide = poutine.trace(self.guide).get_trace(x, observed)
+            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, observed)
+        places = []
+        for trace, side in ((guide, "guide"), (model, "model")):
+            for name, site in sample_sites(trace).items():
+                what = {"value": site["value"], "log-probability": site["fn"].log_prob(site["value"])}
+                wrong = next((kind for kind, values in what.items() if not torch.isfinite(values).all()), None)
+                places += [f"the {wrong} of site {name!r} in the {side}"] if wrong else []
+        return ", ".join(places)
