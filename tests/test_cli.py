@@ -114,6 +114,16 @@ def test_generate_draws(run, tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+def test_figures_draws_what_applies(run, tmp_path, capsys):
+    arguments = ["figures", str(run), "--rows", "1", "--format", "svg", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    captions = (tmp_path / "captions.md").read_text()
+    files = {file.name for file in tmp_path.glob("*.svg")}
+    assert {"joint-samples.svg", "latent-map.svg", "training.svg"} <= files
+    assert all(f"- `{name}`: " in captions for name in files)
+    assert (tmp_path / "training.svg").read_text().count("<text") > 5
+
+
 def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     arguments = [
         *("compare", "mvae", "mmvae", "--seeds", "2", "--num-samples", "5", "--out", str(tmp_path)),

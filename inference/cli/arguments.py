@@ -11,6 +11,7 @@ from multipyro.inference.cli.commands import (
     demo,
     embed,
     evaluate,
+    figures,
     generate,
     methods,
     predict,
@@ -182,6 +183,19 @@ COMMANDS: dict[str, Command] = {
             "": (
                 _num_samples(1000, "importance samples per example for the likelihoods"),
                 Option("pixels", "mean", Literal["mean", "sample"], "what is classified for coherence"),
+                *_RUN,
+            )
+        },
+    ),
+    "figures": Command(
+        "draw every figure of a run that its data and its method allow",
+        figures.run,
+        {"run": (None, "run folder")},
+        {
+            "": (
+                Option("out", None, Path | None, "folder of the figures (figures in the run folder)"),
+                Option("format", "png", Literal["pdf", "png", "svg"], "of the files; pdf and svg are vector graphics"),
+                Option("rows", 10, Count, "number of test examples in grids"),
                 *_RUN,
             )
         },

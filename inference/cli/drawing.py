@@ -9,10 +9,23 @@ import torch
 
 from multipyro.data import Splits
 from multipyro.data.storage import write_atomically
-from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.inference.evaluation.figures import (
+    cross_generation_figure,
+    joint_samples_figure,
+    reconstructions_figure,
+    rows_of_each_class,
+    save_figure,
+)
 from multipyro.inference.recipes import Recipe
 
-__all__ = ["FORMATS", "draw_cross_generation", "draw_joint_samples", "draw_reconstructions", "figure_name"]
+__all__ = [
+    "FORMATS",
+    "draw_cross_generation",
+    "draw_joint_samples",
+    "draw_reconstructions",
+    "figure_name",
+    "file_name",
+]
 
 #: The formats of figures.
 FORMATS = (".pdf", ".png", ".svg")
@@ -27,8 +40,17 @@ def figure_name(given: Sequence[str], target: Sequence[str]) -> str:
         >>> figure_name(["image"], ["label", "a/b"])
         'image-to-label+a_b.png'
     """
-    name = f"{'+'.join(given)}-to-{'+'.join(target)}"
-    return re.sub(r"[^\w.+-]", "_", name)[:_LONGEST] + ".png"
+    return file_name(f"{'+'.join(given)}-to-{'+'.join(target)}") + ".png"
+
+
+def file_name(text: str) -> str:
+    """A text with every character that the name of a file should not have replaced, and cut where it is long.
+
+    Example:
+        >>> file_name("words of a/b")
+        'words_of_a_b'
+    """
+    return re.sub(r"[^\w.+-]", "_", text)[:_LONGEST]
 
 
 def draw_cross_generation(
@@ -48,7 +70,7 @@ def draw_cross_generation(
     """
     if file.suffix not in FORMATS:
         raise ValueError(f"{file} must end in {', '.join(FORMATS)}")
-    x, observed = splits.test.select(given).rows(_one_of_each_class(splits, rows))
+    x, observed = splits.test.select(given).rows(rows_of_each_class(splits.test, rows))
     modalities = splits.test.modalities
     unknown = [name for name in target if name not in recipe.model.modalities]
     if unknown:
@@ -64,18 +86,9 @@ def draw_joint_samples(recipe: Recipe, splits: Splits, file: Path) -> None:
 
 def draw_reconstructions(recipe: Recipe, splits: Splits, file: Path) -> None:
     """Draws test examples beside their reconstructions."""
-    x, observed = splits.test.rows(_one_of_each_class(splits, 10))
+    x, observed = splits.test.rows(rows_of_each_class(splits.test, 10))
     _save(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x), file)
 
 
-def _one_of_each_class(splits: Splits, rows: int) -> torch.Tensor:
-    """The first test examples of each class in turn."""
-    labels = splits.test.labels
-    if labels is None:
-        return torch.arange(min(rows, len(splits.test)))
-    position = torch.stack([(labels[:row] == label).sum() for row, label in enumerate(labels[:1000])])
-    return (position * (labels.max() + 1) + labels[:1000]).argsort()[:rows]
-
-
 def _save(figure: Any, file: Path) -> None:
-    write_atomically(file, lambda opened: figure.savefig(opened, format=file.suffix[1:], dpi=100))
+    write_atomically(file, lambda opened: save_figure(figure, opened, format=file.suffix[1:], dpi=100))

@@ -17,7 +17,7 @@ from multipyro.inference.handlers import conditional, generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 
-__all__ = ["LatentDimensions", "latent_dimensions", "symmetric_kl"]
+__all__ = ["LatentDimensions", "latent_dimensions", "latent_distribution", "latent_site", "symmetric_kl"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +97,9 @@ def latent_dimensions(
     check_values(model, x, None)
     given = modalities_in(x) if given is None else select_given(given, x, "given")
     conditions = {name: x[name] for name in conditions_of(model)}
-    name = _site(guide)
+    name = latent_site(guide)
     with evaluating(model, guide), poutine.block():
-        posterior = _posterior(guide, x, given)
+        posterior = latent_distribution(guide, x, given)
         prior_trace = poutine.trace(generative(model, ())).get_trace(conditions, num_rows=batch_rows(x))
         prior = sample_sites(prior_trace)[name]["fn"]
         return LatentDimensions(_kl(posterior, prior, num_samples), posterior.mean.var(0))
@@ -137,17 +137,20 @@ def symmetric_kl(
         torch.Size([5, 2])
     """
     with evaluating(guide), poutine.block():
-        left, right = (_posterior(guide, x, select_given(names, x, "a subset")) for names in (first, second))
+        left, right = (latent_distribution(guide, x, select_given(names, x, "a subset")) for names in (first, second))
         return 0.5 * (_kl(left, right, num_samples) + _kl(right, left, num_samples))
 
 
-def _site(guide: Program) -> str:
+def latent_site(guide: Program) -> str:
+    """The latent that stands for a data point: `z`, or the one that a guide names in its attribute `embedding`."""
     return getattr(unwrap(guide), "embedding", "z")
 
 
-def _posterior(guide: Program, x: Mapping[str, Tensor], given: Sequence[str]) -> dist.Distribution:
-    trace = poutine.trace(restrict(conditional(guide), given)).get_trace(dict(x))
-    return sample_sites(trace)[_site(guide)]["fn"]
+def latent_distribution(guide: Program, x: Mapping[str, Tensor], given: Sequence[str]) -> dist.Distribution:
+    """The guide's `conditional` distribution of that latent given some modalities, of batch shape `(batch,)`."""
+    with evaluating(guide), poutine.block():
+        trace = poutine.trace(restrict(conditional(guide), given)).get_trace(dict(x))
+    return sample_sites(trace)[latent_site(guide)]["fn"]
 
 
 def _kl(first: dist.Distribution, second: dist.Distribution, num_samples: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Prediction: missing modalities, joint samples, reconstructions and embeddings."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
@@ -31,7 +31,16 @@ from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
 
-__all__ = ["cross_generate", "decode", "embed", "evaluating", "generate", "joint_samples", "reconstruct"]
+__all__ = [
+    "cross_generate",
+    "decode",
+    "embed",
+    "evaluating",
+    "generate",
+    "joint_samples",
+    "prior_latents",
+    "reconstruct",
+]
 
 Output = Literal["sample", "mean"]
 Embedding = Literal["mean", "sample", "component"]
@@ -269,11 +278,29 @@ def decode(
         elements = elements_per_row(program, {}, num_rows=1)
         for indices in row_chunks(batch_rows(latents), elements, 1):
             part = {name: value[indices] for name, value in latents.items()}
-            with poutine.condition(data=part), _MeanLatents(target):
+            with poutine.condition(data=part), _MeanLatents({*target, *latents}):
                 trace = poutine.trace(program).get_trace({}, num_rows=len(indices))
             for name in target:
                 values[name].append(_output(trace.nodes[name], output))
     return {name: torch.cat(parts) for name, parts in values.items()}
+
+
+def prior_latents(model: Program, num_samples: int) -> dict[str, Tensor]:
+    """Samples of all latents from the model's prior, site -> `(num_samples, latent_dim)`.
+
+    Raises:
+        ValueError: For a conditional model, whose prior may depend on its conditions.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))}, private={"image": 3})
+        >>> {name: tuple(values.shape) for name, values in prior_latents(model, 5).items()}
+        {'z': (5, 2), 'z_image': (5, 3)}
+    """
+    target = _unconditional_target(model, None)
+    with evaluating(model), poutine.block():
+        sites = sample_sites(poutine.trace(generative(model, target)).get_trace({}, num_rows=num_samples))
+    return {name: site["value"] for name, site in sites.items() if name not in target}
 
 
 def generate(
@@ -338,15 +365,15 @@ def _unconditional_target(model: Program, target: Sequence[str] | None) -> tuple
 
 
 class _MeanLatents(Messenger):
-    """Gives every latent that nothing outside decides on the mean of its distribution."""
+    """Gives every site but those that are decided otherwise the mean of its distribution."""
 
-    def __init__(self, target: Sequence[str]) -> None:
+    def __init__(self, decided: Collection[str]) -> None:
         super().__init__()
-        self.target = target
+        self.decided = decided
 
     def _pyro_sample(self, msg: dict) -> None:
-        if msg["name"] not in self.target and not poutine.util.site_is_subsample(msg):
-            msg["value"] = msg["fn"].mean
+        if msg["name"] not in self.decided and not poutine.util.site_is_subsample(msg):
+            msg["value"] = expected_value(msg["fn"])
 
 
 def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embedding) -> Tensor:

@@ -1,0 +1,211 @@
+"""Figures of numbers: training curves, and metrics against the number of given modalities or a setting."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from multipyro.inference.evaluation.figures._drawing import (
+    COLORS,
+    LABEL_SIZE,
+    colors_for,
+    new_figure,
+    plain_axes,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["by_number_figure", "by_setting_figure", "training_curves_figure"]
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def training_curves_figure(history: Sequence[Mapping[str, float]]) -> "Figure":
+    """The bound of every epoch in training and validation, one row per stage; beside it, the parts of the bound.
+
+    Args:
+        history: `FitResult.history`: one dict per epoch, with `stage`, `epoch`, `train/bound`, `validation/bound` and
+            the parts `validation/reconstruction/...` and `validation/kl/...`.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Raises:
+        ValueError: If the history is empty.
+
+    Example:
+        >>> history = [{"stage": 0, "epoch": n, "train/bound": -1.0 / (n + 1)} for n in range(3)]
+        >>> len(training_curves_figure(history).axes)
+        1
+    """
+    if not history:
+        raise ValueError("the history is empty: there is nothing to draw")
+    stages = sorted({int(epoch["stage"]) for epoch in history})
+    parts = {stage: _parts([epoch for epoch in history if epoch["stage"] == stage]) for stage in stages}
+    columns = 1 + any(parts.values())
+    figure = new_figure(3.6 * columns, 2.4 * len(stages))
+    axes = figure.subplots(len(stages), columns, squeeze=False)
+    for row, stage in enumerate(stages):
+        epochs = [epoch for epoch in history if epoch["stage"] == stage]
+        bound = axes[row][0]
+        for color, name in zip(COLORS, ("train/bound", "validation/bound"), strict=False):
+            if any(name in epoch for epoch in epochs):
+                _line(bound, epochs, name, name.partition("/")[0].replace("train", "training"), color)
+        bound.set_ylabel("bound, nats per example")
+        if len(stages) > 1:
+            bound.set_title(f"stage {stage + 1}", fontsize=LABEL_SIZE)
+        if columns > 1:
+            names = parts[stage]
+            for color, marker, name in zip(colors_for(names), _MARKERS * len(names), names, strict=False):
+                _line(axes[row][1], epochs, name, name.split("/", 1)[1].replace("/", " "), color, marker)
+            axes[row][1].set_ylabel("parts in validation, nats")
+            axes[row][1].set_visible(bool(names))
+        for ax in axes[row]:
+            plain_axes(ax)
+            ax.set_xlabel("epoch", fontsize=LABEL_SIZE)
+            ax.yaxis.label.set_size(LABEL_SIZE)
+            if ax.lines:
+                ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)
+    return figure
+
+
+def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> "Figure":
+    """Coherence, latent accuracy and likelihood against the number of given modalities, one line per method.
+
+    One report has the 95 % interval of each share as its error bar; of several seeds, it is the standard deviation over
+    seeds.
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), Figure 3.
+
+    Args:
+        reports: Method -> `Report.to_dict()`, the content of `metrics.json`, or a list of them, one per seed.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Raises:
+        ValueError: If no report has a metric for several numbers of modalities.
+
+    Example:
+        >>> share = {"value": 0.5, "low": 0.4, "high": 0.6}
+        >>> by_number = {"1": share, "2": {**share, "value": 0.55}}
+        >>> report = {"coherence": {"by_number": by_number}, "latent_accuracy": {}, "log_likelihood": {}}
+        >>> len(by_number_figure({"mopoe": report}).axes)
+        1
+    """
+    seeds = {name: [report] if isinstance(report, Mapping) else list(report) for name, report in reports.items()}
+    panels = {
+        "coherence of generated modalities": lambda report: report["coherence"]["by_number"],
+        "latent accuracy": lambda report: _mean_by_size(report["latent_accuracy"]),
+    }
+    drawn = {}
+    for title, extract in panels.items():
+        lines = {name: _over_seeds([extract(report) for report in found]) for name, found in seeds.items()}
+        if any(len(line) > 1 for line in lines.values()):
+            drawn[title] = lines
+    if not drawn:
+        raise ValueError("no report has coherence or latent accuracy for several numbers of given modalities")
+    figure = new_figure(3.4 * len(drawn), 2.8)
+    for ax, (title, lines) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
+        _errorbars(ax, lines)
+        ax.set_xlabel("number of given modalities", fontsize=LABEL_SIZE)
+        ax.set_ylabel(title, fontsize=LABEL_SIZE)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def by_setting_figure(
+    estimates: Mapping[str, Mapping[float, Mapping[str, float]]], setting: str, metric: str, log: bool = False
+) -> "Figure":
+    """A metric against a setting, such as `beta` or the number of rounds, one line per method or direction.
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), Figures 1, 5 and 6, against `beta`; Improving Bi-directional
+        Generation between Different Modalities with Variational Autoencoders (Suzuki et al.), Figures 4 to 6, against
+        the number of rounds.
+
+    Args:
+        estimates: Name of a line -> value of the setting -> an estimate: its `value`, and for its error bar `low` and
+            `high`, or `se`, or `std`.
+        setting: What the axis is called.
+        metric: What the numbers are.
+        log: Whether the axis of the setting is logarithmic.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Example:
+        >>> line = {0.5: {"value": 0.9, "se": 0.01}, 1.0: {"value": 0.8, "se": 0.01}}
+        >>> by_setting_figure({"mopoe": line}, "beta", "joint coherence", log=True).axes[0].get_xscale()
+        'log'
+    """
+    figure = new_figure(3.6, 2.8)
+    ax = figure.subplots()
+    _errorbars(ax, estimates)
+    ax.set_xlabel(setting, fontsize=LABEL_SIZE)
+    ax.set_ylabel(metric, fontsize=LABEL_SIZE)
+    if log:
+        places = sorted({place for line in estimates.values() for place in line})
+        ax.set_xscale("log")
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.minorticks_off()
+    return figure
+
+
+def _parts(epochs: Sequence[Mapping[str, float]]) -> list[str]:
+    """The parts of the validation bound that a stage reports."""
+    prefixes = ("validation/reconstruction/", "validation/kl/", "validation/prior/")
+    return list(dict.fromkeys(n for epoch in epochs for n in epoch if n.startswith(prefixes) and epoch[n] == epoch[n]))
+
+
+def _line(
+    ax: "Axes", epochs: Sequence[Mapping[str, float]], name: str, label: str, color: Any, marker: str = ""
+) -> None:
+    points = [(epoch["epoch"] + 1, epoch[name]) for epoch in epochs if name in epoch]
+    every = max(1, len(points) // 8)
+    ax.plot(*zip(*points, strict=True), color=color, label=label, lw=1.3, marker=marker, ms=3.5, markevery=every)
+
+
+def _errorbars(ax: "Axes", lines: Mapping[str, Mapping[float, Mapping[str, float]]]) -> None:
+    names = list(lines)
+    for index, (name, color) in enumerate(zip(names, colors_for(names), strict=True)):
+        points = sorted((float(place), estimate) for place, estimate in lines[name].items())
+        places, values = [place for place, _ in points], [estimate["value"] for _, estimate in points]
+        errors = list(zip(*[_error(estimate) for _, estimate in points], strict=True))
+        style = {"color": color, "marker": _MARKERS[index % len(_MARKERS)], "ms": 4, "lw": 1.3, "capsize": 2}
+        ax.errorbar(places, values, errors, label=name, **style)
+    plain_axes(ax)
+    ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)
+
+
+def _error(estimate: Mapping[str, float]) -> tuple[float, float]:
+    """How far the error bar reaches below and above the value."""
+    if "low" in estimate:
+        return max(estimate["value"] - estimate["low"], 0.0), max(estimate["high"] - estimate["value"], 0.0)
+    spread = estimate.get("std", estimate.get("se")) or 0.0
+    return spread, spread
+
+
+def _mean_by_size(subsets: Mapping[str, Mapping[str, float] | None]) -> dict[str, dict[str, float]]:
+    """The mean over the subsets of each size; its interval takes them as fully dependent, which is on the safe side."""
+    sizes: dict[str, list[Mapping[str, float]]] = {}
+    for subset, estimate in subsets.items():
+        if estimate is not None:
+            sizes.setdefault(str(subset.count("+") + 1), []).append(estimate)
+    return {
+        size: {key: sum(estimate[key] for estimate in found) / len(found) for key in ("value", "low", "high")}
+        for size, found in sizes.items()
+    }
+
+
+def _over_seeds(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[float, dict[str, float]]:
+    if len(found) == 1:
+        return {float(number): dict(estimate) for number, estimate in found[0].items()}
+    lines = {}
+    for number in dict.fromkeys(number for one in found for number in one):
+        values = [one[number]["value"] for one in found if number in one]
+        mean = sum(values) / len(values)
+        spread = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
+        lines[float(number)] = {"value": mean, "std": spread}
+    return lines

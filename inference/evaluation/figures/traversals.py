@@ -1,0 +1,149 @@
+"""Figures of the latent space seen through the decoders: traversals of dimensions, and several draws of one latent."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from multipyro.data import Modality
+from multipyro.inference.evaluation._inputs import as_names
+from multipyro.inference.evaluation.dimensions import latent_dimensions, latent_site
+from multipyro.inference.evaluation.figures._drawing import (
+    COLORS,
+    LABEL_SIZE,
+    axes_grid,
+    draw_tiles,
+    draw_value,
+    new_figure,
+)
+from multipyro.inference.evaluation.prediction import decode, embed, prior_latents
+from multipyro.inference.programs import Program
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["latent_samples_figure", "traversals_figure"]
+
+
+def traversals_figure(
+    model: Program,
+    guide: Program,
+    modalities: Mapping[str, Modality],
+    x: Mapping[str, Tensor],
+    target: Sequence[str],
+    given: Sequence[str] | None = None,
+    num_dimensions: int = 8,
+    num_steps: int = 9,
+    span: float = 3.0,
+) -> "Figure":
+    """What each latent dimension changes: one row per dimension, moved away from a posterior mean in steps.
+
+    At the left is the data point that is given.
+
+    Beside each row stands the mean KL divergence of the dimension from its prior over the data points of `x`, which is
+    how much it says about them; the dimensions with the largest come first.
+
+    References:
+        Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), Figure 5, which moves by five standard
+        deviations of the prior.
+
+    Args:
+        model: The generative program.
+        guide: The variational program.
+        modalities: Modality name -> its description.
+        x: Data points: the first is the one that is changed, all count for the KL divergence.
+        target: The modalities that are decoded, one block of columns each.
+        given: The modalities that the posterior is conditioned on; all of `x` by default.
+        num_dimensions: Most dimensions that are shown.
+        num_steps: Steps from one end to the other.
+        span: Distance of the ends from the posterior mean, in standard deviations of the prior.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Raises:
+        TypeError: If the latents have no marginals in closed form, as those of flows have none.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, networks_for
+        >>> splits = load_dataset("digits").head(100)
+        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> x, _ = splits.test.rows(torch.arange(20))
+        >>> programs = recipe.model, recipe.guide, splits.test.modalities
+        >>> len(traversals_figure(*programs, x, ["image"], num_steps=5).axes)
+        21
+    """
+    target, given = as_names(target), tuple(x) if given is None else as_names(given)
+    kl = latent_dimensions(model, guide, x, given).kl.mean(0)
+    order = kl.argsort(descending=True)[:num_dimensions]
+    name = latent_site(guide)
+    mean = embed(guide, {m: x[m][:1] for m in given}, given)
+    scale = prior_latents(model, 1_000)[name].std(0)
+    offsets = torch.linspace(-span, span, num_steps, dtype=mean.dtype)
+    codes = mean.repeat(len(order), num_steps, 1)
+    index = torch.arange(len(order))[:, None]
+    codes[index, torch.arange(num_steps), order[:, None]] += offsets * scale[order][:, None]
+    values = decode(model, {name: codes.flatten(0, 1)}, target)
+    rows = max(len(order), len(given))
+    figure, axes = axes_grid(rows, 2 + num_steps * len(target), {1, *range(2, 2 + num_steps * len(target), num_steps)})
+    for row, modality in enumerate(given):
+        draw_value(axes[row][0], modalities[modality], x[modality][0])
+        axes[row][0].set_ylabel(f"given\n{modality}", rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
+    largest = max(kl[order].max().item(), 1e-6)
+    for row, dimension in enumerate(order.tolist()):
+        bar = axes[row][1]
+        bar.barh([0], [kl[dimension].item()], color=COLORS[0], height=0.5)
+        bar.set(xlim=(0, largest), ylim=(-0.6, 0.6))
+        bar.text(0, 0.35, f"{kl[dimension].item():.2f}", fontsize=LABEL_SIZE - 2, va="bottom")
+        bar.set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
+        for block, modality in enumerate(target):
+            for step in range(num_steps):
+                value = values[modality][row * num_steps + step]
+                draw_value(axes[row][2 + block * num_steps + step], modalities[modality], value)
+    axes[0][1].set_title("KL, nats", fontsize=LABEL_SIZE)
+    for block, modality in enumerate(target):
+        titles = {0: f"−{span:g} sd", num_steps // 2: modality, num_steps - 1: f"+{span:g} sd"}
+        for step, title in titles.items():
+            axes[0][2 + block * num_steps + step].set_title(title, fontsize=LABEL_SIZE)
+    return figure
+
+
+def latent_samples_figure(model: Program, modality: Modality, num_latents: int = 64, num_samples: int = 9) -> "Figure":
+    """Several samples of the likelihood for each of several latents from the prior: what is left to noise.
+
+    References:
+        Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), Figure 4: 64 latents, 9 samples of each.
+
+    Args:
+        model: The generative program.
+        modality: The image modality.
+        num_latents: Number of latents, one tile each.
+        num_samples: Number of samples in a tile.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Raises:
+        ValueError: If the modality is not an image.
+
+    Example:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, networks_for
+        >>> splits = load_dataset("digits").head(100)
+        >>> recipe = build("mvae", networks_for(splits.train.modalities, (8,)), latent_dim=2)
+        >>> len(latent_samples_figure(recipe.model, splits.test.modalities["image"], 4).axes)
+        4
+    """
+    if modality.kind != "image":
+        raise ValueError(f"tiles show images, and {modality.name!r} is a {modality.kind}")
+    latents = prior_latents(model, num_latents)
+    repeated = {name: values.repeat_interleave(num_samples, 0) for name, values in latents.items()}
+    images = decode(model, repeated, [modality.name], "sample")[modality.name].unflatten(0, (num_latents, num_samples))
+    columns = round(num_latents**0.5)
+    rows, within = -(-num_latents // columns), round(num_samples**0.5)
+    figure = new_figure(0.9 * columns, 0.9 * rows)
+    for index, tile in enumerate(images):
+        draw_tiles(figure.add_subplot(rows, columns, index + 1), tile, within)
+    return figure
