@@ -74,13 +74,14 @@ class Batches:
             yield self.data.rows(index, generator)
 
 
-def as_batch(batch: Any, modalities: Sequence[str]) -> Batch:
+def as_batch(batch: Any, modalities: Sequence[str] | None) -> Batch:
     """The pair `(x, observed)` of what a `torch.utils.data.DataLoader` yields.
 
     Args:
         batch: A pair `(x, observed)`; a dict of modality name to values, None or no such key where the batch does not
             have the modality; or one value per modality, as of a `TensorDataset`, in the order of `modalities`.
-        modalities: Names of the modalities.
+        modalities: Names of the modalities, each of which may have an exposure `"<modality>.exposure"` in a dict; None
+            if they are unknown, and then the batch must name them.
 
     Raises:
         TypeError: If it is none of these.
@@ -101,7 +102,7 @@ def as_batch(batch: Any, modalities: Sequence[str]) -> Batch:
             raise TypeError(f"observed must be None or a dict of bool tensors, got {type(masks).__name__}")
     if isinstance(batch, Tensor | np.ndarray):
         batch = [batch]
-    if isinstance(batch, tuple | list):
+    if isinstance(batch, tuple | list) and modalities is not None:
         if len(batch) != len(modalities):
             raise ValueError(
                 f"a batch of {len(batch)} values does not say which of the modalities {list(modalities)} they are: "
@@ -113,7 +114,8 @@ def as_batch(batch: Any, modalities: Sequence[str]) -> Batch:
             "a batch must be a dict of modality name to tensor, a pair (x, observed), or one tensor per modality, got "
             f"{type(batch).__name__}"
         )
-    unknown = [name for name in (*batch, *(masks or {})) if name not in modalities]
+    names = [name.removesuffix(".exposure") for name in (*batch, *(masks or {}))]
+    unknown = [name for name in names if modalities is not None and name not in modalities]
     if unknown:
         raise ValueError(f"a batch has the unknown modality {unknown[0]!r}: there are {list(modalities)}")
     x = {name: torch.as_tensor(values) for name, values in batch.items() if values is not None}

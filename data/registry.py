@@ -1,12 +1,13 @@
 """The table of published data sets, and loading them by name."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from multipyro.data.custom import load_toml
+from multipyro.data.modality import Modality
 from multipyro.data.scenes.two_objects import load_one_object, load_two_objects, scenes_missing
 from multipyro.data.sets.celeba import celeba_source, load_celeba
 from multipyro.data.sets.cub import cub_source, load_cub
@@ -241,7 +242,14 @@ DATASETS: dict[str, DatasetInfo] = {
 }
 
 
-def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: int = 0, **options: Any) -> Splits:
+def load_dataset(
+    name: str,
+    data_root: str | os.PathLike | None = None,
+    seed: int = 0,
+    *,
+    modalities: Mapping[str, Modality] | None = None,
+    **options: Any,
+) -> Splits:
     """Loads a data set by name.
 
     Args:
@@ -249,6 +257,8 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
         data_root: Folder that is searched first; by default the folders in the environment variable `MULTIPYRO_DATA`.
         seed: Seed of what the data set draws once: fixed binarization, PolyMNIST's pairs and patches. The split into
             training, validation and test never depends on it.
+        modalities: Descriptions that the modalities of a TOML file must follow, such as those of a trained model; see
+            `load_toml`. A published data set has its own.
         **options: Options of the data set (`DATASETS[name].options`).
 
     Returns:
@@ -266,7 +276,7 @@ def load_dataset(name: str, data_root: str | os.PathLike | None = None, seed: in
     if name.endswith(".toml"):
         if options:
             raise ValueError(f"a TOML description takes no options, got {', '.join(options)}: set them in {name}")
-        return load_toml(name)
+        return load_toml(name, modalities)
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: choose {', '.join(DATASETS)}, or a description FILE.toml")
     info = DATASETS[name]

@@ -1,8 +1,10 @@
 """Training refuses data and settings that it cannot use, before anything is trained or written."""
 
+import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from torch.utils.data import DataLoader, TensorDataset
 from toy import toy_data, toy_programs
 
 from multipyro.inference import Recipe, Stage, fit, fit_recipe
@@ -16,7 +18,7 @@ def changed(name, values, observed=None):
 
 
 BAD = {
-    "unknown modality": (lambda: changed("sound", torch.zeros(8)), ValueError, "unknown modality .'sound'"),
+    "unknown modality": (lambda: changed("sound", torch.zeros(8)), ValueError, "unknown modality 'sound'"),
     "wrong shape": (lambda: changed("signal", torch.zeros(8, 5)), ValueError, "'signal' must have shape"),
     "wrong dtype": (lambda: changed("label", torch.zeros(8)), TypeError, "'label'"),
     "label out of range": (lambda: changed("label", torch.full((8,), 3)), ValueError, "'label'"),
@@ -24,7 +26,8 @@ BAD = {
     "no batches": (lambda: [], ValueError, "no batches"),
     "no rows": (lambda: toy_data(0), ValueError, "contains no data points"),
     "an iterator": (lambda: iter(changed("label", torch.zeros(8).long())), TypeError, "iterated again"),
-    "no pair": (lambda: [torch.zeros(8, 4)], TypeError, "pair"),
+    "too few values": (lambda: [torch.zeros(8, 4)], ValueError, "does not say which of the modalities"),
+    "no batch": (lambda: ["text"], TypeError, "a batch must be a dict"),
 }
 
 
@@ -34,6 +37,22 @@ def test_bad_data_is_refused_before_training(tmp_path, name):
     with pytest.raises(error, match=message):
         fit(*toy_programs(), Trace_ELBO(), make(), out=tmp_path / "run", **QUICK)
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_may_be_dicts_or_tuples():
+    x, _ = next(iter(toy_data(64).batches(64)))
+    rows = [{name: values[row] for name, values in x.items()} for row in range(64)]
+    pairs = [({name: values[begin : begin + 16] for name, values in x.items()}, None) for begin in range(0, 64, 16)]
+    bounds = []
+    for data in (
+        pairs,
+        [batch for batch, _ in pairs],
+        DataLoader(rows, 16),
+        DataLoader(TensorDataset(*x.values()), 16),
+    ):
+        pyro.set_rng_seed(0)
+        bounds.append(fit(*toy_programs(), Trace_ELBO(), data, **QUICK).history[0]["train/bound"])
+    assert bounds == [pytest.approx(bounds[0])] * 4
 
 
 def test_bad_values_in_rows_that_are_not_observed_are_no_matter():

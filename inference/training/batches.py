@@ -1,12 +1,12 @@
 """The data of a training run: checked once, then dealt out in batches, each with a seed of its own."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from multipyro.data import Batch, MultimodalData, Splits
+from multipyro.data import Batch, MultimodalData, Splits, as_batch
 from multipyro.inference.evaluation._inputs import check_values as check_inputs
 from multipyro.inference.programs import Program
 from multipyro.inference.recipes import METHODS, Recipe
@@ -54,14 +54,16 @@ def training_data(recipe: Recipe, data: Any, validation: Any = None, seed: int =
         if isinstance(part, MultimodalData):
             names = modalities or part.modalities
             return part.select([name for name in part.modalities if name in names] or list(names))
-        if part is None or isinstance(part, list | tuple):
+        if part is None:
             return part
+        if isinstance(part, list | tuple):
+            return [as_batch(batch, modalities) for batch in part]
         if not isinstance(part, Iterable) or isinstance(part, Iterator):
             raise TypeError(
-                "data must be a MultimodalData, Splits, or batches (x, observed) that can be iterated again, such as a "
-                f"list or a DataLoader, got {type(part).__name__}"
+                "data must be a MultimodalData, Splits, or batches that can be iterated again, such as a list or a "
+                f"DataLoader of pairs (x, observed), dicts or tuples, got {type(part).__name__}"
             )
-        return _SeededLoader(part, seed)
+        return _SeededLoader(part, modalities, seed)
 
     train = prepared(data)
     masks = list((getattr(train, "observed", None) or {}).values())
@@ -85,13 +87,7 @@ def check_values(model: Program, data: Any) -> None:
     elif data is batches and not data:
         raise ValueError("data has no batches")
     for batch in batches:
-        _check_batch(model, batch)
-
-
-def _check_batch(model: Program, batch: Any) -> None:
-    if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], Mapping):
-        raise TypeError(f"a batch must be a pair (x, observed) with x a dict of tensors, got {type(batch).__name__}")
-    check_inputs(model, *batch)
+        check_inputs(model, *batch)
 
 
 class BatchFeed:
@@ -141,7 +137,7 @@ class BatchFeed:
         worker, seed = self._worker, self._settings.seed
         for number, batch in enumerate(batches):
             if number == 0 and isinstance(batches, _SeededLoader):
-                _check_batch(self._model, batch)
+                check_inputs(self._model, *batch)
             x, observed = batch
             worker.seed(step_seed(seed, epoch, number * worker.size + worker.rank))
             yield worker.moved(x), worker.moved(observed)
@@ -150,11 +146,11 @@ class BatchFeed:
 class _SeededLoader:
     """A loader whose order depends on the seed and the epoch alone, whichever generator it draws the order from."""
 
-    def __init__(self, loader: Any, seed: int, epoch: int = 0) -> None:
-        self._loader, self._seed, self._epoch = loader, seed, epoch
+    def __init__(self, loader: Any, modalities: Sequence[str] | None, seed: int, epoch: int = 0) -> None:
+        self._loader, self._modalities, self._seed, self._epoch = loader, modalities, seed, epoch
 
     def of_epoch(self, epoch: int) -> "_SeededLoader":
-        return _SeededLoader(self._loader, self._seed, epoch)
+        return _SeededLoader(self._loader, self._modalities, self._seed, epoch)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -167,4 +163,5 @@ class _SeededLoader:
         for part in (self._loader, *samplers):
             if isinstance(getattr(part, "generator", None), torch.Generator):
                 part.generator.manual_seed(seed)
-        yield from self._loader
+        for batch in self._loader:
+            yield as_batch(batch, self._modalities)
