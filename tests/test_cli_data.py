@@ -144,9 +144,14 @@ def test_data_described_by_toml_by_every_command(described, tmp_path, capsys):
     assert {row.split(",")[2] for row in rows} <= {"a", "b", "c"}
     assert main(["embed", str(run), "--data", str(other), "--file", str(tmp_path / "z.csv")]) == 0
     assert len((tmp_path / "z.csv").read_text().splitlines()) == 61
-    other.write_text(other.read_text().replace("[6, 6]", "[4, 4]"))
-    assert main(["predict", str(run), "--data", str(other), "--file", str(tmp_path / "a.csv")]) == 2
-    assert "modality 'photo' has another shape than in" in capsys.readouterr().err
+    lines = (described.parent / "rows.csv").read_text().splitlines()
+    (described.parent / "few.csv").write_text("\n".join([lines[0], *lines[3::3]]))  # of one class, the last
+    other.write_text(described.read_text().replace("rows.csv", "few.csv"))
+    assert main(["predict", str(run), "--data", str(other), "--given", "photo", "--file", str(tmp_path / "a.csv")]) == 0
+    assert (tmp_path / "a.csv").read_text().startswith("part,id,sort,sort p(a),sort p(b),sort p(c),")
+    (described.parent / "few.csv").write_text("\n".join(lines).replace(",c,", ",d,"))
+    assert main(["predict", str(run), "--data", str(other), "--given", "photo", "--file", str(tmp_path / "a.csv")]) == 2
+    assert "'d'" in capsys.readouterr().err
     Image.new("L", (6, 6), 7).save(described.parent / "0.png")
     assert main(["evaluate", str(run), "--num-samples", "5"]) == 2
     assert "other examples" in capsys.readouterr().err

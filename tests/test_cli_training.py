@@ -101,7 +101,7 @@ def test_every_setting_of_a_training_has_a_flag(tmp_path):
     }
     settings = job_of("mvae", *(part for name, value in flags.items() for part in (f"--{name}", value))).settings
     assert (settings.optimizer, settings.lr, settings.lr_schedule) == ("adamw", 0.5, "one-cycle")
-    assert (settings.gradient_clip, settings.early_stopping, settings.logger) == (3.0, 4, None)
+    assert (settings.gradient_clip, settings.early_stopping, settings.logger) == (3.0, 4, ())
     assert (settings.device, settings.devices, settings.strategy, settings.precision) == ("cpu", 2, "ddp", "bf16-mixed")
     settings = job_of("mvae", "--optimizer", f"{mine}sgd", "--callbacks", f"{mine}Callback", "--no-progress").settings
     assert settings.optimizer.__name__ == "sgd" and not settings.progress

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from multipyro.data import MultimodalData, Splits, load_dataset
+from multipyro.data import MultimodalData, Splits, load_dataset, load_toml
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.jobs import incomplete
 from multipyro.inference.cli.plugins import guide_class, method_name
@@ -58,7 +58,7 @@ def open_run(arguments: argparse.Namespace) -> SavedRun:
         raise ValueError(f"--method {arguments.method}: {arguments.run} was trained by {config['method']}")
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     recipe = load(arguments.run, guide, arguments.checkpoint).recipe
-    splits = _same_data(arguments, config) if arguments.data is None else _other_data(arguments, config)
+    splits = _same_data(arguments, config) if arguments.data is None else _other_data(arguments, recipe)
     return SavedRun(recipe, splits, config)
 
 
@@ -91,17 +91,20 @@ def _same_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Spli
     return _described_as(splits.select(names), data["modalities"], arguments.run)
 
 
-def _other_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
-    """The data of `--data`, with those modalities of the run that it has."""
-    wanted = config["modalities"] or {}
-    splits = load_dataset(arguments.data, arguments.data_root)
+def _other_data(arguments: argparse.Namespace, recipe: Recipe) -> Splits:
+    """The data of `--data`, with those modalities of the run that it has, read by the descriptions of the run."""
+    wanted = recipe.networks.modalities
+    if arguments.data.endswith(".toml"):
+        splits = load_toml(arguments.data, wanted)
+    else:
+        splits = load_dataset(arguments.data, arguments.data_root)
     names = [name for name in wanted if name in splits.train.modalities]
     if not names:
         raise ValueError(
             f"--data {arguments.data} has none of the modalities {', '.join(wanted)} of {arguments.run}: it has "
             f"{', '.join(splits.train.modalities)}"
         )
-    return _described_as(splits.select(names), wanted, arguments.run)
+    return _described_as(splits.select(names), describe_modalities(wanted), arguments.run)
 
 
 def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Any) -> Splits:
@@ -109,7 +112,8 @@ def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Any) -> Splits
     names = list(splits.train.modalities)
     likelihoods = {name: wanted[name]["likelihood"] for name in names}
     splits = splits.with_likelihoods(likelihoods, {name: wanted[name].get("scale") for name in names})
-    for name, now in json.loads(json.dumps(describe_modalities(splits.train.modalities))).items():
+    wanted, found = json.loads(json.dumps([wanted, describe_modalities(splits.train.modalities)]))
+    for name, now in found.items():
         changed = [field for field in {**now, **wanted[name]} if now.get(field) != wanted[name].get(field)]
         if changed:
             raise ValueError(f"modality {name!r} has another {changed[0]} than in {run}")
