@@ -4,6 +4,7 @@ r"""Programs, and expressions of programs: what an objective is written with bef
 modalities that a sum runs over. A handler such as `restrict` or `frozen`, called with an expression in place of a
 program, returns the expression of that call, so that an objective is written as it is read:
 
+    >>> from multipyro.inference import frozen, restrict
     >>> restrict(frozen(MODEL), SUBSET)
     frozen(m)|A
     >>> frozen(MODEL) | SUBSET == restrict(frozen(MODEL), SUBSET)

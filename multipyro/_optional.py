@@ -35,7 +35,10 @@ def optional_imports(purpose: str) -> Iterator[None]:
 
     Example:
         >>> with optional_imports("figures"):
-        ...     from matplotlib.figure import Figure
+        ...     raise ModuleNotFoundError(name="matplotlib")  # as `import matplotlib` does where it is missing
+        Traceback (most recent call last):
+            ...
+        ModuleNotFoundError: figures requires matplotlib, which is not installed: pip install matplotlib
     """
     try:
         yield

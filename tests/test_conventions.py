@@ -150,6 +150,10 @@ def test_imports_point_one_way(name):
     assert others & MAY_IMPORT.keys() <= allowed
 
 
+def test_no_module_imports_itself_through_others():
+    assert_no_cycle({name: set(imports(name)) - {name} for name in MODULES})
+
+
 def test_no_import_runs_upward_between_subpackages():
     # `inference/training/loop.py` belongs to `inference.training`; what an `__init__` re-exports is on top of it
     def subpackage(name):
@@ -216,4 +220,7 @@ def test_exports_exist(path):
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_examples_in_docstrings(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert doctest.testmod(importlib.import_module(name_of(path))).failed == 0
+    module = importlib.import_module(name_of(path))
+    assert doctest.testmod(module).failed == 0
+    tests = [test for test in doctest.DocTestFinder().find(module) if test.examples]
+    assert [test.name for test in tests if not any(example.want for example in test.examples)] == []

@@ -86,7 +86,8 @@ class JensenShannonELBO(Objective):
         ValueError: When called with a guide whose `z` is not a mixture of one expert a modality.
 
     Example:
-        >>> elbo = JensenShannonELBO(sites={"z": 2.5})
+        >>> JensenShannonELBO(sites={"z": 2.5})
+        E_g log m(x|z) - JS(experts of g, prior; z: 2.5)
     """
 
     weights: Mapping[str, float] | None = None

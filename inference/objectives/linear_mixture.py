@@ -58,7 +58,8 @@ class LinearMixtureELBO(Objective):
         ValueError: When called with a guide whose `z` is not a mixture of one expert a modality.
 
     Example:
-        >>> elbo = LinearMixtureELBO(sites={"label": 10.0})
+        >>> LinearMixtureELBO(sites={"label": 10.0})
+        mean over experts of their ELBOs (m || g; label: 10), each decoder run once
     """
 
     num_particles: int = 1

@@ -72,7 +72,8 @@ class StratifiedELBO(Objective):
             modality, and `gradient` not `"dreg"`, whose squared weights would be wrong for samples of `r_n`.
 
     Example:
-        >>> elbo = StratifiedELBO(num_particles=10, gradient="dreg")
+        >>> StratifiedELBO(num_particles=10, gradient="dreg")
+        stratified 10-sample bound of (m || g), dreg gradient
     """
 
     num_particles: int = 1

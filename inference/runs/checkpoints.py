@@ -116,8 +116,8 @@ def save_state(path: str | os.PathLike, model: Program, guide: Program, others: 
         >>> model = MultimodalModel(2, {"label": CategoricalLikelihood(MLP(2, 3))})
         >>> guide = JointGuide(2, {"label": OneHotMLP(3, 8)})
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = save_state(f"{folder}/mine.ckpt", model, guide)
-        ...     load_state(path, model, guide)
+        ...     print(save_state(f"{folder}/mine.ckpt", model, guide).name)
+        mine.ckpt
     """
     modules, names = programs_of(model, guide, *others), []
     if not (isinstance(model, nn.Module) and isinstance(guide, nn.Module)):
@@ -148,8 +148,14 @@ def load_state(path: str | os.PathLike, model: Program, guide: Program, others: 
         >>> from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, OneHotMLP
         >>> model = MultimodalModel(2, {"label": CategoricalLikelihood(MLP(2, 3))})
         >>> guide = JointGuide(2, {"label": OneHotMLP(3, 8)})
+        >>> weight = model.likelihoods["label"].network.layers[0].weight
+        >>> before = weight.detach().clone()
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     load_state(save_state(f"{folder}/mine.ckpt", model, guide), model, guide)
+        ...     path = save_state(f"{folder}/mine.ckpt", model, guide)
+        ...     _ = nn.init.zeros_(weight)
+        ...     load_state(path, model, guide)
+        >>> torch.equal(weight, before)
+        True
     """
     load_programs(read_checkpoint(path), programs_of(model, guide, *others), path)
 

@@ -41,9 +41,16 @@ class FitState:
         stop: May be set to True, which ends the stage after this epoch.
 
     Example:
-        >>> class Peek:
+        >>> from multipyro.data import load_dataset
+        >>> from multipyro.inference import build, fit_recipe, networks_for
+        >>> class StepCounter:
         ...     def on_epoch_end(self, state):
-        ...         print(state.stage_name, state.epoch, state.history[-1]["train/bound"])
+        ...         print(f"epoch {state.epoch}, step {state.step}")
+        >>> digits = load_dataset("digits").head(100)
+        >>> recipe = build("mvae", networks_for(digits.train.modalities, (8,)), latent_dim=2)
+        >>> _ = fit_recipe(recipe, digits, epochs=2, batch_size=50, callbacks=[StepCounter()], progress=False)
+        epoch 0, step 2
+        epoch 1, step 4
     """
 
     model: Program

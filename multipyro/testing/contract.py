@@ -65,7 +65,17 @@ def check_method(method: str | MethodInfo, **options: Any) -> None:
         AssertionError: If the contract is broken; the message says where.
 
     Example:
-        >>> check_method("mvae", random_subsets=1)
+        >>> from dataclasses import replace
+        >>> from multipyro.inference import GUIDE, MODEL, elbo, method
+        >>> @method("broken", title="a stage that trains what its objective freezes", paper="this example")
+        ... def broken(networks, latent_dim, weighting):
+        ...     recipe = METHODS["mvae"](networks, latent_dim, weighting)
+        ...     return replace(recipe, stages=(Stage(elbo(frozen(MODEL), GUIDE), train=(recipe.model,)),))
+        >>> check_method("mvae")
+        >>> check_method(broken)
+        Traceback (most recent call last):
+            ...
+        AssertionError: no gradient of ELBO(frozen(m) || g) for model.likelihoods.signal.network.layers.0.weight
     """
     info = METHODS[method] if isinstance(method, str) else method
     with mock.patch.dict(METHODS, {info.name: info}), torch.random.fork_rng():
@@ -190,7 +200,7 @@ def check_gradients(recipe: Recipe, batches: Sequence[Mapping[str, Tensor]], wit
             if name.endswith(tuple(without)):
                 _check(value < rounding, f"{name} has a gradient of {value} for {loss}")
             else:
-                _check(value > _LEAST, f"{name} trains on {loss} and has no gradient")
+                _check(value > _LEAST, f"no gradient of {loss} for {name}")
         for name, tensor in {**parameters, **buffers}.items():
             moves = id(tensor) in wanted and name in buffers
             _check(moves or torch.equal(tensor, before[name]), f"{name} changes in an evaluation of {loss}")
