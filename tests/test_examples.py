@@ -26,6 +26,7 @@ SCRIPTS = {
     "benchmarks/loading.py": r"digits +\d+\.\d+ ms +\d+\.\d+ ms +0\.\d+",
     "benchmarks/one_trace_a_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
     "benchmarks/startup.py": r"multipyro --help +\d+\.\d+ s +[+-]\d+\.\d+ s",
+    "benchmarks/training_steps.py": r"mopoe +\d+\.\d+ +\d+\.\d+ +\d+\.\d+",
     "benchmarks/subset_products.py": r"31 subsets of 5 experts(.|\n)*ratio \d+\.\d+",
     "birds.py": r"both made from the prior +-?\d\.\d+ ± \d\.\d+ ",
     "contact_sheets.py": r"digits +6 of 300 rows of test: image, label, word",
