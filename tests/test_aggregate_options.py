@@ -1,4 +1,4 @@
-"""The options that give any method aggregate posteriors and an aggregate prior: stages, freezing, rows, saving."""
+"""The options that give any method aggregate posteriors and an aggregate prior: stages, freezing, masks, saving."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def trained(method, seed=0, **settings):
 
 
 @EVERY
-def test_stages_before_train_as_without_and_each_later_one_its_flows_alone(method):
+def test_earlier_stages_train_as_without_flows_and_each_later_one_trains_its_flows_alone(method):
     plain = recipe_of(method, **({"aggregate": None} if method == "vlvae" else {}))
     recipe = recipe_of(method, **CASES[method])
     number = len(plain.stages)
@@ -41,8 +41,8 @@ def test_stages_before_train_as_without_and_each_later_one_its_flows_alone(metho
     assert names == ["aggregate"] * flows + ["prior"] * CASES[method].get("aggregate_prior", False)
     fit_recipe(plain, toy_data(), epochs=1, batch_size=24, progress=False)
     fit_recipe(replace(recipe, stages=recipe.stages[:number]), toy_data(), epochs=1, batch_size=24, progress=False)
-    found = state(recipe)
-    assert all(torch.equal(value, found[n.replace("1.", "1.teacher.", 1) if flows and n[0] == "1" else n])
+    values = state(recipe)
+    assert all(torch.equal(value, values[n.replace("1.", "1.teacher.", 1) if flows and n[0] == "1" else n])
                for n, value in state(plain).items())  # fmt: skip
     for stage in recipe.stages[number:]:
         before = state(recipe)
@@ -55,11 +55,11 @@ def test_stages_before_train_as_without_and_each_later_one_its_flows_alone(metho
 
 
 @EVERY
-def test_a_run_with_flows_is_loaded_as_it_was_saved_and_answers(method, tmp_path):
+def test_a_run_with_flows_is_loaded_as_it_was_saved_and_predicts(method, tmp_path):
     recipe = trained(method, out=tmp_path / "run")
     loaded = load(tmp_path / "run")
-    expected, found = state(recipe), state(loaded.recipe)
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    expected, restored = state(recipe), state(loaded.recipe)
+    assert restored.keys() == expected.keys() and all(torch.equal(restored[name], expected[name]) for name in restored)
     x = batch_of(recipe)
     if isinstance(recipe.guide, AggregateGuide):
         assert loaded.guide.active
@@ -69,8 +69,8 @@ def test_a_run_with_flows_is_loaded_as_it_was_saved_and_answers(method, tmp_path
             assert torch.equal(values[0]["signal"], values[1]["signal"])
     if CASES[method].get("aggregate_prior"):
         assert isinstance(loaded.model.prior, FlowPrior) and loaded.model.prior.active
-        drawn = [seeded(joint_samples, r.model, 5)["signal"] for r in (recipe, loaded)]
-        assert torch.equal(*drawn)
+        samples = [seeded(joint_samples, r.model, 5)["signal"] for r in (recipe, loaded)]
+        assert torch.equal(*samples)
     assert torch.isfinite(seeded(log_likelihood, loaded.model, loaded.guide, x, num_samples=5).values).all()
 
 
@@ -83,33 +83,33 @@ def test_one_seed_repeats_and_two_differ(method):
 
 
 @pytest.mark.parametrize("method", ["mopoe", "mvae", "telbo", "vlvae"])
-def test_each_row_is_answered_by_what_it_holds_whatever_fills_the_rest(method):
+def test_each_row_has_the_posterior_given_its_modalities_for_any_fill_values(method):
     recipe = trained(method)
     x, rows = batch_of(recipe), torch.arange(24)
-    lacking = next(iter(x))  # the signal, in every third row
+    incomplete = next(iter(x))  # the signal, in every third row
     last = recipe.model.modalities[-1]
-    given = {name: x[name] for name in (lacking, last)}
-    held = {lacking: rows % 3 > 0}
-    given[lacking] = torch.where(held[lacking][:, None], given[lacking], math.nan)
+    given = {name: x[name] for name in (incomplete, last)}
+    masks = {incomplete: rows % 3 > 0}
+    given[incomplete] = torch.where(masks[incomplete][:, None], given[incomplete], math.nan)
     if method == "telbo":
-        held[last] = rows % 3 != 1
-    mixed = recipe.guide.conditional(given, held)
+        masks[last] = rows % 3 != 1
+    mixed = recipe.guide.conditional(given, masks)
     z = torch.randn(24, 2)
-    found = mixed.log_prob(z)
-    for subset in ((lacking,), (last,), (lacking, last)):
-        here = torch.stack([held.get(n, rows > -1) == (n in subset) for n in (lacking, last)]).all(0)
+    log_prob = mixed.log_prob(z)
+    for subset in ((incomplete,), (last,), (incomplete, last)):
+        here = torch.stack([masks.get(n, rows > -1) == (n in subset) for n in (incomplete, last)]).all(0)
         if here.any():
             part = recipe.guide.conditional({name: given[name][here] for name in subset})
-            torch.testing.assert_close(found[here], part.log_prob(z[here]))
+            torch.testing.assert_close(log_prob[here], part.log_prob(z[here]))
     losses = []
     for fill in (0.0, math.nan):
-        filled = {**x, lacking: torch.where(held[lacking][:, None], x[lacking], fill)}
+        filled = {**x, incomplete: torch.where(masks[incomplete][:, None], x[incomplete], fill)}
         updates = list(updates_in(recipe))[-2:]
-        losses.append([seeded(loss.loss, model, guide, filled, held) for loss, model, guide, _ in updates])
+        losses.append([seeded(loss.loss, model, guide, filled, masks) for loss, model, guide, _ in updates])
     assert losses[0] == losses[1] and torch.isfinite(torch.tensor(losses[0])).all()
 
 
-def test_importance_sampling_proposes_what_the_teacher_does_where_no_flow_answers():
+def test_the_proposal_is_the_one_of_the_teacher_for_subsets_without_a_flow():
     recipe = trained("jmvae")
     x = batch_of(recipe)
     for name, kind in (("label", FlowDistribution), ("signal", StratifiedMixture)):
@@ -128,6 +128,6 @@ def test_importance_sampling_proposes_what_the_teacher_does_where_no_flow_answer
         ("jmvae-h", {"aggregate": "label"}, "jmvae-h has no prior p"),
     ],
 )
-def test_what_cannot_be_is_refused(method, options, message):
+def test_invalid_options(method, options, message):
     with pytest.raises(ValueError, match=message):
         recipe_of(method, **options)

@@ -53,12 +53,12 @@ class Exact:
         return guide.double()
 
     def aggregate(self, x=None, given=()):
-        """The mean over `p(x_names | x_given)` of its posteriors, one a row of `x`; the aggregate prior without."""
+        """The mean over `p(x_names | x_given)` of its posteriors, one per row; the aggregate prior without `x`."""
         rows = {"none": torch.zeros(1, 0)} if x is None else x
         posterior = PROBLEM.posterior(rows, given)
         mean = self.shift + posterior.mean @ (self.matrix @ self.loading).T
-        seen = [torch.full((len(PROBLEM.offsets[m]),), m in given) for m in self.names]
-        assert not torch.cat(seen).any(), "the closed form is for teachers that do not look at what is given"
+        given_entries = [torch.full((len(PROBLEM.offsets[m]),), m in given) for m in self.names]
+        assert not torch.cat(given_entries).any(), "the closed form is for teachers of other modalities"
         inner = self.loading @ posterior.covariance_matrix @ self.loading.T + self.noise.diag()
         return MultivariateNormal(mean, self.scale.square().diag() + self.matrix @ inner @ self.matrix.T)
 
@@ -69,7 +69,7 @@ def flow_guide(teacher):
 
 
 def train(elbo, guide, modules, model=None, steps=160, rows=100):
-    """Adam on batches drawn from the model, its rate going to zero."""
+    """Adam on batches sampled from the model, with a learning rate that goes to zero."""
     model = PROBLEM.model() if model is None else model
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=2e-2)
@@ -84,9 +84,9 @@ def train(elbo, guide, modules, model=None, steps=160, rows=100):
 
 
 @torch.no_grad()
-def divergence(left, right, draws=200):
-    """`KL(left || right)`, the mean over rows, from draws of `left`; and its standard error."""
-    z = left.sample((draws,))
+def divergence(left, right, num_samples=200):
+    """`KL(left || right)`, the mean over rows, from samples of `left`; and its standard error."""
+    z = left.sample((num_samples,))
     values = (left.log_prob(z) - right.log_prob(z)).flatten()
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
@@ -100,7 +100,7 @@ TEACHERS = {
 
 @pytest.fixture(scope="module")
 def q_true():
-    """A guide whose flow was drawn to the model's posterior."""
+    """A guide whose flow was fitted to the posterior of the model."""
     torch.manual_seed(0)
     guide = flow_guide(TEACHERS["halved and shifted"].guide())
     train(q_true_elbo(guide.flow_subsets), guide, (guide.flows,), rows=300)
@@ -113,12 +113,12 @@ def test_q_true_reaches_the_exact_posterior_whatever_the_teacher(q_true):
     posterior, given = PROBLEM.posterior(x, ("label",)), {"label": x["label"]}
     untrained, error = divergence(flow_guide(q_true.teacher).aggregate(given), posterior)
     assert untrained > NATS + 4 * error
-    found, error = divergence(q_true.posterior(given), posterior)
-    assert found < NATS and error < NATS / 4
+    result, error = divergence(q_true.posterior(given), posterior)
+    assert result < NATS and error < NATS / 4
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
-def test_q_agg_reaches_the_exact_aggregate_and_is_apart_from_q_true_by_the_computed_amount(teacher, q_true):
+def test_q_agg_reaches_the_exact_aggregate_and_differs_from_q_true_by_the_computed_divergence(teacher, q_true):
     exact = TEACHERS[teacher]
     guide, x = flow_guide(exact.guide()), PROBLEM.sample(400, seed=9)
     aggregate, given = exact.aggregate(x, ("label",)), {"label": x["label"]}
@@ -128,8 +128,8 @@ def test_q_agg_reaches_the_exact_aggregate_and_is_apart_from_q_true_by_the_compu
     train(q_agg_elbo(guide.flow_subsets, ("image",)), guide, (guide.flows,))
     guide.activate()
     assert torch.equal(before, guide.teacher.encoder.matrix)
-    found, error = divergence(aggregate, guide.posterior(given))
-    assert found < NATS and error < NATS / 4
+    result, error = divergence(aggregate, guide.posterior(given))
+    assert result < NATS and error < NATS / 4
     gap = kl_divergence(PROBLEM.posterior(x, ("label",)), aggregate).mean().item()
     assert gap > 5 * NATS
     apart, error = divergence(q_true.posterior(given), guide.posterior(given))
@@ -142,23 +142,23 @@ def test_the_learned_prior_reaches_the_exact_aggregate(teacher):
     model.prior = prior = FlowPrior(DIM, RealNVP(DIM, 0, 1, (16,))).double()
     aggregate = exact.aggregate().expand((1,))
     if teacher == "vlvae":
-        wanted = Exact.covariance(("image", "label")) + torch.eye(DIM, dtype=DTYPE) - Exact.covariance(("image",))
-        torch.testing.assert_close(aggregate.covariance_matrix[0], wanted)
+        expected = Exact.covariance(("image", "label")) + torch.eye(DIM, dtype=DTYPE) - Exact.covariance(("image",))
+        torch.testing.assert_close(aggregate.covariance_matrix[0], expected)
     assert prior().log_prob(torch.zeros(DIM, dtype=DTYPE)) == prior.base().log_prob(torch.zeros(DIM, dtype=DTYPE))
     untrained, error = divergence(aggregate, prior.transformed(), 50_000)
     assert untrained > NATS + 4 * error
     train(aggregate_prior_elbo(("image",)), exact.guide(), (prior.flow,), model)
     prior.activate()
-    found, error = divergence(aggregate, prior(), 50_000)
-    assert found < NATS and error < NATS / 4
+    result, error = divergence(aggregate, prior(), 50_000)
+    assert result < NATS and error < NATS / 4
     # in generation and in likelihoods it is the prior
     x = PROBLEM.sample(50, seed=9)
     loading, noise = PROBLEM.loadings["label"], PROBLEM.scales["label"] ** 2 * torch.eye(4, dtype=DTYPE)
     covariance = loading @ aggregate.covariance_matrix[0] @ loading.T + noise
     marginal = MultivariateNormal(aggregate.mean[0] @ loading.T + PROBLEM.offsets["label"], covariance)
-    drawn = joint_samples(model, 4000, ["label"])["label"]
-    assert abs((marginal.log_prob(drawn).mean() + marginal.entropy()).item()) < NATS + 4 * (2 / 4000) ** 0.5
-    found = log_likelihood(model, PROBLEM.product_guide(), x, ["label"], num_samples=3000)
-    wanted, plain = marginal.log_prob(x["label"]), PROBLEM.log_evidence(x, ("label",))
-    assert (found.values - wanted).abs().mean() < 2 * NATS + found.standard_errors.mean()
-    assert (plain - wanted).abs().mean() > 5 * NATS
+    samples = joint_samples(model, 4000, ["label"])["label"]
+    assert abs((marginal.log_prob(samples).mean() + marginal.entropy()).item()) < NATS + 4 * (2 / 4000) ** 0.5
+    result = log_likelihood(model, PROBLEM.product_guide(), x, ["label"], num_samples=3000)
+    expected, plain = marginal.log_prob(x["label"]), PROBLEM.log_evidence(x, ("label",))
+    assert (result.values - expected).abs().mean() < 2 * NATS + result.standard_errors.mean()
+    assert (plain - expected).abs().mean() > 5 * NATS

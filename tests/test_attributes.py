@@ -1,4 +1,4 @@
-"""Attribute vectors with missing entries: the experts that encode them and the likelihood that scores them."""
+"""Attribute vectors with missing entries: their experts and their likelihood."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def experts():
     return module
 
 
-def test_entries_that_are_there_multiply_with_the_universal_expert(experts):
+def test_present_entries_multiply_with_the_universal_expert(experts):
     values = torch.tensor(list(itertools.product((0.0, 1.0, NAN), repeat=3)))
     product = experts(values)
     for row, mean, variance in zip(values, product.mean, product.variance, strict=True):
@@ -35,13 +35,13 @@ def test_entries_that_are_there_multiply_with_the_universal_expert(experts):
         torch.testing.assert_close(mean, weighted / precision)
 
 
-def test_only_the_values_that_were_seen_get_a_gradient(experts):
+def test_only_observed_values_get_a_gradient(experts):
     product = experts(torch.tensor([[1.0, NAN, 0.0]]))
     (product.mean.sum() + product.variance.sum()).backward()
     for gradient in (experts.loc.grad, experts.log_scale.grad):
         assert torch.isfinite(gradient).all()
-        seen = gradient.abs().sum(-1) > 0
-        assert seen.tolist() == [[False, True], [False, False], [True, False]]
+        trained = gradient.abs().sum(-1) > 0
+        assert trained.tolist() == [[False, True], [False, False], [True, False]]
 
 
 @pytest.mark.parametrize("values", (torch.zeros(4, 2), torch.zeros(3), torch.full((1, 3), 0.5)))

@@ -1,4 +1,4 @@
-"""Bridged VAE: bridges against the exact posterior, the merge of their predictions, and parameter counts."""
+"""Bridged VAE: bridges against the exact posterior, the mean of their predictions, and numbers of parameters."""
 
 import itertools
 
@@ -21,7 +21,7 @@ PUBLISHED = {"bridged": (36_697_290, 72_141_450), "telbo": (60_794_122, 226_958_
 def exact_joint(problem, wide):
     """A guide whose joint posterior is exact; with wide features a bridge can also tell how sure to be.
 
-    A feature holds what its modality adds to precision times mean; wide ones hold as many zeros besides, which the
+    A feature is what its modality adds to precision times mean; wide ones have as many zeros besides, which the
     fusion adds to the pre-activation of its scales.
     """
     size = problem.latent_dim
@@ -51,23 +51,23 @@ def bridge_loss():
     return sum_over(SINGLES, elbo(frozen(MODEL) | SUBSET, bridges | SUBSET, num_particles=2))
 
 
-def misses(problem, guide, x):
-    """`log p(x_a) - ELBO` of each single modality, nats a row: `KL(q(z | x_a) || p(z | x_a))`."""
-    found = {}
+def divergences(problem, guide, x):
+    """`log p(x_a) - ELBO` of each single modality, in nats per data point: `KL(q(z | x_a) || p(z | x_a))`."""
+    result = {}
     for a in x:
         given = {a: x[a]}
-        found[a] = kl_normal(guide.posterior(given), problem.best_diagonal(given, (a,))).mean().item()
-    return found
+        result[a] = kl_normal(guide.posterior(given), problem.best_diagonal(given, (a,))).mean().item()
+    return result
 
 
 @pytest.mark.parametrize("wide", (True, False))
-def test_bridges_reach_the_evidence_with_wide_features_and_miss_it_by_the_computed_kl_with_narrow_ones(wide):
+def test_bridges_reach_the_evidence_with_wide_features_and_differ_by_the_computed_kl_with_narrow_ones(wide):
     torch.manual_seed(0)
     problem = LinearGaussian(2, latent_dim=2)
     x, model, guide = problem.sample(200), problem.model(), exact_joint(problem, wide)
     joint = elbo(MODEL, GUIDE, kl="sampled")
     assert -joint.loss(model, guide, x) == pytest.approx(problem.log_evidence(x).sum().item(), rel=1e-6)
-    assert min(misses(problem, guide, x).values()) > 0.5  # untrained bridges
+    assert min(divergences(problem, guide, x).values()) > 0.5  # untrained bridges
     both = problem.best_diagonal(x)
     expected = {a: 0.0 for a in x}
     if not wide:  # the mean is right, the scale stays that of the joint posterior
@@ -77,8 +77,8 @@ def test_bridges_reach_the_evidence_with_wide_features_and_miss_it_by_the_comput
             assert expected[a] > 0.05
     before = {n: p.clone() for n, p in guide.named_parameters() if not n.startswith("bridges")}
     train(bridge_loss(), model, guide, x, guide.bridges.parameters(), steps=300, lr=0.05)
-    found = misses(problem, guide, x)
-    assert all(abs(found[a] - expected[a]) < 0.01 for a in x)
+    result = divergences(problem, guide, x)
+    assert all(abs(result[a] - expected[a]) < 0.01 for a in x)
     after = dict(guide.named_parameters())
     assert all(torch.equal(before[n], after[n]) for n in before)
 
@@ -94,28 +94,28 @@ def data(rows=6):
 
 
 @pytest.mark.parametrize("given", [s for n in (1, 2, 3) for s in itertools.combinations("abc", n)])
-def test_a_missing_feature_is_the_mean_of_what_the_bridges_predict(given):
+def test_a_missing_feature_is_the_mean_of_the_predictions_of_the_bridges(given):
     guide, x = random_guide(hidden_features=(9,)), data()
     features = {m: guide.branches[m](x[m]) for m in given}
     joined = []
     for m in "abc":
         predicted = [guide.bridges[f"{a}->{m}"](features[a]) for a in given if a != m]
         joined.append(features[m] if m in given else sum(predicted) / len(predicted))
-    expected, found = guide.fusion(torch.cat(joined, -1)), guide.posterior({m: x[m] for m in given})
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.stddev, expected.stddev)
+    expected, result = guide.fusion(torch.cat(joined, -1)), guide.posterior({m: x[m] for m in given})
+    torch.testing.assert_close(result.mean, expected.mean)
+    torch.testing.assert_close(result.stddev, expected.stddev)
 
 
 @pytest.mark.parametrize("fill", (0.0, 1e30, float("nan")))
-def test_every_row_is_completed_from_what_it_has(fill):
+def test_every_row_is_completed_from_its_modalities(fill):
     guide, x = random_guide(), data()
-    held = {"a": [1, 1, 0, 0, 1, 1], "b": [1, 0, 1, 0, 1, 0], "c": [1, 1, 1, 1, 0, 0]}
-    observed = {m: torch.tensor(rows).bool() for m, rows in held.items()}
-    found = guide.posterior({m: torch.where(observed[m][:, None], x[m], fill) for m in x}, observed)
+    masks = {"a": [1, 1, 0, 0, 1, 1], "b": [1, 0, 1, 0, 1, 0], "c": [1, 1, 1, 1, 0, 0]}
+    observed = {m: torch.tensor(rows).bool() for m, rows in masks.items()}
+    result = guide.posterior({m: torch.where(observed[m][:, None], x[m], fill) for m in x}, observed)
     for row in range(6):
-        alone = guide.posterior({m: x[m][row : row + 1] for m in x if held[m][row]})
-        torch.testing.assert_close(found.mean[row : row + 1], alone.mean)
-    (found.mean.sum() + found.stddev.sum()).backward()
+        alone = guide.posterior({m: x[m][row : row + 1] for m in x if masks[m][row]})
+        torch.testing.assert_close(result.mean[row : row + 1], alone.mean)
+    (result.mean.sum() + result.stddev.sum()).backward()
     assert all(torch.isfinite(p.grad).all() for p in guide.parameters() if p.grad is not None)
     assert guide({m: x[m] for m in "ab"}, {m: torch.zeros(6).bool() for m in "ab"})["z"].isfinite().all()
 
@@ -131,16 +131,16 @@ class Normalized(nn.Module):
         return self.norm(self.linear(values))
 
 
-def test_batch_norm_sees_observed_rows_only():
+def test_batch_norm_normalizes_over_observed_rows_only():
     torch.manual_seed(0)
     guide = BridgedGuide(2, {"a": Normalized(4), "b": Normalized(3)}, (8,))
     x = data()
     rows = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
-    found = []
+    means = []
     for fill in (0.0, 1e6):
         filled = {"a": x["a"], "b": torch.where(rows[:, None], x["b"], fill)}
-        found.append(guide.posterior(filled, {"b": rows}).mean)
-    assert torch.equal(*found)
+        means.append(guide.posterior(filled, {"b": rows}).mean)
+    assert torch.equal(*means)
     none = guide.posterior({m: x[m] for m in "ab"}, {"b": torch.zeros(6).bool()})
     torch.testing.assert_close(none.mean, guide.posterior({"a": x["a"]}).mean)
 
@@ -149,8 +149,8 @@ def networks(count):
     image = Modality("image", (1, 28, 28), "image", "bernoulli")
     label = Modality("label", (), "label", "categorical", 10)
     other = Modality("other", (1, 28, 28), "image", "bernoulli")
-    made = {"image": image, "label": label, "other": other}
-    return Networks({name: made[name] for name in list(made)[:count]}, (512, 512))
+    all_modalities = {"image": image, "label": label, "other": other}
+    return Networks({name: all_modalities[name] for name in list(all_modalities)[:count]}, (512, 512))
 
 
 def count(module):
@@ -172,8 +172,8 @@ def test_the_totals_have_the_published_order():
         totals[method] = tuple(count(recipe.model) + count(recipe.guide) for recipe in recipes)
     ours = {"bridged": (3_310_618, 6_938_410), "telbo": (3_455_514, 9_760_042), "mvae": (2_260_250, 3_787_050)}
     assert totals == ours
-    for found in (totals, PUBLISHED):
-        assert all(found["mvae"][i] < found["bridged"][i] < found["telbo"][i] for i in (0, 1))
-        growth = {method: three / two for method, (two, three) in found.items()}
+    for result in (totals, PUBLISHED):
+        assert all(result["mvae"][i] < result["bridged"][i] < result["telbo"][i] for i in (0, 1))
+        growth = {method: three / two for method, (two, three) in result.items()}
         assert growth["telbo"] > growth["bridged"]
     assert [b - m for b, m in zip(totals["bridged"], totals["mvae"], strict=True)] == [1_050_368, 3_151_360]

@@ -18,13 +18,13 @@ from multipyro.inference import Networks, build, cross_generate, embed, frozen, 
 from multipyro.ppl_models import MLP
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian
 
-DRAWS = 4000
+NUM_SAMPLES = 4000
 
 
-def agrees(draws, mean, covariance):
-    """Whether draws `(number, dim)` have these moments, within 4.5 standard errors in every whitened direction."""
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (draws - mean).T, upper=False).T
-    number, moments = len(draws), white.T @ white / len(draws)
+def agrees(samples, mean, covariance):
+    """Whether samples `(number, dim)` have these moments, within 4.5 standard errors in every whitened direction."""
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), (samples - mean).T, upper=False).T
+    number, moments = len(samples), white.T @ white / len(samples)
     errors = torch.full_like(moments, 1 / math.sqrt(number)).fill_diagonal_(math.sqrt(2 / number))
     close = (moments - torch.eye(len(mean), dtype=DTYPE)).abs() < 4.5 * errors
     return bool(close.all() and (white.mean(0).abs() < 4.5 / math.sqrt(number)).all())
@@ -47,25 +47,25 @@ def test_the_product_of_exact_posteriors_is_the_exact_posterior_of_all(count):
     exact, experts = problem.posterior(x, names), posteriors(problem, x, names)
     product = ProductOfDensities(experts, standard(3))
     moments = exact.mean[0], exact.covariance_matrix[0]
-    assert agrees(product.sample((DRAWS,))[:, 0], *moments)
+    assert agrees(product.sample((NUM_SAMPLES,))[:, 0], *moments)
     # up to a constant its density is that posterior's
     z = torch.randn(6, 1, 3, dtype=DTYPE)
     apart = product.unnormalized_log_prob(z) - exact.log_prob(z)
     torch.testing.assert_close(apart, apart[:1].expand_as(apart))
     # neither where the chains start, nor the prior divided by once for three
-    assert not agrees(product.mixture().sample((DRAWS,))[:, 0], *moments)
+    assert not agrees(product.mixture().sample((NUM_SAMPLES,))[:, 0], *moments)
     once = ProductOfDensities(experts, standard(3), divide_prior_once=True)
-    assert agrees(once.sample((DRAWS,))[:, 0], *moments) == (count == 2)
+    assert agrees(once.sample((NUM_SAMPLES,))[:, 0], *moments) == (count == 2)
 
 
 @pytest.mark.parametrize("step_size", (None, 0.2, 0.5))
 def test_chains_reach_a_density_that_is_not_normal(step_size):
     """`exp(-z^4)` a dimension, of variance `Gamma(3/4) / Gamma(1/4)`; a large step is refused more often, not wrong."""
-    start = torch.full((DRAWS, 2), 0.7, dtype=DTYPE)
+    start = torch.full((NUM_SAMPLES, 2), 0.7, dtype=DTYPE)
     last, mean = hmc_sample(lambda z: -z.pow(4).sum(-1), start, 60, 5, step_size)
     second, fourth = math.gamma(0.75) / math.gamma(0.25), 0.25  # E z^2 and E z^4
-    assert (last.square().mean(0) - second).abs().max() < 4.5 * math.sqrt((fourth - second**2) / DRAWS)
-    assert last.mean(0).abs().max() < 4.5 * math.sqrt(second / DRAWS)
+    assert (last.square().mean(0) - second).abs().max() < 4.5 * math.sqrt((fourth - second**2) / NUM_SAMPLES)
+    assert last.mean(0).abs().max() < 4.5 * math.sqrt(second / NUM_SAMPLES)
     assert (mean.std(0) < last.std(0)).all() and start.eq(0.7).all()
 
 
@@ -81,10 +81,10 @@ def test_the_product_of_flows_agrees_with_quadrature():
     axis = torch.linspace(-6, 6, 301, dtype=DTYPE)
     grid = torch.cartesian_prod(axis, axis)
     mass = product.unnormalized_log_prob(grid.unsqueeze(1))[:, 0].detach().softmax(0)
-    z = product.sample((DRAWS,))[:, 0]
+    z = product.sample((NUM_SAMPLES,))[:, 0]
     for function in (lambda z: z[:, 0].tanh(), lambda z: z[:, 1].tanh(), lambda z: (z[:, 0] * z[:, 1]).tanh()):
         values = function(z)
-        assert abs(values.mean() - (mass * function(grid)).sum()) < 4.5 * values.std() / math.sqrt(DRAWS)
+        assert abs(values.mean() - (mass * function(grid)).sum()) < 4.5 * values.std() / math.sqrt(NUM_SAMPLES)
 
 
 def exact_guide(problem):
@@ -99,17 +99,17 @@ def exact_guide(problem):
     return guide.double()
 
 
-def test_each_row_is_answered_by_what_it_holds():
+def test_each_row_has_the_posterior_given_its_modalities():
     problem, rows = LinearGaussian(3), 8000
     whole, kinds = problem.sample(1), torch.arange(rows) % 4
     # all; two; the last alone; the first alone
-    held = {"image": kinds != 2, "label": kinds < 2, "word": (kinds == 0) | (kinds == 2)}
-    x = {m: torch.where(held[m][:, None], v, math.nan) for m, v in repeated(whole, rows).items()}
+    masks = {"image": kinds != 2, "label": kinds < 2, "word": (kinds == 0) | (kinds == 2)}
+    x = {m: torch.where(masks[m][:, None], v, math.nan) for m, v in repeated(whole, rows).items()}
     guide = exact_guide(problem)
     for given in (x, {m: x[m] for m in ("image", "label")}):
-        z = guide(given, {m: held[m] for m in given})["z"]
+        z = guide(given, {m: masks[m] for m in given})["z"]
         for kind in range(4):
-            names = [m for m in given if held[m][kind]]
+            names = [m for m in given if masks[m][kind]]
             exact = problem.posterior(whole, names)
             if names:
                 assert agrees(z[kinds == kind], exact.mean[0], exact.covariance_matrix[0])
@@ -118,17 +118,17 @@ def test_each_row_is_answered_by_what_it_holds():
     assert torch.equal(guide.posterior({"label": label}).mean, guide.encoders["label"](label).mean)
 
 
-def test_its_mean_is_that_of_the_product():
+def test_embeddings_are_means_of_the_product():
     problem = LinearGaussian(3)
     x = {m: v.repeat(400, 1) for m, v in problem.sample(2).items() if m != "word"}
     exact = problem.posterior(x)
-    found = embed(exact_guide(problem), x) - exact.mean
+    result = embed(exact_guide(problem), x) - exact.mean
     # each is the mean of the second half of a chain
-    assert (found.mean(0).abs() < 4.5 * found.std(0) / math.sqrt(800)).all()
-    assert (found.std(0) < 0.7 * exact.variance[0].sqrt()).all()
+    assert (result.mean(0).abs() < 4.5 * result.std(0) / math.sqrt(800)).all()
+    assert (result.std(0) < 0.7 * exact.variance[0].sqrt()).all()
 
 
-def test_the_mean_after_a_draw_costs_no_further_chain():
+def test_the_mean_after_a_sample_runs_no_further_chain():
     expert = dist.Normal(torch.ones(3, 2), 0.5).to_event(1)
     product = ProductOfDensities([expert, expert], dist.Normal(torch.zeros(2), 1.0).to_event(1), num_steps=4)
     product.sample()
@@ -137,16 +137,16 @@ def test_the_mean_after_a_draw_costs_no_further_chain():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_importance_sampling_draws_from_the_mixture_of_the_flows():
+def test_the_proposal_is_the_mixture_of_the_flows():
     problem = LinearGaussian(3)
     x, observed = problem.sample(6), {"word": torch.tensor([True, False] * 3)}
     guide = exact_guide(problem)
     for names in (["image", "word"], ["image", "label", "word"]):
-        found = log_likelihood(problem.model(), guide, x, names, None, 4000, observed)
+        result = log_likelihood(problem.model(), guide, x, names, None, 4000, observed)
         for row in range(6):
-            held = [m for m in names if row % 2 == 0 or m != "word"]
-            exact = problem.log_evidence({m: v[row : row + 1] for m, v in x.items()}, held)
-            assert abs(found.values[row] - exact) < 4.5 * found.standard_errors[row] + 2e-3
+            present = [m for m in names if row % 2 == 0 or m != "word"]
+            exact = problem.log_evidence({m: v[row : row + 1] for m, v in x.items()}, present)
+            assert abs(result.values[row] - exact) < 4.5 * result.standard_errors[row] + 2e-3
     with pytest.raises(NotImplementedError, match="product of 2 densities is known up to a constant only"):
         guide.posterior({m: x[m] for m in ("image", "word")}).log_prob(torch.zeros(6, 3, dtype=DTYPE))
 
@@ -179,15 +179,15 @@ def test_the_flows_reach_the_aggregates_of_the_frozen_joint_encoder():
     x = problem.sample(300, seed=9)
 
     @torch.no_grad()
-    def misses():
-        found = {}
+    def divergences():
+        result = {}
         for m in problem.modalities:
-            wanted, flow = aggregate(problem, exact, x, m), guide.posterior({m: x[m]})
-            z = wanted.sample((100,))
-            found[m] = (wanted.log_prob(z) - flow.log_prob(z)).mean()
-        return found
+            target, flow = aggregate(problem, exact, x, m), guide.posterior({m: x[m]})
+            z = target.sample((100,))
+            result[m] = (target.log_prob(z) - flow.log_prob(z)).mean()
+        return result
 
-    assert min(misses().values()) > 0.2
+    assert min(divergences().values()) > 0.2
     before = [p.clone() for p in guide.joint.parameters()]
     (_, stage), steps = recipe.stages, 250
     optimizer = torch.optim.Adam(guide.encoders.parameters(), lr=2e-2)
@@ -198,12 +198,12 @@ def test_the_flows_reach_the_aggregates_of_the_frozen_joint_encoder():
         stage.objective.loss_and_grads(frozen(recipe.model), guide, problem.sample(512, seed=1000 + step))
         optimizer.step()
         decay.step()
-    assert max(misses().values()) < 0.02
+    assert max(divergences().values()) < 0.02
     assert all(torch.equal(left, right) for left, right in zip(before, guide.joint.parameters(), strict=True))
     assert all(p.grad is None for p in guide.joint.parameters())
 
 
-def test_the_recipe_hands_its_options_to_the_sampler():
+def test_the_recipe_passes_its_options_to_the_sampler():
     torch.manual_seed(0)
     recipe = build(
         "jnf", toy_networks(), 2, sampler_steps=4, leapfrogs=3, step_size=0.1, divide_once=True, flow_steps=3

@@ -10,31 +10,30 @@ from torch import nn
 from multipyro.guides import ConditionalFlow, NormalEncoder, RealNVP
 from multipyro.inference import frozen
 from multipyro.ppl_models import MLP, FlowPrior, LaplacePrior, StandardNormalPrior
-from multipyro.ppl_models.networks.flows import _MAX_LOG_SCALE
 
 DTYPE = torch.float64
 
 
-def shaken(module, std=0.25):
-    """The module in double precision with every parameter drawn at random."""
+def randomized(module, std=0.25):
+    """The module in double precision with random values of all parameters."""
     for parameter in module.double().parameters():
         nn.init.normal_(parameter, std=std)
     return module
 
 
 def conditional(latent_dim=3, **options):
-    return shaken(ConditionalFlow(MLP(4, 6, (8,)), latent_dim, hidden_features=(8,), **options))
+    return randomized(ConditionalFlow(MLP(4, 6, (8,)), latent_dim, hidden_features=(8,), **options))
 
 
 def grid_of(distribution):
-    """Points of a square and the mass that a distribution of two dimensions has around each."""
+    """Points of a square and the probability mass of a distribution of two dimensions around each."""
     points, width = torch.linspace(-20, 20, 241, dtype=DTYPE), 40 / 240
     grid = torch.cartesian_prod(points, points)
     with torch.no_grad():
         return grid, distribution.log_prob(grid).exp() * width**2
 
 
-def pushed(distribution, value):
+def transformed_value(distribution, value):
     for transform in distribution.transforms:
         value = transform(value)
     return value
@@ -44,9 +43,9 @@ def pushed(distribution, value):
 def test_the_inverse_undoes_the_flow_and_every_coordinate_moves(latent_dim):
     base = StandardNormalPrior(latent_dim).double()()
     z = torch.randn(7, latent_dim, dtype=DTYPE)
-    flow = shaken(RealNVP(latent_dim, hidden_features=(8,)))
-    moved = back = pushed(flow(base), z)
-    for transform in reversed(flow(base).transforms):  # a new flow: nothing is remembered of the way there
+    flow = randomized(RealNVP(latent_dim, hidden_features=(8,)))
+    moved = back = transformed_value(flow(base), z)
+    for transform in reversed(flow(base).transforms):  # a new flow, with no cached values of the forward pass
         back = transform.inv(back)
     torch.testing.assert_close(back, z, rtol=0, atol=1e-8)
     assert len(flow.couplings) == 12
@@ -54,13 +53,13 @@ def test_the_inverse_undoes_the_flow_and_every_coordinate_moves(latent_dim):
 
 
 @pytest.mark.parametrize("latent_dim", [2, 3, 6, 64])
-def test_six_steps_move_every_two_coordinates_apart_and_put_them_back(latent_dim):
-    now, moved = torch.arange(latent_dim), []
+def test_six_steps_separate_any_two_coordinates_and_restore_their_order(latent_dim):
+    current, moved = torch.arange(latent_dim), []
     flow = RealNVP(latent_dim)
-    for order, (seen, _) in zip(flow.orders, flow.sizes, strict=False):
-        now = now[order]
-        moved.append(torch.zeros(latent_dim, dtype=torch.bool).index_fill(0, now[seen:], True))
-    assert torch.equal(now[flow.orders[-1]], torch.arange(latent_dim))
+    for order, (fixed, _) in zip(flow.orders, flow.sizes, strict=False):
+        current = current[order]
+        moved.append(torch.zeros(latent_dim, dtype=torch.bool).index_fill(0, current[fixed:], True))
+    assert torch.equal(current[flow.orders[-1]], torch.arange(latent_dim))
     apart = torch.stack([one[:, None] != one for one in moved]).any(0)
     assert torch.equal(apart, ~torch.eye(latent_dim, dtype=torch.bool))
 
@@ -69,22 +68,22 @@ def test_six_steps_move_every_two_coordinates_apart_and_put_them_back(latent_dim
 def test_log_prob_is_the_base_minus_the_log_determinant_of_autograd_at_values_never_sampled(latent_dim):
     flow, x = conditional(latent_dim), torch.randn(1, 4, dtype=DTYPE)
     for start in torch.randn(4, 1, latent_dim, dtype=DTYPE):
-        jacobian = torch.autograd.functional.jacobian(lambda z: pushed(flow(x), z[None])[0], start[0])
-        value = pushed(flow(x), start)
-        wanted = StandardNormalPrior(latent_dim)().log_prob(start) - torch.linalg.slogdet(jacobian).logabsdet
-        torch.testing.assert_close(flow(x).log_prob(value), wanted.to(DTYPE), rtol=1e-7, atol=1e-7)
+        jacobian = torch.autograd.functional.jacobian(lambda z: transformed_value(flow(x), z[None])[0], start[0])
+        value = transformed_value(flow(x), start)
+        expected = StandardNormalPrior(latent_dim)().log_prob(start) - torch.linalg.slogdet(jacobian).logabsdet
+        torch.testing.assert_close(flow(x).log_prob(value), expected.to(DTYPE), rtol=1e-7, atol=1e-7)
 
 
-def test_a_drawn_value_scores_the_same_in_a_distribution_that_did_not_draw_it():
+def test_a_sample_has_the_same_density_in_a_new_distribution():
     flow, x = conditional(), torch.randn(5, 4, dtype=DTYPE)
-    drawn = flow(x)
-    z = drawn.rsample()
-    torch.testing.assert_close(drawn.log_prob(z), flow(x).log_prob(z.clone()))
+    first = flow(x)
+    z = first.rsample()
+    torch.testing.assert_close(first.log_prob(z), flow(x).log_prob(z.clone()))
 
 
 def test_it_integrates_to_one_in_two_dimensions():
     flow, x = conditional(2), torch.randn(1, 4, dtype=DTYPE)
-    for distribution in (flow(x), shaken(FlowPrior(2, RealNVP(2, hidden_features=(8,)))).transformed()):
+    for distribution in (flow(x), randomized(FlowPrior(2, RealNVP(2, hidden_features=(8,)))).transformed()):
         _, mass = grid_of(distribution)
         assert mass.sum().item() == pytest.approx(1, abs=1e-3)
 
@@ -94,8 +93,8 @@ def test_samples_fit_the_density():
     z, number = distribution.sample((20_000,))[:, 0], 20_000
     grid, mass = grid_of(distribution)
     for function in (lambda z: (z[:, 0] - 1).tanh(), lambda z: (z[:, 0] - z[:, 1]).tanh()):
-        wanted, values = (mass * function(grid)).sum(), function(z)
-        assert (values.mean() - wanted).abs() < 4 * values.std() / math.sqrt(number)
+        expected, values = (mass * function(grid)).sum(), function(z)
+        assert (values.mean() - expected).abs() < 4 * values.std() / math.sqrt(number)
 
 
 @pytest.mark.parametrize("lead", [(), (6,)])
@@ -109,13 +108,13 @@ def test_shapes_with_leading_dimensions(lead):
     assert distribution.approximate_mean().shape == (*lead, 5, 3)
 
 
-def test_it_starts_near_the_identity_and_its_condition_reaches_every_coupling():
+def test_a_flow_starts_near_the_identity_and_every_coupling_depends_on_the_condition():
     flow, x = ConditionalFlow(MLP(4, 6, (8,)), 3).double(), torch.randn(5, 4, dtype=DTYPE)
     z = torch.randn(5, 3, dtype=DTYPE)
-    torch.testing.assert_close(pushed(flow(x), z), z, rtol=0, atol=0.05)
-    for coupling in shaken(flow).couplings.couplings:
-        seen = torch.zeros(5, coupling.input_dim, dtype=DTYPE)
-        shift, log_scale = coupling(seen, torch.randn(5, 6, dtype=DTYPE))
+    torch.testing.assert_close(transformed_value(flow(x), z), z, rtol=0, atol=0.05)
+    for coupling in randomized(flow).couplings.couplings:
+        inputs = torch.zeros(5, coupling.input_dim, dtype=DTYPE)
+        shift, log_scale = coupling(inputs, torch.randn(5, 6, dtype=DTYPE))
         assert shift.std(0).min() > 0 and log_scale.std(0).min() > 0
 
 
@@ -124,34 +123,34 @@ def test_scales_exceed_one_and_their_gradient_is_right_where_pyro_would_clamp():
     base = StandardNormalPrior(2).double()()
     z = torch.randn(3, 2, dtype=DTYPE)
     nn.init.constant_(flow.couplings[0].layers[-1].bias, 50.0)
-    assert flow(base).rsample((4000,)).std(0)[0] > 0.9 * math.exp(_MAX_LOG_SCALE)
+    assert flow(base).rsample((4000,)).std(0)[0] > 0.9 * math.e
     raw = flow.couplings[0].layers[-1].bias
     nn.init.constant_(raw, 4.0)
     (gradient,) = torch.autograd.grad(flow(base).log_prob(z).sum(), raw)
-    found = []
+    values = []
     for step in (1e-5, -1e-5):
         with torch.no_grad():
             raw[1] += step
-            found.append(flow(base).log_prob(z).sum())
+            values.append(flow(base).log_prob(z).sum())
             raw[1] -= step
-    assert gradient[1].item() == pytest.approx(((found[0] - found[1]) / 2e-5).item(), rel=1e-4)
+    assert gradient[1].item() == pytest.approx(((values[0] - values[1]) / 2e-5).item(), rel=1e-4)
 
 
-def test_a_base_of_its_own_and_the_mean():
-    flow = shaken(ConditionalFlow(MLP(4, 6, (8,)), 3, 2, (8,), NormalEncoder(MLP(4, 6, (8,)), 3)))
+def test_another_base_and_the_mean():
+    flow = randomized(ConditionalFlow(MLP(4, 6, (8,)), 3, 2, (8,), NormalEncoder(MLP(4, 6, (8,)), 3)))
     x = torch.randn(2, 4, dtype=DTYPE)
-    draws = flow(x).sample((40_000,))
-    assert ((flow(x).approximate_mean() - draws.mean(0)).abs() < 0.1 * draws.std(0)).all()
+    samples = flow(x).sample((40_000,))
+    assert ((flow(x).approximate_mean() - samples.mean(0)).abs() < 0.1 * samples.std(0)).all()
     assert torch.equal(flow(x).approximate_mean(), flow(x).approximate_mean())
-    with pytest.raises(NotImplementedError):  # an estimate is no attribute to look at by chance
+    with pytest.raises(NotImplementedError):  # an estimate is not a property
         flow(x).mean  # noqa: B018
-    laplace = shaken(FlowPrior(3, base=LaplacePrior(3))).transformed()
+    laplace = randomized(FlowPrior(3, base=LaplacePrior(3))).transformed()
     assert isinstance(laplace.base_dist.base_dist, dist.Laplace)
     assert torch.isfinite(laplace.approximate_mean()).all()
 
 
 def test_a_prior_is_its_base_until_its_flow_is_activated():
-    prior = shaken(FlowPrior(3))
+    prior = randomized(FlowPrior(3))
     assert isinstance(prior().base_dist, dist.Normal)
     restored = FlowPrior(3).double()
     prior.activate()
@@ -176,7 +175,7 @@ def test_a_prior_of_any_flow():
     torch.testing.assert_close(prior().log_prob(z), prior.base().log_prob(z - 1))
 
 
-def test_a_flow_made_in_a_frozen_call_stays_frozen_when_it_is_scored_later():
+def test_a_flow_from_a_frozen_call_stays_frozen_when_it_is_evaluated_later():
     class Holder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -186,13 +185,13 @@ def test_a_flow_made_in_a_frozen_call_stays_frozen_when_it_is_scored_later():
             return self.flow(x)
 
     holder = Holder()
-    made = frozen(holder)(torch.randn(5, 4, dtype=DTYPE))
+    frozen_flow = frozen(holder)(torch.randn(5, 4, dtype=DTYPE))
     z = torch.randn(5, 3, dtype=DTYPE, requires_grad=True)
-    made.log_prob(z).sum().backward()
+    frozen_flow.log_prob(z).sum().backward()
     assert z.grad.any() and all(parameter.grad is None for parameter in holder.parameters())
 
 
-def test_what_cannot_be_is_refused():
+def test_invalid_arguments():
     with pytest.raises(ValueError, match="size 2 or more, got 1"):
         FlowPrior(1)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):

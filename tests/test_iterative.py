@@ -26,7 +26,7 @@ from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 PROBLEM = LinearGaussian(2)
-DRAWS = 20_000
+NUM_SAMPLES = 20_000
 
 
 class Started:
@@ -56,16 +56,16 @@ def recursion(mean, variance, target_mean, rounds, completion="sample"):
     """Mean and variance of `z` after `rounds` rounds from completions decoded from `z ~ N(mean, variance)`."""
     precision, gain = gains()
     joint = 1 / (precision + gain)
-    kept = joint * gain  # share of the completion in the posterior mean
+    weight = joint * gain  # weight of the completion in the posterior mean
     for _ in range(rounds):
-        mean = target_mean + kept * (mean - target_mean)
-        variance = joint + kept**2 * variance + (kept * joint if completion == "sample" else 0.0)
+        mean = target_mean + weight * (mean - target_mean)
+        variance = joint + weight**2 * variance + (weight * joint if completion == "sample" else 0.0)
     return mean, variance
 
 
-def latents(guide, x, draws=DRAWS):
-    """Samples of `z` for the first row of `x`, each with completions of its own."""
-    return guide(repeated(x, draws))["z"]
+def latents(guide, x, num_samples=NUM_SAMPLES):
+    """Samples of `z` for the first row of `x`, each with its own completions."""
+    return guide(repeated(x, num_samples))["z"]
 
 
 def agrees(samples, mean, variance):
@@ -84,7 +84,7 @@ def given():
 def test_the_exact_conditional_is_invariant(given, rounds):
     exact = PROBLEM.posterior(given, ["label"])
     variance = exact.covariance_matrix[0].diagonal()
-    z = exact.mean + variance.sqrt() * torch.randn(DRAWS, 3, dtype=DTYPE)
+    z = exact.mean + variance.sqrt() * torch.randn(NUM_SAMPLES, 3, dtype=DTYPE)
     loading, scale = PROBLEM.loadings["image"], PROBLEM.scales["image"]
     image = z @ loading.T + PROBLEM.offsets["image"]
     start = {"image": image + scale * torch.randn(image.shape, dtype=DTYPE)}
@@ -111,58 +111,61 @@ def test_every_round_from_noise_has_the_computed_moments(given, rounds, completi
     assert agrees(latents(guide, given), mean, variance)
 
 
-def test_the_miss_of_mean_completions_is_the_computed_one(given):
-    """Sampled completions converge to `p(z | x_S)`; means to a variance too small by the factor 1 / (1 + kept)."""
+def test_the_error_of_mean_completions_is_the_computed_one(given):
+    """Sampled completions converge to `p(z | x_S)`; means to a variance too small by the factor 1 / (1 + weight)."""
     exact, (precision, gain) = PROBLEM.posterior(given, ["label"]), gains()
-    kept = gain / (precision + gain)
-    rounds = math.ceil(math.log(1e-3) / math.log(kept.max())) + 1
-    found = {}
+    weight = gain / (precision + gain)
+    rounds = math.ceil(math.log(1e-3) / math.log(weight.max())) + 1
+    result = {}
     for completion in ("sample", "mean"):
         guide = IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), rounds, completion=completion)
-        found[completion] = latents(guide, given)
-    assert agrees(found["sample"], exact.mean[0], 1 / precision)
-    assert agrees(found["mean"], exact.mean[0], 1 / precision / (1 + kept))
-    assert not agrees(found["mean"], exact.mean[0], 1 / precision)
-    spread = torch.distributions.Normal(exact.mean[0], (1 / precision / (1 + kept)).sqrt())
-    miss = kl_normal(spread, torch.distributions.Normal(exact.mean[0], precision.rsqrt()))
-    assert miss == pytest.approx(0.5 * ((1 + kept).log() + 1 / (1 + kept) - 1).sum().item()) and miss > 0.05
+        result[completion] = latents(guide, given)
+    assert agrees(result["sample"], exact.mean[0], 1 / precision)
+    assert agrees(result["mean"], exact.mean[0], 1 / precision / (1 + weight))
+    assert not agrees(result["mean"], exact.mean[0], 1 / precision)
+    spread = torch.distributions.Normal(exact.mean[0], (1 / precision / (1 + weight)).sqrt())
+    divergence = kl_normal(spread, torch.distributions.Normal(exact.mean[0], precision.rsqrt()))
+    assert (
+        divergence == pytest.approx(0.5 * ((1 + weight).log() + 1 / (1 + weight) - 1).sum().item())
+        and divergence > 0.05
+    )
 
 
-def test_zeros_are_where_it_starts(given):
+def test_completions_can_start_from_zeros(given):
     guide = IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 1, start="zeros")
     zeros = {"image": torch.zeros(1, 4, dtype=DTYPE), **given}
-    expected, found = PROBLEM.product_guide().posterior(zeros), guide.posterior(given)
-    torch.testing.assert_close(found.mean, expected.mean)
-    torch.testing.assert_close(found.variance, expected.variance)
+    expected, result = PROBLEM.product_guide().posterior(zeros), guide.posterior(given)
+    torch.testing.assert_close(result.mean, expected.mean)
+    torch.testing.assert_close(result.variance, expected.variance)
     assert not torch.equal(
-        IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 1).posterior(given).mean, found.mean
+        IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 1).posterior(given).mean, result.mean
     )
 
 
 @pytest.mark.parametrize("way", ("cross_generate", "Predictive", "parallel", "bounds"))
-def test_every_sample_of_a_row_has_completions_of_its_own(given, way):
-    target, draws = PROBLEM.posterior(given, ["label"]).mean[0], 20_000
+def test_every_sample_of_a_row_has_its_own_completions(given, way):
+    target, num_samples = PROBLEM.posterior(given, ["label"]).mean[0], 20_000
     mean, variance = recursion(torch.zeros(3, dtype=DTYPE), torch.ones(3, dtype=DTYPE), target, 1)
     model, guide = PROBLEM.model(), IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 1)
     loading, noise = PROBLEM.loadings["image"], PROBLEM.scales["image"] ** 2
     mean, spread = mean @ loading.T + PROBLEM.offsets["image"], (loading**2 @ variance) + noise
     if way == "cross_generate":
-        found = cross_generate(model, guide, given, ["image"], draws)["image"][:, 0]
+        result = cross_generate(model, guide, given, ["image"], num_samples)["image"][:, 0]
     elif way == "bounds":  # E log p(image | z) under the same latents
         x = PROBLEM.sample(1)
-        terms = guide_conditional_log_likelihood(model, guide, x, ["label"], ["image"], draws).mean
+        terms = guide_conditional_log_likelihood(model, guide, x, ["label"], ["image"], num_samples).mean
         squares = (x["image"][0] - mean) ** 2 + spread - noise
         expected = -0.5 * (squares / noise + math.log(2 * math.pi * noise)).sum()
         assert abs(terms - expected) < 0.1
         return
     else:
-        number = draws if way == "parallel" else draws // 40  # without plates one call a sample
+        number = num_samples if way == "parallel" else num_samples // 40  # without plates one call per sample
         program = predictive(model, guide, ["image"])
-        found = Predictive(program, num_samples=number, parallel=way == "parallel")(given)["image"][:, 0]
-    assert agrees(found, mean, spread)
+        result = Predictive(program, num_samples=number, parallel=way == "parallel")(given)["image"][:, 0]
+    assert agrees(result, mean, spread)
 
 
-def test_each_row_completes_what_it_lacks():
+def test_the_missing_modalities_of_each_row_are_completed():
     problem, rows = LinearGaussian(3), 6000
     x = repeated(problem.sample(1), rows)
     kinds = torch.arange(rows) % 4
@@ -184,24 +187,24 @@ def test_fill_values_do_not_matter():
     x, guide = PROBLEM.sample(5), IterativeSampling(PROBLEM.model(), PROBLEM.product_guide(), 3)
     observed = {"image": torch.tensor([True, False, True, False, False]), "label": torch.ones(5, dtype=torch.bool)}
     observed["label"][4] = False
-    answers = []
+    samples = []
     for fill in (0.0, math.nan, 1e30):
         torch.manual_seed(0)
         filled = {name: values.where(observed[name][:, None], fill) for name, values in x.items()}
-        answers.append(guide(filled, observed)["z"])
-    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
+        samples.append(guide(filled, observed)["z"])
+    assert torch.equal(samples[0], samples[1]) and torch.equal(samples[0], samples[2])
 
 
 @pytest.mark.parametrize("share", (0.1, 0.5))
 @pytest.mark.parametrize("rounds, chains", [(1, 1), (3, 1), (3, 20)])
-def test_importance_sampling_with_it_is_unbiased(rounds, chains, share):
+def test_importance_sampling_is_unbiased(rounds, chains, share):
     """Completions are auxiliary variables: the weights are valid whatever they are, and whatever the joint guide."""
     x, base = PROBLEM.sample(8), PROBLEM.product_guide(0.2, 1.3)
     guide = IterativeSampling(PROBLEM.model(), base, rounds, chains=chains)
     for subset in (["label"], ["image"]):
-        found = log_likelihood(PROBLEM.model(), guide, x, subset, None, 10_000, prior=share)
-        assert (abs(found.values - PROBLEM.log_evidence(x, subset)) < 5 * found.standard_errors + 2e-3).all()
-        assert found.mc_se < 0.03
+        result = log_likelihood(PROBLEM.model(), guide, x, subset, None, 10_000, prior=share)
+        assert (abs(result.values - PROBLEM.log_evidence(x, subset)) < 5 * result.standard_errors + 2e-3).all()
+        assert result.mc_se < 0.03
     conditional = log_likelihood(PROBLEM.model(), guide, x, ["image"], ["label"], 10_000, prior=share)
     exact = PROBLEM.log_conditional(x, ["image"], ["label"])
     assert (abs(conditional.values - exact) < 5 * conditional.standard_errors + 4e-3).all()
@@ -219,26 +222,26 @@ def test_completions_far_narrower_than_the_posterior_leave_no_bias():
     x = problem.sample(20)
     guide = IterativeSampling(problem.model(), problem.product_guide(), 5)
     one, both = log_likelihoods(problem.model(), guide, x, [(["image"], None), (["label"], ["image"])], 300)
-    for found, exact in (
+    for result, exact in (
         (one, problem.log_evidence(x, ["image"])),
         (both, problem.log_conditional(x, ["label"], ["image"])),
     ):
-        assert not found.unreliable and found.mc_se < 0.02
-        assert abs(found.mean - exact.mean().item()) < 4 * found.mc_se
+        assert not result.unreliable and result.mc_se < 0.02
+        assert abs(result.mean - exact.mean().item()) < 4 * result.mc_se
 
 
 def test_a_joint_guide_of_any_family_can_be_completed(given):
-    """A mixture, which cannot be rebuilt from parameters: one sample of a row is as good as another."""
+    """A mixture, which cannot be rebuilt from its parameters."""
     encoders = {name: PROBLEM.posterior_encoder(name) for name in PROBLEM.modalities}
     mixture = MixtureOfExperts(3, encoders).double()
     x, guide = PROBLEM.sample(8), IterativeSampling(PROBLEM.model(), mixture, 2, chains=4)
-    found = log_likelihood(PROBLEM.model(), guide, x, ["label"], None, 4000)
-    assert (abs(found.values - PROBLEM.log_evidence(x, ["label"])) < 4.5 * found.standard_errors + 2e-3).all()
+    result = log_likelihood(PROBLEM.model(), guide, x, ["label"], None, 4000)
+    assert (abs(result.values - PROBLEM.log_evidence(x, ["label"])) < 4.5 * result.standard_errors + 2e-3).all()
     assert cross_generate(PROBLEM.model(), guide, given, ["image"], 7)["image"].shape == (7, 1, 4)
 
 
 @pytest.mark.parametrize("rounds", (1, 3))
-def test_t_rounds_are_t_encodings(given, rounds):
+def test_t_rounds_encode_t_times(given, rounds):
     base = PROBLEM.product_guide()
     IterativeSampling(PROBLEM.model(), base, rounds)(given)
     assert base.encoders["image"].calls == rounds
@@ -249,13 +252,13 @@ def parts():
     return model, JointGuide(2, {"image": MLP(4, 8, (8,)), "label": MLP(3, 8, (8,))})
 
 
-def test_it_leaves_parameters_modes_and_traces_alone():
+def test_parameters_modes_and_traces_stay_the_same():
     model, base = parts()
     base.joint.encoder.trunk = None
     base = JointGuide(2, {"image": MLP(4, 8, (8,)), "label": MLP(3, 8, (8,))})
-    own = {id(parameter) for parameter in base.parameters()}
+    parameters = {id(parameter) for parameter in base.parameters()}
     guide = IterativeSampling(model, base, 3)
-    assert {id(parameter) for parameter in guide.parameters()} == own
+    assert {id(parameter) for parameter in guide.parameters()} == parameters
     model.train(), guide.train()
     x = {"image": torch.randn(5, 4)}
     assert list(guide(x)) == ["z"]
@@ -281,7 +284,7 @@ def test_bad_options(options, error, message):
         IterativeSampling(parts()[0], lambda x, observed=None: None)
 
 
-def test_jmvae_answers_every_subset_and_trains_its_joint_encoder_alone(tmp_path):
+def test_jmvae_supports_every_subset_and_trains_its_joint_encoder_alone(tmp_path):
     splits = Splits(toy_data(60), toy_data(20, 1, "validation"), toy_data(20, 2, "test"))
     recipe = build("jmvae", toy_networks(), 2, rounds=3, start="zeros", completion="mean")
     assert (recipe.guide.rounds, recipe.guide.start, recipe.guide.completion) == (3, "zeros", "mean")

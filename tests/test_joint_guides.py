@@ -1,4 +1,4 @@
-"""Guides with a joint encoder: to what the encoders of the subsets converge, in closed form."""
+"""Guides with a joint encoder: the limits of the encoders of subsets, in closed form."""
 
 import pyro.distributions as dist
 import pytest
@@ -54,7 +54,7 @@ def train(stage: Stage, model, guide, problem, parts):
     for step in range(STEPS):
         torch.manual_seed(
             STEPS + step
-        )  # the seed of the rows would give the guide the very numbers they were made from
+        )  # with the seed of the data, the guide would get the random numbers that the data were made of
         optimizer.zero_grad()
         stage.objective.loss_and_grads(model, guide, problem.sample(ROWS, seed=step))
         optimizer.step()
@@ -73,7 +73,7 @@ def aggregate(problem, guide, x, subset):
     loading = torch.cat([problem.loadings[m] for m in names])
     noise = torch.cat([torch.full((len(problem.loadings[m]),), problem.scales[m] ** 2, dtype=DTYPE) for m in names])
     posterior = problem.posterior(x, subset)
-    # given x_S: the observed part is known, the rest is its mean through z plus noise of z and of its own
+    # given x_S: the observed part is known, the rest is its mean through z plus the noise of z and of the modality
     known = torch.cat([torch.full((len(problem.loadings[m]),), m in subset) for m in names])
     values = torch.cat([x[m] for m in names], -1)
     offset = torch.cat([problem.offsets[m] for m in names])
@@ -90,16 +90,16 @@ def test_subset_encoders_of_jmvae_kl_converge_to_the_aggregate_of_the_trained_jo
     torch.manual_seed(0)
     guide, model, x = linear_guide(problem), problem.model(), problem.sample(500, seed=10_000)
 
-    def misses():
+    def divergences():
         return [kl_normal(aggregate(problem, guide, x, s), guide.posterior({m: x[m] for m in s})).mean() for s in parts]
 
     parts = problem.subsets()[:-1]
     with torch.no_grad():
-        assert min(misses()) > 0.1
+        assert min(divergences()) > 0.1
     (stage,) = objectives("jmvae-kl")
     train(stage, model, guide, problem, [guide])
     with torch.no_grad():
-        assert max(misses()) < 0.01
+        assert max(divergences()) < 0.01
         # not detached, the joint encoder gives way to its students: it is not the exact posterior
         gaps = [problem.log_evidence(x).mean() - elbo(problem, model, guide, x, problem.modalities).mean()]
         assert gaps[0] > 0.02
@@ -141,17 +141,17 @@ def test_one_stage_gives_the_decoders_the_gradient_of_the_joint_term_alone():
     torch.manual_seed(0)
     recipe = build("telbo", toy_networks(), 2, one_stage=True)
     joint = build("telbo", toy_networks(), 2).stages[0].objective
-    found = []
+    gradients = []
     for loss in (recipe.stages[0].objective, joint):
         recipe.model.zero_grad()
         torch.manual_seed(1)
         loss.loss_and_grads(recipe.model, recipe.guide, x)
-        found.append([p.grad.clone() for p in recipe.model.parameters()])
-    assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
-    assert any(gradient.abs().max() > 0 for gradient in found[0])
+        gradients.append([p.grad.clone() for p in recipe.model.parameters()])
+    assert all(torch.equal(left, right) for left, right in zip(*gradients, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
 
 
-def test_the_two_stages_of_telbo_train_what_they_say():
+def test_the_two_stages_of_telbo_train_their_modules():
     torch.manual_seed(0)
     recipe = build("telbo", toy_networks(), 2)
     subsets = {name: value.clone() for name, value in recipe.guide.networks.state_dict().items()}
@@ -160,12 +160,12 @@ def test_the_two_stages_of_telbo_train_what_they_say():
     assert METHODS["telbo"].stages == len(recipe.stages) == 2
 
 
-def test_weights_of_the_subsets_terms_are_their_own():
+def test_the_terms_of_subsets_have_separate_weights():
     x, _ = toy_data().rows(torch.arange(40))
     values = []
-    for own in (None, {"label": 3.0}):
+    for subset_weights in (None, {"label": 3.0}):
         torch.manual_seed(0)
-        recipe = build("telbo", toy_networks(), 2, weights={"label": 2.0}, subset_weights=own)
+        recipe = build("telbo", toy_networks(), 2, weights={"label": 2.0}, subset_weights=subset_weights)
         torch.manual_seed(1)
         loss = recipe.stages[1].objective
         sums = loss.report(recipe.model, recipe.guide, x)
@@ -176,7 +176,7 @@ def test_weights_of_the_subsets_terms_are_their_own():
     assert after - before == pytest.approx(label, rel=1e-5)
 
 
-def test_the_joint_guides_of_the_recipes_answer_every_subset():
+def test_the_joint_guides_of_the_recipes_support_every_subset():
     for method in ("jmvae-kl", "telbo"):
         guide = build(method, toy_networks(), 2).guide
         assert set(guide.subsets) == {(m,) for m in MODALITIES} | {tuple(MODALITIES)}

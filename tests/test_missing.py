@@ -1,4 +1,4 @@
-"""A missing modality, however it is missing and whatever fills its place, is as if the model did not have it."""
+"""A missing modality, for any way of missing and any fill value, is as if the model did not have it."""
 
 from dataclasses import replace
 
@@ -52,15 +52,15 @@ def test_a_masked_row_has_exactly_the_posterior_without_the_modality(family, mis
     rest = {name: values for name, values in x.items() if name != missing}
     without, predicting_without = g.posterior(rest), g.conditional(rest)
     for row in (~rows).nonzero()[:, 0].tolist():
-        for found, expected in zip(held(masked, row), held(without, row), strict=True):
-            for left, right in zip(found, expected, strict=True):
+        for result, expected in zip(held(masked, row), held(without, row), strict=True):
+            for left, right in zip(result, expected, strict=True):
                 assert left is right or torch.equal(left, right)
         assert torch.equal(predicting.mean[row], predicting_without.mean[row])
         assert torch.equal(predicting.variance[row], predicting_without.variance[row])
 
 
 @pytest.mark.parametrize("family, loss", CASES)
-def test_no_fill_value_reaches_a_loss_or_a_gradient(family, loss):
+def test_no_fill_value_affects_a_loss_or_a_gradient(family, loss):
     programs = model(LaplacePrior(2) if family == "laplace mixture" else None), guide(family)
     observed = {
         "image": torch.tensor([True, False, True, False, False, True]),
@@ -76,9 +76,9 @@ def test_no_fill_value_reaches_a_loss_or_a_gradient(family, loss):
     (value, gradients), *others = results
     assert torch.isfinite(torch.tensor(value)) and gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    for other, found in others:
-        assert other == value and found.keys() == gradients.keys()
-        assert all(torch.equal(found[name], gradients[name]) for name in gradients)
+    for other, result in others:
+        assert other == value and result.keys() == gradients.keys()
+        assert all(torch.equal(result[name], gradients[name]) for name in gradients)
 
 
 @pytest.mark.parametrize("loss", ("elbo", "sampled", "stratified", "tight", "dreg", "pyro"))
@@ -95,18 +95,18 @@ def test_a_modality_masked_everywhere_equals_the_absent_key(family, loss):
     assert alone == pytest.approx(value, rel=1e-6)  # equals the model that never had it
     if family in MIXTURES:
         expected, error = averages(loss, programs, rest, None)
-        found, other = averages(loss, programs, x, nowhere)  # other draws: the mixture has more components
-        assert (found - expected).abs() < 4 * (error**2 + other**2).sqrt()
+        result, other = averages(loss, programs, x, nowhere)  # other random numbers: the mixture has more components
+        assert (result - expected).abs() < 4 * (error**2 + other**2).sqrt()
         return
-    masked, found = value_and_gradients(LOSSES[loss](), programs, x, nowhere)
+    masked, result = value_and_gradients(LOSSES[loss](), programs, x, nowhere)
     assert masked == pytest.approx(value, rel=1e-6)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
-    assert all((gradient == 0).all() for name, gradient in found.items() if name not in gradients)
+        torch.testing.assert_close(result[name], gradient, rtol=1e-4, atol=1e-5)
+    assert all((gradient == 0).all() for name, gradient in result.items() if name not in gradients)
 
 
 def averages(loss, programs, x, observed, calls=8, rows=100):
-    """Mean loss of the first row over independent draws, with its standard error."""
+    """Mean loss of the first row over independent samples, with its standard error."""
     observed = None if observed is None else {name: mask[:1].repeat(rows) for name, mask in observed.items()}
     many = repeated(x, rows)
     values = torch.tensor([LOSSES[loss]().loss(*programs, many, observed) / rows for _ in range(calls)])
@@ -124,7 +124,7 @@ def test_a_row_with_nothing_observed_contributes_nothing(family, loss):
 
 
 @pytest.mark.parametrize("bound", ("stratified", "tight"))
-def test_exact_losses_with_missing_rows_are_the_evidence_of_what_each_row_holds(bound):
+def test_exact_losses_with_missing_rows_are_the_evidence_of_the_observed_modalities(bound):
     problem = LinearGaussian(3)
     x, m, g = problem.sample(8), problem.model(), problem.product_guide()
     observed = {name: torch.arange(8) // 2**i % 2 == 1 for i, name in enumerate(problem.modalities)}
@@ -137,7 +137,7 @@ def test_exact_losses_with_missing_rows_are_the_evidence_of_what_each_row_holds(
         assert -loss.loss(m, g, x, observed) == pytest.approx(expected, rel=1e-10)
 
 
-def test_missing_rows_of_the_subset_elbo_are_the_evidences_of_what_each_term_sees():
+def test_missing_rows_of_the_subset_elbo_are_the_evidences_of_each_term():
     problem = LinearGaussian(2)
     x = problem.sample(6)
     observed = {
@@ -156,8 +156,8 @@ def test_missing_rows_of_the_subset_elbo_are_the_evidences_of_what_each_term_see
 
 @pytest.mark.parametrize("absent", ("image", "label", "word"))
 @pytest.mark.parametrize("method", ("jmvae-kl", "mvae"))
-def test_objectives_over_parts_take_a_masked_modality_for_an_absent_one(method, absent):
-    """A part that a row does not hold must not count under another name, nor all that it holds a second time."""
+def test_objectives_over_subsets_treat_a_masked_modality_as_absent(method, absent):
+    """A subset that a row does not contain must not count as another one, nor the full subset twice."""
     x = batch()
     modalities = {
         "image": Modality("image", (SIZE,), "vector", "normal"),
@@ -169,11 +169,11 @@ def test_objectives_over_parts_take_a_masked_modality_for_an_absent_one(method, 
     programs = recipe.model, recipe.guide
     loss = _divergences_only(recipe.stages[0].objective)
     rest = {name: values for name, values in x.items() if name != absent}
-    value, wanted = value_and_gradients(loss, programs, rest, None)
-    masked, found = value_and_gradients(loss, programs, x, {absent: torch.zeros(ROWS, dtype=torch.bool)})
+    value, expected_gradients = value_and_gradients(loss, programs, rest, None)
+    masked, result = value_and_gradients(loss, programs, x, {absent: torch.zeros(ROWS, dtype=torch.bool)})
     assert masked == pytest.approx(value, rel=1e-5)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(result[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def _divergences_only(objective):
@@ -185,16 +185,16 @@ def _divergences_only(objective):
     return replace(objective, body=_divergences_only(objective.body))
 
 
-def test_jmvae_kl_terms_leave_out_rows_that_a_subset_does_not_hold():
+def test_jmvae_kl_terms_leave_out_rows_without_the_subset():
     m, g, x = model(), guide("joint"), batch()
     loss = elbo(GUIDE | "image", GUIDE)
     rows = torch.tensor([True, True, False, True, False, True])
     x = filled(x, "image", rows, float("nan"))
     value, gradients = value_and_gradients(loss, (m, g), x, {"image": rows})
-    kept = {name: values[rows] for name, values in x.items()}
-    expected, wanted = value_and_gradients(loss, (m, g), kept, None)
+    complete = {name: values[rows] for name, values in x.items()}
+    expected, expected_gradients = value_and_gradients(loss, (m, g), complete, None)
     assert value == pytest.approx(expected, rel=1e-5)
-    for name, gradient in wanted.items():
+    for name, gradient in expected_gradients.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-5)
 
 
@@ -220,26 +220,26 @@ def test_prediction_with_a_masked_row_equals_the_absent_key(targets):
     x, m, g = problem.sample(3), problem.model(), problem.product_guide()
     rows = torch.tensor([True, False, False])
     spoilt = {**x, "label": torch.where(rows[:, None], x["label"], float("nan"))}
-    found = cross_generate(m, g, spoilt, targets, num_samples=3000, observed={"label": rows}, output="mean")
+    result = cross_generate(m, g, spoilt, targets, num_samples=3000, observed={"label": rows}, output="mean")
     posteriors = problem.posterior(x), problem.posterior(x, ["image"])
     for name in targets:
         for row in range(3):
             posterior = posteriors[0 if rows[row] else 1]
             mean = posterior.mean[row] @ problem.loadings[name].T + problem.offsets[name]
-            average, error = mean_and_se(found[name][:, row])
+            average, error = mean_and_se(result[name][:, row])
             assert ((average - mean).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("targets", (("image",), ("label",), ("image", "label")))
-def test_prediction_with_a_row_of_nothing_draws_it_from_the_models_prior(targets):
+def test_prediction_without_evidence_uses_the_prior_of_the_model(targets):
     problem = LinearGaussian(2)
     x, g = problem.sample(3), problem.product_guide()
     m = MultimodalModel(3, dict(problem.model().likelihoods), Elsewhere()).double()
     rows = torch.tensor([True, False, True])
     observed = {"image": rows, "label": rows}
-    found = cross_generate(m, g, x, targets, num_samples=3000, observed=observed, output="mean")
+    result = cross_generate(m, g, x, targets, num_samples=3000, observed=observed, output="mean")
     for name in targets:
-        average, error = mean_and_se(found[name])
+        average, error = mean_and_se(result[name])
         prior = m.likelihoods[name](torch.full((3,), 5.0, dtype=torch.float64)).mean
         assert ((average[1] - prior).abs() < 4 * error[1]).all()
         posterior = m.likelihoods[name](g.posterior(x).mean).mean

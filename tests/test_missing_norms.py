@@ -1,4 +1,4 @@
-"""Encoders with batch norm see observed rows only, and each encoder of a joint guide the rows that it answers."""
+"""Batch norms normalize over observed rows only, and in a joint guide over the rows of each encoder."""
 
 import copy
 import math
@@ -22,16 +22,16 @@ from multipyro.inference.objectives import GUIDE, MODEL, elbo
 
 @pytest.mark.parametrize("family", ("product", "mixture", "laplace mixture", "mixture of products"))
 @pytest.mark.parametrize("fill", (0.0, float("nan"), 1e30))
-def test_batch_norm_sees_observed_rows_only(family, fill):
+def test_batch_norm_normalizes_over_observed_rows_only(family, fill):
     rows = torch.tensor([True, False, True, True, False, True])
     x = filled(batch(), "image", rows, fill)
     g, twin = guide(family, normalized=True), guide(family, normalized=True)
     g.train(), twin.train()
-    found = g.experts(x, {"image": rows})["image"]
+    result = g.experts(x, {"image": rows})["image"]
     expected = twin.encoders["image"](batch()["image"][rows])
-    torch.testing.assert_close(found.mean[rows], expected.mean)
-    torch.testing.assert_close(found.variance[rows], expected.variance)
-    assert torch.isfinite(found.mean).all() and torch.isfinite(found.variance).all()
+    torch.testing.assert_close(result.mean[rows], expected.mean)
+    torch.testing.assert_close(result.variance[rows], expected.variance)
+    assert torch.isfinite(result.mean).all() and torch.isfinite(result.variance).all()
     norms = [
         next(part for part in made.encoders["image"].modules() if isinstance(part, nn.BatchNorm1d))
         for made in (g, twin)
@@ -41,7 +41,7 @@ def test_batch_norm_sees_observed_rows_only(family, fill):
 
 
 @pytest.mark.parametrize("family", ("product", "mixture", "mixture of products"))
-def test_batch_norm_lets_no_fill_value_into_a_loss(family):
+def test_with_batch_norm_no_fill_value_affects_a_loss(family):
     observed = {
         "image": torch.tensor([True, False, True, True, False, True]),
         "word": torch.tensor([False, True, True, True, False, True]),
@@ -60,7 +60,7 @@ def test_batch_norm_lets_no_fill_value_into_a_loss(family):
 @pytest.mark.parametrize("family", ("product", "mixture", "mixture of products", "joint", "bridged"))
 @pytest.mark.parametrize("number", (0, 1))
 def test_batch_norm_with_no_row_observed_or_one(family, number):
-    """Of fewer than two rows there are no statistics: the running ones answer, and stay as they are."""
+    """Fewer than two rows have no statistics: the running ones are used, and do not change."""
     rows = torch.arange(ROWS) < number
     m, g = model(), guide(family, normalized=True)
     for _ in range(3):
@@ -82,12 +82,12 @@ def test_batch_norm_with_no_row_observed_or_one(family, number):
 
 
 @pytest.mark.parametrize("fill", FILLS)
-def test_the_encoders_of_a_joint_guide_see_only_rows_that_hold_what_they_take(fill):
+def test_batch_norms_of_a_joint_guide_normalize_over_rows_that_contain_their_inputs(fill):
     rows = torch.tensor([True, False, True, True, False, True])
     g, twin = guide("joint", normalized=True), guide("joint", normalized=True)
-    x, kept = filled(batch(), "image", rows, fill), {name: values[rows] for name, values in batch().items()}
-    found, expected = g.posterior(x, {"image": rows}), twin.posterior(kept)
-    torch.testing.assert_close(found.mean[rows], expected.mean)
+    x, complete = filled(batch(), "image", rows, fill), {name: values[rows] for name, values in batch().items()}
+    result, expected = g.posterior(x, {"image": rows}), twin.posterior(complete)
+    torch.testing.assert_close(result.mean[rows], expected.mean)
     twin.posterior({name: values for name, values in batch().items() if name != "image"})
     norms = [[part for part in made.modules() if isinstance(part, nn.BatchNorm1d)] for made in (g, twin)]
     joint = [part for part in g.joint.modules() if isinstance(part, nn.BatchNorm1d)]
@@ -97,7 +97,7 @@ def test_the_encoders_of_a_joint_guide_see_only_rows_that_hold_what_they_take(fi
         assert torch.isfinite(norm.running_mean).all()
 
 
-def test_an_encoder_of_a_joint_guide_runs_once_a_step_with_missing_rows_too():
+def test_an_encoder_of_a_joint_guide_runs_once_per_step_with_missing_rows_too():
     m, g, x = model(), guide("joint"), batch()
     calls = []
     for name, network in g.networks.items():

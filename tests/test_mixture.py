@@ -1,4 +1,4 @@
-"""The stratified mixture: its density, its samples, its shares, its gradients."""
+"""The stratified mixture: density, samples, numbers of samples per component, gradients."""
 
 import math
 
@@ -85,72 +85,72 @@ def test_density_integrates_to_one(families):
 @pytest.mark.parametrize("families", ((dist.Normal,), (dist.Laplace,), MIXED))
 @pytest.mark.parametrize("through", ("sample shape", "expand", "rows"))
 def test_samples_fit_the_density(families, through):
-    draws = 10_000
+    num_samples = 10_000
     components, weights = parts(3, 2, families=families), row_weights(2, 3)
     mixture = StratifiedMixture(components, weights)
     if through == "sample shape":
-        samples = mixture.sample((draws,))
+        samples = mixture.sample((num_samples,))
     elif through == "expand":
-        samples = mixture.expand((draws, 2)).sample()
+        samples = mixture.expand((num_samples, 2)).sample()
     else:
-        samples = mixture.expand((draws, 2)).expand((1, draws, 2)).sample()[0]
-    assert samples.shape == (draws, 2, 2)
+        samples = mixture.expand((num_samples, 2)).expand((1, num_samples, 2)).sample()[0]
+    assert samples.shape == (num_samples, 2, 2)
     for power in (1, 2):
-        found, error = mean_and_se(samples**power)
+        moment, error = mean_and_se(samples**power)
         exact = mixture.mean if power == 1 else mixture.variance + mixture.mean**2
-        assert ((found - exact).abs() < 4 * error).all()
+        assert ((moment - exact).abs() < 4 * error).all()
     for threshold in (-2.0, 0.0, 1.5):
         exact = sum(
             weights[:, j, None] * components[j].base_dist.cdf(torch.tensor(threshold).double()) for j in range(3)
         )
-        error = (exact * (1 - exact) / draws).sqrt()
+        error = (exact * (1 - exact) / num_samples).sqrt()
         assert (((samples < threshold).double().mean(0) - exact).abs() < 4 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize("rows", (128, 31, 100, 5, 1))
-def test_shares_are_exact_at_any_batch_size(rows):
-    number, draws = 31, 1000
+def test_every_component_gets_its_share_at_any_batch_size(rows):
+    number, num_samples = 31, 1000
     mixture = labeled(number, rows)
-    counts, by_row = torch.zeros(draws, number), torch.zeros(rows, number)
-    for draw in range(draws):
+    counts, by_row = torch.zeros(num_samples, number), torch.zeros(rows, number)
+    for trial in range(num_samples):
         index = mixture.sample().round().long()[:, 0]
-        counts[draw] = torch.bincount(index, minlength=number)
+        counts[trial] = torch.bincount(index, minlength=number)
         by_row[torch.arange(rows), index] += 1
     assert counts.min() >= rows // number and counts.max() <= -(-rows // number)
     share = rows / number % 1  # of the calls in which a component gets one row more than the others
-    error = math.sqrt(share * (1 - share) / draws)
+    error = math.sqrt(share * (1 - share) / num_samples)
     assert ((counts.mean(0) - rows / number).abs() <= 4 * error + 1e-6).all()
-    # no row is bound to a component by its place in the batch: thousands of cells, hence 5.5 standard errors
-    error = math.sqrt(1 / number * (1 - 1 / number) / draws)
-    assert ((by_row / draws - 1 / number).abs() < 5.5 * error).all()
+    # the position in the batch does not determine the component: thousands of cells, hence 5.5 standard errors
+    error = math.sqrt(1 / number * (1 - 1 / number) / num_samples)
+    assert ((by_row / num_samples - 1 / number).abs() < 5.5 * error).all()
 
 
-def test_neighboring_rows_are_not_tied():
-    """The permutation is random: two rows share a component no more often than chance has it."""
+def test_components_of_neighboring_rows_are_independent():
+    """The permutation is random: two rows share a component as often as by chance."""
     mixture = labeled(4, 8)
     same = torch.zeros(1500, 7)
-    for draw in range(1500):
+    for trial in range(1500):
         index = mixture.sample().round()[:, 0]
-        same[draw] = (index[1:] == index[:-1]).float()
-    found, error = mean_and_se(same)
-    assert ((found - 1 / 7).abs() < 4 * error).all()  # 8 rows, 2 a component: the other one sits at 7 equal places
+        same[trial] = (index[1:] == index[:-1]).float()
+    share, error = mean_and_se(same)
+    assert ((share - 1 / 7).abs() < 4 * error).all()  # 8 rows, 2 per component: the other one is at any of 7 places
 
 
-def test_shares_are_exact_with_missing_rows():
-    rows, number, draws = 50, 3, 1500
-    held = torch.rand(rows, number, generator=torch.Generator().manual_seed(0)) > 0.4
-    held[:, 1] |= ~held.any(-1)
-    weights = held.double() / held.sum(-1, keepdim=True)
+def test_every_component_gets_its_share_with_missing_rows():
+    rows, number, num_samples = 50, 3, 1500
+    present = torch.rand(rows, number, generator=torch.Generator().manual_seed(0)) > 0.4
+    present[:, 1] |= ~present.any(-1)
+    weights = present.double() / present.sum(-1, keepdim=True)
     mixture = labeled(number, rows, weights)
-    seen = torch.zeros(rows, number)
-    for _ in range(draws):
-        seen[torch.arange(rows), mixture.sample().round().long()[:, 0]] += 1
-    assert (seen[~held] == 0).all()
-    error = (weights * (1 - weights) / draws).sqrt()
-    assert ((seen / draws - weights).abs() <= 4.5 * error + 1e-9).all()
+    assigned = torch.zeros(rows, number)
+    for _ in range(num_samples):
+        assigned[torch.arange(rows), mixture.sample().round().long()[:, 0]] += 1
+    assert (assigned[~present] == 0).all()
+    error = (weights * (1 - weights) / num_samples).sqrt()
+    assert ((assigned / num_samples - weights).abs() <= 4.5 * error + 1e-9).all()
 
 
-def test_shares_within_each_row_of_many_samples():
+def test_every_component_gets_its_share_of_the_samples_of_a_row():
     weights = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]], dtype=DTYPE)
     index = labeled(3, 2, weights).sample((100,)).round().long()[..., 0]
     counts = torch.stack([torch.bincount(index[:, row], minlength=3) for row in range(2)])
@@ -206,7 +206,7 @@ def test_pathwise_gradient_matches_finite_differences(families, shape):
         moved = moved.reshape(start.shape)
         numeric[entry] = (value(start + moved) - value(start - moved)) / (2 * step)
     torch.testing.assert_close(gradient.flatten(), numeric, rtol=1e-6, atol=1e-7)
-    assert (gradient != 0).sum() >= 20  # several components really were drawn
+    assert (gradient != 0).sum() >= 20  # several components were sampled
 
 
 @pytest.mark.parametrize("families", ((dist.Normal,), MIXED))
@@ -219,19 +219,19 @@ def test_expected_pathwise_gradient_is_that_of_the_expectation(families):
         components = [families[j % len(families)](loc[j].expand(rows, 1), 0.7).to_event(1) for j in range(3)]
         value = StratifiedMixture(components, weights).rsample().square().sum() / rows
         gradients.append(torch.autograd.grad(value, loc)[0].flatten())
-    found, error = mean_and_se(torch.stack(gradients))
-    assert ((found - 2 * weights * loc.detach().flatten()).abs() < 4 * error).all()
+    gradient, error = mean_and_se(torch.stack(gradients))
+    assert ((gradient - 2 * weights * loc.detach().flatten()).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("families", ((dist.Normal,), MIXED))
-def test_strata_come_from_their_components(families):
+def test_strata_are_samples_of_their_components(families):
     components = parts(3, 2, families=families)
     samples = StratifiedMixture(components).rsample_strata((20_000,))
     assert samples.shape == (20_000, 3, 2, 2)
     for j, component in enumerate(components):
         for power, exact in ((1, component.mean), (2, component.variance + component.mean**2)):
-            found, error = mean_and_se(samples[:, j] ** power)
-            assert ((found - exact).abs() < 4 * error).all()
+            moment, error = mean_and_se(samples[:, j] ** power)
+            assert ((moment - exact).abs() < 4 * error).all()
 
 
 def test_components_and_detach():
@@ -261,18 +261,18 @@ def test_bad_mixtures():
         StratifiedMixture([dist.Normal(torch.zeros(3), 1.0)])
 
 
-def test_mixture_of_experts_is_the_mean_of_the_experts_a_row_has():
+def test_mixture_of_experts_is_the_mean_of_the_experts_of_each_row():
     problem = LinearGaussian(3)
     x = problem.sample(6)
     guide = problem.mixture_guide()
     observed = {"label": torch.tensor([True, False, True, False, True, True])}
     value = torch.randn(6, 3, dtype=DTYPE)
-    found = guide.posterior(x, observed).log_prob(value).exp()
+    density = guide.posterior(x, observed).log_prob(value).exp()
     densities = {name: problem.posterior_encoder(name)(x[name]).log_prob(value).exp() for name in problem.modalities}
     rows = observed["label"]
     whole = sum(densities.values()) / 3
     without = (densities["image"] + densities["word"]) / 2
-    torch.testing.assert_close(found, torch.where(rows, whole, without))
+    torch.testing.assert_close(density, torch.where(rows, whole, without))
 
 
 def test_mixture_of_products_with_singletons_or_only_the_full_set():

@@ -28,9 +28,9 @@ def same(left, right):
     return torch.equal(left.mean, right.mean) and torch.equal(left.variance, right.variance)
 
 
-def close_to_posterior(found, exact):
-    covariance = found.variance.diag_embed()
-    torch.testing.assert_close(found.mean, exact.mean, rtol=0, atol=1e-5)
+def close_to_posterior(result, exact):
+    covariance = result.variance.diag_embed()
+    torch.testing.assert_close(result.mean, exact.mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(covariance, exact.covariance_matrix.expand_as(covariance), rtol=0, atol=1e-5)
 
 
@@ -50,7 +50,7 @@ def test_product_of_exact_experts_is_the_exact_posterior_for_every_subset(count)
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_mixture_of_products_holds_the_exact_posterior_of_every_subset(count):
+def test_mixture_of_products_contains_the_exact_posterior_of_every_subset(count):
     problem = LinearGaussian(count)
     x = problem.sample(8)
     encoders = {name: problem.expert_encoder(name) for name in problem.modalities}
@@ -77,32 +77,32 @@ def test_product_of_posteriors_overcounts_the_prior():
 def test_prior_expert_other_than_the_standard_normal():
     expert = normal(4)
     prior = dist.Normal(torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.3, 2.0, 5.0]).double()).to_event(1)
-    found = product_of_experts([expert], prior=prior)
+    result = product_of_experts([expert], prior=prior)
     precision = 1 / expert.variance + 1 / prior.variance
-    torch.testing.assert_close(found.variance, 1 / precision)
-    torch.testing.assert_close(found.mean, (expert.mean / expert.variance + prior.mean / prior.variance) / precision)
+    torch.testing.assert_close(result.variance, 1 / precision)
+    torch.testing.assert_close(result.mean, (expert.mean / expert.variance + prior.mean / prior.variance) / precision)
 
 
 @pytest.mark.parametrize("scale", (1e-6, 1e-3, 1e3, 1e6))
 def test_product_is_stable_at_any_scale_in_single_precision(scale):
     wide, narrow = normal(6, dtype=torch.float32), normal(6, scale, seed=1, dtype=torch.float32)
-    found = product_of_experts([wide, narrow], prior=dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    result = product_of_experts([wide, narrow], prior=dist.Normal(torch.zeros(3), 1.0).to_event(1))
     precisions = [1 / e.variance.double() for e in (wide, narrow)] + [torch.ones(6, 3).double()]
     means = [wide.mean.double(), narrow.mean.double(), torch.zeros(6, 3).double()]
     total = sum(precisions)
     mean = sum(p * m for p, m in zip(precisions, means, strict=True)) / total
-    torch.testing.assert_close(found.base_dist.scale.double(), total.rsqrt(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(found.mean.double(), mean, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result.base_dist.scale.double(), total.rsqrt(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(result.mean.double(), mean, rtol=1e-4, atol=1e-6)
 
 
 def test_powers_multiply_precisions():
     first, second = normal(5), normal(5, seed=1)
     rows = torch.rand(5, 3, dtype=torch.float64)
-    found = product_of_experts({"a": first, "b": second}, powers={"a": 0.3, "b": rows})
+    result = product_of_experts({"a": first, "b": second}, powers={"a": 0.3, "b": rows})
     precision = 0.3 / first.variance + rows / second.variance
-    torch.testing.assert_close(found.variance, 1 / precision)
+    torch.testing.assert_close(result.variance, 1 / precision)
     torch.testing.assert_close(
-        found.mean, (0.3 * first.mean / first.variance + rows * second.mean / second.variance) / precision
+        result.mean, (0.3 * first.mean / first.variance + rows * second.mean / second.variance) / precision
     )
     whole = product_of_experts({"a": first, "b": second})
     assert same(product_of_experts({"a": first, "b": second}, powers={"a": 1.0}), whole)
@@ -122,22 +122,22 @@ def test_missing_experts_equal_the_product_without_them_bit_for_bit(count, with_
     prior = dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1) if with_prior else None
     masked = product_of_experts(experts, prior=prior, observed=observed)
     for row in range(1, rows):
-        held = [name for name in names if observed[name][row]]
-        alone = product_of_experts({name: experts[name] for name in held}, prior=prior)
+        present = [name for name in names if observed[name][row]]
+        alone = product_of_experts({name: experts[name] for name in present}, prior=prior)
         assert torch.equal(masked.mean[row], alone.mean[row])
         assert torch.equal(masked.variance[row], alone.variance[row])
     assert torch.equal(masked.mean[0], torch.zeros(3, dtype=torch.float64))
     assert torch.equal(masked.variance[0], torch.ones(3, dtype=torch.float64))
 
 
-def test_a_missing_expert_gets_no_gradient_and_spoils_none():
+def test_a_missing_expert_gets_no_gradient_and_affects_no_other():
     loc = torch.tensor([[1.0], [1e30]], requires_grad=True)
-    kept = torch.zeros(2, 1, requires_grad=True)
-    experts = {"a": dist.Normal(kept, 1.0).to_event(1), "b": dist.Normal(loc, 1e-8).to_event(1)}
-    found = product_of_experts(experts, observed={"b": torch.tensor([True, False])})
-    (found.mean.sum() + found.variance.sum()).backward()
+    complete = torch.zeros(2, 1, requires_grad=True)
+    experts = {"a": dist.Normal(complete, 1.0).to_event(1), "b": dist.Normal(loc, 1e-8).to_event(1)}
+    result = product_of_experts(experts, observed={"b": torch.tensor([True, False])})
+    (result.mean.sum() + result.variance.sum()).backward()
     assert loc.grad[1] == 0 and loc.grad[0] > 0.9
-    assert torch.equal(kept.grad[1], torch.ones(1))
+    assert torch.equal(complete.grad[1], torch.ones(1))
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -151,27 +151,27 @@ def test_all_subset_products_at_once_equal_one_by_one(count, prior):
     flags = [len(s) == count for s in subsets] if prior == "full" else [prior] * len(subsets)
     expert = normal(1, scale=2.0, seed=9).base_dist
     standard = dist.Normal(expert.loc[0], expert.scale[0]).to_event(1)
-    found = subset_products(experts, subsets, standard, flags, observed=observed)
-    assert found.batch_shape == (len(subsets), 6) and found.event_shape == (3,)
+    result = subset_products(experts, subsets, standard, flags, observed=observed)
+    assert result.batch_shape == (len(subsets), 6) and result.event_shape == (3,)
     for position, subset in enumerate(subsets):
         given = {name: experts[name] for name in subset}
         masks = {name: rows for name, rows in observed.items() if name in subset}
         alone = product_of_experts(given, prior=standard if flags[position] else None, observed=masks)
-        torch.testing.assert_close(found.mean[position], alone.mean, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(found.variance[position], alone.variance, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(result.mean[position], alone.mean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(result.variance[position], alone.variance, rtol=1e-12, atol=1e-12)
 
 
 def test_only_some_subsets_in_any_order_and_with_repeats():
     experts = {name: normal(4, seed=i) for i, name in enumerate("abcd")}
     subsets = [("d", "b"), ("a",), ("c", "a", "d"), ("a",)]
-    found = subset_products(experts, subsets)
+    result = subset_products(experts, subsets)
     for position, subset in enumerate(subsets):
         alone = product_of_experts({name: experts[name] for name in subset})
-        torch.testing.assert_close(found.mean[position], alone.mean)
-        torch.testing.assert_close(found.variance[position], alone.variance)
+        torch.testing.assert_close(result.mean[position], alone.mean)
+        torch.testing.assert_close(result.variance[position], alone.variance)
 
 
-def test_the_experts_algebra_refuses_what_it_cannot_multiply():
+def test_experts_that_cannot_be_multiplied_are_refused():
     laplace = LaplaceEncoder(MLP(2, 4), 3)(torch.zeros(1, 2))
     with pytest.raises(TypeError, match="normal"):
         product_of_experts({"image": laplace})
@@ -188,5 +188,5 @@ def test_product_guide_without_a_prior_expert():
     x = problem.sample(4)
     encoders = {name: problem.expert_encoder(name) for name in problem.modalities}
     guide = ProductOfExperts(3, encoders, prior_expert=False).double()
-    found, exact = guide.posterior(x), problem.posterior(x)
-    torch.testing.assert_close(1 / found.variance, exact.precision_matrix.diagonal(dim1=-2, dim2=-1) - 1)
+    result, exact = guide.posterior(x), problem.posterior(x)
+    torch.testing.assert_close(1 / result.variance, exact.precision_matrix.diagonal(dim1=-2, dim2=-1) - 1)
