@@ -1,4 +1,4 @@
-"""Coherence and probes of latents on programs whose right answer is known."""
+"""Coherence and probes of latents on programs for which the correct values are known."""
 
 import math
 from dataclasses import replace
@@ -66,11 +66,11 @@ def cdf(value):
 
 
 def data(labels, vector=None, **kwargs):
-    """Rows of the vector, its label and its word, the vector having the sign of the label by default."""
+    """A vector, its label and its word, the vector having the sign of the label by default."""
     if vector is None:
         vector = (labels * 2.0 - 1.0)[:, None] * 0.5
     x = {"vector": vector, "label": labels, "word": WORD.encode(["ab", "b"])[labels]}
-    return MultimodalData("made", {"vector": VECTOR, "label": LABEL, "word": WORD}, x, labels=labels, **kwargs)
+    return MultimodalData("toy", {"vector": VECTOR, "label": LABEL, "word": WORD}, x, labels=labels, **kwargs)
 
 
 def model():
@@ -85,7 +85,7 @@ def model():
 CLASSIFIERS = {"label": Classifier(LABEL), "word": Classifier(WORD), "vector": Classifier(VECTOR, Sign())}
 
 
-def test_a_text_is_judged_wherever_it_starts():
+def test_a_text_is_classified_wherever_it_starts():
     text = Modality("text", (6,), "text", "categorical", 4, ("ab", "b"), "-abc")
     rows = torch.tensor([[0, 0, 1, 2, 0, 0], [2, 0, 0, 0, 0, 0], [0, 1, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0]])
     assert Classifier(text)(rows).tolist() == [0, 1, -1, -1]
@@ -143,7 +143,7 @@ def test_coherence_by_number_is_the_mean_over_subsets_and_their_targets():
     vector[:30] *= -1
     guide = AtTheVector(1, modalities=("vector", "label", "word"), subsets=[("vector",), ("vector", "label")])
     found = coherence_by_number(model(), guide, data(labels, vector), CLASSIFIERS)
-    # of rows that are not turned both are right in class 0 and the label alone in class 1, of turned rows none
+    # of vectors that are not negated both are right in class 0 and the label alone in class 1, of negated ones none
     both, value = [2] * 85 + [1] * 85 + [0] * 30, (0.85 + 0.425) / 2
     spread = math.sqrt(sum((right - 2 * value) ** 2 for right in both)) / 400
     assert (found[1].value, found[1].se) == pytest.approx((value, spread))
@@ -151,7 +151,7 @@ def test_coherence_by_number_is_the_mean_over_subsets_and_their_targets():
     assert set(found) == {1, 2}
 
 
-def test_coherence_by_number_counts_the_rows_that_hold_the_subset():
+def test_coherence_by_number_counts_the_data_points_that_contain_the_subset():
     labels = torch.arange(40) % 2
     rows = data(labels, observed={"vector": torch.arange(40) < 10}).select(["vector", "label"])
     rows.x["vector"][10:] = math.nan
@@ -196,8 +196,8 @@ def test_a_probe_finds_separable_latents_and_only_those():
 def test_data_without_labels_has_no_such_metric():
     rows = replace(data(torch.arange(4) % 2), labels=None)
     guide = AtTheVector(1, modalities=("vector",))
-    with pytest.raises(ValueError, match="'made' has no labels"):
+    with pytest.raises(ValueError, match="'toy' has no labels"):
         conditional_coherence(model(), guide, rows, ["vector"], "label", CLASSIFIERS["label"])
-    with pytest.raises(ValueError, match="'made' has no labels"):
+    with pytest.raises(ValueError, match="'toy' has no labels"):
         latent_accuracy(guide, rows, rows, ["vector"])
     assert train_classifiers(rows, rows) == {}

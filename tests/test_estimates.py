@@ -47,7 +47,7 @@ def test_trials_of_one_data_point_count_as_one_where_they_agree():
 
 
 def test_the_error_of_dependent_trials_is_that_of_repeated_experiments():
-    """Each data point has a probability of its own, uniform, and 1 to 4 trials with it."""
+    """Each data point has its probability, uniform, and 1 to 4 trials with it."""
     torch.manual_seed(0)
     estimates, trials = [], torch.arange(100) % 4 + 1
     for _ in range(400):

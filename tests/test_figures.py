@@ -1,128 +1,254 @@
-"""Figures: what is drawn where, and that nothing of matplotlib's global state is touched."""
+"""Figures of latents, attributes, words and numbers: what they show, and that each applies where it says."""
 
 import io
+from dataclasses import replace
 
-import matplotlib
 import pytest
 import torch
 from matplotlib.figure import Figure
 
-from multipyro.data import Modality
-from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.evaluation.figures._drawing import draw_value
-from multipyro.ppl_models import (
-    MLP,
-    CategoricalLikelihood,
-    ContinuousBernoulliLikelihood,
-    MultimodalModel,
-    NormalLikelihood,
-    OneHotMLP,
+from multipyro.data import Modality, Splits, load_dataset
+from multipyro.inference import build, networks_for
+from multipyro.inference.evaluation import attribute_scores, decode, embed, latent_dimensions
+from multipyro.inference.evaluation.figures import (
+    attribute_changes_figure,
+    attribute_edits_figure,
+    attribute_scores_figure,
+    by_number_figure,
+    by_setting_figure,
+    cross_generation_figure,
+    figures_of,
+    latent_map_figure,
+    latent_samples_figure,
+    posteriors_figure,
+    save_figure,
+    training_curves_figure,
+    traversals_figure,
+    word_histogram_figure,
 )
-
-MODALITIES = {
-    "image": Modality("image", (1, 4, 4), "image", "continuous_bernoulli"),
-    "color": Modality("color", (3, 4, 4), "image", "normal"),
-    "label": Modality("label", (), "label", "categorical", 3),
-    "word": Modality("word", (3,), "text", "categorical", 4, ("ab", "ca", "bbb"), " abc"),
-    "vector": Modality("vector", (6,), "vector", "normal"),
-}
+from multipyro.inference.evaluation.figures._drawing import draw_tiles
 
 
-@pytest.fixture
-def programs():
-    likelihoods = {
-        "image": ContinuousBernoulliLikelihood(MLP(2, (1, 4, 4), (8,))),
-        "color": NormalLikelihood(MLP(2, (3, 4, 4), (8,))),
-        "label": CategoricalLikelihood(MLP(2, 3, (8,))),
-        "word": CategoricalLikelihood(MLP(2, (3, 4), (8,))),
-        "vector": NormalLikelihood(MLP(2, 6, (8,))),
-    }
-    encoders = {
-        "image": MLP((1, 4, 4), 8, ()),
-        "color": MLP((3, 4, 4), 8, ()),
-        "label": OneHotMLP(3, 8, ()),
-        "word": OneHotMLP(4, 8, (), length=3),
-        "vector": MLP(6, 8, ()),
-    }
-    guide = ProductOfExperts(2, {name: NormalEncoder(network, 2) for name, network in encoders.items()})
-    return MultimodalModel(2, likelihoods), guide
+@pytest.fixture(scope="module")
+def digits():
+    parts = [getattr(load_dataset("digits"), name) for name in Splits.NAMES]
+    return Splits(*(part.take(torch.arange(60)) for part in parts))
 
 
-def rows(number):
-    return {
-        "image": torch.rand(number, 1, 4, 4),
-        "color": torch.rand(number, 3, 4, 4),
-        "label": torch.arange(number) % 3,
-        "word": MODALITIES["word"].encode(["ab", "ca", "bbb"] * number)[:number],
-        "vector": torch.randn(number, 6),
-    }
+def recipe_of(splits, method="mvae", latent_dim=3, **options):
+    torch.manual_seed(0)
+    return build(method, networks_for(splits.train.modalities, (8,)), latent_dim, **options)
 
 
-def texts(figure):
+def images_of(figure):
+    return [torch.as_tensor(ax.images[0].get_array().filled()) for ax in figure.axes if ax.images]
+
+
+def texts_of(figure):
     return [text.get_text() for ax in figure.axes for text in ax.texts]
 
 
-def pictures(figure):
-    return [ax.images[0].get_array() for ax in figure.axes if ax.images]
+def test_a_traversal_moves_one_dimension_from_the_posterior_mean(digits):
+    recipe = recipe_of(digits)
+    x, _ = digits.test.rows(torch.arange(20))
+    modalities = digits.test.modalities
+    figure = traversals_figure(
+        recipe.model, recipe.guide, modalities, x, ["image"], ["image", "label"], num_steps=5, num_dimensions=2
+    )
+    kl = latent_dimensions(recipe.model, recipe.guide, x, ["image", "label"]).kl.mean(0)
+    order = kl.argsort(descending=True)[:2]
+    bars = [ax.patches[0].get_width() for ax in figure.axes if ax.patches]
+    assert bars == pytest.approx(kl[order].tolist())
+    given, *steps = images_of(figure)
+    assert torch.equal(given, x["image"][0, 0])
+    # the middle of each row is the posterior mean itself, and the ends differ from it
+    mean = embed(recipe.guide, {name: x[name][:1] for name in ("image", "label")})
+    center = decode(recipe.model, {"z": mean}, ["image"])["image"][0, 0].clamp(0, 1)
+    for row in range(2):
+        torch.testing.assert_close(steps[5 * row + 2], center)
+        assert not torch.allclose(steps[5 * row], steps[5 * row + 4])
+    titles = {ax.get_title() for ax in figure.axes}
+    assert {"KL, nats", "−3 sd", "image", "+3 sd"} <= titles
 
 
-def written(figure):
+def test_tiles_stand_in_rows_with_lines_between(digits):
+    ax = Figure().subplots()
+    images = torch.ones(5, 1, 2, 2)
+    draw_tiles(ax, images, columns=3)
+    pixels = torch.as_tensor(ax.images[0].get_array().filled())
+    assert pixels.shape == (2 * 3 - 1, 3 * 3 - 1)
+    assert pixels.sum() == 5 * 4 and (pixels[2] == 0).all() and (pixels[:, 2] == 0).all()
+
+
+def test_samples_of_one_latent_share_it(digits):
+    recipe = recipe_of(digits)
+    figure = latent_samples_figure(recipe.model, digits.test.modalities["image"], 4, 9)
+    assert len(figure.axes) == 4
+    with pytest.raises(ValueError, match="'label' is a label"):
+        latent_samples_figure(recipe.model, digits.test.modalities["label"])
+
+
+@pytest.mark.parametrize("latent_dim", (2, 3))
+def test_a_map_has_one_panel_per_subset_and_one_projection(digits, latent_dim):
+    recipe = recipe_of(digits, latent_dim=latent_dim)
+    figure = latent_map_figure(recipe.guide, digits.test, [["image"], ["image", "label"]], max_points=40)
+    assert [ax.get_title() for ax in figure.axes] == ["given image", "given image, label"]
+    points = sum(len(collection.get_offsets()) for collection in figure.axes[0].collections)
+    assert points == 40
+    assert len({ax.get_xlabel() for ax in figure.axes}) == 1
+    assert figure.axes[0].get_xlabel().startswith("$z_1$" if latent_dim == 2 else "PC 1")
+    if latent_dim == 2:
+        expected = embed(recipe.guide, digits.test.select(["image"]).rows(torch.arange(40))[0])
+        found = torch.cat([torch.as_tensor(c.get_offsets().filled()) for c in figure.axes[0].collections])
+        torch.testing.assert_close(found.float().sum(0), expected.sum(0), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="method must be 'pca' or 'umap'"):
+        latent_map_figure(recipe.guide, digits.test, [["image"]], method="tsne")
+    unlabeled = replace(digits.test, labels=None)
+    assert len(latent_map_figure(recipe.guide, unlabeled, [["image"]]).axes[0].collections) == 1
+
+
+def test_posteriors_of_a_latent_of_two_dimensions(digits):
+    recipe = recipe_of(digits, latent_dim=2)
+    figure = posteriors_figure(recipe.model, recipe.guide, digits.test, 0, ["label"], 50, 60)
+    same = int((digits.test.labels == digits.test.labels[0]).sum())
+    assert figure.axes[1].get_title() == f"aggregate of {same} data points"
+    density = torch.as_tensor(figure.axes[0].images[0].get_array().filled())
+    assert density.sum().item() == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="two latent dimensions, got 3"):
+        posteriors_figure(*_programs(recipe_of(digits)), digits.test, 0, ["label"])
+
+
+def _programs(recipe):
+    return recipe.model, recipe.guide
+
+
+def test_training_curves_have_one_row_per_stage():
+    first = [{"stage": 0, "epoch": n, "train/bound": n, "validation/bound": n - 1.0} for n in range(3)]
+    first = [{**epoch, "validation/kl/z": 2.0, "validation/reconstruction/image": -3.0} for epoch in first]
+    second = [{"stage": 1, "epoch": n, "train/bound": 5.0} for n in range(2)]
+    figure = training_curves_figure([*first, *second])
+    assert len(figure.axes) == 4
+    bound, parts, second_bound, _ = figure.axes
+    assert [line.get_label() for line in bound.lines] == ["training", "validation"]
+    assert bound.lines[1].get_ydata().tolist() == [-1.0, 0.0, 1.0] and bound.lines[0].get_xdata().tolist() == [1, 2, 3]
+    assert [line.get_label() for line in parts.lines] == ["kl z", "reconstruction image"]
+    assert [line.get_label() for line in second_bound.lines] == ["training"]
+    with pytest.raises(ValueError, match="history is empty"):
+        training_curves_figure([])
+
+
+def report(values):
+    shares = {str(n): {"value": v, "low": v - 0.1, "high": v + 0.05} for n, v in enumerate(values, start=1)}
+    accuracy = {"image": shares["1"], "label": {**shares["1"], "value": values[0] + 0.1}, "image+label": shares["2"]}
+    return {"coherence": {"by_number": shares}, "latent_accuracy": {**accuracy, "word": None}}
+
+
+def test_metrics_by_the_number_of_given_modalities():
+    figure = by_number_figure({"mopoe": report([0.5, 0.8]), "mvae": [report([0.4, 0.6]), report([0.6, 0.6])]})
+    coherence, accuracy = figure.axes
+    one, several = (container for container in coherence.containers)
+    assert one[0].get_ydata().tolist() == [0.5, 0.8]
+    low, high = one[2][0].get_segments()[0][:, 1].tolist()
+    assert (low, high) == pytest.approx((0.4, 0.55))
+    assert several[0].get_ydata().tolist() == [0.5, 0.6]
+    low, high = several[2][0].get_segments()[0][:, 1].tolist()
+    assert high - low == pytest.approx(2 * 0.02**0.5)  # the standard deviation of 0.4 and 0.6
+    assert accuracy.containers[0][0].get_ydata().tolist() == pytest.approx([0.55, 0.8])
+    with pytest.raises(ValueError, match="several numbers"):
+        by_number_figure({"mvae": {"coherence": {"by_number": {}}, "latent_accuracy": {}}})
+
+
+def test_a_metric_against_a_setting():
+    line = {0.5: {"value": 0.9, "se": 0.01}, 2.0: {"value": 0.8, "std": 0.1}, 1.0: {"value": 0.7}}
+    figure = by_setting_figure({"mopoe": line}, "beta", "joint coherence", log=True)
+    (ax,) = figure.axes
+    assert ax.containers[0][0].get_xdata().tolist() == [0.5, 1.0, 2.0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.5", "1", "2"]
+
+
+def test_scores_by_attribute_begin_with_the_easiest():
+    positives = torch.tensor([[True, False], [False, True], [False, True], [True, False]])
+    probabilities = torch.tensor([[0.1, 0.2], [0.9, 0.9], [0.8, 0.8], [0.7, 0.1]])
+    scores = attribute_scores(probabilities, positives)
+    (ax,) = attribute_scores_figure({"image": scores}, ["bald", "big_nose"]).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["big nose", "bald"]
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([1.0, scores.average_precisions[0].item()])
+
+
+def faces():
+    from multipyro.guides import NormalEncoder, ProductOfExperts
+    from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+
+    torch.manual_seed(0)
+    likelihoods = {"image": NormalLikelihood(MLP(2, (1, 4, 4), (8,))), "attributes": NormalLikelihood(MLP(2, 3, (8,)))}
+    encoders = {"image": NormalEncoder(MLP((1, 4, 4), 8), 2), "attributes": NormalEncoder(MLP(3, 8), 2)}
+    return (
+        MultimodalModel(2, likelihoods),
+        ProductOfExperts(2, encoders),
+        Modality("image", (1, 4, 4), "image", "normal"),
+    )
+
+
+def test_average_faces_change_with_the_attributes_alone():
+    model, guide, modality = faces()
+    changes = {"base": {}, "again": {}, "smiling": {1: 3.0}}
+    figure = attribute_changes_figure(model, guide, modality, "attributes", torch.zeros(3), changes, 2)
+    images = images_of(figure)
+    assert len(images) == 3 * 3
+    for row in range(3):
+        base, again, smiling = images[3 * row : 3 * row + 3]
+        assert torch.equal(base, again) and not torch.equal(base, smiling)
+
+
+def test_edits_add_the_difference_of_the_averages():
+    model, guide, modality = faces()
+    x = torch.rand(2, 1, 4, 4)
+    figure = attribute_edits_figure(model, guide, modality, "attributes", x, {"same": {}, "smiling": {1: 3.0}})
+    images = images_of(figure)
+    assert len(images) == 2 * 4
+    torch.testing.assert_close(images[2], x[0, 0])  # no change, no edit
+    assert not torch.allclose(images[3], x[0, 0])
+
+
+def test_histograms_of_words():
+    text = Modality("text", (3,), "text", "categorical", 4, vocabulary=("-", "red", "blue", "cube"))
+    real = text.encode(["red cube", "red cube", "blue cube", "cube"])
+    (ax,) = word_histogram_figure(text, {"real": real, "generated": text.encode(["blue"])}).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["cube", "red", "blue"]
+    assert [bar.get_height() for bar in ax.containers[0]] == [1.0, 0.5, 0.25]
+    assert [bar.get_height() for bar in ax.containers[1]] == [0.0, 0.0, 1.0]
+
+
+def test_saved_text_stays_text(digits):
+    recipe = recipe_of(digits)
+    x, _ = digits.test.select(["image"]).rows(torch.arange(2))
+    figure = cross_generation_figure(recipe.model, recipe.guide, digits.test.modalities, x, ["word"], 2)
     file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue().startswith(b"\x89PNG")
+    save_figure(figure, file, format="svg")
+    assert b"<text" in file.getvalue() and b"given" in file.getvalue()
 
 
-def test_cross_generation_has_a_row_for_each_given_and_a_column_for_each_sample(programs):
-    given = {name: rows(3)[name] for name in ("word", "label")}
-    figure = cross_generation_figure(*programs, MODALITIES, given, ["image", "color"], num_samples=2)
-    assert len(figure.axes) == 3 * (2 + 2 * 2)
-    assert texts(figure) == ["ab", "0", "ca", "1", "bbb", "2"]
-    assert len(pictures(figure)) == 3 * 2 * 2
-    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
-    assert titles == ["given\nword", "given\nlabel", "image", "color"]
-    assert written(figure)
+# one latent, layers, private latents, a flow as prior, conditions, one modality
+@pytest.mark.parametrize("method", ["bridged", "jmvae-h", "mmvae+", "mopoe", "cvae", "vae"])
+def test_a_method_gets_the_figures_that_apply(digits, method):
+    splits = digits.select(["image", "label"])
+    recipe = recipe_of(splits, method, **({"aggregate_prior": True} if method == "mopoe" else {}))
+    few = Splits(*(getattr(splits, name).take(torch.arange(12)) for name in Splits.NAMES))
+    state = torch.get_rng_state()
+    figures = list(figures_of(recipe.model, recipe.guide, few, num_rows=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    found = {figure.name for figure in figures}
+    assert len(found) == len(figures) and all(figure.caption.endswith(".") for figure in figures)
+    assert "latent-map" in found
+    if recipe.model.conditions:
+        assert "joint-samples" not in found and any("-to-" in name for name in found)
+    else:
+        assert {"joint-samples", "latent-samples-image", "reconstructions"} <= found
 
 
-def test_what_is_given_is_drawn_as_it_is(programs):
-    x = {"image": rows(3)["image"]}
-    figure = cross_generation_figure(*programs, MODALITIES, x, ["word"], num_samples=2)
-    for picture, image in zip(pictures(figure), x["image"], strict=True):
-        assert torch.equal(torch.as_tensor(picture.filled()), image[0])
-    assert len(texts(figure)) == 3 * 2
-
-
-def test_joint_samples_have_a_row_for_each_modality(programs):
-    figure = joint_samples_figure(programs[0], MODALITIES, num_samples=3)
-    assert len(figure.axes) == 5 * 3
-    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()] == list(MODALITIES)
-    assert len(pictures(figure)) == 2 * 3 and len(texts(figure)) == 2 * 3
-    assert written(figure)
-
-
-def test_reconstructions_stand_beside_what_they_reconstruct(programs):
-    x = rows(2)
-    figure = reconstructions_figure(*programs, MODALITIES, x)
-    assert len(figure.axes) == 2 * 5 * 2
-    assert written(figure)
-
-
-def test_no_global_state_of_matplotlib_is_touched(programs):
-    before, style = matplotlib.rcParams._get_backend_or_none(), dict(matplotlib.rcParams)
-    written(joint_samples_figure(programs[0], MODALITIES, num_samples=2))
-    assert matplotlib.rcParams._get_backend_or_none() == before
-    assert dict(matplotlib.rcParams) == style
-    import matplotlib.pyplot as plt
-
-    assert plt.get_fignums() == []
-
-
-def test_a_long_text_is_wrapped_and_cut():
-    words = ("<pad>", *(f"word{number}" for number in range(30)))
-    caption = Modality("caption", (30,), "text", "categorical", 31, vocabulary=words)
-    figure = Figure()
-    for ids in (torch.arange(1, 31), torch.tensor([1, 2, 3, 4] + [0] * 26)):
-        draw_value(figure.add_subplot(), caption, ids)
-    long, short = (text.split("\n") for text in texts(figure))
-    assert len(long) == 7 and long[-1] == "..." and max(map(len, long)) <= 15
-    assert short == ["word0 word1", "word2 word3"]
+def test_histories_and_reports_add_their_figures(digits):
+    recipe = recipe_of(digits)
+    history = [{"stage": 0, "epoch": 0, "train/bound": 1.0}]
+    few = Splits(*(getattr(digits, name).take(torch.arange(12)) for name in Splits.NAMES))
+    names = [figure.name for figure in figures_of(*_programs(recipe), few, history, report([0.5, 0.6]), num_rows=2)]
+    assert names[-2:] == ["training", "by-number"] and "traversals" in names

@@ -78,11 +78,11 @@ def test_fill_values_are_no_observed_data():
     x["image"][0], x["label"][1] = 99.0, 0
     observed = {"image": torch.arange(5) != 0, "label": torch.tensor([True, False, True, False, True])}
     data = to_inference_data(model, guide, x, 7, observed=observed)
-    seen = data.observed_data
-    assert math.isnan(float(seen["image"][0].max())) and not seen["image"][1:].isnull().any()
-    assert seen["image"].dims[0] == "data_point" and seen["image"].shape == (5, 1, 3, 3)
-    assert seen["label"].dims == ("label_data_point",) and seen["label"].values.tolist() == [0, 2, 0]
-    assert seen["label_data_point"].values.tolist() == [0, 2, 4] and seen["label"].dtype == x["label"].numpy().dtype
+    values = data.observed_data
+    assert math.isnan(float(values["image"][0].max())) and not values["image"][1:].isnull().any()
+    assert values["image"].dims[0] == "data_point" and values["image"].shape == (5, 1, 3, 3)
+    assert values["label"].dims == ("label_data_point",) and values["label"].values.tolist() == [0, 2, 0]
+    assert values["label_data_point"].values.tolist() == [0, 2, 4] and values["label"].dtype == x["label"].numpy().dtype
     assert data.posterior_predictive["label"].dims == ("chain", "draw", "data_point")
     assert x["image"][0].max() == 99
 
@@ -148,7 +148,7 @@ def test_the_weights_of_an_exact_guide_are_the_evidence(given):
     torch.testing.assert_close(torch.as_tensor(stats["lp"].values), posterior + exact)
 
 
-def test_the_weights_of_a_row_without_evidence_say_nothing():
+def test_without_evidence_all_weights_are_equal():
     problem = LinearGaussian(2)
     x, observed = problem.sample(3), {"image": torch.tensor([True, False, True])}
     x["image"][1] = math.nan
@@ -167,7 +167,7 @@ def test_draws_of_the_prior_belong_together():
 
 
 def test_weighted_predictions_are_calibrated_whatever_the_guide_is():
-    """Under the guide's own draws, which are shifted, the transform of held-out values is far from uniform."""
+    """Unweighted, under draws of a shifted guide, the transform of held-out values is far from uniform."""
     import arviz
 
     problem = LinearGaussian(2)

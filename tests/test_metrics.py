@@ -1,4 +1,4 @@
-"""The report of all metrics, and the judges of real rows."""
+"""The report of all metrics, and the classifiers of real data."""
 
 import itertools
 import json
@@ -45,13 +45,13 @@ def digits():
 
 @pytest.fixture(scope="module")
 def small(digits):
-    """The digits in few rows: this judges the report, not a method."""
+    """A few digits: these tests are of the report, not of a method."""
     parts = [getattr(digits, name) for name in Splits.NAMES]
     return Splits(*(part.take(torch.arange(number)) for part, number in zip(parts, (300, 20, 60), strict=True)))
 
 
 class Joint(JointGuide):
-    """A guide that answers all modalities together and nothing else."""
+    """A guide that supports all modalities together and nothing else."""
 
     def __init__(self, latent_dim, encoders):
         super().__init__(latent_dim, {name: encoder.network for name, encoder in encoders.items()})
@@ -111,7 +111,7 @@ def test_one_seed_gives_one_report_and_leaves_the_generator_alone(small):
     assert first["log_likelihood"] != third["log_likelihood"]
 
 
-def test_what_a_method_does_not_answer_is_null(small):
+def test_a_subset_that_the_guide_does_not_support_is_null(small):
     _, found = report("jmvae", small, guide=Joint)
     assert found["coherence"]["joint"] is not None
     assert set(found["coherence"]["conditional"].values()) == {None}
@@ -140,12 +140,12 @@ def test_data_without_classes_has_likelihoods_only(small):
 
 
 def without(data, name, rows):
-    """The same data, of which some rows do not hold a modality."""
+    """The same data, some data points of which miss a modality."""
     return replace(data, observed={name: ~rows.expand(len(data))})
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_a_modality_that_no_row_holds_is_null(small, part):
+def test_a_modality_without_data_points_is_null(small, part):
     small = small.select(["image", "label"])
     parts = {name: getattr(small, name) for name in Splits.NAMES}
     parts[part] = without(parts[part], "image", torch.ones(1, dtype=torch.bool))
@@ -168,7 +168,7 @@ def test_training_rows_of_one_class_make_no_judge(small):
     assert "image" not in found["classifier_accuracy"] and found["latent_accuracy"]["image"] is None
 
 
-def test_single_metrics_say_that_no_row_is_held(small):
+def test_single_metrics_say_that_no_data_point_counts(small):
     torch.manual_seed(0)
     recipe = build("mvae", Networks(small.train.modalities, (8,)), 2)
     test = without(small.test, "image", torch.ones(1, dtype=torch.bool))
@@ -180,10 +180,10 @@ def test_single_metrics_say_that_no_row_is_held(small):
         latent_accuracy(recipe.guide, small.train, test, ["image"])
 
 
-def test_likelihoods_count_the_rows_that_hold_the_subset(small):
-    held = torch.arange(60) < 25
-    image = torch.where(held.reshape(-1, 1, 1, 1), small.test.x["image"], torch.nan)
-    test = replace(small.test, x={**small.test.x, "image": image}, observed={"image": held})
+def test_likelihoods_count_the_data_points_that_contain_the_subset(small):
+    mask = torch.arange(60) < 25
+    image = torch.where(mask.reshape(-1, 1, 1, 1), small.test.x["image"], torch.nan)
+    test = replace(small.test, x={**small.test.x, "image": image}, observed={"image": mask})
     recipe, found = report("mvae", Splits(small.train, small.validation, test))
     x, _ = test.rows(torch.arange(25))
     torch.manual_seed(0)
@@ -221,13 +221,13 @@ def test_a_comparison_counts_the_seeds_that_have_a_metric(small):
     assert format_value(alone).count("±") == 0
 
 
-def test_a_label_is_judged_by_itself_only_where_it_is_the_class(small):
+def test_a_label_classifies_itself_only_where_it_is_the_class(small):
     train = replace(small.train, labels=small.train.labels // 2)
     assert "label" in train_classifiers(small.train, small.test)
     assert "label" not in train_classifiers(train, replace(small.test, labels=small.test.labels // 2))
 
 
-def test_larger_images_are_judged_by_a_network():
+def test_larger_images_are_classified_by_a_network():
     labels = torch.arange(400) % 2
     image = torch.zeros(400, 1, 11, 10)
     image[torch.arange(400), 0, torch.arange(400) % 11, 1 + 8 * labels] = 1

@@ -40,7 +40,7 @@ def exact(problem, x, given, target):
 
 
 def assert_moments(samples, mean, covariance):
-    """Samples `(number, rows, size)` have this mean a row and this covariance, to 4.5 standard errors."""
+    """Samples `(number, rows, size)` have this mean per data point and this covariance, to 4.5 standard errors."""
     number = len(samples)
     error = (covariance.diagonal() / number).sqrt()
     assert ((samples.mean(0) - mean).abs() < 4.5 * error).all()
@@ -56,9 +56,9 @@ def test_samples_have_the_moments_of_the_exact_conditional(given, limit, monkeyp
     monkeypatch.setattr(_memory, "MAX_ELEMENTS", limit)
     problem = LinearGaussian(3)
     x = problem.sample(4)
-    seen = {name: x[name] for name in given}
+    evidence = {name: x[name] for name in given}
     number = 3000 if limit > 1000 else 800
-    samples = cross_generate(problem.model(), problem.product_guide(), seen, ["word", "image"], number)
+    samples = cross_generate(problem.model(), problem.product_guide(), evidence, ["word", "image"], number)
     for target in ("word", "image"):
         mean, explained, noise = exact(problem, x, given, target)
         assert samples[target].shape == (number, 4, len(noise))
@@ -107,7 +107,7 @@ def test_rows_without_evidence_come_from_the_models_prior():
     assert labels.shape == (10, 3) and labels.dtype == torch.int64
 
 
-def test_a_row_that_holds_only_the_target_is_reconstructed_from_it():
+def test_a_data_point_with_the_target_alone_is_reconstructed_from_it():
     problem = LinearGaussian(2)
     x = problem.sample(2)
     observed = {"image": torch.tensor([True, False]), "label": torch.tensor([True, True])}

@@ -37,7 +37,7 @@ def test_shares_have_intervals_and_the_bracket_of_the_classifiers(reported, digi
     assert 0 <= share["low"] <= share["value"] <= share["high"] <= 1 and share["low"] < share["high"]
     expected = [max(0.0, share["value"] - error), min(1.0, share["value"] + error)]
     assert share["bracket"] == pytest.approx(expected)
-    # a label is its own class, so there is no error of a classifier
+    # a label is the class itself, so there is no error of a classifier
     assert "bracket" not in plain["coherence"]["conditional"]["image->label"]
     joint = plain["coherence"]["joint"]
     assert joint["num"] == 100 and joint["bracket"][1] - joint["bracket"][0] <= 2 * error + 1e-9

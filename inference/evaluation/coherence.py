@@ -70,8 +70,8 @@ def conditional_coherence(
 ) -> Estimate:
     """Share of data points whose generated modality shows the class of the data point it was generated from.
 
-    Data points that lack a modality of `given` do not count. Each gets one latent from the guide's `conditional`
-    distribution, and by default the decoder's mean.
+    Data points in which a modality of `given` is missing do not count. Each of the others gets one latent from the
+    guide's `conditional` distribution, and by default the decoder's mean.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1.

@@ -209,7 +209,7 @@ def predictive_log_weights(data: "arviz.InferenceData", modality: str) -> "xarra
         Smoothed and normalized log-weights `(batch, *event, samples)`, as arviz takes them.
 
     Raises:
-        ValueError: If the modality was given, so that its replicates have seen the observed value; or the guide has no
+        ValueError: If the modality was given, so that its replicates depend on the observed value; or the guide has no
             density.
 
     Example:
@@ -225,7 +225,7 @@ def predictive_log_weights(data: "arviz.InferenceData", modality: str) -> "xarra
     az = _arviz()
     if modality in data.attrs["given"].split("+"):
         raise ValueError(
-            f"the latents were inferred from {modality!r} too, so its replicates have seen the observed value: leave "
+            f"the latents were inferred from {modality!r} too, so its replicates depend on the observed value: leave "
             "it out of given"
         )
     if "sample_stats" not in data.groups():

@@ -101,7 +101,7 @@ def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[
     }
     drawn = {}
     for title, extract in panels.items():
-        lines = {name: _over_seeds([extract(report) for report in found]) for name, found in seeds.items()}
+        lines = {name: _over_seeds([extract(report) for report in several]) for name, several in seeds.items()}
         if any(len(line) > 1 for line in lines.values()):
             drawn[title] = lines
     if not drawn:
@@ -194,17 +194,17 @@ def _mean_by_size(subsets: Mapping[str, Mapping[str, float] | None]) -> dict[str
         if estimate is not None:
             sizes.setdefault(str(subset.count("+") + 1), []).append(estimate)
     return {
-        size: {key: sum(estimate[key] for estimate in found) / len(found) for key in ("value", "low", "high")}
-        for size, found in sizes.items()
+        size: {key: sum(estimate[key] for estimate in same) / len(same) for key in ("value", "low", "high")}
+        for size, same in sizes.items()
     }
 
 
-def _over_seeds(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[float, dict[str, float]]:
-    if len(found) == 1:
-        return {float(number): dict(estimate) for number, estimate in found[0].items()}
+def _over_seeds(reports: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[float, dict[str, float]]:
+    if len(reports) == 1:
+        return {float(number): dict(estimate) for number, estimate in reports[0].items()}
     lines = {}
-    for number in dict.fromkeys(number for one in found for number in one):
-        values = [one[number]["value"] for one in found if number in one]
+    for number in dict.fromkeys(number for report in reports for number in report):
+        values = [report[number]["value"] for report in reports if number in report]
         mean = sum(values) / len(values)
         spread = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
         lines[float(number)] = {"value": mean, "std": spread}

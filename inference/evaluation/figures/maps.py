@@ -31,7 +31,7 @@ def latent_map_figure(
 ) -> "Figure":
     """Where the guide places data points given each of several subsets, in two dimensions and in the colors of classes.
 
-    All panels share one projection, found on the embeddings of all subsets together, so that places can be compared.
+    All panels share one projection, fitted to the embeddings of all subsets together, so that places can be compared.
 
     Args:
         guide: The variational program.

@@ -1,4 +1,4 @@
-"""Figures of the latent space seen through the decoders: traversals of dimensions, and several draws of one latent."""
+"""Figures of the latent space through the decoders: traversals of dimensions, and several samples of one latent."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
