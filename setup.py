@@ -11,6 +11,7 @@ EXTRAS = {
     "arviz": ["arviz>=0.17,<1"],  # arviz 1 has other data structures
     "faces": ["opencv-python-headless>=4.9,<5"],  # OpenCV 5 has no Haar cascades
     "render": ["pyvista>=0.44"],
+    "tables": ["pandas>=2.1", "pyarrow>=14"],
     "tensorboard": ["tensorboard>=2.16"],
     "vision": ["torchvision>=0.17"],  # not in the default install: each version takes one version of torch
 }

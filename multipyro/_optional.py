@@ -12,6 +12,8 @@ INSTALL = {
     "cv2": '"multipyro[faces]"',
     "lightning_fabric": "lightning-fabric",
     "matplotlib": "matplotlib",
+    "pandas": '"multipyro[tables]"',
+    "pyarrow": '"multipyro[tables]"',
     "pyvista": '"multipyro[render]"',
     "rich": "rich",
     "scipy": "scipy",
@@ -28,7 +30,7 @@ def optional_imports(purpose: str) -> Iterator[None]:
     """Names the command that installs a package, where an import in this context finds it missing.
 
     Args:
-        purpose: What needs the package, as the beginning of a sentence: `"figures"`.
+        purpose: What needs the package, for the message: `"figures"`.
 
     Raises:
         ModuleNotFoundError: If a package of `INSTALL` is not installed. Any other failed import passes unchanged.
@@ -38,7 +40,7 @@ def optional_imports(purpose: str) -> Iterator[None]:
         ...     raise ModuleNotFoundError(name="matplotlib")  # as `import matplotlib` does where it is missing
         Traceback (most recent call last):
             ...
-        ModuleNotFoundError: figures requires matplotlib, which is not installed: pip install matplotlib
+        ModuleNotFoundError: matplotlib is required for figures and not installed: pip install matplotlib
     """
     try:
         yield
@@ -46,5 +48,5 @@ def optional_imports(purpose: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in INSTALL:
             raise
-        message = f"{purpose} requires {package}, which is not installed: pip install {INSTALL[package]}"
+        message = f"{package} is required for {purpose} and not installed: pip install {INSTALL[package]}"
         raise ModuleNotFoundError(message, name=error.name) from error

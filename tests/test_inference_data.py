@@ -259,3 +259,9 @@ def test_networks_in_training_mode_stay_so():
     model.likelihoods["image"].network = nn.Sequential(model.likelihoods["image"].network, nn.Dropout(0.5)).train()
     to_inference_data(model, guide, x, 3)
     assert model.likelihoods["image"].network.training
+
+
+def test_a_later_arviz_is_refused_with_the_command_that_helps(monkeypatch):
+    monkeypatch.delattr("arviz.InferenceData")
+    with pytest.raises(ImportError, match=r'arviz below 1 is required, got .*: pip install "multipyro\[arviz\]"'):
+        to_inference_data(*digits_like(), 7)

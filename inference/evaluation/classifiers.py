@@ -199,7 +199,7 @@ class _ConvolutionalClassifier:
 def _estimator(modality: Modality) -> Any:
     if modality.kind == "image" and modality.dim > 64:
         return _ConvolutionalClassifier(modality.shape)
-    with optional_imports("Classifiers of small images and vectors"):
+    with optional_imports("classifiers of small images and vectors"):
         from sklearn.svm import SVC
     return SVC(C=10)
 

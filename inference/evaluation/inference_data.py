@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro._optional import optional_imports
+from multipyro._optional import INSTALL, optional_imports
 from multipyro.batch import Rows, batch_rows, modalities_in
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation._memory import chunks, elements_per_row
@@ -370,4 +370,6 @@ def _arviz() -> Any:
         # arviz 0.23 announces its next version once a day, when imported
         warnings.simplefilter("ignore", FutureWarning)
         import arviz
+    if not hasattr(arviz, "InferenceData"):
+        raise ImportError(f"arviz below 1 is required, got {arviz.__version__}: pip install {INSTALL['arviz']}")
     return arviz

@@ -137,7 +137,7 @@ def _codes(guide: Program, data: MultimodalData, given: Sequence[str], indices: 
 
 
 def _fitted(codes: Tensor, labels: Tensor) -> Any:
-    with optional_imports("Probes of latents"):
+    with optional_imports("probes of latents"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multipyro._optional import optional_imports
 from multipyro.inference.training.settings import TrainingSettings
 
 __all__ = ["Worker", "connect"]
@@ -111,7 +112,8 @@ def connect(settings: TrainingSettings) -> Worker:
     if devices * nodes > 1:
         if index:
             raise ValueError(f"device {settings.device!r} is a single one, but devices is {devices}")
-        from lightning_fabric import Fabric
+        with optional_imports("training on several devices"):
+            from lightning_fabric import Fabric
 
         fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy="ddp")
         fabric.launch()

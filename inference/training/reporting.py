@@ -84,7 +84,8 @@ class Reporter:
         self._csv = run is not None and "csv" in loggers
         self._loggers = [logger for logger in loggers if not isinstance(logger, str)]
         if "tensorboard" in loggers:
-            with optional_imports("logger 'tensorboard'"):
+            with optional_imports("the logger 'tensorboard'"):
+                import tensorboard  # noqa: F401  the next import would also find tensorboardX, or neither
                 from lightning_fabric.loggers import TensorBoardLogger
             self._loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
         self._progress = Progress(settings.progress and is_main)

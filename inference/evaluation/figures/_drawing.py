@@ -38,7 +38,7 @@ _LINE_LENGTH, _MOST_LINES = 15, 7
 
 def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of this size in inches, made without pyplot, so that it belongs to no window."""
-    with optional_imports("Figures"):
+    with optional_imports("figures"):
         from matplotlib.figure import Figure
     return Figure(figsize=(width, height), layout="constrained")
 
