@@ -245,7 +245,7 @@ def test_without_pyvista_an_error_says_what_to_install(small, monkeypatch):
 
 def test_a_worker_that_fails_says_why(small, monkeypatch):
     monkeypatch.setattr(_shards, "can_render", lambda: True)
-    monkeypatch.setattr(_shards, "_WORK", "raise SystemExit('no display')")
+    monkeypatch.setattr(_shards, "_WORKER", "raise SystemExit('no display')")
     with pytest.raises(RuntimeError, match="rendering failed with exit status 1.*: no display"):
         _shards._render(SceneRecipe(1, True, 32, 0, 1), [0], 1)
 
@@ -281,14 +281,14 @@ class Renderer:
         return np.broadcast_to(color[:, None, None], (3, self.size, self.size)).astype(np.uint8)
 
 sys.modules["multipyro.data.scenes.renderer"] = types.SimpleNamespace(Renderer=Renderer)
-from multipyro.data.scenes.render_jobs import work
-work()
+from multipyro.data.scenes.render_jobs import render_worker
+render_worker()
 """
 
 
 def test_worker_processes_write_what_one_process_does(small, monkeypatch, capfd):
     monkeypatch.setattr(_shards, "can_render", lambda: True)
-    monkeypatch.setattr(_shards, "_WORK", PAINTER)
+    monkeypatch.setattr(_shards, "_WORKER", PAINTER)
     splits = load_two_objects(size=32, num_rows=5, processes=2)
     assert "15/15" in capfd.readouterr().err
     for name, first in (("train", 0), ("validation", 20), ("test", 30)):

@@ -1,7 +1,8 @@
-"""Scenes of one or two simple objects and what is true of them: geometry, camera, relations, sentences. No rendering.
+"""Scenes of one or two simple objects and their descriptions: geometry, camera, relations, sentences. No rendering.
 
-Lengths are CLEVR's units: the ground is the plane z = 0, a large object has radius 0.7 and stands on it. The camera
-looks down at the middle of the ground from one corner, so an image's right and depth are no axes of the ground.
+Lengths are in CLEVR's units: the ground is the plane z = 0, a large object has radius 0.7 and stands on it. The camera
+looks down at the center of the ground from one corner, so the right and the depth of an image are not axes of the
+ground.
 """
 
 from dataclasses import dataclass
@@ -41,17 +42,17 @@ SHAPES = ("sphere", "cylinder", "cube")
 RELATIONS = ("right", "left", "front", "behind")
 #: The 19 words of all sentences, in the order of their class ids.
 WORDS = (*SIZES, *COLORS, *MATERIALS, *SHAPES, *RELATIONS)
-#: Where the sun and the lamps behind, before and beside the scene stand without their jitter.
+#: Positions of the sun and of the lamps behind, in front of and beside the scene, without jitter.
 LIGHTS = np.array([(11.66, -6.63, 25.82), (-1.17, 2.65, 5.82), (6.45, -2.91, 4.26), (-4.67, -4.01, 3.01)])
 
 _CAMERA = np.array((7.48, -6.51, 5.34))
 _TARGET = np.array((0.0, 0.0, 0.35))
-# degrees from the left edge of an image to the right one; CLEVR's 49 on 320 pixels would leave objects tiny on 112
+# field of view in degrees; CLEVR's 49 on 320 pixels would make objects tiny on 112
 _VIEW = 33.0
 _CAMERA_JITTER, _LIGHT_JITTER = 0.5, 1.0
-# CLEVR's: centers lie in a square, apart along both directions of the relations, surfaces apart
+# CLEVR's: half the side of the square of the centers, their distance along each relation, distance of surfaces
 _REACH, _MARGIN, _DISTANCE = 3.0, 0.4, 0.25
-# shares of the image that stay free beside an object and between two
+# fractions of the image that stay free beside an object and between two
 _FRAME, _GAP = 0.03, 0.01
 
 
@@ -86,11 +87,11 @@ class SceneObject:
 
     @property
     def radius(self) -> float:
-        """The radius that the size names."""
+        """The radius of the size."""
         return SIZES[self.size]
 
     def to_world(self) -> np.ndarray:
-        """The matrix `(4, 4)` that puts the unit shape, which reaches from -1 to 1 along each axis, in its place."""
+        """The matrix `(4, 4)` that maps the unit shape, which extends from -1 to 1 along each axis, to the object."""
         angle = np.radians(self.rotation)
         matrix = np.eye(4)
         matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
@@ -99,7 +100,7 @@ class SceneObject:
         return matrix
 
     def outline(self) -> np.ndarray:
-        """Points `(points, 3)` whose convex hull holds the object."""
+        """Points `(points, 3)` whose convex hull contains the object."""
         points = _HULLS[self.shape]
         matrix = self.to_world()
         return points @ matrix[:3, :3].T + matrix[:3, 3]
@@ -107,7 +108,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on the ground, a camera that looks at its middle, and lamps.
+    """Objects on the ground, a camera that looks at its center, and lamps.
 
     Args:
         objects: One object or two.
@@ -124,20 +125,20 @@ class Scene:
         return _axes(np.asarray(self.camera))
 
     def directions(self) -> dict[str, np.ndarray]:
-        r"""The unit vector of each relation: the camera's own directions, projected onto the ground.
+        r"""The unit vector of each relation: the directions of the camera, projected onto the ground.
 
         References:
-            CLEVR (Johnson et al., 2017), section 3.1: an object is left of another if it is so along the projection of
-            the camera's left onto the ground; behind, along that of the viewing direction.
+            CLEVR (Johnson et al., 2017), section 3.1: left is the projection of the camera's left onto the ground,
+            behind that of the viewing direction.
         """
         return _directions(self.axes())
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Where points `(..., 3)` are seen `(..., 3)`: x rightwards, y downwards in shares of the image, depth."""
+        """Where points `(..., 3)` appear `(..., 3)`: x rightwards, y downwards in fractions of the image, depth."""
         return _project(np.asarray(self.camera), self.axes(), points)
 
     def rays(self, size: int) -> np.ndarray:
-        """Directions `(size, size, 3)` in which the centers of the pixels are seen, rows from the top."""
+        """Viewing directions `(size, size, 3)` of the centers of the pixels, rows from the top."""
         right, up, ahead = self.axes()
         offset = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(np.radians(_VIEW / 2))
         return ahead + offset[None, :, None] * right - offset[:, None, None] * up
@@ -147,14 +148,14 @@ class Scene:
         return _VIEW
 
     def focus(self) -> np.ndarray:
-        """The point `(3,)` in the middle of the image."""
+        """The point `(3,)` in the center of the image."""
         return _TARGET
 
     def relations(self, first: int, second: int) -> tuple[str, ...]:
-        """The words that say truly how one object stands to another: `first` is right (left, in front, behind) of it.
+        """The relations that hold: `first` is right (left, in front, behind) of `second`.
 
-        An object stands to another in a relation if their distance along its direction exceeds half the least distance
-        that the objects of a scene have along every direction, which is CLEVR's rule.
+        A relation holds if the distance along its direction exceeds half the minimum distance that the objects of a
+        scene have along every direction, which is CLEVR's rule.
         """
         centers = [np.asarray(self.objects[number].position) for number in (first, second)]
         along = {word: (centers[0] - centers[1]) @ vector for word, vector in self.directions().items()}
@@ -162,10 +163,10 @@ class Scene:
 
 
 def draw_scene(seed: int, index: int, num_objects: int = 2, simple: bool = False) -> Scene:
-    """Draws the scene number `index`, which depends on the arguments alone.
+    """Samples the scene with number `index`, which depends on the arguments alone.
 
-    Two objects stand apart in space and in the image: neither hides any of the other or leaves the image. Along both
-    directions of the relations their centers are at least 0.4 apart, so that always two relations hold.
+    Two objects are apart in space and in the image: neither occludes any part of the other or leaves the image. Along
+    both directions of the relations their centers are at least 0.4 apart, so exactly two relations hold.
 
     Args:
         seed: Seed of the data set, at least 0.
@@ -193,16 +194,16 @@ def draw_scene(seed: int, index: int, num_objects: int = 2, simple: bool = False
         for words in kinds:
             x, y = generator.uniform(-_REACH, _REACH, 2)
             objects.append(SceneObject(*words, (float(x), float(y), SIZES[words[0]]), float(generator.uniform(0, 360))))
-        if _stand_well(objects, camera, axes):
+        if _are_apart(objects, camera, axes):
             lights = tuple(tuple(map(float, light)) for light in lights)
             return Scene(tuple(objects), tuple(map(float, camera)), lights)
 
 
 def sentence(scene: Scene, seed: int, index: int) -> tuple[str, ...]:
-    """Tells a scene: of one object its four words, of two `size color material shape relation size color ...`.
+    """Describes a scene: one object by its four words, two by `size color material shape relation size color ...`.
 
-    Which object comes first and which of the true relations is told is drawn at random, from the seed and the index.
-    The first object stands in the relation to the second: `right` says that it is the one further right.
+    Which object comes first and which of the true relations is named is drawn at random, from the seed and the index.
+    The relation is that of the first object to the second: `right` means that the first is further right.
 
     Args:
         scene: The scene.
@@ -218,7 +219,7 @@ def sentence(scene: Scene, seed: int, index: int) -> tuple[str, ...]:
     """
     if len(scene.objects) == 1:
         return scene.objects[0].words
-    generator = np.random.default_rng([seed, index, 1])  # not the stream of the scene
+    generator = np.random.default_rng([seed, index, 1])  # another stream than that of the scene
     first = int(generator.integers(2))
     true = scene.relations(first, 1 - first)
     relation = true[generator.integers(len(true))]
@@ -226,14 +227,14 @@ def sentence(scene: Scene, seed: int, index: int) -> tuple[str, ...]:
 
 
 def sentence_is_true(words: tuple[str, ...], scene: Scene) -> bool:
-    """Whether every word of a sentence of four or nine words holds of a scene, with its objects in any order.
+    """Whether every word of a sentence of four or nine words is true of a scene, with its objects in any order.
 
     Args:
         words: The sentence.
         scene: The scene.
 
     Returns:
-        True if some order of the objects makes all words true.
+        True if all words are true for some order of the objects.
 
     Example:
         >>> scene = draw_scene(0, 5, num_objects=1)
@@ -278,24 +279,24 @@ def _project(camera: np.ndarray, axes: np.ndarray, points: np.ndarray) -> np.nda
     return np.stack([0.5 + right / scale, 0.5 - up / scale, depth], -1)
 
 
-def _stand_well(objects: list[SceneObject], camera: np.ndarray, axes: np.ndarray) -> bool:
-    """Whether all are inside the image and two stand apart, on the ground and in the image."""
+def _are_apart(objects: list[SceneObject], camera: np.ndarray, axes: np.ndarray) -> bool:
+    """Whether all are inside the image and two are apart, on the ground and in the image."""
     if len(objects) == 2:
         first, second = objects
         apart = np.subtract(first.position, second.position)[:2]
-        reach = sum(thing.radius * (np.sqrt(2) if thing.shape == "cube" else 1) for thing in objects)
+        reach = sum(item.radius * (np.sqrt(2) if item.shape == "cube" else 1) for item in objects)
         if np.hypot(*apart) < reach + _DISTANCE:
             return False
         vectors = _directions(axes)
         if any(abs(apart @ vectors[word][:2]) < _MARGIN for word in ("right", "behind")):
             return False
-    seen = [_project(camera, axes, thing.outline())[:, :2] for thing in objects]
-    if any(points.min() < _FRAME or points.max() > 1 - _FRAME for points in seen):
+    outlines = [_project(camera, axes, item.outline())[:, :2] for item in objects]
+    if any(points.min() < _FRAME or points.max() > 1 - _FRAME for points in outlines):
         return False
     if len(objects) == 1:
         return True
-    # hulls that a line separates do not overlap; 32 directions of such lines are tried
-    spans = [points @ _LINES for points in seen]  # (points, lines)
+    # hulls that a line separates do not overlap; lines of 32 directions are tried
+    spans = [points @ _LINES for points in outlines]  # (points, lines)
     gaps = [spans[0].min(0) - spans[1].max(0), spans[1].min(0) - spans[0].max(0)]
     return bool(np.max(gaps) > _GAP)
 
@@ -304,12 +305,12 @@ _LINES = np.stack([np.cos(np.arange(32) * np.pi / 32), np.sin(np.arange(32) * np
 
 
 def _hulls() -> dict[str, np.ndarray]:
-    """Points around each unit shape: rings slightly wider than it, so that their corners' hull holds it."""
+    """Points around each unit shape: rings slightly wider than it, so that the hull of their corners contains it."""
     turn = np.arange(24) * 2 * np.pi / 24
     ring = np.stack([np.cos(turn), np.sin(turn)], -1) / np.cos(np.pi / 24)
     heights = np.array([-1.0, 1.0])
     cylinder = np.concatenate([np.column_stack([ring, np.full(24, z)]) for z in heights])
-    # between two rings of a sphere, and at its poles, a polygon around the meridian holds it
+    # between two rings of a sphere, and at its poles, a polygon around the meridian contains it
     tilts = (np.arange(12) + 0.5) * np.pi / 12 - np.pi / 2
     wide = 1 / np.cos(np.pi / 24)
     sphere = np.concatenate(

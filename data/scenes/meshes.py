@@ -1,4 +1,4 @@
-"""Surfaces of the unit shapes of scenes: points, normals and quads, upper edges rounded. No pyvista."""
+"""Surfaces of the unit shapes: points, normals and quads, with rounded upper edges. Without pyvista."""
 
 import numpy as np
 
@@ -12,7 +12,8 @@ _TURNS, _STEPS = 64, 6
 def shapes() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Points `(points, 3)`, unit normals `(points, 3)` outwards and quads `(quads, 4)` of each shape.
 
-    Every shape reaches from -1 to 1 along each axis. It has no bottom, on which it stands, and its lower edge is sharp.
+    Every shape extends from -1 to 1 along each axis. It has no bottom, because it stands on it, and its lower edge is
+    sharp.
     """
     tilt = np.linspace(0, np.pi, _TURNS // 2 + 1)
     arc = np.stack([np.sin(tilt), np.cos(tilt)], -1)
@@ -27,7 +28,7 @@ def shapes() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def _outwards(points: np.ndarray, normals: np.ndarray, quads: np.ndarray) -> np.ndarray:
-    """The quads, each in the order in which it turns left when seen from outside: VTK takes the others for backs."""
+    """The quads with their corners counterclockwise as seen from outside: VTK treats the others as back faces."""
     corners = points[quads]
     across = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
     back = (across * normals[quads].sum(1)).sum(1) < 0
@@ -35,7 +36,7 @@ def _outwards(points: np.ndarray, normals: np.ndarray, quads: np.ndarray) -> np.
 
 
 def _turned(profile: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The surface that a profile of pairs (distance from the axis, height) sweeps, with its slopes for normals."""
+    """The surface of revolution of a profile of pairs (distance from the axis, height), with the slopes as normals."""
     turn = np.arange(_TURNS + 1) * 2 * np.pi / _TURNS
 
     def swept(pairs: np.ndarray) -> np.ndarray:
@@ -46,8 +47,8 @@ def _turned(profile: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _cube() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Faces with half of the rounded edges around each; sides reach down to the ground."""
-    # on the face z = 1: the points of a grid around it, pulled onto the rounded cube, meet the next face at 45 degrees
+    """Faces with half of the rounded edges around each; the sides extend down to the ground."""
+    # on the face z = 1: points of a grid that, pulled onto the rounded cube, meet the next face at 45 degrees
     bow = np.tan(np.linspace(0, np.pi / 4, _STEPS))
     line = np.concatenate([-(1 - _BEVEL + _BEVEL * bow)[::-1], 1 - _BEVEL + _BEVEL * bow])
     first, second = (part.reshape(-1) for part in np.meshgrid(line, line, indexing="ij"))
@@ -56,7 +57,7 @@ def _cube() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     sides = [turned[[i, j, 2]].T for turned in turns for i, j in ((0, 1), (1, 0))]
     points = np.concatenate([face, *sides])
     core = np.clip(points, _BEVEL - 1, 1 - _BEVEL)
-    # below, a side goes straight down to where it stands
+    # the lower half of a side goes straight down to the ground
     core[:, 2] = np.where(points[:, 2] < 0, points[:, 2], core[:, 2])
     normals = points - core
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)

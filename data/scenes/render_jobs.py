@@ -1,4 +1,4 @@
-"""Rendered scenes in files of a hundred, each whole or not there, drawn by worker processes where they are missing."""
+"""Rendered scenes in files of a hundred, each complete or absent, rendered by worker processes where missing."""
 
 import importlib.util
 import json
@@ -21,27 +21,27 @@ from multipyro.data.storage.images import usable_cores
 from multipyro.data.storage.locations import download_root, roots
 from multipyro.data.storage.stored import stored_arrays
 
-__all__ = ["SHARD", "SceneRecipe", "can_render", "count_shards", "load_shards", "render_missing", "work"]
+__all__ = ["SHARD", "SceneRecipe", "can_render", "count_shards", "load_shards", "render_missing", "render_worker"]
 
-#: Scenes of a file.
+#: Scenes per file.
 SHARD = 100
 
 _VERSION = 1
 _INSTALL = 'pip install "multipyro[render]"'
-_WORK = "from multipyro.data.scenes.render_jobs import work; work()"
+_WORKER = "from multipyro.data.scenes.render_jobs import render_worker; render_worker()"
 _ATTRIBUTES = (tuple(SIZES), tuple(COLORS), MATERIALS, SHAPES)
 
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """What pictures depend on, beside their numbers.
+    """What images depend on, beside their numbers.
 
     Args:
-        num_objects: Objects of a scene.
+        num_objects: Objects per scene.
         simple: Whether all are red or blue metal spheres.
-        size: Pixels of each side.
+        size: Height and width in pixels.
         seed: Seed of the scenes and of their sentences.
-        shard: Scenes of a file.
+        shard: Scenes per file.
     """
 
     num_objects: int
@@ -56,7 +56,7 @@ class SceneRecipe:
         return f"TwoObjects/v{_VERSION}-{kind}-{self.size}px-seed{self.seed}/{number:05d}.npz"
 
     def header(self, number: int) -> str:
-        """What a file says of itself."""
+        """What a file states about its content."""
         return json.dumps({"version": _VERSION, **vars(self), "number": number}, sort_keys=True)
 
 
@@ -66,7 +66,7 @@ def can_render() -> bool:
 
 
 def count_shards(recipe: SceneRecipe, numbers: Iterable[int], data_root: str | os.PathLike | None = None) -> int:
-    """How many of the files are in one of the roots; they are not opened."""
+    """How many of the files exist in one of the roots; they are not opened."""
     places = roots(data_root)
     return sum(any((root / recipe.name(number)).is_file() for root in places) for number in numbers)
 
@@ -77,11 +77,11 @@ def render_missing(
     data_root: str | os.PathLike | None = None,
     processes: int | None = None,
 ) -> None:
-    """Renders the files that no root has into the download folder.
+    """Renders the files that are in no root into the download folder.
 
     Raises:
         ImportError: If files are missing and pyvista is not installed.
-        RuntimeError: If a worker fails; the message ends with what it said.
+        RuntimeError: If a worker fails; the message ends with its output.
     """
     places = roots(data_root)
     missing = [number for number in numbers if not any((root / recipe.name(number)).is_file() for root in places)]
@@ -118,7 +118,7 @@ def _read(recipe: SceneRecipe, number: int, places: Iterable[Path]) -> dict[str,
         try:
             arrays = stored_arrays(path)
             if str(arrays.pop("recipe", "")) != recipe.header(number):
-                raise ValueError("it holds other scenes")
+                raise ValueError("it has other scenes")
         except ValueError as error:
             warnings.warn(f"{path} is damaged ({error}) and its scenes are rendered again", stacklevel=5)
         else:
@@ -127,7 +127,7 @@ def _read(recipe: SceneRecipe, number: int, places: Iterable[Path]) -> dict[str,
 
 
 def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) -> None:
-    """Has worker processes render files into the download folder; those that are finished stay, whatever happens."""
+    """Renders files into the download folder by worker processes; finished files stay, whatever happens."""
     if not numbers:
         return
     if not can_render():
@@ -136,9 +136,9 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
             f"installed: {_INSTALL}"
         )
     count = min(processes or usable_cores(), len(numbers))
-    # threads of numpy may round otherwise, and those of a software renderer wait for one another
+    # threads of numpy may round differently, and those of a software renderer wait for one another
     threads = dict.fromkeys(("LP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # workers import what this process does, whatever folder it runs in
+    # workers import the same packages, whatever folder this process runs in
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with optional_imports("a progress bar"):
         from rich.console import Console
@@ -151,7 +151,7 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
             try:
                 for first in range(count):
                     task = {"folder": str(download_root()), "recipe": vars(recipe), "numbers": numbers[first::count]}
-                    command = [sys.executable, "-P", "-c", _WORK]
+                    command = [sys.executable, "-P", "-c", _WORKER]
                     worker = subprocess.Popen(
                         command, stdin=subprocess.PIPE, stdout=writing, stderr=errors, env=environment
                     )
@@ -162,7 +162,7 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
                 os.close(writing)
             with Progress(*columns, console=Console(stderr=True)) as progress:
                 bar = progress.add_task("", total=len(numbers) * recipe.shard)
-                for _ in finished:  # a line a file, until the last worker has closed its end
+                for _ in finished:  # one line per file, until the last worker has closed its end
                     progress.advance(bar, recipe.shard)
             failed = [worker.wait() for worker in workers if worker.wait()]
         finally:
@@ -172,19 +172,19 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
                 worker.wait()
         if failed:
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
+            output = errors.read().decode(errors="replace").strip().splitlines()
             raise RuntimeError(
-                f"rendering failed with exit status {failed[0]}; the scenes that were finished stay. Its last words: "
-                + "\n".join(said[-5:])
+                f"rendering failed with exit status {failed[0]}; finished scenes stay. The last lines of its output: "
+                + "\n".join(output[-5:])
             )
 
 
-def work() -> None:
-    """A worker: reads its task from standard input, and prints the number of each file that it has written."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # leaves no part of a file
+def render_worker() -> None:
+    """A worker process: reads its task from standard input, and prints the number of each file that it has written."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception, so that no part of a file stays
     task = json.loads(sys.stdin.read())
     recipe, folder = SceneRecipe(**task["recipe"]), Path(task["folder"])
-    # here, for the process that asks for pictures may lack it
+    # imported here, because the calling process may not have pyvista
     from multipyro.data.scenes.renderer import Renderer
 
     renderer = Renderer(recipe.size)
@@ -202,19 +202,19 @@ def _arrays(recipe: SceneRecipe, number: int, renderer) -> dict[str, np.ndarray]
     scenes = [draw_scene(recipe.seed, index, recipe.num_objects, recipe.simple) for index in indices]
     texts = [sentence(scene, recipe.seed, index) for scene, index in zip(scenes, indices, strict=True)]
     objects = [scene.objects for scene in scenes]
-    positions = np.array([[thing.position for thing in things] for things in objects])
-    seen = np.stack([scene.project(place) for scene, place in zip(scenes, positions, strict=True)])
+    positions = np.array([[item.position for item in items] for items in objects])
+    projected = np.stack([scene.project(place) for scene, place in zip(scenes, positions, strict=True)])
     attributes = [
-        [[names.index(word) for names, word in zip(_ATTRIBUTES, thing.words, strict=True)] for thing in things]
-        for things in objects
+        [[names.index(word) for names, word in zip(_ATTRIBUTES, item.words, strict=True)] for item in items]
+        for items in objects
     ]
     return {
         "image": np.stack([renderer.draw(scene) for scene in scenes]),
         "text": np.array([[WORDS.index(word) for word in text] for text in texts], np.uint8),
         "attributes": np.array(attributes, np.uint8),
         "position": positions,
-        "rotation": np.array([[thing.rotation for thing in things] for things in objects]),
-        "pixel": seen * (recipe.size, recipe.size, 1),
+        "rotation": np.array([[item.rotation for item in items] for items in objects]),
+        "pixel": projected * (recipe.size, recipe.size, 1),
         "camera": np.array([scene.camera for scene in scenes]),
         "lights": np.array([scene.lights for scene in scenes]),
     }

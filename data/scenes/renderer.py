@@ -1,4 +1,4 @@
-"""Pictures of scenes by pyvista, which is imported when a renderer is made: the extra `[render]`."""
+"""Images of scenes by pyvista, which is imported when a renderer is created: the extra `[render]`."""
 
 from types import ModuleType
 
@@ -10,35 +10,35 @@ from multipyro.data.scenes.shadows import DISTANCES, POWERS, ground
 
 __all__ = ["Renderer"]
 
-# drawn so many times larger in each direction, so that edges are smooth
+# rendered so many times larger in each direction, for smooth edges
 _OVERSAMPLING = 3
 _GAMMA = 2.2
-# strength of the lamps and of the surroundings on objects, beside the ground that `_light` shades
+# intensity of the lamps and of the surroundings on objects; `shadows` computes that on the ground
 _LAMPS, _SURROUNDINGS = 2.7, 1.25
 _METALLIC = {"rubber": 0.0, "metal": 0.95}
 _ROUGHNESS = {"rubber": 0.65, "metal": 0.25}
-# 8-bit values as linear light
+# linear light of 8-bit values
 _LINEAR = ((np.arange(256) / 255) ** _GAMMA).astype(np.float32)
 
 
 class Renderer:
-    """Draws scenes at one size, each as if it were the first.
+    """Renders scenes at one size, each independently of the scenes before it.
 
-    VTK draws the objects, with physically based materials in the light of the scene's lamps and of a surrounding studio
-    that metal mirrors; the ground with its soft shadows is put behind them.
+    VTK renders the objects, with physically based materials in the light of the scene's lamps and of a surrounding
+    studio that metal reflects; the ground with its soft shadows is composited behind them.
     """
 
     def __init__(self, size: int) -> None:
         pyvista = _pyvista()
         side = size * _OVERSAMPLING
         self.size = size
-        #: What has drawn: other versions, and other drivers, may round otherwise.
+        #: Versions of the software: other versions, and other drivers, may round differently.
         self.versions = f"pyvista {pyvista.__version__}, VTK {'.'.join(map(str, pyvista.vtk_version_info))}"
         self._pyvista = pyvista
         self._plotter = pyvista.Plotter(off_screen=True, window_size=(side, side), lighting="none")
         window, renderer = self._plotter.ren_win, self._plotter.renderer
         window.SetMultiSamples(0)
-        # the background is transparent, so that alpha tells where objects are
+        # the background is transparent, so that alpha is the mask of the objects
         window.SetAlphaBitPlanes(1)
         renderer.SetBackground(0, 0, 0)
         renderer.SetBackgroundAlpha(0)
@@ -54,7 +54,7 @@ class Renderer:
         renderer.GetEnvMapPrefiltered().SetPrefilterMaxSamples(256)
 
     def draw(self, scene: Scene) -> np.ndarray:
-        """The picture, uint8 `(3, size, size)`."""
+        """The image, uint8 `(3, size, size)`."""
         plotter, size = self._plotter, self.size
         plotter.clear_actors()
         plotter.remove_all_lights()
@@ -63,28 +63,28 @@ class Renderer:
             light.positional, light.cone_angle, light.attenuation_values = True, 90, (0, 1, 0)
             light.intensity = _LAMPS * power * distance
             plotter.add_light(light)
-        for thing in scene.objects:
-            self._add(thing)
+        for item in scene.objects:
+            self._add(item)
         camera = plotter.camera
         camera.position, camera.focal_point, camera.up = scene.camera, tuple(scene.focus()), (0, 0, 1)
         camera.view_angle, camera.clipping_range = scene.view_angle(), (1.0, 40.0)
-        plotter.ren_win.Render()  # `render` waits for a window to be shown
+        plotter.ren_win.Render()  # `render` waits for a window
         pixels = self._pixels()
         share, light = _shrunk(pixels[..., 3:] > 0), _shrunk(_LINEAR[pixels[..., :3]] * (pixels[..., 3:] > 0))
         light += (1 - share) * ground(scene, size)[..., None]
         return np.rint(np.clip(light, 0, 1) ** (1 / _GAMMA) * 255).astype(np.uint8).transpose(2, 0, 1)
 
-    def _add(self, thing: SceneObject) -> None:
+    def _add(self, item: SceneObject) -> None:
         actor = self._plotter.add_mesh(
-            self._meshes[thing.shape],
-            color=(np.array(COLORS[thing.color]) / 255) ** _GAMMA,
+            self._meshes[item.shape],
+            color=(np.array(COLORS[item.color]) / 255) ** _GAMMA,
             pbr=True,
-            metallic=_METALLIC[thing.material],
-            roughness=_ROUGHNESS[thing.material],
+            metallic=_METALLIC[item.material],
+            roughness=_ROUGHNESS[item.material],
             reset_camera=False,
             render=False,
         )
-        actor.user_matrix = thing.to_world()
+        actor.user_matrix = item.to_world()
 
     def _pixels(self) -> np.ndarray:
         """Red, green, blue and alpha, uint8 `(rows, columns, 4)`, rows from the top."""
@@ -121,7 +121,7 @@ def _shrunk(values: np.ndarray) -> np.ndarray:
 
 
 def _studio() -> np.ndarray:
-    """What is around the scene, light from all directions `(64, 128, 3)`: ground, a dim dome, a panel at each lamp."""
+    """The surroundings, light from all directions `(64, 128, 3)`: ground, a dim dome, a panel at each lamp."""
     height = 64
     polar, turn = (np.arange(height) + 0.5) / height * np.pi, (np.arange(2 * height) + 0.5) / height * np.pi
     up = np.cos(polar)[:, None] * np.ones_like(turn)
@@ -131,7 +131,7 @@ def _studio() -> np.ndarray:
         elevation = np.arctan2(z, np.hypot(x, y))
         high = np.abs(np.pi / 2 - polar - elevation)[:, None]
         light = light + 7 * power * _soft(0.3 - beside * np.sqrt(1 - up**2)) * _soft(0.3 - high)
-        # walls mirror the ground, which is brighter toward a lamp
+        # walls reflect the ground, which is brighter toward a lamp
         light = light + 2 * power * (up <= 0) * _soft(0.45 - beside)
     return np.repeat(_SURROUNDINGS * light[..., None], 3, -1).astype(np.float32)
 

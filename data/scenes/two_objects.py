@@ -1,4 +1,4 @@
-"""Rendered scenes and their sentences: two objects and how they stand, and one red or blue sphere."""
+"""Rendered scenes and their sentences: two objects and their relation, and one red or blue sphere."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _MIN_SIZE, _MAX_SIZE = 32, 512
 
 
 class SceneSet(NamedTuple):
-    """A set of scenes: objects of each, whether they are simple, and rows to train, validate and test."""
+    """A set of scenes: objects per scene, whether they are simple, and rows for training, validation and test."""
 
     num_objects: int
     simple: bool
@@ -42,23 +42,23 @@ def load_two_objects(
     likelihood: str = "beta",
     processes: int | None = None,
 ) -> Splits:
-    """Pictures in the manner of CLEVR of two objects, and sentences of nine words that say what stands where.
+    """Images of two objects in the style of CLEVR, and sentences of nine words that describe them.
 
     Modalities: `image` uint8 `(rows, 3, size, size)` in memory, float32 in `[0, 1]` in batches; `text` int64
     `(rows, 9)`, the words `size color material shape relation size color material shape` out of 19. The first object
-    of the sentence is right or left of the second, in front of it or behind, as the camera sees it. Which object comes
-    first and which of the two true relations is told is drawn at random.
+    of the sentence is right or left of the second, in front of it or behind, as seen from the camera. Which object
+    comes first and which of the two true relations is named is drawn at random.
 
-    Scenes that no searched folder has are rendered at the first use (the extra `[render]`), a hundred to a file: into
-    `TwoObjects/` in the download folder, which can be copied into a data root. A run that is killed goes on where it
-    was. Picture and sentence depend on the seed and on the number of the row alone, bit for bit on one machine: not on
-    the number of processes, and not on `num_rows`, so a larger set contains the smaller one. The parts are rows 0 to
+    Scenes that are in no searched folder are rendered at the first use (the extra `[render]`), a hundred per file, into
+    `TwoObjects/` in the download folder, which can be copied into a data root. An interrupted run continues where it
+    stopped. Image and sentence depend on the seed and on the number of the row alone, bit for bit on one machine: not
+    on the number of processes, and not on `num_rows`, so a larger set contains the smaller one. The parts are rows 0 to
     89,999, 90,000 to 94,999 and 95,000 to 99,999.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.2: 100,000
-        pairs, 90,000 to train and 10,000 to validate. Departures: the 10,000 are halved into rows that choose and rows
-        that judge, and the pictures are rendered by VTK and not by Blender. The paper does not say whether the first
+        pairs, 90,000 for training and 10,000 for validation. Departures: the 10,000 are halved into validation and
+        test, and the images are rendered by VTK and not by Blender. The paper does not say whether the first
         object is right of the second or the second of the first, nor how the scenes were framed: here neither object
         hides any of the other or leaves the image.
 
@@ -66,12 +66,12 @@ def load_two_objects(
 
     Args:
         data_root: Folder with `TwoObjects/`; see `multipyro.data.storage.locations` for where else is searched.
-        seed: Seed of the scenes and of the sentences; another seed is another data set, rendered anew.
-        size: Pixels of each side, 32 to 512.
-        num_rows: At most so many rows of each part, the first ones; None for all. Only these are rendered, rounded up
-            to hundreds.
-        likelihood: Family of the pixels, see `Modality`; the paper's is `"beta"`.
-        processes: Processes that render; one a core by default.
+        seed: Seed of the scenes and of the sentences; another seed is another data set, which is rendered again.
+        size: Height and width in pixels, 32 to 512.
+        num_rows: Largest number of rows of each part, the first ones; None for all. Only these are rendered, rounded
+            up to hundreds.
+        likelihood: Likelihood of the pixels, see `Modality`; the paper's is `"beta"`.
+        processes: Number of rendering processes; one per core by default.
 
     Returns:
         The three parts.
@@ -95,11 +95,11 @@ def load_one_object(
     """The simplified scenes: one metal sphere, red or blue, small or large, anywhere on the ground.
 
     Modalities: `image` as in `load_two_objects`; `text` int64 `(rows, 4)` such as `large red metal sphere`. Labels are
-    the four sentences. 9,000 rows to train, 500 to validate, 500 to test.
+    the four sentences. 9,000 training, 500 validation and 500 test examples.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.5 and
-        Figure 1. The number of pictures is not published, nor whether position and light vary; here both do.
+        Figure 1. The number of images is not published, nor whether position and light vary; here both do.
 
     Args:
         data_root: See `load_two_objects`.
@@ -130,7 +130,7 @@ def scene_arrays(
     num_rows: int | None = None,
     processes: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """What is known of the scenes of one part, in the order of its rows, to check pictures and sentences by.
+    """Facts about the scenes of one part, in the order of its rows, to check images and sentences.
 
     Args:
         name: `"two-objects"` or `"one-object"`.
@@ -138,7 +138,7 @@ def scene_arrays(
         fields: Some of `image`, uint8 `(rows, 3, size, size)`; `text`, indices of `WORDS` `(rows, words)`;
             `attributes` `(rows, objects, 4)`, indices of the words for size, color, material and shape in the order
             of `multipyro.data.scenes.composition`; `position` of the centers `(rows, objects, 3)`, with z upwards;
-            `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers are seen: pixels
+            `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers appear: pixels
             from the left, pixels from the top, and depth; `camera` `(rows, 3)` and `lights` `(rows, 4, 3)`, positions.
         data_root: See `load_two_objects`.
         seed: See `load_two_objects`.
@@ -157,17 +157,17 @@ def scene_arrays(
     scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
     rows, shards = _shards(scene_set, split, num_rows)
     render_missing(recipe, shards, data_root, processes)
-    found: dict[str, np.ndarray] = {}
+    result: dict[str, np.ndarray] = {}
     for start, arrays in zip(range(0, rows, SHARD), load_shards(recipe, shards, data_root, processes), strict=True):
         for field in fields:
             values = arrays[field][: rows - start]
-            # filled in place: two copies of a hundred thousand pictures are many
-            found.setdefault(field, np.empty((rows, *values.shape[1:]), values.dtype))[start : start + SHARD] = values
-    return found
+            # filled in place, because two copies of a hundred thousand images need too much memory
+            result.setdefault(field, np.empty((rows, *values.shape[1:]), values.dtype))[start : start + SHARD] = values
+    return result
 
 
 def scenes_missing(name: str, data_root: str | os.PathLike | None = None) -> str:
-    """What has to be rendered of a set at the default options and what that takes, or an empty string."""
+    """What has to be rendered of a set at the default options and what it needs, or an empty string."""
     scene_set = _SETS[name]
     total = sum(scene_set.rows) // SHARD
     there = count_shards(SceneRecipe(scene_set.num_objects, scene_set.simple, _SIZE, 0), range(total), data_root)
@@ -190,19 +190,19 @@ def _load(
     # all parts at once, under one progress bar
     parts = {split: _shards(scene_set, split, num_rows)[1] for split in Splits.NAMES}
     render_missing(recipe, [number for shards in parts.values() for number in shards], data_root, processes)
-    words, told = (WORDS, None) if not scene_set.simple else (_SIMPLE_WORDS, _SIMPLE_SENTENCES)
+    words, sentences = (WORDS, None) if not scene_set.simple else (_SIMPLE_WORDS, _SIMPLE_SENTENCES)
     positions = 4 if scene_set.num_objects == 1 else 9
-    text = Modality("text", (positions,), "text", "categorical", len(words), told, vocabulary=words)
+    text = Modality("text", (positions,), "text", "categorical", len(words), sentences, vocabulary=words)
     modalities = {"image": Modality("image", (3, size, size), "image", likelihood), "text": text}
     ids = torch.tensor([words.index(word) if word in words else -1 for word in WORDS])
     splits = {}
     for split in Splits.NAMES:
-        found = scene_arrays(name, split, ("image", "text"), data_root, seed, size, num_rows, processes)
-        x = {"image": torch.from_numpy(found["image"]), "text": ids[torch.from_numpy(found["text"]).long()]}
+        arrays = scene_arrays(name, split, ("image", "text"), data_root, seed, size, num_rows, processes)
+        x = {"image": torch.from_numpy(arrays["image"]), "text": ids[torch.from_numpy(arrays["text"]).long()]}
         labels = None
-        if told is not None:
-            labels = (x["text"][:, None] == text.encode(list(told))).all(-1).int().argmax(1)
-        splits[split] = MultimodalData(name, modalities, x, labels=labels, split=split)
+        if sentences is not None:
+            labels = (x["text"][:, None] == text.encode(list(sentences))).all(-1).int().argmax(1)
+        splits[split] = MultimodalData(name, modalities, x, labels=labels, split=split, label_names=sentences)
     return Splits(**splits)
 
 
