@@ -503,3 +503,25 @@ def test_two_processes_train_as_one(tmp_path):
     for row, expected in zip(rows, result.history, strict=True):
         for name in ("train/bound", "validation/bound"):
             assert float(row[name]) == pytest.approx(expected[name], rel=1e-4)
+
+
+def discrete(x, observed=None):
+    with pyro.plate("data", len(x["label"]), dim=-1):
+        pyro.sample("z", dist.Categorical(logits=pyro.param("logits", torch.zeros(2))))
+
+
+def pixelwise(x, observed=None):
+    """A model with a second plate."""
+    loc = pyro.param("loc", torch.zeros(2))
+    with pyro.plate("data", len(x["label"]), dim=-1):
+        z = pyro.sample("z", dist.Categorical(logits=torch.zeros(2)))
+        with pyro.plate("pixels", 4, dim=-2):
+            pyro.sample("signal", dist.Normal(loc[z], 1.0), obs=x["signal"].T)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_programs_that_only_pyros_objectives_support_are_trained_without_sums_by_site(validate):
+    with pyro.validation_enabled(validate):
+        held_out = toy_data(16, 1, "validation")
+        row = fit(pixelwise, discrete, Trace_ELBO(), toy_data(), validation=held_out, **QUICK).history[-1]
+    assert {name for name in row if name.startswith("validation/")} == {"validation/bound"}

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from multipyro._modes import evaluation_mode, training_mode
 from multipyro.batch import batch_rows
 from multipyro.data import Batch
-from multipyro.guides._encoder_cache import encoders_run_once
-from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, Objective, elbo, schedules_of
+from multipyro.inference.objectives import LinearWarmup, schedules_of
+from multipyro.inference.objectives.reports import evaluation_of, non_finite_sites
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs.checkpoints import load_programs, programs_of, read_checkpoint, state_of, write_checkpoint
 from multipyro.inference.runs.description import describe_run
@@ -163,7 +162,7 @@ class Trainer:
             try:
                 losses.append(step.gradients(x, observed))
             except ValueError as error:  # Pyro's validation stumbles over NaN parameters before there is a loss
-                if not step.non_finite_sites(x, observed):
+                if not non_finite_sites(step.model, step.guide, x, observed):
                     raise
                 raise self._error("no loss can be computed", step, (x, observed)) from error
             if self._worker.device.type == "cpu" and not math.isfinite(losses[-1]):
@@ -190,7 +189,8 @@ class Trainer:
         self._pending.clear()
 
     def _error(self, what: str, step: TrainingStep, batch: Batch) -> NonFiniteLossError:
-        sites = step.non_finite_sites(*batch) or "no single site of this process: the terms overflow together"
+        sites = ", ".join(non_finite_sites(step.model, step.guide, *batch))
+        sites = sites or "no single site of this process: the terms overflow together"
         where = f"in epoch {self._state.epoch}, step {self._state.batch}"
         return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
 
@@ -201,32 +201,22 @@ class Trainer:
         Without any, those of the first training batch; its bound is left out, since it stands for one batch only.
         """
         sums: dict[str, Tensor] = {}
+        objective = self._recipe.stages[self._state.stage].objective
         with ExitStack() as stack:
             stack.enter_context(evaluation_mode(*self._modules))
             stack.enter_context(self._worker.autocast())
             for schedule in self._schedules:
                 stack.enter_context(schedule.finished())
             for x, observed in self._feed.validation(otherwise=first):
-                for name, value in {**self._measure(x, observed), "": torch.tensor(batch_rows(x))}.items():
+                evaluation = evaluation_of(objective, *self._programs, x, observed)
+                values = {"bound": evaluation.bound, **evaluation.sites, "": torch.tensor(batch_rows(x))}
+                for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + value.float().cpu()
         totals = dict(zip(sums, self._worker.sum(torch.stack(list(sums.values()))).tolist(), strict=True))
         examples, prefix = totals.pop(""), "validation" if self._feed.validates else "train"
         if not self._feed.validates:
             del totals["bound"]
         return {f"{prefix}/{name}": total / examples for name, total in totals.items()}
-
-    def _measure(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        """The bound of a batch and the sums by site behind it."""
-        objective = self._recipe.stages[self._state.stage].objective
-        if isinstance(objective, Objective):
-            with encoders_run_once():
-                evaluation = objective.evaluate(*self._programs, x, observed)
-            return {"bound": evaluation.bound, **evaluation.sites}
-        bound = torch.as_tensor(-objective.loss(*self._programs, x, observed))
-        if isinstance(objective, TraceEnum_ELBO):  # the guide does not have the sites that it sums out
-            return {"bound": bound}
-        report = getattr(objective, "report", elbo(MODEL, GUIDE).report)
-        return {"bound": bound, **report(*self._programs, x, observed)}
 
     def _save(self, is_better: bool) -> None:
         """Writes the checkpoints of this epoch."""

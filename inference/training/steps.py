@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from multipyro.inference.handlers import frozen, frozen_modules
 from multipyro.inference.objectives import Objective
-from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.recipes import Recipe, Stage, Update
 from multipyro.inference.training.devices import Worker
 from multipyro.inference.training.optimizers import ScheduledOptimizer, optimizer_factory
@@ -121,17 +118,3 @@ class TrainingStep:
                 self.optimizers[name] = ScheduledOptimizer(self._make, new, self._settings.lr_schedule)
                 if name in self._saved:
                     self.optimizers[name].load_state_dict(self._saved.pop(name))
-
-    @torch.no_grad()
-    def non_finite_sites(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> str:
-        """The sites whose value or log-probability is not finite, from tracing the programs once more."""
-        with pyro.validation_enabled(False), torch.random.fork_rng([]):
-            guide = poutine.trace(self.guide).get_trace(x, observed)
-            model = poutine.trace(poutine.replay(self.model, trace=guide)).get_trace(x, observed)
-        places = []
-        for trace, side in ((guide, "guide"), (model, "model")):
-            for name, site in sample_sites(trace).items():
-                what = {"value": site["value"], "log-probability": site["fn"].log_prob(site["value"])}
-                wrong = next((kind for kind, values in what.items() if not torch.isfinite(values).all()), None)
-                places += [f"the {wrong} of site {name!r} in the {side}"] if wrong else []
-        return ", ".join(places)
