@@ -3,13 +3,18 @@
 import json
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 from multipyro.batch import subsets_of
-from multipyro.data import Splits, load_dataset
+from multipyro.data import Modality, MultimodalData, Splits, load_dataset
+from multipyro.guides import Guide
 from multipyro.inference import build, evaluate, latent_accuracy, networks_for
+from multipyro.inference.cli.tables import flat_metrics
 from multipyro.inference.evaluation import Classifier, Report, paired_differences, train_classifiers
+from multipyro.ppl_models import BernoulliLikelihood, MultimodalModel, NormalLikelihood
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +125,53 @@ def test_the_error_of_a_classifier_is_bounded_by_what_its_test_data_allows():
     assert Classifier(modality, None, 1.0, 60).largest_error == pytest.approx(1 - 60 / (60 + 1.959964**2))
     assert Classifier(modality, None, 1.0).largest_error == 0.0
     assert Classifier(modality, None, math.nan, 0).largest_error == 1.0
+
+
+class Repeated(nn.Module):
+    """The latent, three times."""
+
+    def forward(self, z):
+        return torch.cat([z, z, z], -1)
+
+
+class Threshold(nn.Module):
+    """Logits that are positive above one half."""
+
+    def forward(self, z):
+        return 20 * (z - 0.5)
+
+
+class AtTheImage(Guide):
+    """`z` is the beginning of the image; it does not look at attributes."""
+
+    def posterior(self, x, observed=None):
+        rows = len(next(iter(x.values())))
+        place = x["image"][:, :2] if "image" in x else torch.zeros(rows, 2)
+        return dist.Normal(place, 1e-4).to_event(1)
+
+
+def test_attributes_have_average_precision_and_errors():
+    torch.manual_seed(0)
+    modalities = {
+        "image": Modality("image", (6,), "vector", "normal"),
+        "attributes": Modality("attributes", (2,), "vector", "bernoulli"),
+    }
+
+    def data(split):
+        attributes = (torch.rand(200, 2) < 0.4).float()
+        image = torch.cat([attributes, attributes, attributes], 1) + 0.3 * torch.randn(200, 6)
+        return MultimodalData("faces", modalities, {"image": image, "attributes": attributes}, split=split)
+
+    splits = Splits(*(data(name) for name in Splits.NAMES))
+    likelihoods = {"image": NormalLikelihood(Repeated()), "attributes": BernoulliLikelihood(Threshold())}
+    model, guide = MultimodalModel(2, likelihoods), AtTheImage(2, modalities=("image", "attributes"))
+    result = evaluate(model, guide, splits, num_samples=5)
+    scores = result.to_dict()["attributes"]["image->attributes"]
+    assert scores["average_precision"]["value"] > 0.9 and scores["average_precision"]["se"] > 0
+    x = splits.test.x
+    assert scores["errors"] == ((x["image"][:, :2] > 0.5) != (x["attributes"] > 0.5)).sum(0).tolist()
+    assert scores["error_rate"]["value"] == pytest.approx(sum(scores["errors"]) / 400)
+    assert result.examples["attributes/image->attributes/error_rate"].shape == (200,)
+    flat = flat_metrics(result.to_dict())
+    assert flat["average precision image->attributes"]["value"] == scores["average_precision"]["value"]
+    assert flat["error rate image->attributes"]["value"] == scores["error_rate"]["value"]

@@ -15,7 +15,14 @@ _TABULATED = (
     "log_likelihood",
     "conditional_log_likelihood",
     "guide_conditional_log_likelihood",
+    "attributes",
 )
+
+# the numbers of those that have several
+_PARTS = {
+    "guide_conditional_log_likelihood": ("mean", "logmeanexp"),
+    "attributes": ("average_precision", "error_rate"),
+}
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> Any:
@@ -58,6 +65,9 @@ def metric_title(path: str) -> str:
         return f"log p({rest.replace('+', ', ')})"
     if kind == "conditional_log_likelihood":
         return f"log p({target} | {given.replace('+', ', ')})"
+    if kind == "attributes":
+        direction, _, metric = rest.rpartition("/")
+        return f"{metric.replace('_', ' ')} {direction}"
     if kind == "guide_conditional_log_likelihood":
         direction, _, bound = rest.rpartition("/")
         return f"guide's {direction}, {bound.replace('logmeanexp', 'log-mean-exp')}"
@@ -118,7 +128,8 @@ def _estimates(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
         if isinstance(value, Mapping) and "value" not in value:
             yield from _estimates(value, f"{path}/")
         elif value is None or isinstance(value, Mapping):
-            if value is None and path.startswith("guide_conditional"):
-                yield from ((f"{path}/{bound}", None) for bound in ("mean", "logmeanexp"))
+            parts = _PARTS.get(path.partition("/")[0]) if value is None else None
+            if parts is not None:
+                yield from ((f"{path}/{part}", None) for part in parts)
             else:
                 yield path, value

@@ -15,6 +15,7 @@ from multipyro.batch import subsets_of
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._program_modules import count_parameters
 from multipyro.inference.evaluation._inputs import conditions_of, supports
+from multipyro.inference.evaluation.attributes import AttributeScores, attribute_scores
 from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
 from multipyro.inference.evaluation.coherence import (
     coherence_by_number,
@@ -29,7 +30,7 @@ from multipyro.inference.evaluation.likelihoods import (
     guide_conditional_log_likelihood,
     log_likelihoods,
 )
-from multipyro.inference.evaluation.prediction import Output
+from multipyro.inference.evaluation.prediction import Output, cross_generate
 from multipyro.inference.evaluation.probes import can_probe, latent_accuracy
 from multipyro.inference.programs import Program
 from multipyro.inference.runs import versions
@@ -116,6 +117,11 @@ class _Task:
         """Pairs of one given modality and another."""
         return [(given, target) for given, target in self.directions() if len(given) == 1]
 
+    def is_attributes(self, name: str) -> bool:
+        """Whether a modality is a vector of attributes that data points have or do not have."""
+        modality = self.splits.test.modalities[name]
+        return modality.kind == "vector" and modality.likelihood == "bernoulli"
+
     def can_infer(self, given: Sequence[str]) -> bool:
         """Whether the model has these modalities and the guide infers latents from them."""
         modeled = getattr(self.model, "modalities", self.names)
@@ -146,7 +152,8 @@ def evaluate(
     `coherence.by_number["2"]` (that many given, see `coherence_by_number`), `latent_accuracy[subset]`,
     `latent_dimensions[subset]`, `symmetric_kl["image|label"]` (mean per dimension), `log_likelihood[subset]`,
     `conditional_log_likelihood["label->image"]` (of the model),
-    `guide_conditional_log_likelihood["label->image"].{mean,logmeanexp}` (of the guide), `classifier_accuracy`,
+    `guide_conditional_log_likelihood["label->image"].{mean,logmeanexp}` (of the guide),
+    `attributes["image->attributes"]` (average precision and errors, see `AttributeScores`), `classifier_accuracy`,
     `parameters`, `data`, `settings`, `versions`, `seed`, `seconds`. Shares have `value`, `se` and a 95 % interval `low`
     to `high`, and where classifiers counted them a `bracket`: the values possible if these err as often as on real
     data. Likelihoods have their Monte Carlo error and warnings, see `LogLikelihood`.
@@ -252,6 +259,7 @@ def _metrics(task: _Task) -> tuple[dict[str, Any], dict[str, Tensor]]:
     probes = {"+".join(given): _probe(task, given) for given in task.many_subsets()}
     likelihoods, likelihood_examples = _likelihoods(task)
     bounds = {_arrow(*pair): _bounds(task, *pair) for pair in task.single_directions()}
+    attributes = {_arrow(*pair): _attributes(task, *pair) for pair in task.directions() if task.is_attributes(pair[1])}
     dimensions = {"+".join(given): _latent_dimensions(task, given) for given in task.many_subsets()}
     pairs = [pair for pair in subsets_of(task.names) if len(pair) == 2]
     metrics = {
@@ -259,6 +267,7 @@ def _metrics(task: _Task) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "latent_accuracy": probes,
         **likelihoods,
         "guide_conditional_log_likelihood": bounds,
+        "attributes": attributes,
         "latent_dimensions": dimensions,
         "symmetric_kl": {"|".join(pair): _symmetric_kl(task, *pair) for pair in pairs},
     }
@@ -344,6 +353,17 @@ def _bounds(task: _Task, given: Sequence[str], target: str) -> dict[str, Estimat
     return {name: estimate_mean(values.where(counted, torch.nan)) for name, values in bounds._asdict().items()}
 
 
+def _attributes(task: _Task, given: Sequence[str], target: str) -> AttributeScores | None:
+    """How well the attributes of the test data are predicted from other modalities."""
+    indices = indices_with(task.splits.test, [*given, target])
+    if not task.can_predict([target], given) or not task.can_infer(given) or not len(indices):
+        return None
+    x, _ = task.splits.test.select([*given, target]).rows(indices)
+    evidence = {name: x[name] for name in given}
+    predicted = cross_generate(task.model, task.guide, evidence, [target], output="mean")[target][0]
+    return attribute_scores(predicted.flatten(1).cpu(), x[target].flatten(1) > 0.5)
+
+
 def _latent_dimensions(task: _Task, given: Sequence[str]) -> LatentDimensions | None:
     needed = (*given, *(name for name in conditions_of(task.model) if name not in given))
     if not task.can_infer(given) or not (x := _complete(task, needed)):
@@ -387,7 +407,9 @@ def _examples(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]
     """The value of each test data point, of every estimate that is one over them; samples of the prior are none."""
     examples = {}
     for name, value in metrics.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, AttributeScores):
+            examples[f"{prefix}{name}/error_rate"] = value.error_rate.values
+        elif isinstance(value, Mapping):
             examples.update(_examples(value, f"{prefix}{name}/"))
         elif isinstance(value, Estimate) and name != "joint":
             examples[prefix + name] = value.values
