@@ -20,7 +20,7 @@ _TRAIN = (
     *("--option", "aggregate_prior=true"),
 )
 # epochs of the flow that replaces the prior
-_PRIOR_EPOCHS = 10
+_PRIOR_EPOCHS = 25
 
 
 def train_arguments(arguments: argparse.Namespace) -> list[str]:
