@@ -202,10 +202,10 @@ def test_importance_sampling_is_unbiased(rounds, chains, share):
     x, base = PROBLEM.sample(8), PROBLEM.product_guide(0.2, 1.3)
     guide = IterativeSampling(PROBLEM.model(), base, rounds, chains=chains)
     for subset in (["label"], ["image"]):
-        result = log_likelihood(PROBLEM.model(), guide, x, subset, None, 10_000, prior=share)
+        result = log_likelihood(PROBLEM.model(), guide, x, subset, None, 2_500, prior=share)
         assert (abs(result.values - PROBLEM.log_evidence(x, subset)) < 5 * result.standard_errors + 2e-3).all()
-        assert result.mc_se < 0.03
-    conditional = log_likelihood(PROBLEM.model(), guide, x, ["image"], ["label"], 10_000, prior=share)
+        assert result.mc_se < 0.06
+    conditional = log_likelihood(PROBLEM.model(), guide, x, ["image"], ["label"], 2_500, prior=share)
     exact = PROBLEM.log_conditional(x, ["image"], ["label"])
     assert (abs(conditional.values - exact) < 5 * conditional.standard_errors + 4e-3).all()
 

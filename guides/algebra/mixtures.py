@@ -124,6 +124,8 @@ class StratifiedMixture(dist.TorchDistribution):
 
     def expand(self, batch_shape, _instance=None) -> "StratifiedMixture":
         """The same mixture over a larger batch shape."""
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
         weights = self.weights.expand(*batch_shape, self.num_components)
         if self._stack is None:
             return StratifiedMixture([part.expand(batch_shape) for part in self._parts], weights, names=self.names)

@@ -193,7 +193,7 @@ def _terms(
             log_precision = torch.where(mask, log_precision, _MISSING)
             loc = torch.where(mask, loc, 0.0)
         terms[name] = log_precision, loc
-    shape = torch.broadcast_shapes(*[part.shape for term in terms.values() for part in term]) if terms else ()
+    shape = _common_shape([part.shape for term in terms.values() for part in term])
     return {name: _contiguous(term, shape) for name, term in terms.items()}
 
 
@@ -234,8 +234,13 @@ def _prior_term(prior: dist.Distribution | nn.Module) -> Term:
 def _contiguous(term: Term, shape: Sequence[int]) -> Term:
     # torch rounds exp and log differently on broadcast operands; with one layout for all, a product with a missing
     # expert is bit for bit the product without it
-    shape = torch.broadcast_shapes(shape, term[1].shape)
+    shape = _common_shape([torch.Size(shape), term[1].shape])
     return term[0].expand(shape).contiguous(), term[1].expand(shape).contiguous()
+
+
+def _common_shape(shapes: Sequence[torch.Size]) -> Sequence[int]:
+    # comparing costs a tenth of broadcasting, and nearly all shapes are equal
+    return shapes[0] if shapes and all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
 
 
 def _stack(terms: Sequence[Term]) -> Term:
