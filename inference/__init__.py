@@ -1,5 +1,6 @@
 """Objectives, training, prediction and evaluation."""
 
+from multipyro.inference.evaluation.checks import GuideCheck, check_guide
 from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
 from multipyro.inference.evaluation.coherence import coherence_by_number, conditional_coherence, joint_coherence
 from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
@@ -87,6 +88,7 @@ __all__ = [
     "FitResult",
     "FitState",
     "GeneratorLoss",
+    "GuideCheck",
     "JensenShannonELBO",
     "LinearMixtureELBO",
     "LinearWarmup",
@@ -106,6 +108,7 @@ __all__ = [
     "bidirectional_sandwich",
     "bridged_log_likelihoods",
     "build",
+    "check_guide",
     "coherence_by_number",
     "conditional",
     "conditional_coherence",

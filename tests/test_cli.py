@@ -64,6 +64,16 @@ def test_resume_ends_with_0_when_finished_and_starts_when_nothing_is_there(run, 
     assert "lr" in one_line(capsys)
 
 
+def test_check_says_whether_the_guide_can_be_trusted(run, capsys):
+    sizes = ["--rows", "20", "--num-simulated", "40", "--num-samples", "30"]
+    assert main(["check", str(run), *sizes]) == 0
+    assert "calibration: " in capsys.readouterr().out
+    check = json.loads((run / "check.json").read_text(), parse_constant=pytest.fail)
+    assert check["method"] == "mvae" and "image+label+word" in check["subsets"]
+    assert check["settings"]["num_data"] == 20 and check["subsets"]["label"]["verdicts"][0]["text"]
+    assert (run / "check.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_evaluate_writes_metrics(run, capsys):
     assert main(["evaluate", str(run), "--num-samples", "5"]) == 0
     assert "coherence image->label" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from multipyro.inference.cli.commands import (
+    check,
     compare,
     datasets,
     demo,
@@ -183,6 +184,19 @@ COMMANDS: dict[str, Command] = {
             "": (
                 _num_samples(1000, "importance samples per example for the likelihoods"),
                 Option("pixels", "mean", Literal["mean", "sample"], "what is classified for coherence"),
+                *_RUN,
+            )
+        },
+    ),
+    "check": Command(
+        "say whether the guide of a run can be trusted, and what to do if not",
+        check.run,
+        {"run": (None, "run folder")},
+        {
+            "": (
+                Option("rows", 200, Count, "number of complete test examples"),
+                Option("num_simulated", 500, Count, "number of data points to simulate"),
+                _num_samples(1000, "importance samples per example"),
                 *_RUN,
             )
         },

@@ -14,6 +14,7 @@ from multipyro.inference.evaluation.figures.grids import (
     joint_samples_figure,
     reconstructions_figure,
 )
+from multipyro.inference.evaluation.figures.guide_checks import guide_check_figure
 from multipyro.inference.evaluation.figures.maps import latent_map_figure, posteriors_figure
 from multipyro.inference.evaluation.figures.traversals import latent_samples_figure, traversals_figure
 
@@ -26,6 +27,7 @@ __all__ = [
     "by_setting_figure",
     "cross_generation_figure",
     "figures_of",
+    "guide_check_figure",
     "joint_samples_figure",
     "latent_map_figure",
     "latent_samples_figure",

@@ -134,9 +134,10 @@ def bound_log_weights(
     bound, guided = _checked_bound(model, x, given, target, None), conditional(guide)
     components = [Component(bound.given, 1.0, 1.0)]
     with evaluating(model, guide), poutine.block():
-        samples = weighted_samples(
-            model, guided, bound.x, None, components, num_samples, bound.target, size=max(1, num_samples)
-        )
+        scored = restrict(model, [*bound.target, *conditions_of(model)])
+        elements = elements_per_row(scored, first_row(bound.x, None)) * batch_rows(bound.x)
+        size = next(chunks(num_samples, elements))
+        samples = weighted_samples(model, guided, bound.x, None, components, num_samples, bound.target, size)
     return samples.log_weights(bound.target)
 
 

@@ -130,18 +130,14 @@ class LogLikelihood:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: `value`, `se`, `mc_se`, `khat` (largest), `unreliable` (share), `warnings`.
 
-        With a sandwich also its `gap` and `gap_se`.
+        With a sandwich also its `gap` and `gap_se`. A number that is not finite is None.
         """
-        largest = None if self.khat is None else self.khat.max().item()
-        return {
-            "value": self.mean,
-            "se": self.se,
-            "mc_se": self.mc_se,
-            "khat": largest,
-            "unreliable": self.unreliable,
-            "warnings": list(self.warnings),
-            **({} if self.sandwich is None else {"gap": self.sandwich.gap, "gap_se": self.sandwich.gap_se}),
-        }
+        numbers = {"value": self.mean, "se": self.se, "mc_se": self.mc_se, "unreliable": self.unreliable}
+        numbers["khat"] = math.nan if self.khat is None else self.khat.max().item()
+        if self.sandwich is not None:
+            numbers |= {"gap": self.sandwich.gap, "gap_se": self.sandwich.gap_se}
+        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        return {**finite, "warnings": list(self.warnings)}
 
     def __getitem__(self, rows: Tensor) -> "LogLikelihood":
         """The estimate of some of the data points."""

@@ -1,0 +1,264 @@
+"""Whether a guide can be trusted: calibration, coverage, gaps and collapse of each subset, with verdicts in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from multipyro.batch import batch_rows, is_exposure, modalities_in, subsets_of
+from multipyro.inference.evaluation._inputs import as_names, check_known, check_values, conditions_of, supports
+from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate, simulate
+from multipyro.inference.evaluation.checks.gaps import InferenceGap, inference_gap
+from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest, two_sample_test
+from multipyro.inference.evaluation.checks.uniformity import UniformityTest
+from multipyro.inference.evaluation.checks.verdicts import Verdict, judge_aggregate, judge_subset
+from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions
+from multipyro.inference.evaluation.estimates import Estimate, estimate_share
+from multipyro.inference.evaluation.prediction import embed
+from multipyro.inference.programs import Program, unwrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["GuideCheck", "SubsetCheck", "check_guide"]
+
+#: levels of credible regions whose coverage is reported
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+# beyond these many modalities only single ones, all but one, and all are checked
+_MOST_MODALITIES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class SubsetCheck:
+    """What was measured for one subset of the modalities.
+
+    Attributes:
+        given: The subset.
+        calibration: Ranks of simulated latents among samples of the guide.
+        p_value: Of all ranks being uniform, in every dimension and of the joint density together (Bonferroni).
+        coverage: Level of a credible region -> share of the simulated latents inside, with Wilson's interval; empty if
+            the guide has no density.
+        gap: What the guide's bound lacks of the log-likelihood of the data; None if it has no density.
+        dimensions: KL and variance of each dimension on the data; None where the guide has no marginals.
+        verdicts: What all that means.
+    """
+
+    given: tuple[str, ...]
+    calibration: Calibration
+    p_value: float
+    coverage: dict[float, Estimate]
+    gap: InferenceGap | None
+    dimensions: LatentDimensions | None
+    verdicts: tuple[Verdict, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        gap = self.gap
+        khat = None if gap is None or gap.khat.isnan().any() else gap.khat.clamp(max=1e6)
+        return {
+            "p_value": self.p_value,
+            "spread": self.calibration.spread,
+            "offset": self.calibration.offset,
+            "coverage": {str(level): share.to_dict() for level, share in self.coverage.items()},
+            "khat": None
+            if khat is None
+            else {"median": khat.median().item(), "unreliable": (khat > 0.7).double().mean().item()},
+            "gap": None
+            if gap is None
+            else {
+                "evidence": gap.evidence.to_dict(),
+                **{name: getattr(gap, name).to_dict() for name in ("bound", "total", "approximation", "amortization")},
+            },
+            "dimensions": None if self.dimensions is None else self.dimensions.to_dict(),
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GuideCheck:
+    """The result of `check_guide`.
+
+    Attributes:
+        subsets: Subset -> its check.
+        aggregate: Whether the aggregate posterior given all modalities, or the largest subset that the guide supports,
+            can be told apart from the prior.
+        verdicts: What the comparison of aggregate posterior and prior means.
+        power: Probability that the test of uniform ranks catches a guide half as wide as the posterior in one
+            dimension.
+        settings: Numbers of data points and samples.
+    """
+
+    subsets: dict[tuple[str, ...], SubsetCheck]
+    aggregate: TwoSampleTest | None
+    verdicts: tuple[Verdict, ...]
+    power: float
+    settings: dict[str, int]
+
+    def summary(self) -> str:
+        """The verdicts in words."""
+        lines = []
+        for given, check in self.subsets.items():
+            lines.append(f"q(z | {', '.join(given)})")
+            lines += [f"  {verdict}" for verdict in check.verdicts]
+        lines += ["aggregate posterior and prior", *(f"  {verdict}" for verdict in self.verdicts)]
+        simulated, samples = self.settings["num_simulated"], self.settings["num_samples"]
+        lines.append(
+            f"({simulated} simulated data points: a guide half as wide as the posterior in one dimension would be "
+            f"detected with probability {self.power:.2f}; {samples} importance samples)"
+        )
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        aggregate = self.aggregate
+        return {
+            "subsets": {"+".join(given): check.to_dict() for given, check in self.subsets.items()},
+            "aggregate": None
+            if aggregate is None
+            else {
+                "accuracy": aggregate.accuracy.to_dict(),
+                "mmd": aggregate.mmd,
+                "mmd_p_value": aggregate.mmd_p_value,
+            },
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "power": self.power,
+            "settings": self.settings,
+        }
+
+    def figure(self) -> "Figure":
+        """The distribution functions of the ranks with their band, the coverage, and k-hat, one row for each subset."""
+        from multipyro.inference.evaluation.figures.guide_checks import guide_check_figure
+
+        return guide_check_figure(self)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+
+def check_guide(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    subsets: Sequence[Sequence[str]] | None = None,
+    num_simulated: int = 500,
+    num_ranked: int = 99,
+    num_samples: int = 1000,
+) -> GuideCheck:
+    """Is this guide any good? Measures it for every subset and says what the numbers mean, and what to do.
+
+    On data points that the model simulates, whose true latents are known: the ranks of the latents among samples of the
+    guide (simulation-based calibration), how often credible regions contain them, and how much wider or narrower the
+    guide would have to be. On the data: Pareto k-hat of the guide's importance weights, the gap between its bound and
+    the log-likelihood divided into approximation and amortization, and the KL of each dimension. And whether the
+    aggregate posterior can be told apart from the prior, which decides whether samples of the prior look like data.
+
+    A guide is trained on data, and simulated data points can be unlike it where aggregate posterior and prior differ:
+    then the calibration is about simulated data, and k-hat and gaps are what holds on real data.
+
+    References:
+        See `calibrate`, `UniformityTest`, `inference_gap`, `two_sample_test` and `latent_dimensions`.
+
+    Args:
+        model: The generative program.
+        guide: The guide; its `conditional` distribution is checked.
+        x: Data, modality name -> values `(batch, *event)`, every data point complete; test data, a few hundred.
+        subsets: The subsets to check; by default all that the guide supports, beyond three modalities the single ones,
+            all but one, and all.
+        num_simulated: Number of simulated data points.
+        num_ranked: Samples of the guide among which each of them is ranked.
+        num_samples: Importance samples of each data point for evidence and k-hat.
+
+    Returns:
+        The check, with `summary()`, `to_dict()` and `figure()`.
+
+    Raises:
+        ValueError: If a modality is unknown or its values are invalid, or the guide supports no subset.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
+        >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
+        >>> check = check_guide(model, guide, {"image": torch.randn(20, 4)}, num_simulated=50, num_samples=50)
+        >>> list(check.subsets)
+        [('image',)]
+    """
+    check_known(model, modalities_in(x))
+    check_values(model, x, None)
+    conditions = conditions_of(model)
+    chosen = _subsets(guide, modalities_in(x), conditions) if subsets is None else [as_names(part) for part in subsets]
+    if not chosen:
+        raise ValueError(f"the guide supports no subset of {list(modalities_in(x))}")
+    inputs = {name: values for name, values in x.items() if is_exposure(name) or name in conditions}
+    if inputs:  # as many as are to be simulated, over and over
+        rows = torch.arange(num_simulated) % batch_rows(x)
+        inputs = {name: values[rows] for name, values in inputs.items()}
+    simulation = simulate(model, num_simulated, modalities_in(x), inputs)
+    test = UniformityTest(num_simulated, num_ranked)
+    checks = {}
+    for given in chosen:
+        calibration = calibrate(model, guide, simulation, given, num_ranked)
+        p_value, coverage = _p_value(test, calibration), _coverage(calibration)
+        gap = inference_gap(model, guide, x, given, num_samples)
+        dimensions = _dimensions(model, guide, x, given)
+        verdicts = judge_subset(given, calibration, p_value, coverage, gap, dimensions)
+        checks[given] = SubsetCheck(given, calibration, p_value, coverage, gap, dimensions, verdicts)
+    aggregate = None if conditions else _aggregate(model, guide, x, max(chosen, key=len))
+    power = _power(num_simulated, num_ranked, len(next(iter(checks.values())).calibration.names))
+    settings = {"num_simulated": num_simulated, "num_ranked": num_ranked, "num_samples": num_samples}
+    return GuideCheck(checks, aggregate, judge_aggregate(aggregate), power, {**settings, "num_data": batch_rows(x)})
+
+
+def _subsets(guide: Program, names: Sequence[str], conditions: Sequence[str]) -> list[tuple[str, ...]]:
+    every = subsets_of(names)
+    if len(names) > _MOST_MODALITIES:
+        every = [subset for subset in every if len(subset) in (1, len(names) - 1, len(names))]
+    directed = [subset for subset in every if set(conditions) < set(subset) or not conditions]
+    return [subset for subset in directed if supports(guide, subset)]
+
+
+def _p_value(test: UniformityTest, calibration: Calibration) -> float:
+    """Half of the error for the dimensions, half for the joint density, if there is one."""
+    dims = calibration.ranks.shape[1]
+    smallest = dims * test.p_values(calibration.ranks).min().item()
+    if calibration.joint_ranks is None:
+        return min(1.0, smallest)
+    return min(1.0, 2 * smallest, 2 * test.p_values(calibration.joint_ranks[:, None]).item())
+
+
+def _coverage(calibration: Calibration) -> dict[float, Estimate]:
+    if calibration.density_ranks is None:
+        return {}
+    # a region of level a contains the truth if fewer than this share of the samples have a larger density
+    levels = (calibration.density_ranks + 0.5) / (calibration.num_samples + 1)
+    return {level: estimate_share(levels < level) for level in LEVELS}
+
+
+def _dimensions(
+    model: Program, guide: Program, x: Mapping[str, Tensor], given: Sequence[str]
+) -> LatentDimensions | None:
+    try:
+        return latent_dimensions(model, guide, x, given)
+    except TypeError:  # a flow has no marginals
+        return None
+
+
+def _aggregate(model: Program, guide: Program, x: Mapping[str, Tensor], given: Sequence[str]) -> TwoSampleTest | None:
+    """One sample of the posterior of each data point against as many of the prior."""
+    posterior = embed(guide, x, given, output="sample")
+    site = getattr(unwrap(guide), "embedding", "z")
+    return two_sample_test(posterior, simulate(model, len(posterior)).latents[site])
+
+
+def _power(num_ranks: int, num_samples: int, dims: int, simulations: int = 200) -> float:
+    """Share of simulated rank sets of a normal guide half as wide as its posterior that the test rejects."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(num_ranks, simulations, generator=generator)
+    # the rank of a value is binomial, with the probability that a sample is below it
+    below = torch.special.ndtr(2 * truth.double())
+    uniform = torch.rand(num_samples, num_ranks, simulations, generator=generator)
+    ranks = (uniform < below).sum(0)
+    test = UniformityTest(num_ranks, num_samples)
+    return (test.p_values(ranks) < 0.05 / (2 * dims)).double().mean().item()

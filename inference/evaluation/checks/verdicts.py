@@ -1,0 +1,175 @@
+"""What the measurements of a guide mean, in words, and what to do about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from multipyro.inference.evaluation.checks.calibration import Calibration
+from multipyro.inference.evaluation.checks.gaps import InferenceGap
+from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest
+from multipyro.inference.evaluation.dimensions import LatentDimensions
+from multipyro.inference.evaluation.estimates import Estimate
+
+__all__ = ["Verdict", "judge_aggregate", "judge_subset"]
+
+Level = Literal["good", "note", "bad"]
+
+# level of the tests
+_ALPHA = 0.05
+# a spread within these factors is close enough for use, whatever a test with many data points says
+_CLOSE = (0.9, 1.1)
+_OFFSET = 0.25
+_UNRELIABLE = 0.7
+# share of data points with an unreliable k-hat that is worth a word
+_MANY = 0.1
+_GAP = 0.5
+# accuracy of a classifier that is told apart from chance, and from what matters
+_APART, _FAR_APART = 0.55, 0.7
+_COLLAPSED = 0.5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One finding.
+
+    Attributes:
+        level: `"good"`, `"note"` (imperfect, or good to know) or `"bad"`.
+        aspect: What it is about: calibration, importance weights, gap, collapse, or the aggregate posterior.
+        text: The finding.
+        advice: What to do; empty for a good one.
+    """
+
+    level: Level
+    aspect: str
+    text: str
+    advice: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"level": self.level, "aspect": self.aspect, "text": self.text, "advice": self.advice}
+
+    def __str__(self) -> str:
+        mark = {"good": "+", "note": "!", "bad": "-"}[self.level]
+        return f"{mark} {self.aspect}: {self.text}" + (f" {self.advice}" if self.advice else "")
+
+
+def judge_subset(
+    given: Sequence[str],
+    calibration: Calibration,
+    p_value: float,
+    coverage: Mapping[float, Estimate],
+    gap: InferenceGap | None,
+    dimensions: LatentDimensions | None,
+) -> tuple[Verdict, ...]:
+    """The verdicts about one subset."""
+    verdicts = [_calibration(given, calibration, p_value, coverage)]
+    if gap is None:
+        verdicts.append(
+            Verdict("note", "importance weights", "the guide has no density, so neither weights nor a gap exist.")
+        )
+    else:
+        verdicts += [_weights(gap), _gap(gap)]
+    if dimensions is not None:
+        verdicts.append(_collapse(dimensions))
+    return tuple(verdicts)
+
+
+def judge_aggregate(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
+    """The verdict about the aggregate posterior and the prior."""
+    aspect = "aggregate posterior"
+    if aggregate is None:
+        return (Verdict("note", aspect, "not compared: the prior of a conditional model depends on its conditions."),)
+    accuracy = aggregate.accuracy.value
+    found = (
+        f"a classifier tells its samples from those of the prior with accuracy {accuracy:.2f} (chance is 0.5); the "
+        f"p-value of the maximum mean discrepancy is {aggregate.mmd_p_value:.3f}."
+    )
+    apart = aggregate.accuracy.low > 0.5 or aggregate.mmd_p_value < _ALPHA
+    if not apart:
+        return (Verdict("good", aspect, found),)
+    if accuracy < _APART:
+        return (Verdict("note", aspect, f"{found} They differ, but little."),)
+    advice = (
+        "So samples of the prior are decoded from where no data lies. Fit a prior to the aggregate posterior (vlvae "
+        "with a learned prior), or raise beta."
+    )
+    return (Verdict("bad" if accuracy > _FAR_APART else "note", aspect, found, advice),)
+
+
+def _calibration(
+    given: Sequence[str], calibration: Calibration, p_value: float, coverage: Mapping[float, Estimate]
+) -> Verdict:
+    spread, aspect = calibration.spread, "calibration"
+    covered = "" if not coverage else f"; {coverage[0.9].value:.0%} of the true latents lie in 90 % regions"
+    if p_value >= _ALPHA:
+        return Verdict("good", aspect, f"no deviation from the posterior detected (p = {p_value:.2g}{covered}).")
+    low, high = _CLOSE
+    if spread > high:
+        text = f"too narrow: its standard deviations would have to be {spread:.2f} times as large"
+        if len(given) > 1:
+            advice = (
+                "Experts that count the same evidence twice, or one that is overconfident, do this. Use a mixture in "
+                "place of a product (mmvae, mopoe), train single modalities and random subsets too (mvae does), or "
+                "lower the likelihood weights: weights above 1 narrow every posterior."
+            )
+        else:
+            advice = (
+                "Lower this modality's likelihood weight, since weights above 1 narrow the posterior, or train the "
+                "guide given this modality with a term of its own (jmvae-kl, telbo)."
+            )
+    elif spread < low:
+        text = f"too wide: its standard deviations would have to be {spread:.2f} times as large"
+        advice = (
+            "A mixture of experts is as wide as its widest expert, and a bound on a mean of divergences spreads out: "
+            "train longer, use a product of experts, or give this subset an encoder or a flow of its own."
+        )
+    elif calibration.offset > _OFFSET:
+        text = f"shifted by up to {calibration.offset:.2f} of its standard deviations in a dimension"
+        advice = "Train longer, with a larger encoder, or with more data."
+    else:
+        text = "of another shape than the posterior, though of about its width"
+        advice = "A flow can take more shapes."
+        return Verdict("note", aspect, f"{text} (p = {p_value:.2g}{covered}).", advice)
+    return Verdict("bad", aspect, f"{text} (p = {p_value:.2g}{covered}).", advice)
+
+
+def _weights(gap: InferenceGap) -> Verdict:
+    aspect, share = "importance weights", (gap.khat > _UNRELIABLE).double().mean().item()
+    text = f"k-hat is above 0.7 for {share:.0%} of the data points, {gap.khat.median().item():.2f} in the median."
+    if gap.khat.isnan().any():
+        return Verdict("note", aspect, "too few samples for k-hat.", "Take more than 25.")
+    if share <= _MANY:
+        return Verdict("good", aspect, text)
+    advice = "Bounds under this guide alone are loose; log_likelihood widens its proposals for this reason."
+    return Verdict("note" if share < 0.5 else "bad", aspect, text, advice)
+
+
+def _gap(gap: InferenceGap) -> Verdict:
+    total, approximation, amortization = gap.total.value, gap.approximation.value, gap.amortization.value
+    text = (
+        f"the bound lies {total:.2f} nats below log p = {gap.evidence.mean:.2f}: {approximation:.2f} by approximation "
+        f"(the best normal with independent components), {amortization:.2f} by amortization (the encoder)."
+    )
+    if gap.evidence.unreliable > _MANY:
+        return Verdict("note", "gap", f"{text} The log-likelihood itself is unreliable.")
+    if total < _GAP:
+        return Verdict("good", "gap", text)
+    if amortization > approximation:
+        advice = "A larger encoder, longer training or more data would close most of it."
+    else:
+        advice = "A richer family would close most of it: a flow, or a mixture."
+    return Verdict("note", "gap", text, advice)
+
+
+def _collapse(dimensions: LatentDimensions) -> Verdict:
+    active, number = int(dimensions.active.sum()), len(dimensions.active)
+    kl = dimensions.kl.mean(0)
+    text = f"{active} of {number} dimensions are active, with {kl.sum().item():.1f} nats in all."
+    if active == 0:
+        advice = "The latent says nothing: warm up the KL, lower beta, or weaken the decoder."
+        return Verdict("bad", "collapse", text, advice)
+    if active < _COLLAPSED * number:
+        return Verdict(
+            "note", "collapse", text, "Warm up the KL or lower beta to use more, or make the latent smaller."
+        )
+    return Verdict("good", "collapse", text)
