@@ -18,7 +18,7 @@ def attributes(rows=ROWS, seed=0):
 
 
 def face(number, width=178, height=218):
-    """A picture whose gray level tells its number, with a white frame that no crop keeps."""
+    """A image whose gray level tells its number, with a white frame that no crop keeps."""
     pixels = np.full((height, width, 3), 255, np.uint8)
     pixels[20:-20, 10:-10] = 15 * number + 20
     return Image.fromarray(pixels)

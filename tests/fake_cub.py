@@ -13,12 +13,12 @@ LINES = ("a red bird number {}.", "it's gray, with a long bill.", "bird")
 
 
 def captions(numbers):
-    """Ten captions of each picture, the first of which tells its number."""
+    """Ten captions of each image, the first of which tells its number."""
     return [LINES[min(i, 2)].format(f"n{number}") for number in numbers for i in range(10)]
 
 
 def write_original(root):
-    """Write the folder of MMVAE: ten pictures of two classes to train, two of one to test; their gray tells them."""
+    """Write the folder of MMVAE: ten images of two classes to train, two of one to test; their gray tells them."""
     folder, number = root / "cub", 0
     for part, classes in CLASSES.items():
         begin = number
@@ -33,7 +33,7 @@ def write_original(root):
 
 
 def write_caltech(root):
-    """Write the same pictures and captions as the archives of Caltech and of Reed have them."""
+    """Write the same images and captions as the archives of Caltech and of Reed have them."""
     folder, texts, number = root / "CUB_200_2011", root / "cvpr2016_cub" / "text_c10", 0
     numbered, labels = [], []
     for classes in CLASSES.values():
@@ -55,7 +55,7 @@ def write_caltech(root):
 
 
 def write_compact(root, rows=30, lines=None, **changes):
-    """Write the compact files: three pictures of each of ten classes from 11 on; `changes` replace arrays."""
+    """Write the compact files: three images of each of ten classes from 11 on; `changes` replace arrays."""
     folder = root / "CUB"
     folder.mkdir(parents=True, exist_ok=True)
     jpeg, offsets = jpegs([Image.new("RGB", (64, 64), (8 * n,) * 3) for n in range(rows)])

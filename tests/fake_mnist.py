@@ -52,7 +52,7 @@ def write_backgrounds(root, count=5, size=(40, 50)):
 
 
 def write_polymnist(root, folder="PolyMNIST"):
-    """Write the published pictures, whose colors tell number, digit and modality; of digit d there are 5 + d % 3."""
+    """Write the published images, whose colors tell number, digit and modality; of digit d there are 5 + d % 3."""
     for part, most in (("train", 99), ("test", 2)):
         for m in range(5):
             place = root / folder / part / f"m{m}"

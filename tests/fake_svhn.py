@@ -1,4 +1,4 @@
-"""Small files laid out as SVHN, each picture with a number of its own."""
+"""Small files laid out as SVHN, each image with a number of its own."""
 
 import numpy as np
 from scipy.io import savemat

@@ -162,7 +162,7 @@ def test_some_of_the_modalities():
             rows_of.select(names)
 
 
-def test_the_hash_tells_contents_apart():
+def test_different_contents_have_different_hashes():
     numbers = torch.arange(ROWS)
     first = data().content_hash
     assert first == data().content_hash
@@ -309,12 +309,12 @@ def test_pairs_stay_pairs_and_missing_modalities_are_left_out():
         (({"image": torch.ones(2)}, torch.ones(2)), TypeError, "observed must be None or a dict"),
     ],
 )
-def test_batches_of_no_known_form(batch, error, message):
+def test_batches_of_unknown_form(batch, error, message):
     with pytest.raises(error, match=message):
         as_batch(batch, ["image", "label"])
 
 
-def test_what_is_shown_is_short():
+def test_representations_are_short():
     splits = load_dataset("digits")
     assert len(repr(splits)) < 120 and len(repr(splits.train)) < 120 and len(str(splits.describe())) < 500
     assert repr(IndexedTensor(torch.rand(2, 3), torch.tensor([1, 1, 0]))) == (
@@ -323,7 +323,7 @@ def test_what_is_shown_is_short():
     assert repr(splits.test) == "<digits, test: 300 examples of image (1, 8, 8), label (), word (5,)>"
 
 
-def test_descriptions_tell_ranges_missing_values_and_other_readings():
+def test_descriptions_show_ranges_missing_values_and_other_readings():
     values = torch.stack([torch.arange(40.0), 1e4 * torch.rand(40)], 1)
     values[::4, 0] = torch.nan
     modalities = {

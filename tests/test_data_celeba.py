@@ -1,4 +1,4 @@
-"""CelebA: both distributions, every form of its attributes, and files that are missing, cut off or others."""
+"""CelebA: both distributions, every form of its attributes, and missing, truncated and foreign files."""
 
 import errno
 import os
@@ -93,7 +93,7 @@ def test_attributes_as_numbers(root):
     assert normal.train.labels is None
 
 
-def test_the_attributes_that_can_be_seen(root):
+def test_the_visible_attributes(root):
     values = np.random.default_rng(2).choice([-1, 1], (20, 40)).astype(np.int8)
     fake_celeba.write_compact(root, attributes=values)
     visual = load_dataset("celeba", root, form="visual", label="Young").train
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_nothing(root, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "cache" / "multipyro" / "CelebA") == []
 
 
-def test_nothing_is_there(root):
+def test_no_files_at_all(root):
     with pytest.raises(FileNotFoundError, match=r"CelebA is missing: put img_align_celeba/\*.jpg or img_align_celeba"):
         load_celeba(root, download=False)
 
@@ -229,7 +229,7 @@ def test_a_compact_file_with_too_few_rows(root, rows, lacks):
         load_celeba(root)
 
 
-def test_parts_of_the_original_lack(root):
+def test_missing_parts_of_the_original(root):
     folder = fake_celeba.write_original(root)
     (folder / "img_align_celeba" / "000004.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=rf"1 of 12 files are missing \(first: {folder}/.*/000004.jpg\)"):
@@ -255,7 +255,7 @@ def cut(text):
         "another part": ("list_eval_partition.txt", lambda text: text.replace(" 2", " 3"), "for 4 images"),
     }.values(),
 )
-def test_lists_that_are_not_what_they_should_be(root, name, change, message):
+def test_damaged_lists(root, name, change, message):
     path = fake_celeba.write_original(root) / name
     path.write_text(change(path.read_text()))
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
@@ -275,7 +275,7 @@ def test_lists_of_full_length_must_be_the_published_ones(root, monkeypatch, numb
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"cut"])
-def test_a_picture_that_is_none(root, content):
+def test_a_file_that_is_not_an_image(root, content):
     path = fake_celeba.write_original(root) / "img_align_celeba" / "000005.jpg"
     path.write_bytes(path.read_bytes()[:-300] if content == b"cut" else content)
     with pytest.raises(ValueError, match=f"{path} cannot be read as an image"):
@@ -283,7 +283,7 @@ def test_a_picture_that_is_none(root, content):
 
 
 @pytest.mark.parametrize(("crop", "message"), [("center", "at least 148x148 pixels"), ("pooled", "at least 176 rows")])
-def test_a_picture_of_another_size(root, crop, message):
+def test_a_image_of_another_size(root, crop, message):
     path = fake_celeba.write_original(root) / "img_align_celeba" / "000005.jpg"
     Image.new("RGB", (178, 100)).save(path)
     with pytest.raises(ValueError, match=f"{path}: an image must have {message}"):
@@ -319,7 +319,7 @@ def test_compact_files_that_contradict_themselves(root, changes, message):
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5_000, -1])
-def test_a_compact_file_that_is_cut_off(root, kept):
+def test_a_compact_file_that_is_truncated(root, kept):
     path = fake_celeba.write_compact(root)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"{path} is damaged or not the compact file of CelebA"):
@@ -335,7 +335,7 @@ def test_a_compact_file_with_a_changed_byte(root):
         load_celeba(root)
 
 
-def test_a_compact_picture_of_another_size(root):
+def test_a_compact_image_of_another_size(root):
     jpeg, offsets = fake_celeba.jpegs([Image.new("RGB", (64, 60 if n == 3 else 64)) for n in range(20)])
     path = fake_celeba.write_compact(root, jpeg=jpeg, offsets=offsets)
     with pytest.raises(ValueError, match=f"000004.jpg in {path} must have 64x64 pixels, got 64x60"):

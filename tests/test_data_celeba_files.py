@@ -1,4 +1,4 @@
-"""CelebA's archive of pictures, and its download: whole or not at all, from torchvision's list of files."""
+"""CelebA's archive of images, and its download: complete or not at all, from torchvision's list of files."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ def root(tmp_path, monkeypatch):
 
 
 def packed(root, **members):
-    """The folder of the original with its pictures in the archive alone, and what else that holds."""
+    """The folder of the original with its images in the archive alone, and what else that holds."""
     folder = fake_celeba.write_original(root)
     with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as archive:
         for path in (folder / "img_align_celeba").iterdir():
@@ -34,7 +34,7 @@ def packed(root, **members):
     return folder
 
 
-def test_pictures_in_their_archive(root, tmp_path):
+def test_images_in_their_archive(root, tmp_path):
     fake_celeba.write_original(tmp_path / "other")
     folder = packed(root)
     splits = load_celeba(root)
@@ -50,7 +50,7 @@ def test_pictures_in_their_archive(root, tmp_path):
     assert len([*pictures.parent.glob("img_align_celeba-*")]) == 1
 
 
-def test_an_archive_that_is_cut_off_or_damaged(root):
+def test_an_archive_that_is_truncated_or_damaged(root):
     path = packed(root) / "img_align_celeba.zip"
     content = path.read_bytes()
     path.write_bytes(content[:-500])
@@ -79,11 +79,11 @@ def fake_drive(monkeypatch, source, fails=None):
     return asked
 
 
-def test_what_is_found_nowhere_is_downloaded_once(root, tmp_path, monkeypatch):
+def test_missing_files_are_downloaded_once(root, tmp_path, monkeypatch):
     source = packed(tmp_path / "drive")
     asked = fake_drive(monkeypatch, source)
     splits = load_dataset("celeba", root)
-    # the gray levels of the pictures tell their rows
+    # the gray levels of the images tell their rows
     levels = (splits.train.x["image"].float().mean((1, 2, 3)) - 20) / 15
     assert torch.equal(levels.round(), torch.arange(0.0, 12, 3))
     needed = ["img_align_celeba.zip", "list_attr_celeba.txt", "list_eval_partition.txt"]

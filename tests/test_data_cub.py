@@ -29,7 +29,7 @@ def root(tmp_path, monkeypatch):
 
 
 def agree(part, gray, scale):
-    """Check that each row's caption is one of its picture, in turn; the numbers of the pictures."""
+    """Check that each row's caption is one of its image, in turn; the numbers of the images."""
     x, _ = part.rows(torch.arange(len(part)))
     numbers = ((x["image"].mean((1, 2, 3)) * 255 - gray) / scale).round().long().tolist()
     texts = part.modalities["caption"].decode(x["caption"])
@@ -46,7 +46,7 @@ def test_the_original_distribution(root):
     folder = fake_cub.write_original(root)
     assert cub_source(root) == folder
     splits = load_cub(root)
-    # every tenth picture of the training classes validates
+    # every tenth image of the training classes validates
     found = [agree(getattr(splits, name), 20, 15) for name in splits.NAMES]
     assert found == [list(range(9)), [9], [10, 11]]
     assert splits.train.labels[::10].tolist() == [1, 1, 9, 9, 9, 9, 9, 9, 9]
@@ -99,7 +99,7 @@ def test_the_folders_of_caltech_and_reed(root, tmp_path):
     assert cub_source(root) == root / "cub"
 
 
-def test_one_caption_a_picture(root):
+def test_one_caption_per_image(root):
     fake_cub.write_original(root)
     every, first = load_cub(root), load_dataset("cub", root, captions="first")
     for name in every.NAMES:
@@ -109,7 +109,7 @@ def test_one_caption_a_picture(root):
     assert len(load_dataset("cub", root, num_rows=7).train) == 7
 
 
-def test_pictures_are_held_and_decoded_once(root, tmp_path, monkeypatch):
+def test_images_are_stored_and_decoded_once(root, tmp_path, monkeypatch):
     fake_cub.write_original(root)
     first = load_cub(root)
     assert len(first.train.x["image"].pool) == 9
@@ -194,7 +194,7 @@ def weights(tmp_path_factory):
     return path
 
 
-def test_features_are_computed_once_and_lead_back_to_the_pictures(root, weights, monkeypatch):
+def test_features_are_computed_once_and_identify_the_images(root, weights, monkeypatch):
     monkeypatch.setattr(features_module, "_SHORTER", 40)
     folder = fake_cub.write_original(root)
     generator = np.random.default_rng(0)
@@ -210,7 +210,7 @@ def test_features_are_computed_once_and_lead_back_to_the_pictures(root, weights,
     assert torch.allclose(resnet_features(paths, weights), pool[:2], atol=1e-5)
     monkeypatch.setattr(module, "resnet_features", lambda *arguments: pytest.fail("computes again"))
     assert load_cub(root, features=str(weights)).train.x["image"].pool.equal(pool)
-    # the same rows as pictures, which a model of features leads to
+    # the same rows as images, which a model of features leads to
     pictures = load_cub(root, captions="first").train
     assert torch.equal(pictures.x["caption"], features.x["caption"])
     splits = load_cub(root, captions="first", features=weights)
@@ -244,7 +244,7 @@ def test_features_by_torchvision(root, weights, monkeypatch):
     torch.testing.assert_close(resnet_features(compact, weights), wanted.expand(2, -1), rtol=2e-3, atol=1e-4)
 
 
-def test_weights_that_are_none(root, weights, tmp_path):
+def test_damaged_weights(root, weights, tmp_path):
     fake_cub.write_compact(root)
     with pytest.raises(
         FileNotFoundError, match="weights of ResNet-101 are missing: .*none.pth; download resnet101-63fe"

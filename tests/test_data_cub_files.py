@@ -1,4 +1,4 @@
-"""CUB's files where they are missing, cut off, others or more than is asked for."""
+"""CUB's files: missing, truncated, foreign, or more than the options need."""
 
 import os
 
@@ -22,7 +22,7 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def test_pictures_of_caltech_without_captions(root):
+def test_images_of_caltech_without_captions(root):
     fake_cub.write_caltech(root)
     os.rename(root / "cvpr2016_cub", root / "elsewhere")
     with pytest.raises(FileNotFoundError, match=rf"\({root} has CUB_200_2011/ but no cvpr2016_cub/text_c10/\)"):
@@ -32,27 +32,27 @@ def test_pictures_of_caltech_without_captions(root):
     assert cub_source(root) == path
 
 
-def test_nothing_is_there(root):
+def test_no_files_at_all(root):
     with pytest.raises(FileNotFoundError, match="CUB is missing: put into <folder> CUB_200_2011/"):
         load_dataset("cub", root)
 
 
 @pytest.mark.parametrize("lacks", ["text_testclasses.txt", "test"])
-def test_parts_of_the_original_lack(root, lacks):
+def test_missing_parts_of_the_original(root, lacks):
     folder = fake_cub.write_original(root)
     os.rename(folder / lacks, folder / "elsewhere")
     with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {folder} has no text_testclasses.txt or no test/"):
         load_cub(root)
 
 
-def test_the_compact_captions_lack(root):
+def test_missing_compact_captions(root):
     path = fake_cub.write_compact(root).with_name("cub_captions.txt.gz")
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"CUB is incomplete: {root} has no CUB/cub_captions.txt.gz"):
         load_cub(root)
 
 
-def test_captions_that_are_cut_off(root):
+def test_captions_that_are_truncated(root):
     path = fake_cub.write_original(root) / "text_trainvalclasses.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:-3]))
     with pytest.raises(ValueError, match=f"{path} must have 10 captions for each of 10 images, got 97 lines"):
@@ -65,7 +65,7 @@ def test_captions_that_are_cut_off(root):
         load_cub(root / "other")
 
 
-def test_a_picture_is_missing_or_none(root):
+def test_a_missing_or_damaged_image(root):
     folder = fake_cub.write_original(root)
     path = folder / "test" / "001.Wren" / "x.jpg"
     path.write_bytes(b"no image")
@@ -139,14 +139,14 @@ def edited(old, new):
         ),
     }.values(),
 )
-def test_folders_of_caltech_that_are_not_what_they_should_be(root, name, change, error, message):
+def test_damaged_folders_of_caltech(root, name, change, error, message):
     path = fake_cub.write_caltech(root) / name
     change(path)
     with pytest.raises(error, match=message.format(path=path)):
         load_cub(root)
 
 
-def test_few_rows_decode_few_pictures_and_have_the_caption_vocabulary_all(root, monkeypatch):
+def test_few_rows_decode_few_images_and_have_the_complete_vocabulary(root, monkeypatch):
     decoded = []
 
     def counted(sources, *arguments):
@@ -158,7 +158,7 @@ def test_few_rows_decode_few_pictures_and_have_the_caption_vocabulary_all(root, 
         write(root)
         decoded.clear()
         whole, some = load_cub(root), load_cub(root, num_rows=13)
-        # two pictures a part, or as many as it has
+        # two images a part, or as many as it has
         pictures = [len(getattr(whole, name)) // 10 for name in whole.NAMES]
         assert decoded == [sum(pictures), sum(min(number, 2) for number in pictures)]
         for name in whole.NAMES:
@@ -205,7 +205,7 @@ def test_compact_files_that_contradict_themselves(root, changes, message):
 
 
 @pytest.mark.parametrize("kept", [0, 100, -1])
-def test_a_compact_file_that_is_cut_off(root, kept):
+def test_a_compact_file_that_is_truncated(root, kept):
     path = fake_cub.write_compact(root)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match=f"{path} is damaged or not the compact file of CUB"):

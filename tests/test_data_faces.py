@@ -1,4 +1,4 @@
-"""The faces of CelebA: what JMVAE's filter cuts out, which rows that gives, and what is kept of the search."""
+"""The faces of CelebA: the crops of JMVAE's filter, the examples they give, and the cached detections."""
 
 import importlib
 import importlib.util
@@ -26,7 +26,7 @@ needs_opencv = pytest.mark.skipif(
 
 VALUES = torch.from_numpy(fake_celeba.attributes()).float()
 LEFT, RIGHT, ABOVE, SMALL = (40, 60, 80, 80), (90, 80, 80, 80), (40, 5, 80, 80), (80, 100, 40, 40)
-# what is found in the twelve pictures, of which each third one is in the same part
+# what is found in the twelve images, of which each third one is in the same part
 FOUND = {0: [LEFT], 2: [RIGHT, LEFT], 3: [LEFT, RIGHT], 4: [LEFT], 5: [SMALL], 7: [ABOVE], 9: [LEFT], 10: [LEFT]}
 FOUND[11] = [ABOVE, RIGHT]
 KEPT = {"train": [0, 3, 3, 9], "validation": [4, 10], "test": [2, 2, 11]}
@@ -34,7 +34,7 @@ KEPT = {"train": [0, 3, 3, 9], "validation": [4, 10], "test": [2, 2, 11]}
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A folder with twelve pictures in the original layout, and nothing else to be found."""
+    """A folder with twelve images in the original layout, and nothing else to be found."""
     fake_mnist.no_data(monkeypatch, tmp_path)
     (tmp_path / "data").mkdir()
     fake_celeba.write_original(tmp_path / "data")
@@ -53,7 +53,7 @@ def number_of(picture):
 
 
 def stub(monkeypatch, found, broken=None):
-    """Stands for OpenCV; the list of the pictures that are looked at."""
+    """Stands for OpenCV; the list of the images that are looked at."""
     seen = []
 
     def detect(picture):
@@ -91,7 +91,7 @@ def faces(root, **options):
         "above 0.4": ((40, 60, 80, 80), (178, 259), (28, 48, 132, 152)),
     }.values(),
 )
-def test_what_is_cut_out(found, size, edges):
+def test_the_crop(found, size, edges):
     assert face_crop(found, *size) == edges
     assert face_crop(np.array(found, np.int32), *size) == edges
 
@@ -129,7 +129,7 @@ def test_the_pixels_of_a_face(root, monkeypatch):
         assert np.array_equal(face.permute(1, 2, 0), np.asarray(picture))
 
 
-def test_some_rows_need_some_pictures(root, monkeypatch):
+def test_some_rows_need_some_images(root, monkeypatch):
     monkeypatch.setattr(_faces, "_PIECE", 2)
     seen = stub(monkeypatch, FOUND)
     some = faces(root, num_rows=2)
@@ -142,7 +142,7 @@ def test_some_rows_need_some_pictures(root, monkeypatch):
         assert getattr(whole.head(2), name).content_hash == getattr(some, name).content_hash
 
 
-def test_the_search_is_kept(root, pieces, monkeypatch):
+def test_detections_are_stored(root, pieces, monkeypatch):
     with monkeypatch.context() as patched:
         stub(patched, FOUND)
         first = faces(root)
@@ -156,7 +156,7 @@ def test_the_search_is_kept(root, pieces, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["picture", "filter"])
-def test_another_picture_or_filter_is_another_search(root, monkeypatch, change):
+def test_another_image_or_filter_is_another_search(root, monkeypatch, change):
     monkeypatch.setattr(_faces, "_PIECE", 2)
     seen = stub(monkeypatch, FOUND)
     faces(root)
@@ -182,7 +182,7 @@ def test_a_search_that_is_broken_off_goes_on(root, pieces, monkeypatch):
     stub(monkeypatch, FOUND, broken=7)
     with pytest.raises(RuntimeError, match="broken off"):
         faces(root)
-    # the training part, and the first two pictures to validate
+    # the training part, and the first two images to validate
     assert [path.suffix for path in pieces.iterdir()] == [".npz"] * 3
     seen = stub(monkeypatch, FOUND)
     assert len(faces(root).train) == 4
@@ -225,7 +225,7 @@ def test_an_opencv_without_data(root, monkeypatch):
         faces(root)
 
 
-def test_a_system_that_does_not_tell_which_cores_it_gives(root, monkeypatch):
+def test_a_system_that_does_not_report_usable_cores(root, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
     seen = stub(monkeypatch, FOUND)
     faces(root)
@@ -246,7 +246,7 @@ def test_the_compact_file_has_no_faces(tmp_path, monkeypatch):
         faces(tmp_path)
 
 
-def test_pictures_that_cannot_be_searched(root, monkeypatch):
+def test_images_that_cannot_be_searched(root, monkeypatch):
     seen = stub(monkeypatch, FOUND)
     path = root / "celeba" / "img_align_celeba" / "000012.jpg"
     content = path.read_bytes()
@@ -285,7 +285,7 @@ def test_real_faces(tmp_path, monkeypatch):
     # two of the twelve are seen from the side
     assert rows.tolist() == [0, 1, *range(4, 12)]
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    # eyes and mouths of all pictures are aligned
+    # eyes and mouths of all images are aligned
     assert abs(middle - (89, 122)).max() < 15
     assert (boxes[:, 2:] - boxes[:, :2]).min() > 87
     splits = faces(tmp_path)
@@ -294,6 +294,6 @@ def test_real_faces(tmp_path, monkeypatch):
 
 
 @needs_opencv
-def test_nothing_is_found_in_nothing(root):
+def test_no_faces_in_empty_images(root):
     with pytest.raises(ValueError, match="no face is kept of the 4 train images"):
         faces(root)

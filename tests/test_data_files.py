@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that are searched."""
+"""Files that are complete or absent, and folders that are searched."""
 
 import builtins
 import errno
@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, code, error, mes
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
-def test_errors_of_the_writer_stay_what_they_are(tmp_path, error):
+def test_errors_of_the_writer_pass_unchanged(tmp_path, error):
     def write(file):
         file.write(b"half")
         raise error

@@ -1,4 +1,4 @@
-"""Files that ask for more than data: other programs, all memory, a terminal's attention, a place elsewhere."""
+"""Hostile files: programs, unbounded memory, control characters, pipes, leftovers of killed writers."""
 
 import gzip
 import io
@@ -269,7 +269,7 @@ def test_a_description_of_too_many_modalities_is_refused_at_once():
         from_table({"a": [0.5] * 20}, specs)
 
 
-def test_an_image_in_memory_is_no_place():
+def test_an_image_in_memory():
     assert decode_images([png()], ["1"], (3, 2, 2)).shape == (1, 3, 2, 2)
 
 

@@ -1,4 +1,4 @@
-"""Rows that share values behave as the tensor they stand for."""
+"""Indexed tensors behave as the tensors that they represent."""
 
 import dataclasses
 import pickle
@@ -15,7 +15,7 @@ INDEX = torch.tensor([0, 2, 2, 3, 0, 0, 3])
 
 
 def data(values):
-    """Rows of pictures, shared or not, and labels."""
+    """Rows of images, shared or not, and labels."""
     return MultimodalData("toy", {"image": IMAGE, "label": LABEL}, {"image": values, "label": torch.arange(7)})
 
 

@@ -38,7 +38,7 @@ INFERRED = {
 
 
 @pytest.mark.parametrize("values, kind, likelihood, shape", INFERRED.values(), ids=INFERRED)
-def test_what_values_are_is_inferred(values, kind, likelihood, shape):
+def test_kinds_are_inferred(values, kind, likelihood, shape):
     modality, train = only(values)
     assert (modality.kind, modality.likelihood, modality.shape) == (kind, likelihood, shape)
     x, observed = train.rows(torch.arange(3))
@@ -76,7 +76,7 @@ DECLARED = {
 
 
 @pytest.mark.parametrize("values, kind, shape", DECLARED.values(), ids=DECLARED)
-def test_what_values_are_is_declared(values, kind, shape):
+def test_kinds_are_declared(values, kind, shape):
     modality, train = only(values, kinds={"m": kind})
     assert (modality.kind, modality.likelihood, modality.shape) == (kind, KINDS[kind][0], shape)
     expected = torch.as_tensor(values).reshape(ROWS, *shape)[torch.from_numpy(train.ids)]
@@ -255,7 +255,7 @@ def test_items_may_have_any_type():
         ({"a": torch.zeros(20, 2), "observed": torch.zeros(20) * math.nan}, ValueError, "no training row has it"),
     ],
 )
-def test_values_that_are_no_data_set(x, error, message):
+def test_invalid_data_sets(x, error, message):
     with pytest.raises(error, match=message) as caught:
         from_tensors(x)
     assert len(str(caught.value)) < 300

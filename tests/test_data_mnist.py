@@ -130,7 +130,7 @@ def test_an_unknown_binarization(root):
         load_mnist(root, binarize="static")
 
 
-def test_files_that_are_not_there(tmp_path, monkeypatch):
+def test_missing_files(tmp_path, monkeypatch):
     cache = fake_mnist.no_data(monkeypatch, tmp_path)
     with pytest.raises(FileNotFoundError, match=rf"MNIST is missing.*{IMAGES}.*--data-root or MULTIPYRO_DATA.*{cache}"):
         load_mnist(download=False)
@@ -170,7 +170,7 @@ def spoilt(root, name, change, packed):
         "another set": (LABELS, lambda b: b[:-1] + b"\x0b", False, "is damaged: its unpacked md5 is .*, expected"),
     }.values(),
 )
-def test_a_file_that_is_not_what_it_should_be(root, name, change, packed, message):
+def test_damaged_files(root, name, change, packed, message):
     path = spoilt(root, name, change, packed)
     with pytest.raises(ValueError, match=message) as caught:
         load_mnist(root)
@@ -201,7 +201,7 @@ def fake_download(monkeypatch, fails=None):
     return folders
 
 
-def test_what_is_found_nowhere_is_downloaded_once(tmp_path, monkeypatch):
+def test_missing_files_are_downloaded_once(tmp_path, monkeypatch):
     cache = fake_mnist.no_data(monkeypatch, tmp_path)
     fake_mnist.expect(monkeypatch, fake_mnist.contents())
     folders = fake_download(monkeypatch)
@@ -217,7 +217,7 @@ def test_what_is_found_nowhere_is_downloaded_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("all mirrors"), OSError(28, "No space left on device")])
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch, error):
+def test_an_interrupted_download_leaves_nothing(tmp_path, monkeypatch, error):
     cache = fake_mnist.no_data(monkeypatch, tmp_path)
     fake_mnist.expect(monkeypatch, fake_mnist.contents())
     with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and their label: rows agree, parts share nothing, and files that are others."""
+"""MNIST, Fashion-MNIST and their label: modalities agree, parts share nothing, foreign files are refused."""
 
 import hashlib
 
@@ -80,14 +80,14 @@ def test_pixels_are_drawn_as_those_of_mnist(root):
     assert not torch.equal(other.train.x["image"].index, dynamic.train.x["image"].index)
 
 
-def test_the_files_of_mnist_are_no_garments(root):
+def test_the_files_of_mnist_are_not_taken_for_fashion_mnist(root):
     path = fake_mnist.write_mnist(root, fake_mnist.contents(), packed=False, name="FashionMNIST") / IMAGES
     with pytest.raises(ValueError, match=f"{path} is the file of MNIST, expected that of FashionMNIST"):
         load_dataset("mnist-fashion", root)
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_a_file_that_is_cut_off(root, packed):
+def test_a_file_that_is_truncated(root, packed):
     folder = fake_mnist.write_mnist(root, fake_mnist.contents(1), packed, name="FashionMNIST")
     path = folder / (IMAGES + ".gz" * packed)
     path.write_bytes(path.read_bytes()[:-9])
@@ -95,7 +95,7 @@ def test_a_file_that_is_cut_off(root, packed):
         load_dataset("mnist-fashion", root)
 
 
-def test_a_class_that_there_is_not(root):
+def test_a_class_out_of_range(root):
     files = fake_mnist.contents(1)
     name = "train-labels-idx1-ubyte"
     files[name] = files[name][:-1] + b"\x0a"
@@ -104,7 +104,7 @@ def test_a_class_that_there_is_not(root):
         load_dataset("mnist-fashion", root)
 
 
-def test_files_that_are_not_there(root, monkeypatch):
+def test_missing_files(root, monkeypatch):
     (root / "FashionMNIST" / "raw" / f"{IMAGES}.gz").unlink()
     with pytest.raises(FileNotFoundError, match=rf"FashionMNIST is incomplete: .* has no {IMAGES}\[.gz\]"):
         load_dataset("mnist-fashion", root)

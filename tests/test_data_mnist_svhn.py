@@ -1,4 +1,4 @@
-"""MNIST-SVHN and its text: pairs agree, parts share nothing, and files that are cut off or others."""
+"""MNIST-SVHN and its text: pairs agree, parts share nothing, truncated and foreign files are refused."""
 
 import os
 
@@ -28,7 +28,7 @@ def root(tmp_path, monkeypatch):
 
 
 def numbers(part):
-    """The row numbers in their files of both pictures of each row, and their classes."""
+    """The row numbers in their files of both images of each row, and their classes."""
     x = part.rows(torch.arange(len(part)))[0]
     house = (x["svhn"][:, 0, 0, 0] * 255).round().long()
     written = part.x["mnist"].index
@@ -84,7 +84,7 @@ def test_the_seed_decides(root):
     assert (parts[0].labels.diff() != 0).float().mean() > 0.5
 
 
-def test_pictures_are_held_once(root):
+def test_images_are_stored_once(root):
     part = load_dataset("mnist-svhn", root).train
     assert len(part.x["svhn"].pool) == 54
     assert len(part) > 10 * 30
@@ -138,7 +138,7 @@ def test_every_start_is_drawn_alike():
     assert ((counts - 2_000).abs() < 4 * (10_000 * 4 / 25) ** 0.5).all()
 
 
-def test_a_text_that_leaves_no_start():
+def test_a_text_that_is_too_long():
     seven, eight = torch.ones(2, 7, dtype=torch.int64), torch.ones(1, 8, dtype=torch.int64)
     padded = torch.nn.functional.pad(seven, (1, 0))
     generator = torch.Generator().manual_seed(0)
@@ -168,7 +168,7 @@ def test_pairs_out_of_range(root, pairs):
         load_dataset("mnist-svhn", root, pairs=pairs)
 
 
-def test_files_that_are_not_there(tmp_path, monkeypatch, root):
+def test_missing_files(tmp_path, monkeypatch, root):
     monkeypatch.setattr(svhn, "_download", lambda: pytest.fail("downloads"))
     (root / "SVHN" / "test_32x32.mat").unlink()
     with pytest.raises(FileNotFoundError, match=r"SVHN is incomplete: there is no test_32x32.mat; put them"):
@@ -192,7 +192,7 @@ def fake_download(monkeypatch, fails=None):
     monkeypatch.setattr(torchvision.datasets, "SVHN", download)
 
 
-def test_what_is_found_nowhere_is_downloaded(tmp_path, monkeypatch):
+def test_missing_files_are_downloaded(tmp_path, monkeypatch):
     cache = fake_mnist.no_data(monkeypatch, tmp_path)
     with monkeypatch.context() as patched:
         fake_download(patched, RuntimeError("no network"))
@@ -207,7 +207,7 @@ def test_what_is_found_nowhere_is_downloaded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_files_that_are_cut_off(root, compressed):
+def test_files_that_are_truncated(root, compressed):
     path = fake_svhn.write_svhn(root, train=8, compressed=compressed) / "train_32x32.mat"
     content = path.read_bytes()
     for kept in {*range(0, len(content), max(len(content) // 60, 1)), 50, 127, 128, len(content) - 1}:
@@ -266,5 +266,5 @@ def test_the_real_files():
         pytest.skip(str(error))
     for part in vars(splits).values():
         assert part.labels.unique().tolist() == list(range(10))
-    # the digit's color differs from what stands around it, so pictures are not flat
+    # the digit's color differs from what stands around it, so images are not flat
     assert splits.test.x["svhn"].pool.float().std((2, 3)).mean() > 10

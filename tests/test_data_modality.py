@@ -1,4 +1,4 @@
-"""What a modality is: descriptions that contradict themselves, and texts to class ids and back."""
+"""Descriptions of modalities: contradictions, class and token ids, scaling, names."""
 
 import dataclasses
 import json
@@ -98,7 +98,7 @@ def test_a_description_that_contradicts_itself(changes, message):
 
 
 @pytest.mark.parametrize("text", [" two", "two ", " "])
-def test_what_pads_is_no_end_of_a_text(text):
+def test_texts_do_not_end_with_the_padding(text):
     with pytest.raises(ValueError, match=f"'{text}' begins or ends with ' ', the padding of text 'word'"):
         WORD.encode([text])
 
@@ -210,7 +210,7 @@ def test_scaling_is_undone(steps, shape):
     assert Modality(**json.loads(json.dumps(dataclasses.asdict(modality)))) == modality
 
 
-def test_scaled_columns_have_the_location_and_the_spread_that_was_asked_for():
+def test_scaled_columns_have_the_requested_location_and_spread():
     units = torch.randn(5_000, 3) * torch.tensor([1.0, 50.0, 0.0]) + torch.tensor([0.0, 300.0, 7.0])
     units[::7, 0] = torch.nan
     scaled = Modality("m", (3,), "vector", "normal", scaling=fit_scaling(units, "standardize")).from_units(units)
@@ -245,7 +245,7 @@ def test_a_scaling_that_cannot_be_learned(values, steps, message):
         fit_scaling(values, steps)
 
 
-def test_a_long_description_is_shown_short():
+def test_long_descriptions_are_shortened():
     modality = Modality("rna", (2_000,), "counts", "poisson", columns=tuple(f"gene {i}" for i in range(2_000)))
     assert repr(modality) == (
         "Modality('rna', (2000,), 'counts', 'poisson', columns=('gene 0', 'gene 1', 'gene 2', ..., 'gene 1999': 2000 "

@@ -60,7 +60,7 @@ def test_every_digit_occurs_once_a_modality_in_rows_of_its_class(root):
     assert len(orders) == 15
 
 
-def test_digits_invert_patches_of_their_own_background(root):
+def test_digits_invert_patches_of_the_background_of_their_modality(root):
     splits = load_polymnist(root)
     for m, path in enumerate(background_paths(root)):
         values = splits.test.x[f"m{m}"]
@@ -73,7 +73,7 @@ def test_digits_invert_patches_of_their_own_background(root):
         assert len({found[0] for found in corners}) > 10
 
 
-def test_batches_hold_floats(root):
+def test_batches_contain_floats(root):
     x, observed = next(iter(load_polymnist(root).train.batches(4)))
     assert observed is None
     assert {(values.dtype, tuple(values.shape)) for values in x.values()} == {(torch.float32, (4, 3, 28, 28))}
@@ -117,7 +117,7 @@ def test_backgrounds_come_by_name(root):
     assert [path.name for path in background_paths(root)] == ["a.png", "b.png", "c.png", "d.png", "e.png"]
 
 
-def test_backgrounds_that_are_not_there(root, tmp_path):
+def test_missing_backgrounds(root, tmp_path):
     folder = root / "PolyMNIST" / "backgrounds"
     (folder / "c.png").unlink()
     with pytest.raises(FileNotFoundError, match=rf"missing \({folder} has 4 of 5\): put 5 photographs"):
@@ -130,7 +130,7 @@ def test_backgrounds_that_are_not_there(root, tmp_path):
         load_polymnist(root)
 
 
-def test_backgrounds_that_are_no_images(root):
+def test_backgrounds_that_are_not_images(root):
     path = root / "PolyMNIST" / "backgrounds" / "b.png"
     content = path.read_bytes()
     for wrong in (b"no image", content[:200]):

@@ -1,4 +1,4 @@
-"""PolyMNIST as its authors publish it: names that agree in all folders, the archive, and what comes first."""
+"""PolyMNIST as its authors publish it: names that agree in all folders, the archive, and precedence."""
 
 import importlib
 import os
@@ -17,14 +17,14 @@ from multipyro.data.sets.polymnist import polymnist_source
 
 
 def told(part):
-    """Number, digit and modality that the colors of each picture tell, and whether it is a test's."""
+    """Number, digit and modality that the colors of each image tell, and whether it is a test's."""
     colors = torch.stack([values[:, :, 14, 14] for values in part.x.values()], 1).long()
     assert all((values == values[:, :, :1, :1]).all() for values in part.x.values())
     return colors[..., 0] // 20, colors[..., 1] // 20, colors[..., 2] // 40, colors[..., 2] % 40
 
 
 def published(splits):
-    """Check that the pictures of a row are of one name, and return the names of each part in order."""
+    """Check that the images of a row are of one name, and return the names of each part in order."""
     names = {}
     for name in splits.NAMES:
         part = getattr(splits, name)
@@ -42,14 +42,14 @@ EVERY = [(number, digit) for digit in range(10) for number in range(5 + digit % 
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """A folder with the published pictures alone."""
+    """A folder with the published images alone."""
     fake_mnist.no_data(monkeypatch, tmp_path)
     fake_mnist.write_polymnist(tmp_path / "data")
     return tmp_path / "data"
 
 
 def packed(root):
-    """The archive of the pictures, which are then nowhere else."""
+    """The archive of the images, which are then nowhere else."""
     with zipfile.ZipFile(root / "PolyMNIST.zip", "w") as archive:
         # as in an archive that has other things beside them, in no order
         archive.writestr("trained_classifiers/m0", b"network")
@@ -60,11 +60,11 @@ def packed(root):
     return root / "PolyMNIST.zip"
 
 
-def test_the_published_pictures(pictures, monkeypatch):
+def test_the_published_images(pictures, monkeypatch):
     assert DATASETS["polymnist"].missing(pictures) == ""
     splits = load_dataset("polymnist", pictures)
     names = published(splits)
-    # of the pictures in the order of their classes, every sixth
+    # of the images in the order of their classes, every sixth
     assert names["validation"] == sorted(EVERY[5::6])
     assert names["train"] == sorted({*EVERY} - {*EVERY[5::6]})
     assert names["test"] == [(number, digit) for number in range(2) for digit in range(10)]
@@ -74,7 +74,7 @@ def test_the_published_pictures(pictures, monkeypatch):
     assert equal(load_polymnist(pictures), splits)
 
 
-def test_of_60000_published_pictures_10000_validate():
+def test_of_60000_published_images_10000_validate():
     files = importlib.import_module("multipyro.data.sets._polymnist_files")
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     keys = {(number, digit): "" for digit, count in enumerate(counts) for number in range(count)}
@@ -86,13 +86,13 @@ def test_of_60000_published_pictures_10000_validate():
 
 
 @pytest.mark.parametrize("folder", ["PolyMNIST/MMNIST", "MMNIST"])
-def test_published_pictures_elsewhere(pictures, tmp_path, folder):
+def test_published_images_elsewhere(pictures, tmp_path, folder):
     fake_mnist.write_polymnist(tmp_path / "other", folder)
     assert polymnist_source(tmp_path / "other") == tmp_path / "other" / folder
     assert equal(load_polymnist(tmp_path / "other"), load_polymnist(pictures))
 
 
-def test_published_pictures_in_their_archive(pictures, tmp_path):
+def test_published_images_in_their_archive(pictures, tmp_path):
     whole = load_polymnist(pictures)
     path = packed(pictures)
     assert polymnist_source(pictures) == path
@@ -102,14 +102,14 @@ def test_published_pictures_in_their_archive(pictures, tmp_path):
     assert sorted(os.listdir(tmp_path / "cache" / "multipyro")) == ["PolyMNIST"]
 
 
-def test_less_of_the_published_pictures(pictures):
+def test_less_of_the_published_images(pictures):
     whole, less = load_polymnist(pictures), load_polymnist(pictures, num_modalities=2, num_rows=3)
     assert equal(less, whole.head(3).select(["m0", "m1"]))
     shutil.rmtree(pictures / "PolyMNIST" / "test" / "m4")
     assert equal(load_polymnist(pictures, num_modalities=4), whole.select(["m0", "m1", "m2", "m3"]))
 
 
-def test_published_pictures_come_before_built_ones(pictures, tmp_path, monkeypatch):
+def test_published_images_come_before_built_ones(pictures, tmp_path, monkeypatch):
     root, other, files = tmp_path / "root", pictures, fake_mnist.contents()
     fake_mnist.expect(monkeypatch, files)
     fake_mnist.write_mnist(root, files, packed=False)
@@ -130,12 +130,12 @@ def lose(path):
 
 
 def misname(path):
-    """Give a picture a name that tells no digit."""
+    """Give an image a name that tells no digit."""
     os.rename(path, path.with_name("0.png"))
 
 
 def shrink(path):
-    """Put a picture of another size in its place."""
+    """Put an image of another size in its place."""
     fake_mnist.Image.new("RGB", (28, 27)).save(path)
 
 
@@ -156,7 +156,7 @@ def shrink(path):
     }.values(),
 )
 @pytest.mark.parametrize("archive", [False, True])
-def test_published_pictures_that_are_not_what_they_should_be(pictures, place, change, error, message, archive):
+def test_damaged_published_images(pictures, place, change, error, message, archive):
     change(pictures / "PolyMNIST" / place)
     source = packed(pictures) if archive else pictures / "PolyMNIST"
     with pytest.raises(error, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Scenes without their pictures: where objects stand, what sentences say, light on the ground, surfaces of shapes."""
+"""Scenes without their images: positions, sentences, light on the ground, surfaces of shapes."""
 
 import itertools
 
@@ -66,7 +66,7 @@ def test_directions_are_level_and_orthogonal_whatever_the_camera():
         assert vectors[1] @ np.asarray(scene.camera) < 0
 
 
-def test_what_is_right_is_seen_on_the_right_and_what_is_in_front_is_near():
+def test_right_is_right_in_the_image_and_front_is_near():
     scene = place((0, 0), (1, 0), (0, -1), (0, 0))
     x, y, depth = scene.project(np.array([thing.position for thing in scene.objects])).T
     assert x[1] > x[0]
@@ -137,7 +137,7 @@ def test_neither_object_hides_the_other():
     assert max(shared) <= 2
 
 
-def test_outlines_hold_the_surfaces():
+def test_outlines_contain_the_surfaces():
     for shape, rotation in itertools.product(SHAPES, (0.0, 33.0)):
         thing = place((1, 2), shape=shape, rotation=rotation).objects[0]
         lines = np.random.default_rng(0).normal(size=(3, 200))

@@ -27,7 +27,7 @@ def test_the_table():
         assert set(info.default_given).isdisjoint(info.default_targets)
 
 
-def test_what_the_table_says_is_missing(tmp_path, monkeypatch):
+def test_the_table_reports_missing_files(tmp_path, monkeypatch):
     fake_mnist.no_data(monkeypatch, tmp_path)
     root = tmp_path / "data"
     root.mkdir()

@@ -1,4 +1,4 @@
-"""Which files a cache stands for, and files that are damaged or other ones under their name."""
+"""Caches and the files they depend on, damaged files, and decoding of images."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def twins(tmp_path):
     return [written(tmp_path / name / "1.bmp", name.encode()) for name in "ab"]
 
 
-def test_files_of_one_name_size_and_time_are_told_apart_by_their_folder(twins):
+def test_files_of_one_name_size_and_time_differ_by_their_folder(twins):
     first, second = twins
     digests = {files_digest(files, "x") for files in ([first], [second], [first, second], [second, first])}
     assert len(digests) == 4
@@ -63,7 +63,7 @@ def test_other_content_of_one_size_and_time_has_another_digest(twins, how):
     assert files_digest([first], "x") != before
 
 
-def test_what_can_be_no_file_is_absent(twins):
+def test_impossible_paths_are_missing_files(twins):
     wrong = [twins[0] / "1.png", twins[0].with_name("x" * 300), twins[0].with_name("a\0b"), twins[0].with_name("c")]
     with pytest.raises(FileNotFoundError, match="the set is incomplete: 4 of 6 files are missing"):
         files_digest([*twins, *wrong], "the set")
@@ -76,7 +76,7 @@ def own(tmp_path, monkeypatch):
     return tmp_path / "cache" / "multipyro" / "user-defined"
 
 
-def test_cached_pictures_and_arrays_are_those_of_their_folder(tmp_path, own, monkeypatch):
+def test_cached_images_and_arrays_are_those_of_their_folder(tmp_path, own, monkeypatch):
     monkeypatch.setattr("multipyro.data.custom.mapped._MAPPED_BYTES", 0)
     for name, gray in (("a", 0), ("b", 255)):
         bitmap, array = io.BytesIO(), io.BytesIO()
@@ -166,14 +166,14 @@ def test_any_byte_may_be_another(tmp_path):
                 assert str(error)
 
 
-def test_a_single_array_is_no_archive(tmp_path):
+def test_an_archive_is_not_a_single_array(tmp_path):
     (tmp_path / "x.npy").write_bytes(SOUND)
     with pytest.raises(ValueError, match=r"it is a \.npz file, not a single array"):
         stored_array(tmp_path / "x.npy", "r")
 
 
 @pytest.mark.parametrize("kind", ["tiff", "png", "gif", "bmp", "webp", "jpeg"])
-def test_a_damaged_picture_is_named(tmp_path, kind):
+def test_a_damaged_image_is_named(tmp_path, kind):
     generator, path = np.random.default_rng(1), tmp_path / f"1.{kind}"
     file = io.BytesIO()
     Image.fromarray(generator.integers(0, 255, (8, 8, 3), np.uint8)).save(file, kind)
@@ -193,7 +193,7 @@ def test_a_damaged_picture_is_named(tmp_path, kind):
 @pytest.mark.parametrize(
     "error", [IndexError("index out of range"), OSError(22, "seek"), NotImplementedError(), KeyError(3)]
 )
-def test_whatever_a_reader_of_pictures_raises_names_the_file(tmp_path, monkeypatch, error):
+def test_whatever_a_reader_of_images_raises_names_the_file(tmp_path, monkeypatch, error):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
 
     def fails(*_, **settings):
@@ -212,7 +212,7 @@ def test_whatever_a_reader_of_pictures_raises_names_the_file(tmp_path, monkeypat
         (MemoryError(), "not enough memory to decode 1.png"),
     ],
 )
-def test_what_the_system_refuses_is_no_damage(tmp_path, own, monkeypatch, error, expected):
+def test_errors_of_the_system_are_not_reported_as_damage(tmp_path, own, monkeypatch, error, expected):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
 
     def fails(*_, **settings):
@@ -255,7 +255,7 @@ def test_gray_of_unknown_scale_is_refused(tmp_path):
             decode_images([path], [str(path)], (1, *image.size[::-1]))
 
 
-def test_a_copy_that_cannot_be_opened_is_held_in_memory(tmp_path, own, monkeypatch):
+def test_a_copy_that_cannot_be_opened_is_kept_in_memory(tmp_path, own, monkeypatch):
     Image.new("RGB", (4, 4), (7, 7, 7)).save(tmp_path / "1.png")
     monkeypatch.setattr(cache_module, "_mapped", lambda *_: None)
     with pytest.warns(UserWarning, match=r"data is kept in memory: .*\.npy cannot be read again"):

@@ -1,4 +1,4 @@
-"""Tables of one's own: what their columns are, what is missing, where errors are, and texts of characters."""
+"""User-defined tables: kinds of columns, missing cells, errors with their lines, texts of characters."""
 
 import numpy as np
 import pytest
@@ -39,12 +39,12 @@ KINDS = {
 
 
 @pytest.mark.parametrize("cells, kind, likelihood", KINDS.values(), ids=KINDS)
-def test_what_a_column_is_follows_from_its_cells(table, cells, kind, likelihood):
+def test_the_kind_of_a_column_is_inferred_from_its_cells(table, cells, kind, likelihood):
     found = load_toml(table(cells)).train.modalities["a"]
     assert (found.kind, found.likelihood) == (kind, likelihood)
 
 
-def test_a_column_of_texts_is_no_label_unless_it_is_said(table):
+def test_a_column_of_texts_is_a_label_only_if_declared(table):
     captions = [f"bird number {i} sings" for i in range(ROWS)]
     message = (
         r"modalities.a: the 40 training rows .* column 'a' have 40 different .* declare kind = \"text\", or \"label\""
@@ -78,7 +78,7 @@ def test_missing_cells_are_masked(table, missing, kind):
 
 
 @pytest.mark.parametrize("cell", ["inf", "-Infinity", "1e400", "1e39", "2,5", "1_0"])
-def test_what_is_no_number_is_told_with_its_line(table, cell):
+def test_cells_that_are_not_numbers_are_named_with_their_line(table, cell):
     cells = [i / 7 for i in range(ROWS)]
     cells[43] = cell
     with pytest.raises(ValueError, match=rf"t.toml: modalities.a.*column 'a' of .*t.csv has '{cell}' on line 45"):
@@ -161,7 +161,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("text, message", TABLES.values(), ids=TABLES)
-def test_a_wrong_table_is_told_with_its_line(tmp_path, text, message):
+def test_wrong_tables_are_named_with_their_line(tmp_path, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=f"t.csv .*{message}"):
         read_table(tmp_path / "t.csv")

@@ -1,4 +1,4 @@
-"""Data of one's own: tensors, data sets of dicts, and TOML descriptions of tables, pictures and arrays."""
+"""User-defined data: tensors, data sets of dicts, and TOML descriptions of tables, images and arrays."""
 
 import csv
 
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Forty pictures of one color each, of several sizes, with a class, a caption, numbers and an array."""
+    """Forty images of one color each, of several sizes, with a class, a caption, numbers and an array."""
     place = tmp_path / "birds"
     (place / "pictures").mkdir(parents=True)
     names = list(COLORS)
@@ -68,7 +68,7 @@ def written(folder, text=DESCRIPTION, name="birds.toml"):
     return folder / name
 
 
-def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
+def test_modalities_stay_aligned_and_no_row_is_in_two_parts(folder):
     splits = load_toml(written(folder))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [32, 4, 4]
     seen = []
@@ -92,7 +92,7 @@ def test_pairs_are_right_in_every_part_and_no_row_is_in_two(folder):
     assert sorted(seen) == list(range(ROWS))
 
 
-def test_what_modalities_are_is_inferred_or_said(folder):
+def test_kinds_are_inferred_or_declared(folder):
     modalities = load_toml(written(folder)).train.modalities
     found = {name: (modality.kind, modality.likelihood) for name, modality in modalities.items()}
     assert found == {
@@ -106,7 +106,7 @@ def test_what_modalities_are_is_inferred_or_said(folder):
     assert (modalities["spectrum"].scale, modalities["weight"].scale) == (0.5, None)
 
 
-def test_a_column_may_say_which_part_a_row_is_of(folder):
+def test_a_column_may_name_the_part_of_each_row(folder):
     splits = load_toml(written(folder, 'split = "part"\n' + DESCRIPTION))
     assert splits.train.x["weight"][:, 0].tolist() == [0.5 * row for row in range(30)]
     assert splits.test.x["weight"][:, 0].tolist() == [0.5 * row for row in range(31, 40, 2)]
@@ -126,7 +126,7 @@ def test_words_that_no_training_row_has_are_unknown(folder):
     assert characters.train.modalities["file"].decode(characters.train.x["file"])[11] == "11."
 
 
-def test_pictures_are_resized_once_and_mapped(folder, cache, monkeypatch):
+def test_images_are_resized_once_and_mapped(folder, cache, monkeypatch):
     path = written(folder)
     first = load_toml(path).train.x["image"].clone()
     (stored,) = cache.iterdir()
@@ -219,7 +219,7 @@ COLUMNS = [
 
 
 @pytest.mark.parametrize("text, message", WRONG)
-def test_a_wrong_description_is_told(folder, text, message):
+def test_wrong_descriptions_are_named(folder, text, message):
     np.save(folder / "few.npy", np.zeros((3, 2)))
     np.save(folder / "scalar.npy", np.array(3.0))
     np.savez(folder / "several.npz", a=np.zeros((40, 2)))
@@ -230,7 +230,7 @@ def test_a_wrong_description_is_told(folder, text, message):
 
 
 @pytest.mark.parametrize("said, message", COLUMNS)
-def test_what_a_modality_cannot_be_is_told(folder, said, message):
+def test_impossible_modalities_are_named(folder, said, message):
     with pytest.raises(ValueError, match=f"birds.toml: modalities.a.*{message}"):
         load_toml(written(folder, f'table = "birds.csv"\n[modalities.a]\n{said}\n'))
 
@@ -292,7 +292,7 @@ def test_items_may_lack_modalities():
         ([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}], ValueError, r"one shape, got \(2,\) and \(3,\)"),
     ],
 )
-def test_wrong_items_are_told(items, error, message):
+def test_wrong_items_are_named(items, error, message):
     with pytest.raises(error, match=message):
         from_dataset(items)
 
@@ -315,6 +315,6 @@ def test_wrong_items_are_told(items, error, message):
         (torch.zeros(0, 2), ValueError, "at least one row"),
     ],
 )
-def test_values_of_no_kind_are_told(values, error, message):
+def test_values_of_no_kind_are_named(values, error, message):
     with pytest.raises(error, match=message):
         infer_modality("x", values)

@@ -1,4 +1,4 @@
-"""Sets of rendered scenes: their files, their parts, and, where pyvista is installed, their pictures."""
+"""Sets of rendered scenes: their files, their parts, and, where pyvista is installed, their images."""
 
 import json
 import os
@@ -38,7 +38,7 @@ SETS = {"two-objects": module.SceneSet(2, False, (20, 10, 10)), "one-object": mo
 
 
 class Painter:
-    """Stands for the renderer: a picture of one color that the scene determines."""
+    """Stands for the renderer: an image of one color that the scene determines."""
 
     versions = "none"
 
@@ -46,7 +46,7 @@ class Painter:
         self.size = size
 
     def draw(self, scene):
-        """A picture."""
+        """A image."""
         color = np.abs(np.array(scene.objects[0].position)) * 50
         return np.broadcast_to(color[:, None, None], (3, self.size, self.size)).astype(np.uint8)
 
@@ -152,7 +152,7 @@ def half(path):
 
 
 def flipped(path):
-    """Change a byte of the pictures."""
+    """Change a byte of the images."""
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 1
     path.write_bytes(content)
@@ -332,7 +332,7 @@ def test_a_killed_run_goes_on_and_processes_do_not_matter(small, monkeypatch):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Scenes, and their pictures by the real renderer, made in the order of their numbers and in the other one."""
+    """Scenes, and their images by the real renderer, made in the order of their numbers and in the other one."""
     code = """
 import json, sys, numpy
 from multipyro.data.scenes.renderer import Renderer
@@ -351,13 +351,13 @@ print(json.dumps([numpy.array(first).tolist(), numpy.array(again).tolist()]))
 
 
 @needs_pyvista
-def test_a_picture_does_not_depend_on_what_was_drawn_before(pictures):
+def test_a_image_does_not_depend_on_what_was_drawn_before(pictures):
     assert np.array_equal(*pictures)
     assert len({picture.tobytes() for picture in pictures[0]}) == 24
 
 
 @needs_pyvista
-def test_pictures_show_each_object_in_its_place_and_color(pictures):
+def test_images_show_each_object_in_its_place_and_color(pictures):
     for index, picture in enumerate(pictures[0]):
         scene = draw_scene(0, index)
         for thing in scene.objects:
