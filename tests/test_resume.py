@@ -387,7 +387,7 @@ def on_plateau(optimizer):
         {"lr_schedule": halving},
         {"lr_schedule": on_plateau},
     ],
-    ids=str,
+    ids=["one-cycle", "cosine", "a step per epoch", "on a plateau"],
 )
 def test_schedules_go_on_too(tmp_path, settings):
     with pytest.raises(Killed):
