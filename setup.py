@@ -86,6 +86,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.17.5,<0.18",  # a new minor version formats differently
             "setuptools>=77",
+            "zuko>=1.3",  # its flows as experts of our guides
         ],
     },
     entry_points={"console_scripts": ["multipyro = multipyro.inference.cli.parser:main"]},

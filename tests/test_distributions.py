@@ -1,10 +1,14 @@
 """Experts of any family: stacked, scattered, chosen by row, reshaped, detached, in a mixture and with missing rows."""
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import mean_and_se
 from pyro.distributions.transforms import AffineTransform, conditional_affine_coupling
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
 from torch import nn
 
 from multipyro._distributions import (
@@ -18,8 +22,16 @@ from multipyro._distributions import (
     stacked,
     unflattened,
 )
-from multipyro.guides import ConditionalFlow, JointGuide, MixtureOfExperts, NormalEncoder, StratifiedMixture
-from multipyro.ppl_models import MLP
+from multipyro.guides import (
+    AggregateGuide,
+    ConditionalFlow,
+    FlowExperts,
+    JointGuide,
+    MixtureOfExperts,
+    NormalEncoder,
+    StratifiedMixture,
+)
+from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 
 DTYPE, DIM = torch.float64, 2
 
@@ -258,3 +270,46 @@ def test_an_expected_value_without_a_closed_form_is_estimated():
     flow = ConditionalFlow(MLP(3, 8), DIM).double()(inputs())
     rowwise = RowwiseDistribution([flow, low_rank(inputs().repeat(1, 3)[:, :8])], torch.arange(5) % 2)
     assert expected_value(rowwise).shape == (5, DIM)
+
+
+FLOWS = pytest.mark.parametrize("family", ("transformed", "coupling", "zuko"))
+
+
+@FLOWS
+def test_any_flow_in_an_aggregate_guide(family):
+    branches = {name: MLP(3, 8) for name in "ab"}
+    guide = AggregateGuide(JointGuide(DIM, branches), {"a": head(family)}).double()
+    x = {"a": inputs(), "b": inputs(seed=5)}
+    observed = {"b": torch.tensor([True, False, True, True, False])}
+    guide.activate()
+    posterior = guide.posterior(x, observed)
+    joint, flow = guide.posterior(x), guide.posterior({"a": x["a"]})
+    torch.testing.assert_close(scores(posterior), torch.where(observed["b"], scores(joint), scores(flow)))
+    z = guide(x, observed)["z"]
+    z.sum().backward()
+    assert all(parameter.grad is not None for parameter in guide.flows.parameters())
+
+
+@FLOWS
+def test_any_flow_in_a_product_of_densities(family):
+    branches = {name: MLP(3, 8) for name in "abc"}
+    flows = {name: head(family, seed) for seed, name in enumerate("abc")}
+    guide = FlowExperts(DIM, branches, flows, num_steps=4).double()
+    x = {"a": inputs(), "b": inputs(seed=5)}
+    observed = {"b": torch.tensor([True, False, True, True, False])}
+    assert torch.isfinite(guide(x, observed)["z"]).all()
+    assert torch.isfinite(expected_value(guide.posterior(x, observed))).all()
+    assert torch.isfinite(scores(guide.proposal(x, observed))).all()
+
+
+@FLOWS
+def test_any_flow_trains_with_pyros_elbo(family):
+    guide = MixtureOfExperts(DIM, {name: head(family, seed) for seed, name in enumerate("ab")})
+    likelihoods = {name: NormalLikelihood(MLP(DIM, 3)) for name in "ab"}
+    model = MultimodalModel(DIM, likelihoods).double()
+    x, observed = {"a": inputs(), "b": inputs(seed=5)}, {"a": torch.tensor([True, False, True, True, False])}
+    svi = SVI(model, guide, Adam({"lr": 1e-3}), Trace_ELBO(num_particles=3, vectorize_particles=True))
+    before = [parameter.clone() for parameter in guide.parameters()]
+    assert math.isfinite(svi.step(x, observed))
+    moved = [not torch.equal(old, new) for old, new in zip(before, guide.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
