@@ -230,33 +230,26 @@ def _innermost(guide: Program, change: Callable[[Guide], Program]) -> Program:
 def sees(program: Program, modality: str) -> bool:
     """Whether no handler around a program hides a modality from it."""
     while isinstance(program, Handler):
-        if isinstance(program, _Restricted) and modality not in program.modalities:
+        if isinstance(program, _Restricted) and modality not in program.settings[0]:
             return False
         program = program.program
     return True
 
 
 class _Restricted(Handler):
-    def __init__(self, program: Program, modalities: tuple[str, ...]) -> None:
-        super().__init__(program, modalities)
-        self.modalities = modalities
-
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        inside = {name: values for name, values in x.items() if modality_of(name) in self.modalities}
+        (modalities,) = self.settings
+        inside = {name: values for name, values in x.items() if modality_of(name) in modalities}
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
         return self.program(inside, masks, **kwargs)
 
 
 class _WhereProper(Handler):
-    def __init__(self, program: Program, modalities: tuple[str, ...]) -> None:
-        super().__init__(program, modalities)
-        self.modalities = modalities
-
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
-        rows = Rows(x, observed)
+        rows, (modalities,) = Rows(x, observed), self.settings
         if not rows.masks:
             return self.program(x, observed, **kwargs)
-        with poutine.mask(mask=rows.properly([name for name in self.modalities if name in rows.modalities])):
+        with poutine.mask(mask=rows.properly([name for name in modalities if name in rows.modalities])):
             return self.program(x, observed, **kwargs)
 
 
@@ -335,14 +328,10 @@ class _DetachParams(Messenger):
 
 
 class _Generative(Handler):
-    def __init__(self, model: Program, target: tuple[str, ...]) -> None:
-        super().__init__(model, target)
-        self.target = target
-
     def forward(
         self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, num_rows: int | None = None
     ) -> Any:
-        target = self.target
+        (target,) = self.settings
         if num_rows is None:
             num_rows = next((len(values) for values in x.values() if values is not None), None)
         given = {name: values for name, values in x.items() if name not in target}
@@ -356,7 +345,7 @@ class _Predictive(nn.Module):
 
     def __init__(self, model: Program, guide: Program, target: tuple[str, ...]) -> None:
         super().__init__()
-        self.decode, self.guide = generative(model, target), guide
+        self.decode, self.guide, self.target = generative(model, target), guide, target
 
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
         model, masks = unwrap(self.decode), observed or {}
@@ -366,7 +355,7 @@ class _Predictive(nn.Module):
             masks = {name: mask for name, mask in masks.items() if name in given}
         else:  # a plain function may read the number of data points from them
             given, masks = {name: fill_missing(values, masks.get(name)) for name, values in x.items()}, {}
-        hidden = [name for name in given if name not in self.decode.target]  # no sites of a prediction
+        hidden = [name for name in given if name not in self.target]  # no sites of a prediction
         with latents_from(self.guide, x, observed), poutine.block(hide=hidden):
             return self.decode(given, masks, num_rows=batch_rows(x))
 

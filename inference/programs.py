@@ -16,10 +16,11 @@ Expressions are values: they can be printed, compared, pickled and used as keys.
 import functools
 import importlib
 import inspect
+import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -27,13 +28,21 @@ from torch import nn
 __all__ = [
     "GUIDE",
     "MODEL",
+    "RESTRICTED",
     "SUBSET",
+    "Applied",
     "Binding",
+    "Concrete",
     "Handler",
+    "Part",
+    "Placeholder",
     "Program",
     "ProgramExpression",
+    "Subset",
+    "SubsetPlaceholder",
     "as_expression",
     "handler",
+    "subset_text",
     "substitute",
     "unwrap",
 ]
@@ -42,6 +51,8 @@ Program = Callable[..., Any]
 Subset = tuple[str, ...]
 
 _OPTIONAL, _FIELD = re.compile(r"\[(.*?)\]"), re.compile(r"\{(\w+)\}")
+# a sum over random subsets of many modalities refers to more programs than can be kept
+_MOST_PROGRAMS = 4096
 #: How a restricted program is printed.
 RESTRICTED = "{program}|{modalities}"
 
@@ -82,8 +93,8 @@ class ProgramExpression(ABC):
         return Part(self, path)
 
     def __or__(self, subset: "str | Sequence[str] | SubsetPlaceholder") -> "ProgramExpression":
-        arguments = {"program": self, "modalities": (subset,) if isinstance(subset, str) else _frozen(subset)}
-        return Applied("multipyro.inference.handlers:restrict", tuple(arguments.items()), RESTRICTED)
+        arguments = (("program", self), ("modalities", (subset,) if isinstance(subset, str) else _hashable(subset)))
+        return Applied("multipyro.inference.handlers:restrict", arguments, RESTRICTED)
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +155,7 @@ class Part(ProgramExpression):
 
 @dataclass(frozen=True, repr=False)
 class Concrete(ProgramExpression):
-    """A program that is given as such, whatever the model and the guide are.
+    """A program itself, whatever the model and the guide are.
 
     Args:
         program: The program, compared by identity.
@@ -171,12 +182,10 @@ class Applied(ProgramExpression):
 
     handler: str
     arguments: tuple[tuple[str, Any], ...]
-    notation: str
+    notation: str = field(compare=False)
 
     def resolve(self, binding: "Binding") -> Program:
-        module, _, name = self.handler.partition(":")
-        resolved = {key: binding.resolved(value) for key, value in self.arguments}
-        return getattr(importlib.import_module(module), name)(**resolved)
+        return binding.call(self.handler, tuple((name, binding.resolved(value)) for name, value in self.arguments))
 
     def __repr__(self) -> str:
         arguments = dict(self.arguments)
@@ -208,7 +217,8 @@ def handler(notation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             left out where its argument is empty.
 
     Returns:
-        The decorator. The function must be defined at the top of a module, and its first argument be the program.
+        The decorator. The function must be defined at the top of a module, its first argument be the program, and its
+        other arguments numbers, strings, modules, expressions, or sequences or sets of these.
 
     Example:
         >>> @handler("tempered({program}, {temperature})")
@@ -221,7 +231,6 @@ def handler(notation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(function)
         address = f"{function.__module__}:{function.__qualname__}"
-
         first = next(iter(signature.parameters))
 
         @functools.wraps(function)
@@ -230,7 +239,9 @@ def handler(notation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
             if not isinstance(bound.arguments[first], ProgramExpression):
                 return function(*args, **kwargs)
             bound.apply_defaults()
-            return Applied(address, tuple((name, _frozen(value)) for name, value in bound.arguments.items()), notation)
+            return Applied(
+                address, tuple((name, _hashable(value)) for name, value in bound.arguments.items()), notation
+            )
 
         return call
 
@@ -247,18 +258,30 @@ class Binding:
 
     def __init__(self, model: Program, guide: Program) -> None:
         self.model, self.guide = model, guide
-        self._programs: dict[ProgramExpression, Any] = {}
+        self._programs: dict[tuple[str, tuple], Program] = {}  # the one that was used last at the end
 
     def __getitem__(self, expression: ProgramExpression) -> Any:
-        if expression not in self._programs:
-            self._programs[expression] = expression.resolve(self)
-        return self._programs[expression]
+        return expression.resolve(self)
 
     def resolved(self, value: Any) -> Any:
         """A value with the programs in it that its expressions stand for."""
         if isinstance(value, ProgramExpression):
-            return self[value]
+            return value.resolve(self)
+        if isinstance(value, SubsetPlaceholder):
+            raise ValueError(f"{value!r} stands for the subset that a sum runs over, but is in no sum: use sum_over")
         return tuple(map(self.resolved, value)) if isinstance(value, tuple) else value
+
+    def call(self, handler: str, arguments: tuple[tuple[str, Any], ...]) -> Program:
+        """What a handler returns for arguments without expressions; the same program for the same arguments."""
+        key = handler, arguments
+        program = self._programs.pop(key, None)
+        if program is None:
+            module, _, name = handler.partition(":")
+            program = getattr(importlib.import_module(module), name)(**dict(arguments))
+        self._programs[key] = program
+        if len(self._programs) > _MOST_PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+        return program
 
 
 def as_expression(program: Program | ProgramExpression) -> ProgramExpression:
@@ -266,17 +289,26 @@ def as_expression(program: Program | ProgramExpression) -> ProgramExpression:
     return program if isinstance(program, ProgramExpression) else Concrete(program)
 
 
-def substitute(value: Any, subset: Subset) -> Any:
-    """An expression, or an argument of one, with a subset in place of `SUBSET`."""
-    if isinstance(value, SubsetPlaceholder):
-        return subset
+def substitute(value: Any, change: Callable[[Any], Any]) -> Any:
+    """An objective, an expression, or what they are made of, with other values in place of some.
+
+    Args:
+        value: The value; dataclasses, tuples and dicts are entered.
+        change: Called with each value inside, the outer ones first; returns what takes its place, or the value itself.
+    """
+    changed = change(value)
+    if changed is not value:
+        return changed
     if isinstance(value, tuple):
-        return tuple(substitute(item, subset) for item in value)
-    if isinstance(value, Applied):
-        return Applied(value.handler, substitute(value.arguments, subset), value.notation)
-    if isinstance(value, Part):
-        return Part(substitute(value.program, subset), substitute(value.path, subset))
-    return value
+        items = tuple(substitute(item, change) for item in value)
+        return value if all(map(operator.is_, items, value)) else items
+    if isinstance(value, dict):
+        return {key: substitute(item, change) for key, item in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    settings = {setting.name: getattr(value, setting.name) for setting in fields(value)}
+    changed = {name: substitute(setting, change) for name, setting in settings.items()}
+    return value if all(map(operator.is_, changed.values(), settings.values())) else replace(value, **changed)
 
 
 def subset_text(subset: Any) -> str:
@@ -284,8 +316,10 @@ def subset_text(subset: Any) -> str:
     return "+".join(subset) if isinstance(subset, tuple) else str(subset)
 
 
-def _frozen(value: Any) -> Any:
-    """A value that can be hashed."""
+def _hashable(value: Any) -> Any:
+    """An argument of a handler as a value that can be hashed: a sequence or a set as a tuple."""
     if isinstance(value, Mapping):
-        return tuple((key, _frozen(inner)) for key, inner in value.items())
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple | set | frozenset) else value
+        raise TypeError(f"an argument of a handler of expressions cannot be a dict, got {value!r}: take a sequence")
+    if isinstance(value, Set):
+        return tuple(sorted(map(_hashable, value), key=repr))
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple | Iterator) else value

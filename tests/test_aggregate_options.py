@@ -19,7 +19,9 @@ CASES = {
     "jmvae": {"aggregate": "label", "aggregate_prior": True},
     "mvae": {"aggregate": True, "teacher": "signal+label", "aggregate_objective": "q_true", "aggregate_prior": True},
     "telbo": {"aggregate": "word", "teacher": "signal"},
-    "mmvae+": {"aggregate_prior": True},
+    "mmvae+": {"aggregate": "label", "aggregate_prior": True},
+    "bridged": {"aggregate": "label"},
+    "jnf": {"aggregate": "word"},
     "vlvae": {"aggregate_prior": True},
 }
 EVERY = pytest.mark.parametrize("method", CASES)

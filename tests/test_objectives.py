@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import pickle
 
 import pyro
@@ -28,6 +29,7 @@ from multipyro.inference.objectives import (
     Objective,
     StratifiedELBO,
     TracePair,
+    by_subset,
     elbo,
     fingerprint_of,
     listed_subsets,
@@ -101,7 +103,7 @@ def mutations(value, where=""):
 def names_of(value):
     """The settings of an object: not how a handler is printed, and no state."""
     if dataclasses.is_dataclass(value):
-        return [field.name for field in dataclasses.fields(value) if field.name not in ("notation", "symbol")]
+        return [field.name for field in dataclasses.fields(value) if field.compare]
     return [name for name in vars(value) if not name.startswith("_")]
 
 
@@ -173,6 +175,58 @@ def test_a_function_among_the_settings_is_refused_by_name():
         elbo(MODEL, GUIDE) + StratifiedELBO()
 
 
+class Tempered(StratifiedELBO):
+    """A subclass of an objective of the library, with a setting of its own."""
+
+    def __init__(self, temperature):
+        super().__init__(num_particles=2)
+        self.temperature = temperature
+
+
+def test_fingerprints_see_what_is_inside_of_programs_modules_and_subclasses():
+    model, guide = programs()
+    relu, tanh = (nn.Sequential(nn.Linear(2, 1), activation()) for activation in (nn.ReLU, nn.Tanh))
+    values = [
+        elbo(restrict(model, ["image"]), GUIDE),
+        elbo(restrict(model, ["label"]), GUIDE),
+        elbo(restrict(frozen(model), ["label"]), GUIDE),
+        elbo(model, GUIDE),
+        elbo(gaussian_guide, GUIDE),
+        elbo(latent, GUIDE),
+        *(GeneratorLoss(network, "image") for network in (relu, tanh)),
+        *map(Tempered, (1.0, 2.0, LinearWarmup(3))),
+        *(elbo(MODEL, GUIDE, {"z": weight}) for weight in (1, torch.tensor(1), torch.ones(1), torch.ones(100), 0.1)),
+        *(elbo(MODEL, restrict(GUIDE, given)) for given in (["a"], ["b"])),
+    ]
+    assert len({value.fingerprint() for value in values}) == len(values)
+    assert Tempered(LinearWarmup(3)).schedules != ()
+
+
+def test_fingerprints_do_not_see_how_a_meaning_is_written():
+    one = elbo(MODEL, GUIDE | ("a", "b"), {"z": 2, "a": number("alpha", 1.5)})
+    other = elbo(MODEL, restrict(GUIDE, {"b", "a"}), {"a": number("beta", 1.5), "z": 2.0})
+    assert one == other and hash(one) == hash(other) and one.fingerprint() == other.fingerprint()
+    undefined = torch.tensor([1.0, float("nan")])
+    assert elbo(MODEL, GUIDE, {"z": undefined}) == elbo(MODEL, GUIDE, {"z": undefined.clone()})
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        (functools.partial(elbo, MODEL), "a function at setting,"),
+        ([{1: lambda z: z}], r"a function at setting\[0\]\[1\],"),
+        (torch.float64, "contains torch.float64 at setting, which cannot be compared"),
+    ],
+)
+def test_settings_that_cannot_be_compared_are_refused_by_name(setting, message):
+    objective = elbo(MODEL, GUIDE)
+    objective.setting = setting
+    with pytest.raises(TypeError, match=message):
+        objective.fingerprint()
+    with pytest.raises(TypeError, match="a function at p, whose meaning"):
+        elbo(lambda x, observed=None: x, GUIDE).fingerprint()
+
+
 def test_the_spec_of_a_foreign_elbo_has_its_settings():
     assert spec_of(Trace_ELBO(num_particles=3)) != spec_of(Trace_ELBO())
     guessed = Trace_ELBO()
@@ -199,6 +253,29 @@ def test_handlers_are_made_once_for_a_model_and_a_guide(monkeypatch):
     assert len(made) == 8
 
 
+def test_nothing_goes_stale_and_nothing_piles_up():
+    model, guide = programs()
+    x = batch()
+    objective = sum_over(SINGLES, elbo(MODEL | SUBSET, GUIDE | SUBSET))
+    objective.loss(model, guide, x)
+    with pytest.raises(AttributeError, match="kl of an objective cannot be changed"):
+        objective.body.kl = "sampled"
+    bound = objective.bind(model, guide)
+    programs_of_bound = bound.objective._binding(model, guide)
+    objective.loss(guide, guide, x)
+    bound.evaluate(x)
+    assert bound.objective._binding(model, guide) is programs_of_bound
+    binding = Binding(model, guide)
+    trained = frozen(GUIDE, [GUIDE.part("encoders")])
+    before = binding[trained]
+    assert binding[trained] is before
+    guide.encoders = nn.ModuleDict(guide.encoders.items())
+    assert binding[trained] is not before and binding[trained].settings == ((guide.encoders,),)
+    for index in range(5000):
+        binding[MODEL | f"modality {index}"]
+    assert binding[MODEL | "modality 4999"] is binding[MODEL | "modality 4999"] and len(binding._programs) < 5000
+
+
 def test_expressions_resolve_to_what_the_handlers_return():
     model, guide = programs()
     binding = Binding(model, guide)
@@ -211,6 +288,10 @@ def test_expressions_resolve_to_what_the_handlers_return():
     assert torch.equal(binding[frozen(GUIDE | "label")](batch())["z"], expected) and not expected.requires_grad
     with pytest.raises(ValueError, match="refers to g.bridges, which this ProductOfExperts does not have"):
         binding[GUIDE.part("bridges")]
+    with pytest.raises(ValueError, match="A stands for the subset that a sum runs over, but is in no sum"):
+        binding[MODEL | SUBSET]
+    with pytest.raises(TypeError, match="cannot be a dict, got {'a': 1}"):
+        restrict(MODEL, {"a": 1})
     assert isinstance(conditional(guide), nn.Module)
 
 
@@ -230,8 +311,75 @@ def test_a_family_of_subsets_leaves_out_what_a_batch_does_not_contain():
     family = listed_subsets([("a",), ("a", "b"), ("c",)], requires=("b",))
     assert family.subsets(("a", "b")) == [("a",), ("a", "b")] and family.subsets(("a", "c")) == []
     assert SINGLES.of_each_row().subsets(("a",)) == [] and SINGLES.subsets(("a",)) == [("a",)]
+    assert listed_subsets([("a",), ("b", "a")]).of_each_row().subsets(("a", "b")) == [("a",)]
     with pytest.raises(ValueError, match="-1"):
         subset_elbo(-1)
+
+
+# weights and sums
+
+
+def losses_of(*objectives, **settings):
+    """The loss of each objective on one batch, from one seed."""
+    torch.manual_seed(0)
+    (model, guide), x, losses = programs(), batch(), []
+    for objective in objectives:
+        torch.manual_seed(1)
+        losses.append(objective.loss(model, guide, x, **settings))
+    return losses
+
+
+def test_a_weight_in_nested_sums_belongs_to_the_innermost_sum_around_it():
+    m, g, A = MODEL, GUIDE, SUBSET
+    outer = by_subset("mu", {("image",): 2.0, ("label",): 3.0})
+    inner = by_subset("nu", {("image", "label"): 5.0})
+    body = elbo(m | A, g | A, {"z": inner}, reconstruction=inner)
+    nested = sum_over(SINGLES, outer * sum_over(listed_subsets([("image", "label")]), inner * body))
+    assert repr(nested) == ("sum_{A single} mu_A sum_{A in {image+label}} nu_A ELBO(m|A || g|A; x: nu_A, z: nu_A)")
+    loss, expected = losses_of(nested, 5 * 5 * (2 + 3) * elbo(m, g))
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_are_numbers_tensors_symbols_and_arithmetic_with_them():
+    m, g, M, a = MODEL, GUIDE, NUM_MODALITIES, number("a", 0.5)
+    plain, halved = elbo(m, g), 0.5 * elbo(m, g)
+    rows = torch.full((5,), 0.5)
+    for other in (torch.tensor(0.5) * plain, rows * plain, 1 / M * plain, (1 - a) * plain, (a / (M * a)) * plain):
+        assert losses_of(other) == pytest.approx(losses_of(halved), rel=1e-6)
+    tripled = elbo(m, g, {"z": rows * 0, "image": rows}, num_particles=3)
+    assert losses_of(tripled) == losses_of(elbo(m, g, {"z": 0, "image": 0.5}, num_particles=3))
+    assert losses_of(sum([plain, plain]), 0 * plain) == [pytest.approx(2 * losses_of(plain)[0]), 0]
+    assert repr(1 / (M * a)) == "1/(M a)" and repr(M / a / 2) == "M/a/2" and repr(M / (a / 2)) == "M/(a/2)"
+    nothing = sum_over(listed_subsets([("sound",)]), elbo(m | SUBSET, g | SUBSET))
+    assert losses_of(nothing, nothing + plain)[1] == losses_of(plain)[0]
+    assert nothing.loss_and_grads(*programs(), batch()) == 0
+
+
+@pytest.mark.parametrize(
+    "objective, message",
+    [
+        (elbo(MODEL, GUIDE, {"z": by_subset("mu", {("a",): 1.0})}), "mu_A has no number for a term outside of a sum"),
+        (
+            sum_over(SINGLES, by_subset("mu", {("image",): 1.0}) * elbo(MODEL | SUBSET, GUIDE | SUBSET)),
+            "mu_A has no number for the subset label: it has those of image",
+        ),
+    ],
+)
+def test_a_subset_without_a_weight_is_named(objective, message):
+    with pytest.raises(ValueError, match=message):
+        losses_of(objective)
+
+
+def test_the_kl_of_what_is_no_mixture_is_exact_beside_the_components_one():
+    """A private latent beside a mixture: `kl="components"` replaces the KL of the mixture, and of nothing else."""
+    recipe = build("mopoe", Networks(MODALITIES, (8,)), 2, objective="subsets", private=2)
+    x = {"image": torch.randn(5, 4), "label": torch.randint(3, (5,)), "word": torch.randint(4, (5, 2))}
+    reports = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        reports.append(recipe.stages[0].objective.report(recipe.model, recipe.guide, x))
+    kls = [name for name in reports[0] if name.startswith("kl/")]
+    assert len(kls) == 4 and all(torch.equal(reports[0][name], reports[1][name]) for name in kls)
 
 
 # what Pyro's own objectives check

@@ -1,5 +1,6 @@
 """The base of all objectives, and what evaluating one gives."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from multipyro.inference.objectives.spec import fingerprint_of, modules_in, sche
 from multipyro.inference.objectives.weights import LinearWarmup
 from multipyro.inference.programs import Binding, Program
 
-__all__ = ["BoundObjective", "Evaluation", "Objective"]
+__all__ = ["BoundObjective", "Evaluation", "Objective", "replayed", "trace_of"]
 
 
 @dataclass
@@ -71,11 +72,11 @@ class Evaluation:
 class Objective(ELBO):
     """Base of the objectives: a subclass says in `evaluate` what is maximized; Pyro's `ELBO` interface follows.
 
-    An objective is a value. It is printed by `equation()`, two are equal if they mean the same, and `fingerprint()`
-    tells a resumed run whether it has the objective that it was started with. For all of that its settings are read:
-    the fields of a dataclass, else the public attributes. Numbers, strings, tensors, modules, schedules, expressions of
-    programs, and lists and dicts of these count; a function among them is an error when a run is saved, and attributes
-    whose name begins with an underscore are passed over.
+    An objective is a value. It is printed by `equation()`, two are equal if their classes and settings are, and
+    `fingerprint()` shows a resumed run whether it has the objective that it was started with. The settings are the
+    public attributes: numbers, strings, tensors, modules, schedules, expressions of programs, and lists and dicts of
+    these. A function among them is an error when a run is saved; attributes whose name begins with an underscore, and
+    the code of the class, are not compared.
 
     Losses are minus the bound, summed over the batch, in nats.
 
@@ -129,7 +130,7 @@ class Objective(ELBO):
         return spec_of(self)
 
     def fingerprint(self) -> str:
-        """A digest that changes with every change of meaning, see `fingerprint_of`."""
+        """A digest that changes with every setting, see `fingerprint_of`."""
         return fingerprint_of(self)
 
     @property
@@ -187,19 +188,19 @@ class Objective(ELBO):
 
     def _binding(self, model: Program, guide: Program) -> Binding:
         """The programs that the expressions in this objective stand for; made anew when model or guide change."""
-        binding = self.__dict__.get("_cached_binding")
+        binding = vars(self).get("_cached_binding")
         if binding is None or binding.model is not model or binding.guide is not guide:
-            binding = self.__dict__["_cached_binding"] = Binding(model, guide)
+            binding = vars(self)["_cached_binding"] = Binding(model, guide)
         return binding
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_cached")}
+        return {name: value for name, value in vars(self).items() if not name.startswith("_cached")}
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(self) is type(other) and self.spec() == other.spec())
+        return self is other or (type(self) is type(other) and self.fingerprint() == other.fingerprint())
 
     def __hash__(self) -> int:
-        return hash(self.fingerprint())
+        return hash(type(self))
 
     def __repr__(self) -> str:
         return self.equation()
@@ -215,7 +216,8 @@ class BoundObjective:
     """
 
     def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
-        self.objective, self.model, self.guide = objective, model, guide
+        # a copy, so that calls of the objective with other programs do not displace the handlers of these
+        self.objective, self.model, self.guide = copy.copy(objective), model, guide
 
     def evaluate(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Evaluation:
         """As `Objective.evaluate`."""

@@ -11,11 +11,11 @@ from torch.nn.functional import softplus
 
 from multipyro._modes import batch_norms, batch_statistics
 from multipyro.batch import batch_rows
-from multipyro.inference.handlers import frozen, frozen_modules, generative, restrict
+from multipyro.inference.handlers import frozen, frozen_modules, generative
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.objectives.weights import check_choice
-from multipyro.inference.programs import Program
+from multipyro.inference.programs import GUIDE, MODEL, Binding, Program, ProgramExpression
 from multipyro.ppl_models import point_estimate
 
 __all__ = ["AdversarialLoss", "DiscriminatorLoss", "GeneratorLoss"]
@@ -65,25 +65,39 @@ class AdversarialLoss(Objective):
         check_choice("prior", self.prior, Prior)
 
     def generate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+        self,
+        model: Program,
+        guide: Program,
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None = None,
+        generator: ProgramExpression = MODEL,
     ) -> Generated:
-        """Real values, reconstructions and samples of a batch; rows without the modality are in the samples alone."""
+        """Real values, reconstructions and samples of a batch; rows without the modality are in the samples alone.
+
+        Args:
+            model: As in `evaluate`, like the next three.
+            guide: The variational program.
+            x: Modality name -> values `(batch, *event)`.
+            observed: Modality name -> rows that are observed, bool `(batch,)`.
+            generator: The program that decodes, `MODEL` or an expression of it.
+        """
+        binding = self._binding(model, guide)
         name, rows = self.modality, (observed or {}).get(self.modality)
-        sampled = _mean(self._prior_trace(model, batch_rows(x)), name)
+        sampled = _mean(self._prior_trace(binding, generator, batch_rows(x)), name)
         if x.get(name) is None or (rows is not None and not rows.any()):
             return Generated(sampled[:0].detach(), sampled[:0].detach(), sampled, sampled.new_zeros(()))
-        posterior = trace_of(frozen(guide), 1, x, observed)
-        trace = replayed(restrict(model, (name,)), posterior, 1, x, observed)
+        posterior = trace_of(binding[frozen(GUIDE)], 1, x, observed)
+        trace = replayed(binding[generator | name], posterior, 1, x, observed)
         site, reconstructed = trace.nodes[name], _mean(trace, name)
         real, density = site["value"], site["fn"].log_prob(site["value"])
         if rows is not None:  # what fills a missing entry must reach no network that normalizes over its batch
             real, reconstructed, density = real[rows], reconstructed[rows], density[rows]
         return Generated(real, reconstructed, sampled, density.sum())
 
-    def _prior_trace(self, model: Program, num_rows: int) -> poutine.Trace:
-        program = generative(model, (self.modality,))
+    def _prior_trace(self, binding: Binding, generator: ProgramExpression, num_rows: int) -> poutine.Trace:
+        program = binding[generative(generator, (self.modality,))]
         if self.prior == "uniform":
-            samples = poutine.trace(frozen(model)).get_trace({}, num_rows=num_rows)
+            samples = poutine.trace(binding[frozen(MODEL)]).get_trace({}, num_rows=num_rows)
             for site in sample_sites(samples).values():
                 site["value"] = torch.rand_like(site["value"]) * 2.0 - 1.0
             program = poutine.replay(program, trace=samples)
@@ -184,7 +198,7 @@ class DiscriminatorLoss(AdversarialLoss):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        generated = self.generate(frozen(model), guide, x, observed)
+        generated = self.generate(model, guide, x, observed, frozen(MODEL))
         logits = self.discriminator(torch.cat([generated.real, generated.reconstructed, generated.sampled]))
         real, fake = logits.split([len(generated.real), len(generated.reconstructed) + len(generated.sampled)])
         real, fake = -softplus(-real), -softplus(fake)  # log D and log(1 - D)

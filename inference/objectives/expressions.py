@@ -14,7 +14,7 @@ once and each encoder runs once.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,7 @@ from multipyro.inference.objectives.weights import (
     check_choice,
     is_one,
     number,
+    weight_of,
     weights_text,
 )
 from multipyro.inference.programs import (
@@ -48,6 +49,7 @@ from multipyro.inference.programs import (
     Program,
     ProgramExpression,
     Subset,
+    SubsetPlaceholder,
     as_expression,
     subset_text,
     substitute,
@@ -59,7 +61,15 @@ KL = Literal["analytic", "sampled", "components"]
 
 
 class Expression(Objective):
-    """Base of the objectives that are sums of terms. `+` adds two of them, `weight *` scales one."""
+    """Base of the objectives that are sums of terms. `+` adds two of them, `weight *` scales one.
+
+    The settings of a sum cannot be changed: its terms are made once.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in {setting.name for setting in fields(self)} and vars(self).get(name, value) is not value:
+            raise AttributeError(f"{name} of an objective cannot be changed: make another objective")
+        super().__setattr__(name, value)
 
     @abstractmethod
     def terms(self, modalities: Subset) -> Iterator["Term"]:
@@ -86,56 +96,77 @@ class Expression(Objective):
 
     def _expanded(self, modalities: Subset) -> Sequence["Term"]:
         """The terms, which are made once where no subset is random."""
-        expansions = self.__dict__.setdefault("_cached_terms", {})
-        if modalities in expansions:
-            return expansions[modalities]
-        terms = tuple(self.terms(modalities))
-        if not any(family.is_random for family in instances_in(self, SubsetFamily)):
-            expansions[modalities] = terms
-        return terms
+        expansions = vars(self).setdefault("_cached_terms", {})
+        if modalities not in expansions:
+            is_random = any(family.is_random for family in instances_in(self, SubsetFamily))
+            expansions[modalities] = None if is_random else tuple(self.terms(modalities))
+        terms = expansions[modalities]
+        return tuple(self.terms(modalities)) if terms is None else terms
 
 
-@dataclass
+@dataclass(frozen=True)
 class Term:
     """One ELBO of a sum, for one subset.
 
     Args:
-        elbo: The ELBO, its programs without placeholders for subsets.
-        weights: The weights around it.
+        elbo: The ELBO.
+        p: Its generative program, without placeholders for subsets.
+        q: Its variational program, likewise.
+        scope: What the weights of its sites may depend on.
         name: Prefix of its sums in reports, empty for a main term.
-        scope: What its weights may depend on.
+        weights: The weights around it, each with its scope.
     """
 
     elbo: "Elbo"
-    weights: tuple[Weight, ...]
-    name: str
+    p: ProgramExpression
+    q: ProgramExpression
     scope: WeightScope
+    name: str
+    weights: tuple[tuple[Weight, WeightScope], ...] = ()
+
+    def weighted(self, weight: Weight) -> "Term":
+        """The term with a weight around it."""
+        scope = WeightScope(self.scope.num_modalities)
+        return replace(self, weights=((weight, scope), *self.weights))
+
+    def within(self, subset: Subset, of_each_row: bool) -> "Term":
+        """The term with a subset in place of `SUBSET`; `of_each_row` as in `SubsetFamily`."""
+
+        def filled(part: Any) -> Any:
+            return subset if isinstance(part, SubsetPlaceholder) else part
+
+        p, q = substitute(self.p, filled), substitute(self.q, filled)
+        return Term(
+            self.elbo,
+            where_proper(p, subset) if of_each_row else p,
+            q,
+            self.scope.within(subset),
+            self.name or subset_text(subset),
+            tuple((weight, scope.within(subset)) for weight, scope in self.weights),
+        )
 
     def add_to(self, step: "_Step") -> None:
         """Adds the term to the evaluation of a step."""
-        pair = step.traces(self.elbo)
-        sites = self.elbo.sites
+        pair, elbo = step.traces(self), self.elbo
         weight: float | Tensor = 1.0
-        for factor in self.weights:
-            weight = weight * factor.value(self.scope)
+        for factor, scope in self.weights:
+            weight = weight * factor.value(scope)
+        reconstruction = elbo.reconstruction.value(self.scope)
         for name, site in pair.p_sites.items():
-            latent = name in pair.latents
-            value = -self._kl(pair, name) if latent else log_prob_of(site)
-            factor = sites[name].value(self.scope) if name in sites else 1.0
-            if not latent:
-                factor = factor * self.elbo.reconstruction.value(self.scope)
-            kind = "kl" if latent else "reconstruction"
-            step.result.add(name, pair.masked(name, value), weight * factor, kind, self.name)
+            factor = weight * weight_of(name, elbo.sites, self.scope)
+            if name in pair.latents:
+                step.result.add(name, pair.masked(name, -self._kl(pair, name)), factor, "kl", self.name)
+            else:
+                step.result.add(name, pair.masked(name, log_prob_of(site)), factor * reconstruction, prefix=self.name)
 
     def _kl(self, pair: TracePair, name: str) -> Tensor:
-        mixture = pair.q_sites[name]["fn"]
+        mixture, prior = pair.q_sites[name]["fn"], pair.p_sites[name]
         if self.elbo.kl == "components" and isinstance(mixture, StratifiedMixture):
-            prior = pair.p_sites[name]
             divergences = [closed_form(component, prior["fn"]) for component in mixture.components]
             if all(divergence is not None for divergence in divergences):
                 mean = (mixture.weights * torch.stack(divergences, -1)).sum(-1)
                 return scale_and_mask(mean, prior["scale"], pair.q_sites[name]["mask"])
-        return pair.kl(name, exact=self.elbo.kl == "analytic" and pair.is_ordered)
+        return pair.kl(name, exact=self.elbo.kl != "sampled" and pair.is_ordered)
 
 
 class _Step:
@@ -146,12 +177,13 @@ class _Step:
         self.result = Evaluation(torch.zeros(()))
         self._traces: dict[tuple[ProgramExpression, int], poutine.Trace] = {}
 
-    def traces(self, term: "Elbo") -> TracePair:
+    def traces(self, term: Term) -> TracePair:
         """The sites of a term's programs; a guide that several terms have is traced once."""
-        particles = term.num_particles
-        if (term.q, particles) not in self._traces:
-            self._traces[term.q, particles] = trace_of(self.binding[term.q], particles, self.x, self.observed)
-        q_trace = self._traces[term.q, particles]
+        particles = term.elbo.num_particles
+        key = term.q, particles
+        if key not in self._traces:
+            self._traces[key] = trace_of(self.binding[term.q], particles, self.x, self.observed)
+        q_trace = self._traces[key]
         p_trace = replayed(self.binding[term.p], q_trace, particles, self.x, self.observed)
         return TracePair.of_traces(p_trace, q_trace)
 
@@ -167,14 +199,14 @@ class Elbo(Expression):
     reconstruction: Weight = number("", 1.0)
     kl: KL = "analytic"
     num_particles: int = 1
-    name: str | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         super().__init__(self.num_particles)
         check_choice("kl", self.kl, KL)
 
     def terms(self, modalities: Subset) -> Iterator[Term]:
-        yield Term(self, (), self.name or "", WeightScope(len(modalities)))
+        yield Term(self, self.p, self.q, WeightScope(len(modalities)), self.name)
 
     def equation(self) -> str:
         weights = weights_text({"x": self.reconstruction, **self.sites})
@@ -199,7 +231,7 @@ class Weighted(Expression):
 
     def terms(self, modalities: Subset) -> Iterator[Term]:
         for term in self.body.terms(modalities):
-            yield replace(term, weights=(self.weight, *term.weights))
+            yield term.weighted(self.weight)
 
     def equation(self) -> str:
         body = self.body.equation()
@@ -241,15 +273,7 @@ class SumOver(Expression):
     def terms(self, modalities: Subset) -> Iterator[Term]:
         for subset in self.family.subsets(modalities):
             for term in self.body.terms(modalities):
-                p, q = substitute(term.elbo.p, subset), substitute(term.elbo.q, subset)
-                if self.family.per_row:
-                    p = where_proper(p, subset)
-                yield Term(
-                    replace(term.elbo, p=p, q=q),
-                    term.weights,
-                    term.name or subset_text(subset),
-                    term.scope._replace(subset=subset),
-                )
+                yield term.within(subset, self.family.per_row)
 
     def equation(self) -> str:
         body = self.body.equation()
@@ -264,7 +288,7 @@ def elbo(
     reconstruction: float | Tensor | Weight = 1.0,
     kl: KL = "analytic",
     num_particles: int = 1,
-    name: str | None = None,
+    name: str = "",
 ) -> Elbo:
     r"""The ELBO between two programs.
 

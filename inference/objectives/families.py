@@ -18,7 +18,7 @@ class SubsetFamily(ABC):
     """A family of subsets of the modalities of a batch.
 
     Args:
-        per_row: Whether a row counts for a subset only if the subset is a proper part of what is observed in it.
+        per_row: Whether a data point counts for a subset only if the subset is a proper part of what is observed of it.
     """
 
     per_row: bool = False
@@ -26,20 +26,25 @@ class SubsetFamily(ABC):
     #: Whether the subsets differ from step to step.
     is_random = False
 
-    @abstractmethod
-    def subsets(self, modalities: Subset) -> Iterable[Subset]:
+    def subsets(self, modalities: Subset) -> list[Subset]:
         """The subsets of a batch with these modalities."""
+        subsets = self._subsets(modalities)
+        return [subset for subset in subsets if set(subset) < set(modalities)] if self.per_row else subsets
 
     def of_each_row(self) -> "SubsetFamily":
-        """The same family, of what is observed in each row rather than of what is in the batch."""
+        """The same family, but each subset counts only in the rows of which it is a proper part."""
         return replace(self, per_row=True)
+
+    @abstractmethod
+    def _subsets(self, modalities: Subset) -> list[Subset]:
+        """All subsets of the family."""
 
 
 @dataclass(frozen=True, repr=False)
 class ProperSubsets(SubsetFamily):
     """Every subset but the empty and the full one."""
 
-    def subsets(self, modalities: Subset) -> list[Subset]:
+    def _subsets(self, modalities: Subset) -> list[Subset]:
         return subsets_of(modalities, proper=True)
 
     def __repr__(self) -> str:
@@ -50,9 +55,8 @@ class ProperSubsets(SubsetFamily):
 class Singles(SubsetFamily):
     """Every single modality."""
 
-    def subsets(self, modalities: Subset) -> list[Subset]:
-        # a single modality has no proper part
-        return [] if self.per_row and len(modalities) == 1 else [(name,) for name in modalities]
+    def _subsets(self, modalities: Subset) -> list[Subset]:
+        return [(name,) for name in modalities]
 
     def __repr__(self) -> str:
         return "A single"
@@ -70,7 +74,7 @@ class ListedSubsets(SubsetFamily):
     chosen: tuple[Subset, ...] = ()
     requires: Subset = ()
 
-    def subsets(self, modalities: Subset) -> list[Subset]:
+    def _subsets(self, modalities: Subset) -> list[Subset]:
         if not set(self.requires) <= set(modalities):
             return []
         return [subset for subset in self.chosen if set(subset) <= set(modalities)]
@@ -90,7 +94,7 @@ class RandomSubsets(SubsetFamily):
     count: int = 1
     is_random = True
 
-    def subsets(self, modalities: Subset) -> list[Subset]:
+    def _subsets(self, modalities: Subset) -> list[Subset]:
         remaining = {size: math.comb(len(modalities), size) for size in range(2, len(modalities))}
         drawn: list[Subset] = []
         while len(drawn) < self.count and any(remaining.values()):

@@ -12,7 +12,7 @@ from multipyro.guides import StratifiedMixture, product_of_experts
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed
 from multipyro.inference.objectives.sites import TracePair, closed_form, log_prob_of, sample_sites
 from multipyro.inference.objectives.stratified import expert_mixture
-from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, weights_text
+from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, weight_of, weights_text
 from multipyro.inference.programs import Program
 
 __all__ = ["JensenShannonELBO", "jensen_shannon"]
@@ -48,8 +48,8 @@ def jensen_shannon(
     if unknown or any(weight < 0 for weight in weights.values()):
         raise ValueError(f"weights must be at least 0 and name some of {list(names)}, got {weights}")
     present = torch.cat([(mixture.weights > 0).to(mixture.weights), torch.ones_like(mixture.weights[..., :1])], -1)
-    shares = present * torch.tensor([weights.get(name, 1.0) for name in names]).to(present)
-    shares = shares / shares.sum(-1, keepdim=True)
+    weighted = [weights.get(name, 1.0) * column for name, column in zip(names, present.unbind(-1), strict=True)]
+    shares = torch.stack(weighted, -1) / sum(weighted).unsqueeze(-1)
     parts = dict(zip(names, (*mixture.components, prior.expand(mixture.batch_shape)), strict=True))
     powers = {name: shares[..., [index]] for index, name in enumerate(names)}
     dynamic = product_of_experts(parts, powers=powers)
@@ -123,6 +123,5 @@ class JensenShannonELBO(Objective):
                 value, kind = -pair.kl(name), "kl"
             else:
                 value, kind = log_prob_of(site), "reconstruction"
-            weight = self.sites[name].value(scope) if name in self.sites else 1.0
-            result.add(name, pair.masked(name, value), weight, kind)
+            result.add(name, pair.masked(name, value), weight_of(name, self.sites, scope), kind)
         return result

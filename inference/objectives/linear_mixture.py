@@ -10,12 +10,18 @@ from torch import Tensor
 
 from multipyro.batch import modalities_in
 from multipyro.guides import StratifiedMixture
-from multipyro.inference.handlers import restrict
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
 from multipyro.inference.objectives.stratified import WithoutSampling, expert_mixture
-from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, check_choice, weights_text
-from multipyro.inference.programs import Program
+from multipyro.inference.objectives.weights import (
+    SiteWeights,
+    WeightScope,
+    as_weights,
+    check_choice,
+    weight_of,
+    weights_text,
+)
+from multipyro.inference.programs import MODEL, Program
 
 __all__ = ["LinearMixtureELBO"]
 
@@ -78,7 +84,7 @@ class LinearMixtureELBO(Objective):
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
         guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
-        mixture = expert_mixture(guide_sites)
+        mixture, binding = expert_mixture(guide_sites), self._binding(model, guide)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))
         scope = WeightScope(len(modalities_in(x)))
         for index, (name, expert) in enumerate(zip(mixture.names, mixture.components, strict=True)):
@@ -88,15 +94,15 @@ class LinearMixtureELBO(Objective):
             values = {"z": self._along(z, share, factor)}
             if f"z_{name}" in guide_sites:
                 values[f"z_{name}"] = guide_sites[f"z_{name}"]["fn"].rsample((self.num_particles,))
-            program = poutine.condition(restrict(model, (name,)), data=values)
+            program = poutine.condition(binding[MODEL | name], data=values)
             sites = sample_sites(poutine.trace(program).get_trace(x, observed))
             latents = {site: {**guide_sites[site], "value": values[site]} for site in values}
             pair = TracePair(sites, {**latents, "z": {**latents["z"], "fn": expert}})
             for site in (name, *values):
                 value = factor * log_prob_of(sites[site]) if site == name else -pair.kl(site)
                 value = torch.where(share > 0, pair.masked(site, share * value if site == "z" else value), 0.0)
-                weight = self.sites[site].value(scope) if site in self.sites else 1.0
-                result.add(site, value, weight, kind="reconstruction" if site == name else "kl")
+                kind = "reconstruction" if site == name else "kl"
+                result.add(site, value, weight_of(site, self.sites, scope), kind)
         return result
 
     def _factor(self, mixture: StratifiedMixture, index: int, z: Tensor) -> Tensor:

@@ -15,10 +15,17 @@ from multipyro.batch import modalities_in, private_modality
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
-from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, check_choice, weights_text
+from multipyro.inference.objectives.weights import (
+    SiteWeights,
+    WeightScope,
+    as_weights,
+    check_choice,
+    weight_of,
+    weights_text,
+)
 from multipyro.inference.programs import Program, ProgramExpression
 
-__all__ = ["StratifiedELBO"]
+__all__ = ["StratifiedELBO", "WithoutSampling", "expert_mixture"]
 
 Gradient = Literal["reparam", "stl", "dreg"]
 Bound = Literal["stratified", "tight"]
@@ -127,8 +134,7 @@ class StratifiedELBO(Objective):
                 part = torch.where(own_strata[name], part, 0.0) if name in own_strata else part
             parts[name] = pair.masked(name, part)
         scope = WeightScope(len(modalities_in(x)))
-        weights = {name: self.sites[name].value(scope) if name in self.sites else 1.0 for name in parts}
-        log_weights = sum(weights[name] * part for name, part in parts.items())
+        log_weights = sum(weight_of(name, self.sites, scope) * part for name, part in parts.items())
         log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])
         result = Evaluation(self._bound(log_weights, shares, values))
         for name, part in parts.items():
@@ -144,10 +150,8 @@ class StratifiedELBO(Objective):
         if not private:
             return {}
         mixture = expert_mixture(guide_sites)
-        return {
-            name: torch.tensor([[m == private_modality(name)] for m in mixture.names], device=mixture.weights.device)
-            for name in private
-        }
+        strata = torch.arange(mixture.num_components, device=mixture.weights.device).unsqueeze(-1)
+        return {name: strata == mixture.names.index(private_modality(name)) for name in private}
 
     def _strata(self, guide_sites: Mapping[str, dict]) -> tuple[int, Tensor]:
         """Number of strata, and their shares `(strata, batch)`."""

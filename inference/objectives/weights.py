@@ -4,15 +4,29 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from multipyro.inference.programs import Subset
+from multipyro.inference.programs import Subset, subset_text
 
-__all__ = ["NUM_MODALITIES", "LinearWarmup", "SiteWeights", "Weight", "as_weight", "by_subset", "number"]
+__all__ = [
+    "NUM_MODALITIES",
+    "LinearWarmup",
+    "SiteWeights",
+    "Weight",
+    "WeightScope",
+    "as_weight",
+    "as_weights",
+    "by_subset",
+    "check_choice",
+    "is_one",
+    "number",
+    "weight_of",
+    "weights_text",
+]
 
 
 class WeightScope(NamedTuple):
@@ -20,11 +34,15 @@ class WeightScope(NamedTuple):
 
     Args:
         num_modalities: The number of modalities in the batch.
-        subset: The subset that the sum around the weight has reached; None outside of sums.
+        subset: The subset that the innermost sum around the weight has reached; None outside of sums.
     """
 
     num_modalities: int
     subset: Subset | None = None
+
+    def within(self, subset: Subset) -> "WeightScope":
+        """The scope where the next sum outwards has reached `subset`."""
+        return self if self.subset else self._replace(subset=subset)
 
 
 class Weight(ABC):
@@ -49,13 +67,13 @@ class Weight(ABC):
     def __truediv__(self, other: Any) -> "Weight":
         return Arithmetic("/", self, as_weight(other))
 
+    def __rtruediv__(self, other: Any) -> "Weight":
+        return Arithmetic("/", as_weight(other), self)
+
     def __mul__(self, other: Any) -> Any:
-        # an objective times a weight is an objective
-        return (
-            Arithmetic("*", self, as_weight(other))
-            if isinstance(other, Weight | float | int | Tensor)
-            else NotImplemented
-        )
+        if not isinstance(other, Weight | float | int | Tensor):
+            return NotImplemented  # a weight times an objective is an objective
+        return Arithmetic("*", self, as_weight(other))
 
     def __rmul__(self, other: Any) -> "Weight":
         return Arithmetic("*", as_weight(other), self)
@@ -71,7 +89,7 @@ class Number(Weight):
     """
 
     number: float | Tensor
-    symbol: str = ""
+    symbol: str = field(default="", compare=False)
 
     def value(self, scope: WeightScope) -> float | Tensor:
         return self.number
@@ -90,10 +108,15 @@ class BySubset(Weight):
     """
 
     numbers: tuple[tuple[Subset, float], ...]
-    symbol: str
+    symbol: str = field(compare=False)
 
     def value(self, scope: WeightScope) -> float:
-        return dict(self.numbers)[scope.subset]
+        try:
+            return dict(self.numbers)[scope.subset]
+        except KeyError:
+            subset = "a term outside of a sum" if scope.subset is None else f"the subset {subset_text(scope.subset)}"
+            subsets = ", ".join(subset_text(key) for key, _ in self.numbers)
+            raise ValueError(f"the weight {self!r} has no number for {subset}: it has those of {subsets}") from None
 
     def __repr__(self) -> str:
         return f"{self.symbol}_A"
@@ -137,7 +160,11 @@ class Arithmetic(Weight):
             return f"({self.left!r} {self.symbol} {self.right!r})"
         if self.symbol == "*" and is_one(self.left):
             return repr(self.right)
-        return f"{self.left!r} {self.right!r}" if self.symbol == "*" else f"{self.left!r}/{self.right!r}"
+        if self.symbol == "*":
+            return f"{self.left!r} {self.right!r}"
+        right = repr(self.right)
+        grouped = isinstance(self.right, Arithmetic) and self.right.symbol in "*/"
+        return f"{self.left!r}/({right})" if grouped else f"{self.left!r}/{right}"
 
 
 class LinearWarmup(Weight):
@@ -232,6 +259,11 @@ def as_weight(weight: float | Tensor | Weight) -> Weight:
 def as_weights(sites: SiteWeights | None) -> dict[str, Weight]:
     """The weights of sites, each as a weight."""
     return {site: as_weight(weight) for site, weight in (sites or {}).items()}
+
+
+def weight_of(site: str, sites: Mapping[str, Weight], scope: WeightScope) -> float | Tensor:
+    """The present weight of a site, 1 by default."""
+    return sites[site].value(scope) if site in sites else 1.0
 
 
 def weights_text(sites: Mapping[str, Weight]) -> str:

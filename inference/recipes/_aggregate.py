@@ -16,7 +16,7 @@ from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
 from multipyro.inference.objectives.weights import SiteWeights
 from multipyro.inference.options import Bounds, Weight
-from multipyro.inference.programs import Handler, Program, Subset, handler, unwrap
+from multipyro.inference.programs import Handler, Part, Program, Subset, handler, substitute, unwrap
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import FlowPrior, MultimodalModel
@@ -149,6 +149,8 @@ def with_aggregates(
         stages.append(Stage(objective, aggregate_epochs, (model.prior.flow,), name="prior", activates=(model.prior,)))
     before = []
     for stage in recipe.stages:
+        if guide is not recipe.guide:
+            stage = substitute(stage, _part_of_teacher)
         train = (model, recipe.guide) if stage.train is None else stage.train
         before.append(replace(stage, train=tuple(part for module in train for part in _without(module, kept))))
     return replace(recipe, guide=guide, stages=(*before, *stages))
@@ -226,6 +228,11 @@ def _masked(rows: Tensor | None) -> AbstractContextManager:
 def _shared_latents() -> AbstractContextManager:
     """Hides private latents: an aggregate is one of the shared latent."""
     return poutine.block(hide_fn=lambda msg: msg["type"] == "sample" and private_modality(msg["name"]) is not None)
+
+
+def _part_of_teacher(value: Any) -> Any:
+    """A part of the guide as a part of the teacher of the `AggregateGuide` around it."""
+    return Part(GUIDE, ("teacher", *value.path)) if isinstance(value, Part) and value.program == GUIDE else value
 
 
 def _without(module: nn.Module, kept: Sequence[nn.Module]) -> list[nn.Module]:
