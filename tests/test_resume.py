@@ -206,8 +206,8 @@ CHANGES = {
     "the last batch": ({}, {"drop_last": True}, "settings.drop_last was False, now True"),
     "loss": ({}, {"loss": scaled(1.0)}, "equation was Trace_ELBO, now"),
     "particles": ({}, {"loss": Trace_ELBO(num_particles=3)}, "objective.num_particles was 1, now 3"),
-    "weight": ({"loss": scaled(1.0)}, {"loss": scaled(100.0)}, "objective.weight.number was 1.0, now 100.0"),
-    "warm-up": ({"loss": scaled(1.0)}, {"loss": scaled(1.0, peak=2.0)}, "objective.body.sites.z.peak was 1.0, now 2.0"),
+    "weight": ({"loss": scaled(1.0)}, {"loss": scaled(100.0)}, "objective.weight.number was 1, now 100"),
+    "warm-up": ({"loss": scaled(1.0)}, {"loss": scaled(1.0, peak=2.0)}, "objective.body.sites.z.peak was 1, now 2"),
     "modalities": (
         {"loss": elbo(MODEL | "signal", GUIDE)},
         {"loss": elbo(MODEL | "label", GUIDE)},
