@@ -7,8 +7,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from multipyro.data import Modality, Splits, load_dataset
-from multipyro.inference import build, networks_for
+from multipyro.data import Modality, MultimodalData, Splits, load_dataset
+from multipyro.inference import build, evaluate, networks_for
 from multipyro.inference.evaluation import attribute_scores, decode, embed, latent_dimensions
 from multipyro.inference.evaluation.figures import (
     attribute_changes_figure,
@@ -252,3 +252,19 @@ def test_histories_and_reports_add_their_figures(digits):
     few = Splits(*(getattr(digits, name).take(torch.arange(12)) for name in Splits.NAMES))
     names = [figure.name for figure in figures_of(*_programs(recipe), few, history, report([0.5, 0.6]), num_rows=2)]
     assert names[-2:] == ["training", "by-number"] and "traversals" in names
+
+
+def test_counts_with_exposures_have_figures_and_a_report():
+    torch.manual_seed(0)
+    rna = Modality("rna", (6,), "counts", "negative_binomial", exposure="sum", exposure_unit=100.0)
+    modalities = {"rna": rna, "label": Modality("label", (), "label", "categorical", 3)}
+    labels = torch.arange(30) % 3
+    x = {"rna": torch.poisson(5.0 + 10.0 * torch.nn.functional.one_hot(labels, 6)), "label": labels}
+    exposures = {"rna": x["rna"].sum(1) / 50}
+    data = MultimodalData("cells", modalities, x, labels=labels, exposures=exposures)
+    splits = Splits(data, data, data)
+    recipe = recipe_of(splits)
+    names = [figure.name for figure in figures_of(*_programs(recipe), splits, num_rows=2)]
+    assert {"rna-to-label", "label-to-rna", "reconstructions", "traversals"} <= set(names)
+    metrics = evaluate(*_programs(recipe), splits, num_samples=3, coherence_samples=20).metrics
+    assert metrics["coherence"]["conditional"]["label->rna"] is not None and metrics["log_likelihood"]["rna"]

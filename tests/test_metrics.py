@@ -238,3 +238,21 @@ def test_larger_images_are_classified_by_a_network():
     assert torch.equal(torch.get_rng_state(), state)
     assert first.accuracy == second.accuracy == 1
     assert torch.equal(first(image.reshape(20, 20, 1, 11, 10)), labels.reshape(20, 20))
+
+
+def test_other_kinds_of_modalities_are_classified_without_their_missing_entries():
+    torch.manual_seed(0)
+    labels = torch.arange(90) % 3
+    modalities = {
+        "grade": Modality("grade", (), "ordinal", "ordinal", 3),
+        "counts": Modality("counts", (2,), "counts", "poisson"),
+        "panel": Modality("panel", (2,), "vector", "normal"),
+    }
+    panel = labels[:, None] + 0.1 * torch.randn(90, 2)
+    panel[::7, 0] = torch.nan
+    x = {"grade": labels, "counts": 5.0 * labels[:, None] + torch.zeros(90, 2), "panel": panel}
+    data = MultimodalData("kinds", modalities, x, labels=labels)
+    classifiers = train_classifiers(data, data)
+    assert set(classifiers) == set(x) and all(one.accuracy == 1.0 for one in classifiers.values())
+    assert classifiers["panel"].num_test == 90 - 13
+    assert classifiers["grade"](labels.reshape(9, 10)).shape == (9, 10)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from multipyro._optional import optional_imports
+from multipyro.batch import is_missing
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference.evaluation.attributes import average_precision
 from multipyro.inference.evaluation.estimates import estimate_share
@@ -61,7 +62,7 @@ class Classifier:
             spelled = [class_ids.get(text, -1) for text in self.modality.decode(flat.cpu())]
             classes = torch.tensor(spelled, dtype=torch.int64, device=flat.device)
         else:
-            classes = torch.as_tensor(self.estimator.predict(flat.flatten(1).cpu().numpy()))
+            classes = torch.as_tensor(self.estimator.predict(_matrix(flat)))
         return classes.reshape(lead)
 
 
@@ -134,11 +135,12 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
             if len(labels.unique()) < 2:
                 continue
             estimator = _estimator(modality)
-            estimator.fit(values.numpy(), labels.numpy())
+            estimator.fit(_matrix(values), labels.numpy())
             values, labels = _observed(test, name, len(test))
             accuracy = math.nan
             if len(values):
-                accuracy = float((estimator.predict(values.numpy()) == labels.numpy()).mean())
+                predicted = estimator.predict(_matrix(values))
+                accuracy = float((predicted == labels.numpy()).mean())
             classifiers[name] = Classifier(modality, estimator, accuracy, len(values))
     return classifiers
 
@@ -245,7 +247,13 @@ def _indices(data: MultimodalData, name: str) -> Tensor:
 
 
 def _observed(data: MultimodalData, name: str, most: int) -> tuple[Tensor, Tensor]:
-    """Flat values and labels of the first data points that contain a modality, `most` at most."""
+    """Values and labels of the first data points that contain a modality without missing entries, `most` at most."""
     indices = _indices(data, name)[:most]
     values = data.select([name]).rows(indices)[0][name]
-    return values.flatten(min(1, values.dim() - 1)), data.labels[indices]
+    complete = ~is_missing(values).reshape(len(values), math.prod(values.shape[1:])).any(1)
+    return values[complete], data.labels[indices[complete]]
+
+
+def _matrix(values: Tensor) -> Any:
+    """Values as an array of one row per data point, as scikit-learn takes them."""
+    return values.reshape(len(values), math.prod(values.shape[1:])).cpu().numpy()

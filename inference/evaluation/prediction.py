@@ -293,7 +293,7 @@ def prior_latents(model: Program, num_samples: int) -> dict[str, Tensor]:
 
     Example:
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
-        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))}, private={"image": 3})
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(5, 16))}, private={"image": 3})
         >>> {name: tuple(values.shape) for name, values in prior_latents(model, 5).items()}
         {'z': (5, 2), 'z_image': (5, 3)}
     """

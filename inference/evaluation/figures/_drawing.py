@@ -102,7 +102,7 @@ def value_grid(
 
 
 def draw_value(ax: "Axes", modality: Modality, value: Tensor, size: float = 1.0) -> None:
-    """Draws one value: an image as pixels, a label or a text in letters, a vector as bars.
+    """Draws one value: an image as pixels, a label or a text in letters, anything else as bars.
 
     Args:
         ax: Where it is drawn.
@@ -114,13 +114,13 @@ def draw_value(ax: "Axes", modality: Modality, value: Tensor, size: float = 1.0)
     if modality.kind == "image":
         pixels = value.clamp(0, 1).permute(1, 2, 0).numpy()
         ax.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray_r", vmin=0, vmax=1)
-    elif modality.kind == "vector":
+    elif modality.kind != "text" and modality.shape:
         ax.bar(range(value.numel()), value.flatten().tolist(), width=1)
     else:
         text = modality.decode(value[None])[0] if modality.kind == "text" else _class_name(modality, value)
         lines = textwrap.wrap(text, _LINE_LENGTH)
         shown = "\n".join(lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], "..."])
-        is_number = modality.kind == "label" and modality.class_names is None
+        is_number = modality.kind != "text" and modality.class_names is None
         points = 14 if is_number else 9 if len(lines) < 2 else 6
         ax.text(0.5, 0.5, shown, ha="center", va="center", fontsize=size * points)
         ax.set(xlim=(0, 1), ylim=(0, 1))
@@ -147,4 +147,4 @@ def _empty(ax: "Axes") -> None:
 
 
 def _class_name(modality: Modality, value: Tensor) -> str:
-    return str(value.item()) if modality.class_names is None else modality.class_names[value]
+    return f"{value.item():.3g}" if modality.class_names is None else modality.class_names[value]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from multipyro.batch import modalities_in
 from multipyro.data import Modality
 from multipyro.inference.evaluation._inputs import as_names
 from multipyro.inference.evaluation.figures._drawing import axes_grid, draw_value, value_grid
@@ -53,11 +54,12 @@ def cross_generation_figure(
     """
     target = as_names(target)
     values = cross_generate(model, guide, x, target, num_samples, output=output)
-    columns = [(modalities[name], x[name]) for name in x]
+    given = modalities_in(x)
+    columns = [(modalities[name], x[name]) for name in given]
     columns += [(modalities[name], values[name][sample]) for sample in range(num_samples) for name in target]
-    headers = [f"given\n{name}" for name in x] + [*target] + [""] * (len(target) * (num_samples - 1))
+    headers = [f"given\n{name}" for name in given] + [*target] + [""] * (len(target) * (num_samples - 1))
     step = len(target) if len(target) > 1 else len(columns)
-    return value_grid(columns, len(next(iter(x.values()))), headers, range(len(x), len(columns), step))
+    return value_grid(columns, len(next(iter(x.values()))), headers, range(len(given), len(columns), step))
 
 
 def joint_samples_figure(
@@ -117,7 +119,7 @@ def reconstructions_figure(
     """
     values = reconstruct(model, guide, x)
     columns, headers = [], []
-    for name in x:
+    for name in modalities_in(x):
         columns += [(modalities[name], x[name]), (modalities[name], values[name][0])]
         headers += [name, "recon-\nstructed"]
     return value_grid(columns, len(next(iter(x.values()))), headers, range(2, len(columns), 2))

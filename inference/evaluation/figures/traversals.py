@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from multipyro.batch import modalities_in
 from multipyro.data import Modality
 from multipyro.inference.evaluation._inputs import as_names
 from multipyro.inference.evaluation.dimensions import latent_dimensions, latent_site
@@ -75,7 +76,7 @@ def traversals_figure(
         >>> len(traversals_figure(*programs, x, ["image"], num_steps=5).axes)
         21
     """
-    target, given = as_names(target), tuple(x) if given is None else as_names(given)
+    target, given = as_names(target), modalities_in(x) if given is None else as_names(given)
     kl = latent_dimensions(model, guide, x, given).kl.mean(0)
     order = kl.argsort(descending=True)[:num_dimensions]
     name = latent_site(guide)
