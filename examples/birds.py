@@ -10,8 +10,8 @@ Canonical correlation analysis finds, on training pairs, directions of pictures 
 is reported is the mean cosine between a picture and a caption along those directions: of real test pairs, of pairs of
 which one half was made from the other, of pairs made from the prior; and of each the same with the captions of other
 birds, which is what no relation at all gives. A caption is the mean of its words' vectors, learned from which words
-stand near each other in the training captions; a picture is its principal components. The paper has vectors of FastText
-and of a ResNet-101 in their places, so only a comparison with the real pairs of the same run says something.
+stand near each other in the training captions; a picture is its principal components. The paper has vectors of
+FastText and of a ResNet-101 in their places, so only a comparison with the real pairs of the same run says something.
 """
 
 import argparse

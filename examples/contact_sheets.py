@@ -1,15 +1,16 @@
 """Do the pictures of each data set agree with their labels, words and captions?
 
 For every data set that is found here, some rows as a batch gives them: the pictures side by side, below them what the
-row says in letters. Looking at them is the test: a wrong order of files, a crop beside the face, a channel in the wrong
-place or a caption of the neighbor shows at once, and no number does. What is not found is named with what to fetch.
+row says in letters. Looking at them is the test: a wrong order of files, a crop beside the face, a channel in the
+wrong place or a caption of the neighbor shows at once, and no number does. What is not found is named with what to
+fetch.
 
     python examples/contact_sheets.py --out sheets
     python examples/contact_sheets.py --data celeba cub --part train --seed 3 --out sheets
 
 Expect digits that are their names, faces with the hair, hats and glasses that stand below them, birds in the colors of
-their captions, and pairs of one digit in two hands; texts of MNIST-SVHN start anywhere, and words of CelebA come in any
-order.
+their captions, and pairs of one digit in two hands; texts of MNIST-SVHN start anywhere, and words of CelebA come in
+any order.
 """
 
 import argparse

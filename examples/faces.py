@@ -8,8 +8,8 @@ is from that of real faces, blurred or patterned; by the error of reconstruction
 faces says of faces made from attributes. Then both draw average faces of attributes and variations with one noise
 (Figure 7), and JMVAE-GAN edits x + x'_mean - x_mean (Figure 8).
 
-Expect reconstructions of JMVAE-kl with a fraction of the sharpness of real faces, those of JMVAE-GAN nearer to it, at a
-larger error: what the discriminator asks for is detail, not the right one. The paper trains 20 times more faces with
+Expect reconstructions of JMVAE-kl with a fraction of the sharpness of real faces, those of JMVAE-GAN nearer to it, at
+a larger error: what the discriminator asks for is detail, not the right one. The paper trains 20 times more faces with
 networks four times wider (`--hidden 512`), so expect blurred ones all the same. Results and their command:
 `results/faces/README.md`.
 """

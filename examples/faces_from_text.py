@@ -1,7 +1,7 @@
 r"""Does a face made from words have what the words say?
 
-MoPoE with a shared latent and private ones learns faces and the words of their attributes (Generalized Multimodal ELBO,
-sections 4.3 and A.4, on 8,000 faces in place of 160,000), by
+MoPoE with a shared latent and private ones learns faces and the words of their attributes (Generalized Multimodal
+ELBO, sections 4.3 and A.4, on 8,000 faces in place of 160,000), by
 
     multipyro train mopoe --data celeba --data-option form=words --hidden 160 160 --latent-dim 32 --option private=16 \
         --weights image=1 text=50 --beta 2.5 --warmup 2 --epochs 40 --batch-size 64 --lr 1e-3 --out runs/faces
@@ -10,8 +10,8 @@ sections 4.3 and A.4, on 8,000 faces in place of 160,000), by
 For two attributes a classifier learns from real faces. It judges faces made from the texts of test rows, the private
 latent drawn from its prior: the share of faces that have the attribute if and only if the text names it. Beside it
 stand the classifier's own accuracy on real faces, what it says of faces made from the text of another row (which only
-chance can make right), and the share that always saying the more frequent would get. The other way, the words told
-of a real face are held against those it has. Expect more of Male, which is all over a face, than of Smiling.
+chance can make right), and the share that always saying the more frequent would get. The other way, the words told of
+a real face are held against those it has. Expect more of Male, which is all over a face, than of Smiling.
 """
 
 import argparse

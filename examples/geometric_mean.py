@@ -1,13 +1,13 @@
-"""How is a method added in one file, from its equation to its row in the table?
+"""How is a method added in one file, from its equation to its column in a comparison?
 
-The method: experts that agree should not make each other surer, as a product of experts does, so take their geometric
-mean, the barycenter of the experts under the reverse Kullback-Leibler divergence,
+In a product of experts, experts that agree make each other more certain. Their geometric mean does not: it is the
+barycenter of the experts under the reverse Kullback-Leibler divergence,
 
     q(z | x_S)  ~  prod_{m in S} q_m(z | x_m)^(1 / |S|),
 
-and train it as MVAE is trained, on the ELBO of all modalities and of each alone. The page `docs/how-to/add_a_method.md`
-walks through this file. Expect, with seed 0, on the 300 test rows of the digits: image -> label 0.90,
-label -> image 0.80, word -> image 0.89.
+and is trained as MVAE is, on the ELBO of all modalities, of each alone and of a random subset. The page
+`docs/how-to/add_a_method.md` explains this file. Expect, with seed 0, on the 300 test examples of the digits: image ->
+label 0.90, label -> image 0.80, word -> image 0.89.
 """
 
 import argparse
@@ -55,10 +55,10 @@ def main(args):
     recipe = build("geometric", networks, latent_dim=8, weights={"label": 10.0, "word": 5.0})
     epochs = 1 if args.smoke else args.epochs
     fit_recipe(recipe, digits, epochs=epochs, batch_size=64, lr=2e-3, seed=args.seed, progress=False)
-    judge = train_classifiers(digits.train, digits.test)
+    classifiers = train_classifiers(digits.train, digits.test)
     for given, target in (("image", "label"), ("label", "image"), ("word", "image")):
-        found = conditional_coherence(recipe.model, recipe.guide, digits.test, [given], target, judge[target])
-        print(f"coherence {given} -> {target}: {found['value']:.3f} ± {found['se']:.3f}")
+        coherence = conditional_coherence(recipe.model, recipe.guide, digits.test, [given], target, classifiers[target])
+        print(f"coherence {given} -> {target}: {coherence.value:.3f} ± {coherence.se:.3f}")
 
 
 def arguments(argv=None):

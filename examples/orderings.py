@@ -1,13 +1,14 @@
-"""Do the published orderings of the methods appear on data that this machine can train on?
+"""Do the methods rank as published, on data that trains in hours on a CPU?
 
 `multipyro compare` trains every method over several seeds with the same networks and settings, and prints its table.
-Over its runs this script asks what the papers ask: how well a guide predicts across modalities (Suzuki et al., Table
-1), which guide is best with all modalities and which with one (Sutter et al., Tables 2 to 4), and what it costs to have
-seen the image alone (Yadav et al., Table 1). A run that is killed is resumed by the same command.
+From these runs this script computes what the papers report: how well a guide predicts across modalities (Suzuki et
+al., Table 1), which guide is best given all modalities and which given one (Sutter et al., Tables 2 to 4), and how
+much worse a bound is given the image alone (Yadav et al., Table 1). Run the same command again to resume after an
+interruption.
 
-Expect label -> image to collapse under JMVAE and to be repaired by JMVAE-kl and JMVAE-h; MVAE to have the best bound
-given all modalities, MMVAE the better one given a single one, MoPoE to be near the better of both; the difference
-between q(z|all) and q(z|image) to be smallest for Bridged. Results: `results/orderings/README.md`.
+Expect label -> image to collapse for JMVAE, and JMVAE-kl and JMVAE-h to repair it; MVAE to have the best bound given
+all modalities, MMVAE a better one given a single one, and MoPoE to be close to the better of the two; the difference
+between q(z|all) and q(z|image) to be smallest for the bridged VAE. Results: `results/orderings/README.md`.
 """
 
 import argparse
@@ -36,14 +37,14 @@ DIFFERENCE = ("vae", "jmvae-kl", "telbo", "mvae", "bridged")
 
 def bounds(folder, target, given, x, args):
     """The K-sample bound on log p(target) with samples of the guide given some modalities, in nats per example."""
-    found = load(folder)
+    run = load(folder)
     torch.manual_seed(args.seed)
-    return importance_weighted_bound(found.model, found.guide, x, given, target, args.bound_particles).mean
+    return importance_weighted_bound(run.model, run.guide, x, given, target, args.bound_particles).mean
 
 
-def over_seeds(method, out, args, ask):
-    """Mean and standard deviation over seeds of what `ask` finds in the run of each."""
-    values = [ask(out / f"{method}-{args.data}-{seed}") for seed in range(args.seeds)]
+def over_seeds(method, out, args, measure):
+    """Mean and standard deviation over seeds of what `measure` returns for a run."""
+    values = [measure(out / f"{method}-{args.data}-{seed}") for seed in range(args.seeds)]
     return {"value": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
@@ -61,11 +62,11 @@ def table(title, header, rows):
 
 def main(args):
     with tempfile.TemporaryDirectory() if args.smoke else nullcontext(args.out) as folder:
-        compared(args, Path(folder))
+        compare(args, Path(folder))
 
 
-def compared(args, out):
-    """Trains and judges what is not there yet, then prints the tables and writes `orderings.json`."""
+def compare(args, out):
+    """Trains and evaluates what is missing, then prints the tables and writes `orderings.json`."""
     methods, settings = args.methods, [*SETTINGS[args.data].split(), "--weights", f"label={args.label_weight}"]
     settings += [] if args.warmup is None else ["--warmup", str(args.warmup)]
     if args.smoke:
@@ -89,21 +90,21 @@ def compared(args, out):
         ]
     ):
         raise SystemExit(1)
-    found = json.loads((out / "compare.json").read_text(encoding="utf-8"))["methods"]
+    metrics = json.loads((out / "compare.json").read_text(encoding="utf-8"))["methods"]
     test = load_dataset(args.data, args.data_root).test.select(MODALITIES)
     x, _ = test.rows(torch.arange(min(args.rows, len(test))))
     every = tuple(x)
 
-    def columns(names, metrics):
-        return {name: [found[name].get(metric) for metric in metrics] for name in names if name in found}
+    def columns(names, keys):
+        return {name: [metrics[name].get(key) for key in keys] for name in names if name in metrics}
 
-    asked = ["guide's label->image, mean", "guide's label->image, log-mean-exp", "guide's image->label, mean"]
-    prediction = columns(PREDICTION, asked)
-    table("What the guide predicts, nats a row", ["label->image", "its log-mean-exp", "image->label"], prediction)
+    keys = ["guide's label->image, mean", "guide's label->image, log-mean-exp", "guide's image->label, mean"]
+    prediction = columns(PREDICTION, keys)
+    table("What the guide predicts, nats per example", ["label->image", "its log-mean-exp", "image->label"], prediction)
 
     whole = "+".join(every)
-    asked = ["latent accuracy image", f"latent accuracy {whole}", "coherence image->label", "coherence label->image"]
-    shares = columns(SUBSETS, [*asked, "joint coherence"])
+    keys = ["latent accuracy image", f"latent accuracy {whole}", "coherence image->label", "coherence label->image"]
+    shares = columns(SUBSETS, [*keys, "joint coherence"])
     table("Shares", ["latent, image", "latent, all", "image->label", "label->image", "joint"], shares)
 
     subsets = {
@@ -112,12 +113,13 @@ def compared(args, out):
         ]
         for sets in [[every, ("image",), ("label",)]]
         for name in SUBSETS
-        if name in found
+        if name in metrics
     }
-    table(f"Bound on log p({', '.join(every)}), {args.bound_particles} draws given", ["all", "image", "label"], subsets)
+    title = f"Bound on log p({', '.join(every)}), {args.bound_particles} samples given"
+    table(title, ["all", "image", "label"], subsets)
 
     difference = {}
-    for name in (method for method in DIFFERENCE if method in found):
+    for name in (method for method in DIFFERENCE if method in metrics):
         given = [every, ("image",)] if name != "vae" else [None, ("image",)]
         both = [
             None
@@ -127,7 +129,7 @@ def compared(args, out):
         ]
         gap = None if both[0] is None else {"value": both[0]["value"] - both[1]["value"], "std": None}
         difference[name] = [*both, gap]
-    table(f"Bound on log p(image), {args.bound_particles} draws given", ["all", "image", "difference"], difference)
+    table(f"Bound on log p(image), {args.bound_particles} samples given", ["all", "image", "difference"], difference)
 
     report = {
         "settings": {name: value for name, value in vars(args).items() if name not in ("out", "data_root")},
@@ -144,17 +146,17 @@ def compared(args, out):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
-    parser.add_argument("--data-root", type=Path, help="folder of data sets, before MULTIPYRO_DATA")
+    parser.add_argument("--data-root", type=Path, help="data folder, searched before MULTIPYRO_DATA")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--label-weight", type=float, default=1.0, help="of the label's likelihood in training")
+    parser.add_argument("--label-weight", type=float, default=1.0, help="weight of the label's likelihood in training")
     parser.add_argument(
-        "--warmup", type=int, help="epochs in which the weight of the KL grows; a share of all by default"
+        "--warmup", type=int, help="epochs over which the weight of the KL rises; by default a share of all"
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0, help="of the bounds' draws")
-    parser.add_argument("--particles", type=int, default=300, help="importance samples a row of the likelihoods")
-    parser.add_argument("--bound-particles", type=int, default=15, help="draws a row of the bounds")
-    parser.add_argument("--rows", type=int, default=1_000, help="test rows of the bounds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bounds' samples")
+    parser.add_argument("--particles", type=int, default=300, help="importance samples per example, for likelihoods")
+    parser.add_argument("--bound-particles", type=int, default=15, help="samples per example, for the bounds")
+    parser.add_argument("--rows", type=int, default=1_000, help="test examples for the bounds")
     parser.add_argument("--out", type=Path, default=Path("runs/orderings"), help="folder of the runs")
-    parser.add_argument("--smoke", action="store_true", help="only show that it runs")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs")
     main(parser.parse_args())

@@ -1,15 +1,15 @@
-"""What does a guide of one's own take, and do the library's commands work with it?
+"""How long is a user-defined guide, and do the library's commands work with it?
 
-`PoweredExperts` raises each expert of a product to a learned power between 0 and 1 before multiplying, a weighted
-product of experts (reference: Cao and Fleet, 2014, "Generalized product of experts"): an expert that is sure of itself
-without reason can be turned down. It is fifteen lines, and is trained and evaluated by the same commands as ours:
+`PoweredExperts` raises each expert of a product to a learned power between 0 and 1 before multiplying, a generalized
+product of experts (Cao and Fleet, 2014), so that overconfident experts count less. It has fifteen lines, and the same
+commands train and evaluate it as the library's guides:
 
     multipyro train mvae --data digits --guide examples/own_guide.py:PoweredExperts --out runs/powered
     multipyro evaluate runs/powered --guide examples/own_guide.py:PoweredExperts
 
-Run as a script it does the same from Python, and prints the powers it learned and the coherence it reached. Expect,
-with seed 0, powers of 0.95 (the experts' scales take up what the powers might say) and on the 300 test rows
-image -> label 0.80, label -> image 0.92, word -> image 0.93.
+Run as a script, it does the same in Python and prints the learned powers and the coherence. Expect, with seed 0,
+powers of 0.95 (the experts' scales can say the same) and, on the 300 test examples, image -> label 0.80, label ->
+image 0.92, word -> image 0.93.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from multipyro.inference import build, conditional_coherence, fit_recipe, networ
 
 
 class PoweredExperts(Guide):
-    """A product of experts, each to a learned power."""
+    """A product of experts, each raised to a learned power."""
 
     def __init__(self, latent_dim, encoders):
         super().__init__(latent_dim, encoders)
@@ -43,10 +43,10 @@ def main(args):
     fit_recipe(recipe, digits, epochs=epochs, batch_size=64, seed=args.seed, progress=False)
     powers = {name: round(logit.sigmoid().item(), 3) for name, logit in recipe.guide.logits.items()}
     print("powers:", powers)
-    judge = train_classifiers(digits.train, digits.test)
+    classifiers = train_classifiers(digits.train, digits.test)
     for given, target in (("image", "label"), ("label", "image"), ("word", "image")):
-        found = conditional_coherence(recipe.model, recipe.guide, digits.test, [given], target, judge[target])
-        print(f"coherence {given} -> {target}: {found['value']:.3f} ± {found['se']:.3f}")
+        coherence = conditional_coherence(recipe.model, recipe.guide, digits.test, [given], target, classifiers[target])
+        print(f"coherence {given} -> {target}: {coherence.value:.3f} ± {coherence.se:.3f}")
 
 
 def arguments(argv=None):

@@ -1,18 +1,19 @@
-"""Can the programs be trained by a script of plain Pyro, and what does a K-sample bound add?
+"""Can a script of plain Pyro train the programs, and what does a K-sample bound add?
 
 A mixture-of-products guide (MoPoE; Sutter et al., 2021) for digits and their labels is trained with Pyro's `SVI`,
-Pyro's optimizer and `Trace_ELBO`, then goes on with `RenyiELBO(alpha=0)`, the importance-weighted bound of Burda et al.
-(2016). Nothing of `fit` is used.
+Pyro's optimizer and `Trace_ELBO`, and then with `RenyiELBO(alpha=0)`, the importance-weighted bound (IWAE) of Burda et
+al. (2016). `fit` is not used.
 
-Expect, with seed 0 (nats a row of the 300 test rows; a continuous Bernoulli is a density, so bounds are positive):
+Expect, with seed 0 (nats per example, on 300 test examples; a continuous Bernoulli is a density, so bounds are
+positive):
 
                           ELBO    10-sample bound
     after Trace_ELBO      73.6    77.3
     after RenyiELBO       70.2    80.0
 
-The second training raises the bound it maximizes, at the cost of the ELBO, and image -> label is right for 0.87 of the
-rows. With `ProductOfExperts` in its place and nothing but the joint bound, the label's expert would never be trained to
-work alone, and image -> label would stay near chance (0.14): that is what `subset_elbo` is for.
+The second training raises the bound that it maximizes, at the cost of the ELBO, and the label predicted from the image
+is right in 0.87 of the examples. With `ProductOfExperts` and the joint bound alone, the image's expert would never
+learn to work without the label's, and image -> label would stay near chance (0.14): that is what `subset_elbo` is for.
 """
 
 import argparse
@@ -31,14 +32,14 @@ LATENT = 8
 
 
 def train(svi, data, epochs, seed, first_epoch=0):
-    """Plain SVI: one step a batch."""
+    """Plain SVI: one step per batch."""
     for epoch in range(first_epoch, first_epoch + epochs):
         loss = 0.0
         for batch, (x, observed) in enumerate(data.batches(64, shuffle=True, seed=seed, epoch=epoch)):
             torch.manual_seed(step_seed(seed, epoch, batch))
             loss += svi.step(x, observed)
         if epoch % 10 == 9:
-            print(f"epoch {epoch + 1}: training bound {-loss / len(data):.2f} nats a row")
+            print(f"epoch {epoch + 1}: training bound {-loss / len(data):.2f} nats per example")
 
 
 def main(args):
@@ -60,22 +61,22 @@ def main(args):
     )
     epochs = (1, 1) if args.smoke else (args.epochs, max(1, args.epochs // 3))
     optimizer = Adam({"lr": 2e-3})
-    many = RenyiELBO(alpha=0, num_particles=10, vectorize_particles=True, max_plate_nesting=1)
+    iwae = RenyiELBO(alpha=0, num_particles=10, vectorize_particles=True, max_plate_nesting=1)
     train(SVI(model, guide, optimizer, Trace_ELBO()), digits.train, epochs[0], args.seed)
 
     x, observed = digits.test.rows(torch.arange(len(digits.test)))
 
-    def held_out(loss):
+    def test_bound(loss):
         return -loss.loss(model, guide, x, observed) / len(digits.test)
 
-    print(f"held out after Trace_ELBO: ELBO {held_out(Trace_ELBO()):.2f}, 10-sample bound {held_out(many):.2f}")
-    train(SVI(model, guide, optimizer, many), digits.train, epochs[1], args.seed, first_epoch=epochs[0])
-    print(f"held out after RenyiELBO:  ELBO {held_out(Trace_ELBO()):.2f}, 10-sample bound {held_out(many):.2f}")
+    print(f"test set after Trace_ELBO: ELBO {test_bound(Trace_ELBO()):.2f}, 10-sample bound {test_bound(iwae):.2f}")
+    train(SVI(model, guide, optimizer, iwae), digits.train, epochs[1], args.seed, first_epoch=epochs[0])
+    print(f"test set after RenyiELBO:  ELBO {test_bound(Trace_ELBO()):.2f}, 10-sample bound {test_bound(iwae):.2f}")
 
     labels = cross_generate(model, guide, {"image": x["image"]}, ["label"], output="mean")["label"][0]
-    print(f"image -> label: {(labels == x['label']).float().mean():.3f} of {len(labels)} test rows")
-    draws = Predictive(predictive(model, guide, ["image"]), num_samples=5)({"label": x["label"][:10]})
-    print("Pyro's Predictive, images given labels:", tuple(draws["image"].shape))
+    print(f"image -> label: {(labels == x['label']).float().mean():.3f} of {len(labels)} test examples")
+    samples = Predictive(predictive(model, guide, ["image"]), num_samples=5)({"label": x["label"][:10]})
+    print("Pyro's Predictive, images given labels:", tuple(samples["image"].shape))
 
 
 def arguments(argv=None):

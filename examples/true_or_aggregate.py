@@ -1,13 +1,13 @@
-"""Should the posterior given a text be that of the model, or the aggregate of what the images of this text are given?
+"""Given a text, should the guide be the model's own posterior, or the aggregate posterior of the images with this text?
 
-VLVAE learns its decoders from q(z|image) alone. Over the very same frozen programs one flow then learns
-q_true(z|word), the posterior p(z|word) of the model, and another q_agg(z|word), the aggregate of q(z|image) over the
-images of that word; a third one learns the aggregate over all images in place of the prior (On the Importance of
-Learning Aggregate Posteriors in Multimodal Variational Autoencoders, Cremer and Kushman, Tables 1 and 2).
+VLVAE trains its decoders with q(z|image) alone. With the programs frozen, one flow is then fitted to the model's
+posterior p(z|word), q_true, and another to the aggregate of q(z|image) over the images of that word, q_agg; a third is
+fitted to the aggregate over all images and replaces the prior (On the Importance of Learning Aggregate Posteriors in
+Multimodal Variational Autoencoders, Cremer and Kushman, Tables 1 and 2).
 
-Expect q_agg to draw more images that show the word, and to make the true images more likely, since q_true also covers
-latents that spell the word and that no image has ever been given; and the learned prior to beat N(0, I) likewise.
-Results and their commands: `results/aggregates/README.md`.
+Expect images from q_agg to show the word more often and to be more likely, since q_true also covers latents that
+decode to the word but that no image is encoded to; the learned prior should beat N(0, I) for the same reason. Results
+and their commands: `results/aggregates/README.md`.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from multipyro.inference.runs import versions
 TEXT = "word"
 
 
-def judged_flow(recipe, splits, classifiers, args):
-    """Correctness of word -> image, and log p(image | word) under the flow: the paper's bound, and tighter."""
+def flow_metrics(recipe, splits, classifiers, args):
+    """Correctness of word -> image, and log p(image | word) under the flow: the paper's bound, and a tighter one."""
     torch.manual_seed(args.seed)
     x, _ = splits.test.rows(torch.arange(min(args.likelihood_rows, len(splits.test))))
     programs = recipe.model, recipe.guide
     correct = [
         conditional_coherence(*programs, splits.test, [TEXT], "image", classifiers["image"]).value
-        for _ in range(args.draws)
+        for _ in range(args.images)
     ]
 
     def likelihood(number, **proposal):
@@ -49,13 +49,13 @@ def judged_flow(recipe, splits, classifiers, args):
 
     return {
         "correctness": statistics.fmean(correct),
-        "log p(image|word), one draw": likelihood(1, scales=[1], prior=0),
+        "log p(image|word), one sample": likelihood(1, scales=[1], prior=0),
         "log p(image|word)": likelihood(args.particles),
     }
 
 
-def judged_prior(recipe, splits, classifiers, args):
-    """Agreement of images and words drawn from the prior, and the log-likelihoods of either under it."""
+def prior_metrics(recipe, splits, classifiers, args):
+    """Agreement of images and words sampled from the prior, and the log-likelihood of each under it."""
     torch.manual_seed(args.seed)
     x, _ = splits.test.rows(torch.arange(min(args.likelihood_rows, len(splits.test))))
 
@@ -70,7 +70,7 @@ def judged_prior(recipe, splits, classifiers, args):
 
 
 def run(seed, splits, classifiers, args):
-    """Trains VLVAE once, then both flows and the prior over it."""
+    """Trains VLVAE once, then both flows and the prior on top of it."""
     recipes = {}
     for objective in ("q_true", "q_agg"):
         torch.manual_seed(seed)
@@ -93,15 +93,15 @@ def run(seed, splits, classifiers, args):
     train(recipes["q_true"], "main")
     for program in ("model", "guide"):
         getattr(recipes["q_agg"], program).load_state_dict(getattr(recipes["q_true"], program).state_dict())
-    found = {}
+    metrics = {}
     for objective, recipe in recipes.items():
         train(recipe, "aggregate")
-        found[objective] = judged_flow(recipe, splits, classifiers, args)
+        metrics[objective] = flow_metrics(recipe, splits, classifiers, args)
     recipe = recipes["q_agg"]
-    found["N(0, I)"] = judged_prior(recipe, splits, classifiers, args)
+    metrics["N(0, I)"] = prior_metrics(recipe, splits, classifiers, args)
     train(recipe, "prior")
-    found["learned prior"] = judged_prior(recipe, splits, classifiers, args)
-    return found
+    metrics["learned prior"] = prior_metrics(recipe, splits, classifiers, args)
+    return metrics
 
 
 def _spread(values):
@@ -112,40 +112,40 @@ def _spread(values):
 def main(args):
     splits = load_dataset("digits").select(["image", TEXT])
     if args.smoke:
-        args.epochs = args.flow_epochs = args.seeds = args.draws = 1
+        args.epochs = args.flow_epochs = args.seeds = args.images = 1
         args.samples, args.particles, args.likelihood_rows, splits = 50, 5, 20, splits.head(100)
     torch.manual_seed(args.seed)
     classifiers = train_classifiers(splits.train, splits.test)
-    found = []
+    results = []
     for seed in range(args.seed, args.seed + args.seeds):
-        found.append(run(seed, splits, classifiers, args))
+        results.append(run(seed, splits, classifiers, args))
         if args.out is not None:
             settings = {name: value for name, value in vars(args).items() if name != "out"}
             args.out.write_text(
-                json.dumps({"settings": settings, "versions": versions(), "seeds": found}, indent=1) + "\n"
+                json.dumps({"settings": settings, "versions": versions(), "seeds": results}, indent=1) + "\n"
             )
     for pair in (("q_true", "q_agg"), ("N(0, I)", "learned prior")):
         print(f"{'':30}{pair[0]:>20}{pair[1]:>20}")
-        for metric in found[0][pair[0]]:
-            columns = [_spread([one[name][metric] for one in found]) for name in pair]
+        for metric in results[0][pair[0]]:
+            columns = [_spread([one[name][metric] for one in results]) for name in pair]
             print(f"{metric:30}{columns[0]:>20}{columns[1]:>20}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=60, help="of VLVAE")
-    parser.add_argument("--flow-epochs", type=int, default=30, help="of each flow")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of VLVAE")
+    parser.add_argument("--flow-epochs", type=int, default=30, help="epochs of each flow")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--latent-dim", type=int, default=16)
     parser.add_argument("--beta", type=float, default=1.0)
-    parser.add_argument("--text-weight", type=float, default=10.0, help="of the word's likelihood")
-    parser.add_argument("--draws", type=int, default=5, help="images a word for its correctness")
-    parser.add_argument("--samples", type=int, default=10_000, help="of the prior, for its correctness")
-    parser.add_argument("--particles", type=int, default=1_000, help="importance samples a row")
+    parser.add_argument("--text-weight", type=float, default=10.0, help="weight of the word's likelihood")
+    parser.add_argument("--images", type=int, default=5, help="images per word for the correctness")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples of the prior for its correctness")
+    parser.add_argument("--particles", type=int, default=1_000, help="importance samples per example")
     parser.add_argument("--likelihood-rows", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--out", type=Path, help="json file to write")
-    parser.add_argument("--smoke", action="store_true", help="only show that it runs")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs")
     main(parser.parse_args())

@@ -1,12 +1,13 @@
-"""Does the latent of an image and its text store the order of the words, which the image does not tell?
+"""Does the latent of an image and its text store the order of the words, which the image does not determine?
 
-Two digits stand side by side, and the text names both, in an order drawn anew in every epoch: "three left one right" or
-"one right three left". Given the image a text has log 2 = 0.69 nats of entropy, all of it in the first word that tells
-the order. VLVAE is trained twice: with its image-only guide q(z|x), and with joint inference q(z|x,y) (On the
-Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, Cremer and Kushman, section 6 and
-Figure 7). What counts is the entropy of each word under the decoder, given z and the words before it.
+Two digits stand side by side, and the text names both, in a random order that changes in every epoch: "three left one
+right" or "one right three left". Given the image, the text has log 2 = 0.69 nats of entropy, all of it in the first
+word that reveals the order. VLVAE is trained twice: with its image-only guide q(z|x), and with joint inference
+q(z|x,y) (On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, Cremer and
+Kushman, section 6 and Figure 7). Measured is the entropy of each word under the decoder, given z and the words before
+it.
 
-Expect, with seed 0 (nats, mean over 500 test rows):
+Expect, with seed 0 (nats, mean over 500 test examples):
 
                            word 1   word 2   word 3   word 4      sum
     the order alone         0.548    0.146    0.000    0.000    0.693
@@ -14,10 +15,10 @@ Expect, with seed 0 (nats, mean over 500 test rows):
     its aggregate, q(z|y)   0.671    0.201    0.122    0.003    0.997
     joint, q(z|x,y)         0.042    0.001    0.037    0.000    0.081
 
-(Of two equal digits the order shows in the second word.) Under marginal inference the order stays with the
-auto-regressive decoder: the entropy is that of the order, and 0.3 nats of what z leaves open about the digits. A flow
-for q(z|y), the aggregate of q(z|x), keeps it too. Joint inference stores the order in z, and next to no uncertainty is
-left. Figure and numbers: `results/word_order/`. About 80 seconds of one core.
+(With two equal digits, the second word reveals the order.) With marginal inference, the order is left to the
+autoregressive decoder: its entropy is that of the order, plus 0.3 nats of uncertainty about the digits that z leaves
+open. A flow for q(z|y), the aggregate of q(z|x), leaves it open too. Joint inference stores the order in z, and almost
+no uncertainty remains. Figure and numbers: `results/word_order/`. Takes about 80 seconds on one core.
 """
 
 import argparse
@@ -41,15 +42,15 @@ MODALITIES = {
 
 
 def shuffled(x, generator):
-    """The same rows with each text in one of its two orders."""
+    """The same examples, each text in one of its two orders."""
     if "text" not in x:
         return x
-    turn = torch.rand(len(x["text"]), generator=generator) < 0.5
-    return {**x, "text": torch.where(turn[:, None], x["text"].roll(2, -1), x["text"])}
+    swap = torch.rand(len(x["text"]), generator=generator) < 0.5
+    return {**x, "text": torch.where(swap[:, None], x["text"].roll(2, -1), x["text"])}
 
 
 def pairs(digits, rows, split, generator):
-    """Random pairs of the digits from 0 to 4, side by side, and what they are."""
+    """Random pairs of digits from 0 to 4, side by side, and their description."""
     digits = digits.take((digits.labels < LEFT).nonzero()[:, 0])
     index = torch.randint(len(digits), (2, rows), generator=generator)
     images = torch.cat([digits.x["image"][one] for one in index], -1)
@@ -66,34 +67,34 @@ def _in_training(split):
     return None if split == "test" else shuffled
 
 
-def word_probabilities(recipe, x, given, draws):
-    """Probabilities of each word given z and the words before it, `(draws, rows, positions, words)`."""
+def word_probabilities(recipe, x, given, num_samples):
+    """Probabilities of each word given z and the words before it, `(num_samples, rows, positions, words)`."""
     with evaluating(recipe.model, recipe.guide):
         posterior = recipe.guide.conditional({name: x[name] for name in given})
-        latents = posterior.sample((draws,))
+        latents = posterior.sample((num_samples,))
         return recipe.model.likelihoods["text"](latents).logits(x["text"]).exp()
 
 
 def entropies(probabilities):
-    """Entropy at each position in nats, mean over draws and rows."""
+    """Entropy at each position in nats, mean over samples and examples."""
     return torch.special.entr(probabilities).sum(-1).mean((0, 1)).tolist()
 
 
-def of_the_order(text):
-    """The entropy that the order alone has: in the first word of two different digits, else in the second."""
+def entropies_of_order(text):
+    """The entropy of the order: in the first word if the digits differ, otherwise in the second."""
     same = (text[:, 0] == text[:, 2]).float().mean().item()
     return [(1 - same) * math.log(2), same * math.log(2), 0.0, 0.0]
 
 
-def figure(found, examples, x, row):
-    """Bars of the entropies, and the words' probabilities in one row."""
+def figure(results, examples, x, row):
+    """Bars of the entropies, and the words' probabilities for one example."""
     from matplotlib.figure import Figure
 
-    picture = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = picture.subfigures(1, 2, width_ratios=(1, 1.25))
+    drawing = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = drawing.subfigures(1, 2, width_ratios=(1, 1.25))
     axes = left.subplots()
-    width = 0.8 / len(found)
-    for number, (name, values) in enumerate(found.items()):
+    width = 0.8 / len(results)
+    for number, (name, values) in enumerate(results.items()):
         axes.bar([position + number * width for position in range(4)], values, width, label=name)
     axes.set_xticks(
         [position + 1.5 * width for position in range(4)], [f"word {position + 1}" for position in range(4)]
@@ -104,7 +105,7 @@ def figure(found, examples, x, row):
     axes.set_ylim(0, 0.8)
     axes.legend(fontsize=8)
     grid = right.subplots(len(examples), 5)
-    said = [WORDS[word] for word in x["text"][row].tolist()]
+    words = [WORDS[word] for word in x["text"][row].tolist()]
     for line, (name, probabilities) in zip(grid, examples.items(), strict=True):
         line[0].imshow(x["image"][row, 0].numpy(), cmap="gray_r")
         line[0].set_title(name, fontsize=8)
@@ -114,47 +115,47 @@ def figure(found, examples, x, row):
             one.set(xlim=(0, 1), xticks=(0, 1))
             one.set_yticks(range(len(WORDS)), WORDS if position == 0 else [""] * len(WORDS), fontsize=7)
             one.invert_yaxis()
-            one.set_title(said[position], fontsize=8)
-    right.suptitle("probabilities of the words; above each the word of the text", fontsize=9)
-    return picture
+            one.set_title(words[position], fontsize=8)
+    right.suptitle("probabilities of the words; the title of each is the word of the text", fontsize=9)
+    return drawing
 
 
 def main(args):
     if args.smoke:
         args.epochs = args.flow_epochs = 1
-        args.rows, args.draws = 64, 2
+        args.rows, args.samples = 64, 2
     generator = torch.Generator().manual_seed(args.seed)
     digits = load_dataset("digits")
     parts = (("train", args.rows), ("validation", 200), ("test", 500))
     splits = Splits(*(pairs(getattr(digits, split), rows, split, generator) for split, rows in parts))
     x, _ = splits.test.rows(torch.arange(len(splits.test)))
     row = int((x["text"][:, 0] != x["text"][:, 2]).nonzero()[0])
-    found, examples = {"the order alone": of_the_order(x["text"])}, {}
+    results, examples = {"the order alone": entropies_of_order(x["text"])}, {}
     for inference, subsets in (("marginal", (("image",), ("text",))), ("joint", (("image", "text"),))):
         torch.manual_seed(args.seed)
-        # both weigh the text up, as the paper does: else joint inference would gain log 2 for what costs it log 2
+        # weighted as in the paper: otherwise storing the order in z would gain log 2 nats and cost as much
         options = {"inference": inference, "weights": {"text": args.text_weight}}
         options.update({"aggregate": True if inference == "marginal" else None, "aggregate_epochs": args.flow_epochs})
         recipe = build("vlvae", networks_for(MODALITIES, (128, 128)), args.latent_dim, **options)
         fit_recipe(recipe, splits, epochs=args.epochs, batch_size=64, lr=2e-3, seed=args.seed, progress=False)
         for given in subsets:
             torch.manual_seed(args.seed)
-            probabilities = word_probabilities(recipe, x, given, args.draws)
+            probabilities = word_probabilities(recipe, x, given, args.samples)
             name = {("image",): "marginal, q(z|x)", ("text",): "its aggregate, q(z|y)"}.get(given, "joint, q(z|x,y)")
-            found[name] = entropies(probabilities)
+            results[name] = entropies(probabilities)
             if "image" in given:
                 examples[name] = probabilities
     print(f"{'':24}{'word 1':>9}{'word 2':>9}{'word 3':>9}{'word 4':>9}{'sum':>9}")
-    for name, values in found.items():
+    for name, values in results.items():
         print(f"{name:24}" + "".join(f"{value:9.3f}" for value in (*values, sum(values))))
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        figure(found, examples, x, row).savefig(args.out / "word-order.png", dpi=110)
+        figure(results, examples, x, row).savefig(args.out / "word-order.png", dpi=110)
         settings = {name: value for name, value in vars(args).items() if name not in ("out", "smoke")}
         report = {
             "command": "python examples/word_order.py",
             "settings": settings,
-            "entropy_in_nats": found,
+            "entropy_in_nats": results,
             "versions": versions(),
         }
         (args.out / "word-order.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -162,13 +163,13 @@ def main(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=25, help="of each model")
-    parser.add_argument("--flow-epochs", type=int, default=8, help="of the flow for q(z|y)")
-    parser.add_argument("--rows", type=int, default=2000, help="pairs to train on")
+    parser.add_argument("--epochs", type=int, default=25, help="epochs of each model")
+    parser.add_argument("--flow-epochs", type=int, default=8, help="epochs of the flow for q(z|y)")
+    parser.add_argument("--rows", type=int, default=2000, help="number of training pairs")
     parser.add_argument("--latent-dim", type=int, default=8)
-    parser.add_argument("--text-weight", type=float, default=10.0, help="of the text's likelihood")
-    parser.add_argument("--draws", type=int, default=10, help="latents a test row")
+    parser.add_argument("--text-weight", type=float, default=10.0, help="weight of the text's likelihood")
+    parser.add_argument("--samples", type=int, default=10, help="latents per test example")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the figure and the numbers")
-    parser.add_argument("--smoke", action="store_true", help="only show that it runs")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs")
     main(parser.parse_args())

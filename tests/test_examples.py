@@ -35,7 +35,7 @@ SCRIPTS = {
     "geometric_mean.py": r"coherence image -> label: [01]\.\d+",
     "orderings.py": r"jmvae-kl +-?\d+\.\d+ ± nan(.|\n)*given\n(.|\n)*mvae +-?\d+\.\d+ ± nan +-?\d",
     "own_guide.py": r"powers: \{'image': 0\.\d+.*\n(.|\n)*coherence image -> label: [01]\.\d+",
-    "plain_svi.py": r"held out after RenyiELBO: .*\nimage -> label: [01]\.\d+ of 300 test rows\n.*\(5, 10, 1, 8, 8\)",
+    "plain_svi.py": r"test set after RenyiELBO: .*\nimage -> label: [01]\.\d+ of 300 test examples\n.*\(5, 10, 1, 8, 8\)",
     "true_or_aggregate.py": r"correctness +[01]\.\d+ ± nan +[01]\.\d+",
     "two_objects.py": r"image -> text, by the scene +[01]\.\d+ ± [01]\.\d+ (.|\n)*all nine words true +[01]\.\d+",
     "word_order.py": r"marginal, q\(z\|x\) +\d\.\d+ ",
