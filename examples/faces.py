@@ -1,16 +1,16 @@
-"""Are faces sharper when the decoder is trained against a discriminator as well?
+"""Are faces sharper if the decoder is also trained against a discriminator?
 
-JMVAE-kl and JMVAE-GAN learn faces and their 40 attributes (Improving Bi-directional Generation between Different
-Modalities with Variational Autoencoders, Suzuki et al., section 6.2), with the same networks, rows, epochs, optimizer
-and seed. Both are judged on the same test rows by the variance of the Laplacian over that of real faces, at full
-resolution and at half of it, where a pattern of single pixels does not count; by how far their spectrum of frequencies
-is from that of real faces, blurred or patterned; by the error of reconstructions; and by what a classifier of real
-faces says of faces made from attributes. Then both draw average faces of attributes and variations with one noise
-(Figure 7), and JMVAE-GAN edits x + x'_mean - x_mean (Figure 8).
+JMVAE-kl and JMVAE-GAN are trained on faces and their 40 attributes (Improving Bi-directional Generation between
+Different Modalities with Variational Autoencoders, Suzuki et al., section 6.2), with the same networks, examples,
+epochs, optimizer and seed. Both are evaluated on the same test examples by the variance of the Laplacian relative to
+that of real faces, at full resolution and at half of it, where patterns of single pixels do not count; by the distance
+of their frequency spectrum from that of real faces; by the error of reconstructions; and by a classifier of real
+faces, applied to faces generated from attributes. Then both draw average faces and variations with shared noise
+(Figure 7), and JMVAE-GAN edits faces by x + x'_mean - x_mean (Figure 8).
 
-Expect reconstructions of JMVAE-kl with a fraction of the sharpness of real faces, those of JMVAE-GAN nearer to it, at
-a larger error: what the discriminator asks for is detail, not the right one. The paper trains 20 times more faces with
-networks four times wider (`--hidden 512`), so expect blurred ones all the same. Results and their command:
+Expect reconstructions of JMVAE-kl with a fraction of the sharpness of real faces, and those of JMVAE-GAN to be sharper
+with a larger error: the discriminator rewards detail, not the right detail. The paper trains on 20 times as many faces
+with networks four times as wide (`--hidden 512`), so expect blurred ones in any case. Results and their command:
 `results/faces/README.md`.
 """
 
@@ -30,7 +30,7 @@ from multipyro.inference.runs import versions
 from multipyro.ppl_models import point_estimate
 
 METHODS = ("jmvae-kl", "jmvae-gan")
-JUDGED = ("Male", "Smiling")
+CLASSIFIED = ("Male", "Smiling")
 # attribute -> what it is changed to, beyond the 1 and -1 of the data
 AVERAGE = {"Base": None, "Male": 2.0, "Not Male": -2.0, "Smiling": 2.0, "Not Smiling": -2.0, "Bald": 2.0}
 AVERAGE |= {"Eyeglasses": 2.0, "Blond Hair": 2.0, "Black Hair": 2.0, "Not Young": -2.0}
@@ -45,7 +45,7 @@ NAMES = (
 
 
 def noise(rows):
-    """Splits of no faces at all, to show that everything runs."""
+    """Splits of noise in place of faces, to check that everything runs."""
     image = Modality("image", (3, 64, 64), "image", "normal")
     modalities = {"image": image, "attributes": Modality("attributes", (len(NAMES),), "vector", "normal")}
     generator, parts = torch.Generator().manual_seed(0), []
@@ -59,7 +59,7 @@ def noise(rows):
 
 
 def faces(args):
-    """CelebA with attributes of 1 and -1, and a Gaussian likelihood of pixels, as the paper has them."""
+    """CelebA with attributes of 1 and -1, and a Gaussian likelihood of pixels, as in the paper."""
     if args.smoke:
         return noise(24)
     splits = load_dataset("celeba", args.data_root, likelihood="normal")
@@ -69,7 +69,7 @@ def faces(args):
 
 
 def train(method, splits, args):
-    """One method, trained or taken from its folder."""
+    """Trains one method, or loads it from its folder."""
     torch.manual_seed(args.seed)
     networks = networks_for(splits.train.modalities, (args.hidden, args.hidden))
     options = {"alpha": args.alpha, "warmup": args.warmup}
@@ -82,7 +82,7 @@ def train(method, splits, args):
         splits.train,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        # the momentum of the released code, for both
+        # the momentum of the released code, for both methods
         optimizer=lambda parameters: torch.optim.Adam(parameters, lr=args.lr, betas=(0.5, 0.999)),
         seed=args.seed,
         out=folder,
@@ -104,71 +104,73 @@ def sharpness(images):
 
 
 def spectral_distance(images, real, blocks=10):
-    """Mean over frequencies of how far the power of images is from that of real ones, in decibels, blur or pattern."""
+    """Mean distance over frequencies of the power of images from that of real ones, in decibels: blur or patterns."""
     side = images.shape[-1]
     frequency = torch.fft.fftfreq(side) * side
     radius = (frequency[:, None] ** 2 + frequency**2).sqrt().round().long().flatten()
-    window = torch.outer(torch.hann_window(side), torch.hann_window(side))  # edges that do not meet are no detail
+    window = torch.outer(torch.hann_window(side), torch.hann_window(side))  # opposite edges that differ are not detail
 
     def power(part):
         gray = brightness(part)[:, 0]
-        found = torch.fft.fft2((gray - gray.mean((1, 2), keepdim=True)) * window).abs().square().mean(0).flatten()
-        return torch.zeros(int(radius.max()) + 1).index_add(0, radius, found)[1 : side // 2]
+        powers = torch.fft.fft2((gray - gray.mean((1, 2), keepdim=True)) * window).abs().square().mean(0).flatten()
+        return torch.zeros(int(radius.max()) + 1).index_add(0, radius, powers)[1 : side // 2]
 
     pairs = zip(images.chunk(blocks), real.chunk(blocks), strict=True)
-    return mean_of(torch.stack([10 * (power(made) / power(true)).log10().abs().mean() for made, true in pairs]))
+    return mean_of(
+        torch.stack([10 * (power(generated) / power(true)).log10().abs().mean() for generated, true in pairs])
+    )
 
 
 def relative(images, real):
     """Mean sharpness of images over that of as many real faces, and its standard error by the delta method."""
-    found, against = sharpness(images), sharpness(real)
-    ratio = found.mean() / against.mean()
-    spread = (found - ratio * against).std() / against.mean() / len(found) ** 0.5
-    return [ratio.item(), spread.item()]
+    generated, reference = sharpness(images), sharpness(real)
+    ratio = generated.mean() / reference.mean()
+    error = (generated - ratio * reference).std() / reference.mean() / len(generated) ** 0.5
+    return [ratio.item(), error.item()]
 
 
 def mean_of(values):
-    """The mean of rows and its standard error."""
+    """The mean over examples and its standard error."""
     return [values.mean().item(), (values.std() / len(values) ** 0.5).item()]
 
 
-def judges(splits):
-    """For each judged attribute a classifier of real faces, and its accuracy on real test faces."""
-    found = {}
-    for name in JUDGED:
+def train_face_classifiers(splits):
+    """A classifier of real faces for each attribute in `CLASSIFIED`, with its accuracy on real test faces."""
+    classifiers = {}
+    for name in CLASSIFIED:
         parts = []
         for part in (splits.train, splits.test):
             x, _ = part.rows(torch.arange(len(part)))
             parts.append(replace(part.select(["image"]), labels=(x["attributes"][:, NAMES.index(name)] > 0).long()))
-        found[name] = train_classifiers(*parts)["image"]
-    return found
+        classifiers[name] = train_classifiers(*parts)["image"]
+    return classifiers
 
 
-def judged(recipe, x, classifiers, args):
-    """All numbers of one method on the test rows `x`."""
+def metrics_of(recipe, x, classifiers, args):
+    """All metrics of one method on the test examples `x`, and the generated faces."""
     torch.manual_seed(args.seed)
     model, guide, image = recipe.model, recipe.guide, x["image"]
-    made = {
+    generated = {
         "reconstruction": cross_generate(model, guide, x, ["image"], output="mean")["image"][0],
         "from attributes": cross_generate(model, guide, {"attributes": x["attributes"]}, ["image"], output="mean")[
             "image"
         ][0],
         "from the prior": joint_samples(model, len(image), ["image"], "mean")["image"],
     }
-    found = {"sharpness": {}, "sharpness at half size": {}, "spectral distance, decibels": {}, "faces": {}}
-    for name, images in made.items():
-        found["sharpness"][name] = relative(images, image)
+    metrics = {"sharpness": {}, "sharpness at half size": {}, "spectral distance, decibels": {}, "faces": {}}
+    for name, images in generated.items():
+        metrics["sharpness"][name] = relative(images, image)
         halves = (torch.nn.functional.avg_pool2d(part, 2) for part in (images, image))
-        found["sharpness at half size"][name] = relative(*halves)
-        found["spectral distance, decibels"][name] = spectral_distance(images, image)
-    error = (made["reconstruction"] - image).square().flatten(1).mean(1).sqrt()
-    found["root mean square error"] = mean_of(error)
-    told = cross_generate(model, guide, {"image": image}, ["attributes"], output="mean")["attributes"][0]
-    found["attributes told from faces"] = mean_of(((told > 0) == (x["attributes"] > 0)).float().mean(1))
-    for name, judge in classifiers.items():
+        metrics["sharpness at half size"][name] = relative(*halves)
+        metrics["spectral distance, decibels"][name] = spectral_distance(images, image)
+    error = (generated["reconstruction"] - image).square().flatten(1).mean(1).sqrt()
+    metrics["root mean square error"] = mean_of(error)
+    predicted = cross_generate(model, guide, {"image": image}, ["attributes"], output="mean")["attributes"][0]
+    metrics["attributes predicted from faces"] = mean_of(((predicted > 0) == (x["attributes"] > 0)).float().mean(1))
+    for name, classify in classifiers.items():
         wanted = (x["attributes"][:, NAMES.index(name)] > 0).long()
-        found["faces"][name] = mean_of((judge(made["from attributes"]) == wanted).float())
-    return found, made
+        metrics["faces"][name] = mean_of((classify(generated["from attributes"]) == wanted).float())
+    return metrics, generated
 
 
 def latent(recipe, x):
@@ -179,13 +181,13 @@ def latent(recipe, x):
 
 
 def decoded(recipe, name, z):
-    """What a latent decodes to."""
+    """The image or attributes that a latent decodes to."""
     with evaluating(recipe.model):
         return point_estimate(recipe.model.likelihoods[name](z))
 
 
 def changed(attributes, changes):
-    """One row of attributes for each change, `(len(changes), 40)`."""
+    """The attributes with each of the changes, `(len(changes), 40)`."""
     rows = attributes.repeat(len(changes), 1)
     for row, (name, value) in zip(rows, changes.items(), strict=True):
         if value is not None:
@@ -194,7 +196,7 @@ def changed(attributes, changes):
 
 
 def average_faces(recipe, base, args, variations=4):
-    """Figure 7: for each change of the base its average face, and faces around it, the same noise along a row."""
+    """Figure 7: the average face of each change of the base, and faces around it, with the same noise along a row."""
     generator = torch.Generator().manual_seed(args.seed)
     mean, scale = latent(recipe, {"attributes": changed(base, AVERAGE)})
     rows = [decoded(recipe, "image", mean)]
@@ -205,11 +207,11 @@ def average_faces(recipe, base, args, variations=4):
 
 
 def edits(recipe, images):
-    """Figure 8: x, its reconstruction, the average face of the attributes it seems to have, x + x'_mean - x_mean."""
+    """Figure 8: x, its reconstruction, the average face of its predicted attributes, x + x'_mean - x_mean."""
     rows = []
     for image in images:
         mean, _ = latent(recipe, {"image": image[None]})
-        # what it is told to have, as the 1 and -1 that the guide of attributes knows
+        # the predicted attributes, as the 1 and -1 that the attributes' encoder was trained on
         attributes = decoded(recipe, "attributes", mean).sign()
         averages, _ = latent(recipe, {"attributes": changed(attributes[0], {"": None, **EDITS})})
         faces = decoded(recipe, "image", averages)
@@ -219,7 +221,7 @@ def edits(recipe, images):
 
 
 def draw(images, columns, rows, path):
-    """A grid `(rows, columns, 3, 64, 64)` with names."""
+    """Draws a grid of images `(rows, columns, 3, 64, 64)` with names of rows and columns."""
     high, wide = images.shape[:2]
     side = images.shape[-1]
     tiled = images.clamp(0, 1).permute(0, 3, 1, 4, 2).reshape(high * side, wide * side, 3)
@@ -235,14 +237,14 @@ def draw(images, columns, rows, path):
     figure.savefig(path)
 
 
-def figures(recipes, made, splits, args):
-    """The pictures of the paper, and both methods side by side."""
+def figures(recipes, generated, splits, args):
+    """The figures of the paper, and both methods side by side."""
     x, _ = splits.test.rows(torch.arange(12))
     labels, grid = ["real"], [x["image"]]
     for kind in ("reconstruction", "from attributes", "from the prior"):
         for method in METHODS:
             labels.append(f"{method},\n{kind}")
-            grid.append(made[method][kind][:12])
+            grid.append(generated[method][kind][:12])
     draw(torch.stack(grid), [], labels, args.out / "side-by-side.png")
     base = x["attributes"][args.base]
     for method, recipe in recipes.items():
@@ -258,36 +260,36 @@ def main(args):
     splits = faces(args)
     x, _ = splits.test.rows(torch.arange(len(splits.test)))
     torch.manual_seed(args.seed)
-    classifiers = judges(splits)
-    recipes, made, found = {}, {}, {}
+    classifiers = train_face_classifiers(splits)
+    recipes, generated, metrics = {}, {}, {}
     for method in METHODS:
         recipes[method], history = train(method, splits, args)
-        found[method], made[method] = judged(recipes[method], x, classifiers, args)
-        found[method]["last epoch"] = history[-1]
+        metrics[method], generated[method] = metrics_of(recipes[method], x, classifiers, args)
+        metrics[method]["last epoch"] = history[-1]
     shares = (splits.train.rows(torch.arange(len(splits.train)))[0]["attributes"] > 0).float().mean(0)
     guess = ((shares > 0.5) == (x["attributes"] > 0)).float().mean().item()
     print(f"{'':45}" + "".join(f"{method:>18}" for method in METHODS))
     for measure in ("sharpness", "sharpness at half size", "spectral distance, decibels"):
-        for kind in found[METHODS[0]][measure]:
-            _print(f"{measure}, {kind}", [found[method][measure][kind] for method in METHODS])
-    for measure in ("root mean square error", "attributes told from faces"):
-        _print(measure, [found[method][measure] for method in METHODS])
-    for name, judge in classifiers.items():
-        _print(f"faces made {name} or not", [found[method]["faces"][name] for method in METHODS])
-        print(f"{'  on real faces':45}{judge.accuracy:18.3f}")
-    print(f"{'attributes, always the majority':45}{guess:18.3f}")
+        for kind in metrics[METHODS[0]][measure]:
+            _print(f"{measure}, {kind}", [metrics[method][measure][kind] for method in METHODS])
+    for measure in ("root mean square error", "attributes predicted from faces"):
+        _print(measure, [metrics[method][measure] for method in METHODS])
+    for name, classifier in classifiers.items():
+        _print(f"generated faces, {name} right", [metrics[method]["faces"][name] for method in METHODS])
+        print(f"{'  on real faces':45}{classifier.accuracy:18.3f}")
+    print(f"{'attributes, always the majority class':45}{guess:18.3f}")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         settings = {name: value for name, value in vars(args).items() if name not in ("out", "runs", "data_root")}
         words = (f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if name != "smoke")
-        judging = {name: judge.accuracy for name, judge in classifiers.items()}
+        accuracies = {name: classifier.accuracy for name, classifier in classifiers.items()}
         report = {"command": f"python examples/faces.py {' '.join(words)}", "versions": versions()}
         report |= {"rows": [len(splits.train), len(splits.test)]}
         report |= {"parameters": {method: recipe.num_parameters for method, recipe in recipes.items()}}
-        report |= {"content_hash": splits.train.content_hash, "methods": found}
-        report |= {"accuracy of the classifiers": judging, "accuracy of the majority": guess}
+        report |= {"content_hash": splits.train.content_hash, "methods": metrics}
+        report |= {"accuracy of the classifiers": accuracies, "accuracy of the majority": guess}
         (args.out / "faces.json").write_text(json.dumps(report, indent=1) + "\n")
-        figures(recipes, made, splits, args)
+        figures(recipes, generated, splits, args)
 
 
 def _print(label, pairs):
@@ -296,19 +298,19 @@ def _print(label, pairs):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-root", type=Path, help="folder of data sets, before MULTIPYRO_DATA")
+    parser.add_argument("--data-root", type=Path, help="data folder, searched before MULTIPYRO_DATA")
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--hidden", type=int, default=128, help="512 is the size of the paper")
+    parser.add_argument("--hidden", type=int, default=128, help="width of the networks; 512 in the paper")
     parser.add_argument("--latent-dim", type=int, default=64)
     parser.add_argument("--alpha", type=float, default=0.1)
-    parser.add_argument("--warmup", type=int, default=3, help="epochs")
+    parser.add_argument("--warmup", type=int, default=3, help="epochs over which the weight of the KL rises")
     parser.add_argument("--reconstruction", type=float, default=0.005, help="weight of the likelihood for the decoder")
     parser.add_argument("--discriminator", choices=("normalized", "leaky"), default="leaky")
-    parser.add_argument("--base", type=int, default=0, help="the test row whose attributes Figure 7 changes")
+    parser.add_argument("--base", type=int, default=0, help="the test example whose attributes Figure 7 changes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=Path, help="folder for checkpoints; a run that is there goes on")
-    parser.add_argument("--out", type=Path, help="folder for the report and the pictures")
-    parser.add_argument("--smoke", action="store_true", help="only show that it runs, on noise")
+    parser.add_argument("--runs", type=Path, help="folder for checkpoints; a run found there is resumed")
+    parser.add_argument("--out", type=Path, help="folder for the report and the figures")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs, on noise")
     main(parser.parse_args())
