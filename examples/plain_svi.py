@@ -83,7 +83,7 @@ def arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="one epoch each, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="one epoch each, to check that it runs")
     return parser.parse_args(argv)
 
 

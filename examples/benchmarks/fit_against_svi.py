@@ -1,7 +1,7 @@
-"""What does `fit` cost over a plain SVI loop? Prints milliseconds a step of both and their ratio, side by side.
+"""What does `fit` cost over a plain SVI loop? Prints milliseconds per step of both and their ratio.
 
-Both train the same small MoPoE on the digits with Adam; each epoch of one is followed by an epoch of the other, so that
-a change of the machine's speed meets both. Start-up of `fit` (Lightning's import, the checks of the data) is left out.
+Both train the same small MoPoE on the digits with Adam; each epoch of one is followed by an epoch of the other, so
+that a change of the machine's speed affects both. The start-up of `fit`, which checks the data, is not counted.
 """
 
 import argparse
@@ -35,12 +35,14 @@ def main(args):
     steps = len(digits.batches(64))
     ours, plain = (statistics.median(seconds) / steps * 1e3 for seconds in zip(*pairs, strict=True))
     ratio = statistics.median(a / b for a, b in pairs)
-    print(f"fit {ours:.2f} ms a step, plain SVI {plain:.2f} ms a step, ratio {ratio:.2f} (median of {epochs} pairs)")
+    print(
+        f"fit {ours:.2f} ms per step, plain SVI {plain:.2f} ms per step, ratio {ratio:.2f} (median of {epochs} pairs)"
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="two pairs, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="two pairs, to check that it runs")
     main(parser.parse_args())

@@ -1,18 +1,19 @@
 r"""How biased are the gradient estimators of the K-sample bounds, for decoders and for encoders?
 
-The model is linear and Gaussian with a latent of one dimension, the guide a mixture of one normal expert a modality.
-There the bound is a low-dimensional Gaussian integral, so its exact gradient comes from quadrature. Against it stand
-the averages of many draws of each estimator of `StratifiedELBO`:
+The model is linear and Gaussian with a latent of one dimension, the guide a mixture of one normal expert per modality.
+The bound is then a low-dimensional Gaussian integral, whose exact gradient is computed by quadrature and compared with
+the average of many samples of each estimator of `StratifiedELBO`:
 
 * `reparam`, the plain reparametrized gradient, is unbiased for both bounds;
 * `dreg` (Tucker et al., 2019, eq. 8, as used by Shi et al., 2019) is exact for decoders; for encoders it is exact with
-  one expert, or with one sample a stratum of the stratified bound, and biased elsewhere, because a sample comes from
-  its expert while its weight holds the mixture;
+  one expert, or with one sample per stratum of the stratified bound, and biased otherwise, because a sample comes from
+  its expert while its weight contains the mixture;
 * `stl`, which drops the path through the density's parameters, is what MMVAE's released code computes. For K > 1 its
   encoder gradient is far off.
 
-A bias is printed as a share of the norm of the exact gradient, with its standard error: below about three standard
-errors it is not told from 0. Run `python examples/benchmarks/gradient_bias.py`: about a minute on one core.
+A bias is printed relative to the norm of the exact gradient, with its standard error: below about three standard
+errors it cannot be distinguished from 0. `python examples/benchmarks/gradient_bias.py` takes about a minute on one
+core.
 """
 
 import argparse
@@ -38,12 +39,12 @@ SETTINGS = (
     (3, 1, "tight"),
 )
 GRADIENTS = ("reparam", "dreg", "stl")
-#: Quadrature nodes a dimension, by the number of dimensions; the error is below 1e-4 of the gradient's norm.
+#: Quadrature nodes per dimension, by the number of dimensions; the error is below 1e-4 of the gradient's norm.
 NODES = {1: 200, 2: 200, 3: 96, 4: 32}
 
 
 class LinearEncoder(nn.Module):
-    """`N(a x + b, s^2)` of a single number, everything learnable."""
+    """`N(a x + b, s^2)` of a single number; all parameters train."""
 
     def __init__(self, slope: float, bias: float, scale: float) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class LinearEncoder(nn.Module):
 
 
 def programs(number: int) -> tuple[MultimodalModel, MixtureOfExperts, dict[str, Tensor]]:
-    """Model, guide and one row of data, each expert near the posterior of its modality but not at it."""
+    """Model, guide and one example, with each expert close to the posterior of its modality but not equal to it."""
     names = [f"modality_{position}" for position in range(number)]
     likelihoods = {}
     for position, name in enumerate(names):
@@ -111,25 +112,25 @@ def exact_bound(
 def measure(
     number: int, particles: int, bound: str, rows: int, calls: int
 ) -> list[tuple[float, list[tuple[float, float]]]]:
-    """For decoders, then encoders: norm of the exact gradient; of each estimator, bias and standard error over it."""
+    """For decoders, then encoders: norm of the exact gradient; relative bias and standard error of each estimator."""
     model, guide, x = programs(number)
     parameters = [*model.parameters(), *guide.parameters()]
     parts = [sum(p.numel() for p in program.parameters()) for program in (model, guide)]
     exact = torch.autograd.grad(exact_bound(model, guide, x, particles, bound), parameters)
     exact = torch.cat([part.flatten() for part in exact]).split(parts)
-    many = {name: values.expand(rows, 1) for name, values in x.items()}  # each row is a draw of its own
+    repeated = {name: values.expand(rows, 1) for name, values in x.items()}  # each row is an independent sample
     table: list[tuple[float, list[tuple[float, float]]]] = [(part.norm().item(), []) for part in exact]
     for gradient in GRADIENTS:
         elbo = StratifiedELBO(particles, gradient, bound)
-        draws = []
+        estimates = []
         for _ in range(calls):
             # a loss is minus the bound
-            found = torch.autograd.grad(-elbo.differentiable_loss(model, guide, many) / rows, parameters)
-            draws.append(torch.cat([part.flatten() for part in found]))
-        samples = torch.stack(draws)
+            gradients = torch.autograd.grad(-elbo.differentiable_loss(model, guide, repeated) / rows, parameters)
+            estimates.append(torch.cat([part.flatten() for part in gradients]))
+        samples = torch.stack(estimates)
         mean, error = samples.mean(0).split(parts), (samples.std(0) / math.sqrt(calls)).split(parts)
-        for (norm, line), found, wanted, spread in zip(table, mean, exact, error, strict=True):
-            line.append(((found - wanted).norm().item() / norm, spread.norm().item() / norm))
+        for (norm, line), estimated, correct, spread in zip(table, mean, exact, error, strict=True):
+            line.append(((estimated - correct).norm().item() / norm, spread.norm().item() / norm))
     return table
 
 
@@ -138,7 +139,7 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     settings = SETTINGS[1:6:2] if args.smoke else SETTINGS
     rows, calls = (500, 10) if args.smoke else (args.rows, args.calls)
-    print(f"bias of the gradient, share of the exact norm (standard error); {rows * calls} draws")
+    print(f"bias of the gradient, share of the exact norm (standard error); {rows * calls} samples")
     print(
         f"{'bound':<11}{'experts':>8}{'K':>4}  {'of':<9}{'exact norm':>11}"
         + "".join(f"{name:>17}" for name in GRADIENTS)
@@ -152,8 +153,8 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=5000, help="draws in one call")
+    parser.add_argument("--rows", type=int, default=5000, help="samples per call")
     parser.add_argument("--calls", type=int, default=60, help="calls of each estimator")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="a few draws of some settings, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="a few samples of some settings, to check that it runs")
     main(parser.parse_args())

@@ -1,8 +1,8 @@
 """What share of a training step is spent on fetching its batch?
 
-For each published set that is found, with the method, networks and batch size of its results: the time that it takes to
-fetch shuffled batches from the data, and the time of training steps on batches that are there already, in turn in one
-run, the least of several rounds. Expect less than 0.05: pictures lie decoded in memory, or mapped from disk.
+For each data set that is found, with the method, networks and batch size of its results: the time to fetch shuffled
+batches, and the time of training steps on batches that are already in memory, measured in turn in one run; the least
+of several rounds counts. Expect a share below 0.05: images are decoded in memory, or mapped from disk.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 from multipyro.data import load_dataset
 from multipyro.inference import build, fit_recipe, networks_for
 
-# data set -> its options, method, width, size of the latent, rows of a batch, options of the method
+# data set -> its options, method, width, size of the latent, batch size, options of the method
 SETTINGS = {
     "digits": ({}, "mopoe", 256, 6, 64, {}),
     "polymnist": ({}, "mopoe", 512, 64, 128, {"beta": 2.5}),
@@ -31,8 +31,8 @@ def seconds(work):
     return time.perf_counter() - started
 
 
-def measured(name, steps, rounds, data_root, seed):
-    """Seconds of fetching a batch, and of a training step on it."""
+def measure(name, steps, rounds, data_root, seed):
+    """Seconds to fetch a batch, and seconds of a training step on it."""
     options, method, width, latent_dim, batch_size, settings = SETTINGS[name]
     train = load_dataset(name, data_root, **options).train
     torch.manual_seed(seed)
@@ -50,11 +50,11 @@ def measured(name, steps, rounds, data_root, seed):
 
 
 def main(args):
-    """Measures each set that is found."""
+    """Measures each data set that is found."""
     print(f"{'data set':14}{'batch':>12}{'step':>12}{'ratio':>10}")
     for name in args.data:
         try:
-            batch, step = measured(name, args.steps, args.rounds, args.data_root, args.seed)
+            batch, step = measure(name, args.steps, args.rounds, args.data_root, args.seed)
         except (FileNotFoundError, ImportError) as error:
             print(f"{name:14}skipped: {error}")
             continue
@@ -64,11 +64,11 @@ def main(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
-    parser.add_argument("--data-root", type=Path, help="folder of data sets, before MULTIPYRO_DATA")
-    parser.add_argument("--steps", type=int, default=8, help="batches of a round")
+    parser.add_argument("--data-root", type=Path, help="data folder, searched before MULTIPYRO_DATA")
+    parser.add_argument("--steps", type=int, default=8, help="batches per round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="only show that it runs, on the digits")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs, on the digits")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.data, arguments.steps, arguments.rounds = ["digits"], 3, 1

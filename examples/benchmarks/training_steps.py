@@ -318,5 +318,5 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=20, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="two steps, one round, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="two steps, one round, to check that it runs")
     main(parser.parse_args())

@@ -1,7 +1,7 @@
-"""What does one trace a guide and step save? JMVAE-kl as a sum of terms against three ELBOs of Pyro.
+"""What does one trace per guide and step save? JMVAE-kl as one objective against three ELBOs of Pyro.
 
-Prints milliseconds a step of both and their ratio, measured in turn in one run. The sum of terms runs the joint encoder
-once; written naively, as `Trace_ELBO`s that are added up, it runs once a term on the guide's side.
+Prints milliseconds per step of both and their ratio, measured in turn in one run. Our objective runs the joint encoder
+once; written naively, as a sum of `Trace_ELBO`s, it runs once per term that it is part of.
 """
 
 import argparse
@@ -45,13 +45,13 @@ def main(args):
             calls[name] = runs["joint"]
     ours, plain = (statistics.median(seconds[name]) * 1e3 for name in ("terms", "naive"))
     ratio = statistics.median(b / a for a, b in zip(seconds["terms"], seconds["naive"], strict=True))
-    print(f"sum of terms {ours:.2f} ms a step, joint encoder runs {calls['terms']} time(s)")
-    print(f"three ELBOs  {plain:.2f} ms a step, joint encoder runs {calls['naive']} time(s); ratio {ratio:.2f}")
+    print(f"one objective {ours:.2f} ms per step, joint encoder runs {calls['terms']} time(s)")
+    print(f"three ELBOs   {plain:.2f} ms per step, joint encoder runs {calls['naive']} time(s); ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="three steps, to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="three steps, to check that it runs")
     main(parser.parse_args())
