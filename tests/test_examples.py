@@ -31,7 +31,7 @@ SCRIPTS = {
     "birds.py": r"both generated from the prior +-?\d\.\d+ ± \d\.\d+ ",
     "contact_sheets.py": r"digits +6 of 300 examples of test: image, label, word",
     "faces.py": r"sharpness, reconstruction +\d+\.\d+ ± \d+\.\d+ +\d.* ± (.|\n)*generated faces, Smiling right +[01]\.",
-    "faces_from_text.py": r"faces from text +[01]\.\d+ ± [01]\.\d+ (.|\n)*accuracy of the classifier +[01]\.\d+ +[01]\.",
+    "faces_from_text.py": r"faces from text +[01]\.\d+ ± [01]\.\d+ (.|\n)*accuracy of the classifier +[01]\.\d+ +[01]",
     "geometric_mean.py": r"coherence image -> label: [01]\.\d+",
     "orderings.py": r"jmvae-kl +-?\d+\.\d+ ± nan(.|\n)*given\n(.|\n)*mvae +-?\d+\.\d+ ± nan +-?\d",
     "own_guide.py": r"powers: \{'image': 0\.\d+.*\n(.|\n)*coherence image -> label: [01]\.\d+",
