@@ -154,7 +154,7 @@ def test_training_reaches_the_optimum_and_the_untrained_guide_does_not():
 
 def test_what_it_cannot_take_is_refused():
     problem = LinearGaussian(2)
-    with pytest.raises(ValueError, match="mixture of one expert a modality"):
+    with pytest.raises(ValueError, match="mixture of one expert per modality"):
         JensenShannonELBO().loss(problem.model(), problem.product_guide(), problem.sample(2))
     with pytest.raises(ValueError, match="weights must be at least 0 and name some of.*'sound'"):
         JensenShannonELBO({"sound": 1.0}).loss(problem.model(), problem.mixture_guide(), problem.sample(2))

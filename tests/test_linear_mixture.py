@@ -157,7 +157,7 @@ def test_what_is_no_mixture_of_single_experts_is_refused():
     problem = LinearGaussian(2)
     products = MixtureOfProducts(3, {m: problem.expert_encoder(m) for m in problem.modalities}).double()
     for guide in (problem.product_guide(), products):
-        with pytest.raises(ValueError, match="mixture of one expert a modality"):
+        with pytest.raises(ValueError, match="mixture of one expert per modality"):
             LinearMixtureELBO().loss(problem.model(), guide, problem.sample(2))
     with pytest.raises(ValueError, match="gradient must be 'unbiased' or 'released', got 'dreg'"):
         LinearMixtureELBO(gradient="dreg")

@@ -159,6 +159,6 @@ def test_what_it_cannot_take_is_refused():
     problem = PrivateProblem(2)
     with pytest.raises(ValueError, match="'reparam' or 'stl' with auxiliary priors, got 'dreg'"):
         StratifiedELBO(2, "dreg", auxiliary={"image": StandardNormalPrior(1)})
-    with pytest.raises(ValueError, match="mixture of one expert a modality"):
+    with pytest.raises(ValueError, match="mixture of one expert per modality"):
         loss = StratifiedELBO(2, auxiliary={"image": StandardNormalPrior(1).double()})
         loss.loss(problem.model(), problem.guide(), problem.sample(2))

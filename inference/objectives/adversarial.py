@@ -75,7 +75,7 @@ class AdversarialLoss(Objective):
         """Real values, reconstructions and samples of a batch; rows without the modality are in the samples alone.
 
         Args:
-            model: As in `evaluate`, like the next three.
+            model: The generative program.
             guide: The variational program.
             x: Modality name -> values `(batch, *event)`.
             observed: Modality name -> rows that are observed, bool `(batch,)`.

@@ -132,10 +132,10 @@ class Term:
     def within(self, subset: Subset, of_each_row: bool) -> "Term":
         """The term with a subset in place of `SUBSET`; `of_each_row` as in `SubsetFamily`."""
 
-        def filled(part: Any) -> Any:
+        def with_subset(part: Any) -> Any:
             return subset if isinstance(part, SubsetPlaceholder) else part
 
-        p, q = substitute(self.p, filled), substitute(self.q, filled)
+        p, q = substitute(self.p, with_subset), substitute(self.q, with_subset)
         return Term(
             self.elbo,
             where_proper(p, subset) if of_each_row else p,

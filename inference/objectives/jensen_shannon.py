@@ -78,12 +78,12 @@ class JensenShannonELBO(Objective):
     Args:
         weights: As in `jensen_shannon`.
         prior_samples: Whether the prior has its share, as in the divergence, of the samples.
-        sites: Site name -> weight; that of `z` weighs the divergence.
+        sites: Site name -> weight; that of `z` scales the divergence.
         num_particles: Number of samples of the latents per data point.
 
     Raises:
         TypeError: When called with experts or a prior that are not normal.
-        ValueError: When called with a guide whose `z` is not a mixture of one expert a modality.
+        ValueError: When called with a guide whose `z` is not a mixture of one expert per modality.
 
     Example:
         >>> JensenShannonELBO(sites={"z": 2.5})

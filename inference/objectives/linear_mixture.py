@@ -61,7 +61,7 @@ class LinearMixtureELBO(Objective):
         sites: Site name -> weight; a weighted objective is no bound on `log p(x)`.
 
     Raises:
-        ValueError: When called with a guide whose `z` is not a mixture of one expert a modality.
+        ValueError: When called with a guide whose `z` is not a mixture of one expert per modality.
 
     Example:
         >>> LinearMixtureELBO(sites={"label": 10.0})
@@ -123,7 +123,7 @@ class LinearMixtureELBO(Objective):
         if self.gradient == "released" or not z.requires_grad:
             return z
         # a likelihood comes with all its weights in one factor; of them only the expert's own share belongs to z
-        own = torch.where(share > 0, share / factor.detach(), 0.0).unsqueeze(-1)
+        own_share = torch.where(share > 0, share / factor.detach(), 0.0).unsqueeze(-1)
         latents = z.clone()
-        latents.register_hook(lambda gradient: gradient * own)
+        latents.register_hook(lambda gradient: gradient * own_share)
         return latents

@@ -49,7 +49,7 @@ class StratifiedELBO(Objective):
     the tight bound; it is what MMVAE's released code computes, because its hook for `"dreg"` never fires. `"dreg"`
     squares the weights besides; it is exact for the decoders always, and for the encoders with one expert or the
     stratified bound at K = 1. The stratified bound at K > 1 stays biased under it, the tight one has a bias that
-    shrinks with K: a sample comes from its expert while its weight holds the mixture.
+    shrinks with K: a sample comes from its expert while its weight has the density of the mixture.
 
     The latents of the guide must be independent given `x`; at most one of them may be a mixture.
 
@@ -186,7 +186,7 @@ class StratifiedELBO(Objective):
 
 
 def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
-    """The mixture of one expert a modality at the site `z` of a guide.
+    """The mixture of one expert per modality at the site `z` of a guide.
 
     Raises:
         ValueError: If it has none.
@@ -194,7 +194,7 @@ def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
     mixture = guide_sites["z"]["fn"] if "z" in guide_sites else None
     if not isinstance(mixture, StratifiedMixture) or mixture.names is None:
         raise ValueError(
-            f"this objective needs a mixture of one expert a modality at the site 'z', such as MixtureOfExperts, got "
+            f"this objective needs a mixture of one expert per modality at the site 'z', such as MixtureOfExperts, got "
             f"{'no such site' if mixture is None else type(mixture).__name__}"
         )
     return mixture

@@ -87,7 +87,7 @@ class Recipe:
         guide: The variational program.
         stages: What is trained, in order.
         name: Name of the method; empty for a recipe without one.
-        latent_dim: Size of the shared latent, as `build` was asked for.
+        latent_dim: Size of the shared latent that `build` was called with.
         options: The options it was built with.
         networks: What its parts were made by; None for user-defined parts.
         guide_class: Name of the user-defined guide class that it was built with.

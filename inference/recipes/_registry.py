@@ -116,7 +116,7 @@ def build(
     recipe = info.build(networks, latent_dim, weighting, **method_options)
     recipe = replace(recipe, name=method, latent_dim=latent_dim, options=values, networks=networks)
     if guide is not None:
-        if not isinstance(guide, type):  # `load` asks for it by its name
+        if not isinstance(guide, type):  # `load` takes it by its name
             raise TypeError(f"guide must be a class, got {guide!r}: write a subclass that passes what it needs")
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
         original, recipe = recipe.guide, replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)

@@ -29,7 +29,7 @@ def mmjsd(
     private: Count | Mapping[str, Count] | None = None,
     private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
-    """MmJSD.
+    """The mmJSD method.
 
     Args:
         networks: Makes the parts.

@@ -66,15 +66,15 @@ class _FirstOnly(Guide):
 
 
 def _guide(
-    networks: Networks, latent_dim: int, pair: tuple[str, ...], seen: tuple[str, ...], parts: _SharedLayers | None
+    networks: Networks, latent_dim: int, pair: tuple[str, ...], given: tuple[str, ...], parts: _SharedLayers | None
 ) -> Guide:
     """The guide that sees both modalities, or the first one alone."""
-    if parts is not None and seen == pair:
+    if parts is not None and given == pair:
         return JointGuide(latent_dim, parts.branches, shared=parts.encoder)
     if parts is not None:
         encoder = NormalEncoder(chain(parts.branches[pair[0]], parts.encoder), latent_dim)
         return _FirstOnly(latent_dim, pair, {pair[0]: encoder})
-    if seen == pair:
+    if given == pair:
         return JointGuide(latent_dim, networks.branches(), networks.joint_features)
     return _FirstOnly(latent_dim, pair, networks.select(pair[:1]).encoders(latent_dim))
 
@@ -113,8 +113,8 @@ def vlvae(
         raise ValueError(f"vlvae takes two modalities, an image and a text, got {list(names)}")
     pair = (names[0], names[-1])
     networks, text = networks.select(pair), networks.modalities[names[-1]]
-    seen = pair if inference == "joint" else pair[:1]
-    parts = _shared_layers(networks, seen, latent_dim) if shared else None
+    given = pair if inference == "joint" else pair[:1]
+    parts = _shared_layers(networks, given, latent_dim) if shared else None
     likelihoods = networks.likelihoods(latent_dim if parts is None else parts.decoder.out_features)
     if text.kind == "text":
         *widths, features = networks.hidden_features
@@ -126,8 +126,8 @@ def vlvae(
             network, text.num_classes, *text.shape, token_dropout=token_dropout
         )
     model = MultimodalModel(latent_dim, likelihoods, trunk=None if parts is None else parts.decoder)
-    guide = _guide(networks, latent_dim, pair, seen, parts)
-    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE | seen, weighting.sites)),), teacher=seen)
+    guide = _guide(networks, latent_dim, pair, given, parts)
+    return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE | given, weighting.sites)),), teacher=given)
 
 
 def _shared_layers(networks: Networks, given: Sequence[str], latent_dim: int) -> _SharedLayers:
