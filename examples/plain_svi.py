@@ -52,8 +52,8 @@ def main(args):
             "label": CategoricalLikelihood(MLP(LATENT, 10, (128, 128))),
         },
     )
-    guide = MixtureOfProducts(
-        LATENT,
+    guide = MixtureOfProducts.for_model(
+        model,
         {
             "image": NormalEncoder(MLP((1, 8, 8), 128, (128,), activate_output=True), LATENT),
             "label": NormalEncoder(OneHotMLP(10, 128, (128,), activate_output=True), LATENT),

@@ -1,6 +1,7 @@
 """The base of all guides: a guide defines one method that returns a distribution, the base provides the rest."""
 
 import functools
+import inspect
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -97,7 +98,8 @@ class Guide(Program, metaclass=_AbstractProgram):
 
         Args:
             model: The generative program, with attributes `latent_dim`, `modalities` and `prior`.
-            *args: Arguments of the class after the latent size.
+            *args: Arguments of the class after the latent size. If there is no argument `prior`, the attribute `prior`
+                is set.
             **kwargs: Keyword arguments of the class.
 
         Raises:
@@ -116,7 +118,13 @@ class Guide(Program, metaclass=_AbstractProgram):
         absent = [name for name in ("latent_dim", "modalities", "prior") if not hasattr(model, name)]
         if absent:
             raise TypeError(f"for_model needs a model with latent_dim, modalities and prior, got one without {absent}")
-        guide = cls(cls._size_for(model), *args, **{"prior": _ModelPrior.of(model), **kwargs})
+        size, prior = cls._size_for(model), _ModelPrior.of(model)
+        parameters = inspect.signature(cls).parameters.values()
+        if any(parameter.name == "prior" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            guide = cls(size, *args, **{"prior": prior, **kwargs})
+        else:
+            guide = cls(size, *args, **kwargs)
+            guide.prior = guide.prior if prior is None else prior
         check_fit(guide, model)
         return guide
 

@@ -63,7 +63,10 @@ def flows():
 
 
 class UserDefined(Guide):
-    """A product that a user wrote."""
+    """A product that a user wrote, with a constructor of two arguments."""
+
+    def __init__(self, latent_dim, encoders):
+        super().__init__(latent_dim, encoders)
 
     def posterior(self, x, observed=None):
         return product_of_experts(self.experts(x, observed), prior=self.prior)
