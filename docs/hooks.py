@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 __all__ = ["on_config", "on_files", "on_page_markdown"]
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import ROOT, with_methods, with_sources, with_table
+from pages import ROOT, with_lists, with_sources, with_table
 
 SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 
@@ -41,4 +41,4 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Prints classes of the examples and the methods where a page asks for them."""
-    return with_methods(with_table(with_sources(markdown)))
+    return with_lists(with_table(with_sources(markdown)))

@@ -8,11 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "method_sections", "methods_table", "with_methods", "with_sources", "with_table"]
+__all__ = ["ROOT", "kinds_table", "method_sections", "methods_table", "with_lists", "with_sources", "with_table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _SOURCE = re.compile(r"^<!-- source (\S+):(\w+) -->$", re.MULTILINE)
-_SECTIONS = "<!-- sections of methods -->"
 _TABLE = re.compile(r"(<!-- methods -->\n).*?(<!-- end of methods -->)", re.DOTALL)
 
 
@@ -33,9 +32,11 @@ def with_table(page: str) -> str:
     return _TABLE.sub(lambda match: match[1] + methods_table() + match[2], page)
 
 
-def with_methods(page: str) -> str:
-    """The page with a section for each method in place of `<!-- sections of methods -->`."""
-    return page.replace(_SECTIONS, method_sections()) if _SECTIONS in page else page
+def with_lists(page: str) -> str:
+    """The page with `<!-- sections of methods -->` and `<!-- kinds -->` replaced by what they name."""
+    for mark, write in (("<!-- sections of methods -->", method_sections), ("<!-- kinds -->", kinds_table)):
+        page = page.replace(mark, write()) if mark in page else page
+    return page
 
 
 def methods_table() -> str:
@@ -45,6 +46,16 @@ def methods_table() -> str:
     rows = [("method", "what it is", "objective", "source"), ("---",) * 4]
     for name, info in METHODS.items():
         rows.append((f"`{name}`", info.title, ", then ".join(equations(name)), info.paper))
+    return _rows(rows)
+
+
+def kinds_table() -> str:
+    """The kinds of data and their likelihoods in Markdown."""
+    from multipyro.data import KINDS
+
+    rows = [("kind", "default likelihood", "other likelihoods"), ("---",) * 3]
+    for kind, (default, *others) in KINDS.items():
+        rows.append((f"`{kind}`", f"`{default}`", ", ".join(f"`{other}`" for other in others)))
     return _rows(rows)
 
 
