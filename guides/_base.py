@@ -17,13 +17,16 @@ from torch import Tensor, nn
 from multipyro._distributions import scattered
 from multipyro._modes import batch_norms, evaluation_mode
 from multipyro._program import Program
-from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, fill_missing
+from multipyro.batch import Masks, Rows, Values, batch_rows, check_batch, check_module_names, fill_missing
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.guides.algebra.products import Experts
 from multipyro.ppl_models.conditional import IndependentPrior
 from multipyro.ppl_models.priors import StandardNormalPrior
 
-__all__ = ["Guide", "check_fit", "check_latent_dims", "encode", "encode_joint"]
+__all__ = ["Guide", "Posterior", "check_fit", "check_latent_dims", "encode", "encode_joint"]
+
+#: a distribution over `z`, or site -> distribution
+Posterior = dist.Distribution | dict[str, dist.Distribution]
 
 
 class _AbstractProgram(ABCMeta, type(Program)):
@@ -129,9 +132,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         return guide
 
     @abstractmethod
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
         """The variational distribution given the modalities in `x`.
 
         Args:
@@ -143,15 +144,11 @@ class Guide(Program, metaclass=_AbstractProgram):
             every row (rows in which nothing is observed are masked out).
         """
 
-    def conditional(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def conditional(self, x: Values, observed: Masks = None) -> Posterior:
         """The distribution for predicting from `x` and for embedding it: the posterior, unless a guide overrides it."""
         return self.posterior(x, observed)
 
-    def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> Posterior:
         """The proposal distribution of importance sampling: the posterior, unless a guide overrides it.
 
         Args:
@@ -161,21 +158,17 @@ class Guide(Program, metaclass=_AbstractProgram):
         """
         return self.posterior(x, observed)
 
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def forward(self, x: Values, observed: Masks = None) -> dict[str, Tensor]:
         """Samples the latents from the posterior; returns site name -> value."""
         return self._sample(self.posterior, x, observed)
 
     @pyro_method
-    def sample_conditional(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def sample_conditional(self, x: Values, observed: Masks = None) -> dict[str, Tensor]:
         """As `forward`, but samples from `conditional`."""
         return self._sample(self.conditional, x, observed)
 
     @pyro_method
-    def sample_proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
-    ) -> dict[str, Tensor]:
+    def sample_proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> dict[str, Tensor]:
         """As `forward`, but samples from `proposal`."""
         return self._sample(functools.partial(self.proposal, num_samples=num_samples), x, observed)
 
@@ -183,7 +176,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         """Whether the guide has a posterior given these modalities alone."""
         return self.subsets is None or self._in_order(subset) in self.subsets
 
-    def experts(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Experts:
+    def experts(self, x: Values, observed: Masks = None) -> Experts:
         """Runs the encoder of every modality in `x`, once per step.
 
         Missing rows are filled before they are encoded; batch norms normalize over the observed rows only.
@@ -201,9 +194,7 @@ class Guide(Program, metaclass=_AbstractProgram):
                 )
         return Experts(experts, rows)
 
-    def with_private(
-        self, shared: dist.Distribution, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def with_private(self, shared: dist.Distribution, x: Values, observed: Masks = None) -> Posterior:
         """Adds the posteriors over private latents to the posterior over the shared latent.
 
         Args:
@@ -221,9 +212,7 @@ class Guide(Program, metaclass=_AbstractProgram):
                 sites[f"z_{name}"] = encode(private[name], x[name], rows.of(name))
         return sites if len(sites) > 1 else shared
 
-    def validate_inputs(
-        self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def validate_inputs(self, x: Mapping[str, Tensor | None], observed: Masks = None) -> dict[str, Tensor]:
         """Validates a batch and returns the modalities that it contains, in the order of the guide.
 
         Raises:
@@ -268,9 +257,9 @@ class Guide(Program, metaclass=_AbstractProgram):
 
     def _sample(
         self,
-        method: Callable[..., dist.Distribution | dict[str, dist.Distribution]],
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
+        method: Callable[..., Posterior],
+        x: Values,
+        observed: Masks,
     ) -> dict[str, Tensor]:
         self._claim_parameters()
         present = self.validate_inputs(x, observed)
@@ -359,9 +348,7 @@ def encode(
     return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))
 
 
-def encode_joint(
-    encoder: nn.Module, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-) -> dist.Distribution:
+def encode_joint(encoder: nn.Module, x: Values, observed: Masks = None) -> dist.Distribution:
     """As `encode`, for an encoder that is called with a dict, and the rows that contain all of `x`."""
     rows = Rows(x, observed)
     values = {name: x[name] for name in rows.modalities}

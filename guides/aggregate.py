@@ -9,8 +9,8 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
-from multipyro.batch import Rows, fill_missing
-from multipyro.guides._base import Guide, check_fit, check_latent_dims
+from multipyro.batch import Masks, Rows, Values, fill_missing
+from multipyro.guides._base import Guide, Posterior, check_fit, check_latent_dims
 
 __all__ = ["AggregateGuide"]
 
@@ -74,35 +74,27 @@ class AggregateGuide(Guide):
         """Makes the flows the posteriors of their subsets, also of those that the teacher supports."""
         self.active = True
 
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
         return self._flows_or(self.teacher.posterior, x, observed)
 
-    def conditional(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def conditional(self, x: Values, observed: Masks = None) -> Posterior:
         return self._flows_or(self.teacher.conditional, x, observed)
 
-    def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> Posterior:
         return self._flows_or(functools.partial(self.teacher.proposal, num_samples=num_samples), x, observed)
 
-    def aggregate(self, x: Mapping[str, Tensor]) -> dist.Distribution:
+    def aggregate(self, x: Values) -> dist.Distribution:
         """The flow of exactly the modalities of `x`, active or not, of batch shape `(batch,)`."""
         subset = tuple(name for name in self.modalities if name in x)
         flow = self.flows["+".join(subset)]
         return flow(x[subset[0]] if len(subset) == 1 else {name: x[name] for name in subset})
 
     @pyro_method
-    def sample_aggregate(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def sample_aggregate(self, x: Values) -> dict[str, Tensor]:
         """As `forward`, but samples from `aggregate`."""
         return self._sample(lambda x, _: self.teacher.with_private(self.aggregate(x), x), x, None)
 
-    def _flows_or(
-        self, teacher: Callable, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def _flows_or(self, teacher: Callable, x: Values, observed: Masks) -> Posterior:
         """The flow of each row's subset, and the distribution of the teacher for rows of other subsets."""
         rows = Rows(x, observed)
         present = rows.modalities

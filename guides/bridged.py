@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import Rows
+from multipyro.batch import Masks, Rows, Values
 from multipyro.guides._base import Guide, encode
 from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
 from multipyro.ppl_models.networks.mlp import MLP
@@ -86,7 +86,7 @@ class BridgedGuide(Guide):
             }
         )
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         rows, branches = Rows(x, observed), self.branches
         features = {name: encode(branches[name], x[name], rows.of(name)) for name in rows.modalities}
         return self.fusion(torch.cat([self._completed(name, features, rows) for name in self.modalities], -1))

@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, subsets_of
-from multipyro.guides._base import Guide
+from multipyro.batch import Masks, Rows, Values, subsets_of
+from multipyro.guides._base import Guide, Posterior
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.guides.algebra.products import Experts, check_prior, product_of_experts, subset_products
 
@@ -58,9 +58,7 @@ class ProductOfExperts(Guide):
         if prior_expert:
             check_prior(self.prior, "prior_expert=False")
 
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
         shared = product_of_experts(self.experts(x, observed), prior=self.prior if self.prior_expert else None)
         return self.with_private(shared, x, observed)
 
@@ -104,9 +102,7 @@ class MixtureOfExperts(Guide):
         super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
         self.auxiliary = nn.ModuleDict(auxiliary)
 
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
         experts = self.experts(x, observed)
         weights = _equal_weights([(name,) for name in experts], experts.rows)
         shared = StratifiedMixture(list(experts.values()), weights, names=tuple(experts))
@@ -175,9 +171,7 @@ class MixtureOfProducts(Guide):
         if prior_expert != "none":
             check_prior(self.prior, 'prior_expert="none"')
 
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
         experts, subsets = self._experts_and_subsets(x, observed)
         with_prior = [
             self.prior_expert == "all" or (self.prior_expert == "full" and subset == self.modalities)
@@ -186,9 +180,7 @@ class MixtureOfProducts(Guide):
         products = subset_products(experts, subsets, self.prior, with_prior)
         return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts.rows)), x, observed)
 
-    def conditional(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def conditional(self, x: Values, observed: Masks = None) -> Posterior:
         experts, _ = self._experts_and_subsets(x, observed)
         return self.with_private(self._product(experts), x, observed)
 
@@ -200,9 +192,7 @@ class MixtureOfProducts(Guide):
         observed = masks if complete is None else {**masks, "prior": complete}
         return product_of_experts({**experts, "prior": self.prior()}, observed=observed)
 
-    def _experts_and_subsets(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
-    ) -> tuple[Experts, list[tuple[str, ...]]]:
+    def _experts_and_subsets(self, x: Values, observed: Masks) -> tuple[Experts, list[tuple[str, ...]]]:
         """The experts, and the subsets of the mixture that the batch contains."""
         experts = self.experts(x, observed)
         subsets = [subset for subset in self.mixture_subsets if set(subset) <= set(experts)]

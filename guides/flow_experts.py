@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import nn
 
 from multipyro._distributions import RowwiseDistribution
-from multipyro.batch import Rows
+from multipyro.batch import Masks, Rows, Values
 from multipyro.guides._base import Guide, encode_joint
 from multipyro.guides.algebra.unnormalized import ProductOfDensities
 from multipyro.ppl_models.networks.heads import JointEncoder
@@ -84,18 +84,16 @@ class FlowExperts(Guide):
             "divide_prior_once": divide_prior_once,
         }
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         return self._distribution(x, observed, lambda product: product)
 
-    def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
-    ) -> dist.Distribution:
+    def proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> dist.Distribution:
         return self._distribution(x, observed, ProductOfDensities.mixture)
 
     def _distribution(
         self,
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
+        x: Values,
+        observed: Masks,
         of_product: Callable[[ProductOfDensities], dist.Distribution],
     ) -> dist.Distribution:
         rows = Rows(x, observed)

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, fill_missing
+from multipyro.batch import Masks, Rows, Values, fill_missing
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
@@ -84,9 +84,7 @@ class HierarchicalGuide(Guide):
             NormalEncoder(trunk(features), size, scale) for features, size in zip(widths, latent_dims, strict=True)
         )
 
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
         rows = Rows(x, observed)
         if rows.masks:
             requirement = f"this guide needs all of {list(self.modalities)}: IterativeSampling completes them"
@@ -95,9 +93,7 @@ class HierarchicalGuide(Guide):
         inputs = tuple(x[name] for name in self.modalities)
         return encode_once(self.heads, inputs, lambda: self._layers(inputs))
 
-    def conditional(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, dist.Distribution]:
+    def conditional(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
         return {self.embedding: self.posterior(x, observed)[self.embedding]}
 
     def _layers(self, inputs: tuple[Tensor, ...]) -> dict[str, dist.Distribution]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from multipyro._distributions import is_rebuilt, unflattened
 from multipyro._modes import evaluation_mode
-from multipyro.batch import Rows, batch_rows
-from multipyro.guides._base import Guide, check_fit
+from multipyro.batch import Masks, Rows, Values, batch_rows
+from multipyro.guides._base import Guide, Posterior, check_fit
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.ppl_models.likelihoods import point_estimate
@@ -119,28 +119,20 @@ class IterativeSampling(Guide):
         check_fit(guide, model)
         return cls(model, guide, *args, **kwargs)
 
-    def posterior(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
         return self._given_completions(self.guide.posterior, x, observed, _plate_shape(x))
 
-    def conditional(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def conditional(self, x: Values, observed: Masks = None) -> Posterior:
         return self._given_completions(self.guide.conditional, x, observed, _plate_shape(x))
 
-    def proposal(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None, num_samples: int = 1
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> Posterior:
         rows = Rows(x, observed)
         if not self._missing(rows):
             return self.guide.proposal(x, None, num_samples)
         chains = max(self.chains, math.isqrt(num_samples))
         return encode_once(self, (*x.values(), *rows.masks.values()), lambda: self._mixture(x, observed, chains))
 
-    def _mixture(
-        self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, chains: int
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    def _mixture(self, x: Values, observed: Masks, chains: int) -> Posterior:
         """The mixture over `chains` completions of each row."""
         posterior = self.guide.posterior
         stacks = _sites(self._given_completions(posterior, x, observed, (chains,)))
@@ -156,11 +148,11 @@ class IterativeSampling(Guide):
 
     def _given_completions(
         self,
-        method: Callable[..., dist.Distribution | dict[str, dist.Distribution]],
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
+        method: Callable[..., Posterior],
+        x: Values,
+        observed: Masks,
         lead: tuple[int, ...],
-    ) -> dist.Distribution | dict[str, dist.Distribution]:
+    ) -> Posterior:
         """The result of `method` for completed rows, `(*lead, batch)`, where every entry has its own completions."""
         rows = Rows(x, observed)
         missing = self._missing(rows)
@@ -175,9 +167,7 @@ class IterativeSampling(Guide):
         sites = {name: unflattened(site, (*lead, number)) for name, site in _sites(result).items()}
         return sites if isinstance(result, Mapping) else sites["z"]
 
-    def _completed(
-        self, x: Mapping[str, Tensor], masks: Mapping[str, Tensor], missing: list[str], number: int
-    ) -> dict[str, Tensor]:
+    def _completed(self, x: Values, masks: Mapping[str, Tensor], missing: list[str], number: int) -> dict[str, Tensor]:
         """All modalities of `number` rows, the missing ones as the last round but one left them."""
         model, guide = self._model[0], self.guide
         targets = dict.fromkeys(missing)
@@ -210,7 +200,7 @@ class IterativeSampling(Guide):
             return merged(completions)
 
 
-def _plate_shape(x: Mapping[str, Tensor]) -> tuple[int, ...]:
+def _plate_shape(x: Values) -> tuple[int, ...]:
     """Shape of the plates outside, such as one of particles."""
     probe = dist.Delta(torch.zeros(batch_rows(x), device=next(iter(x.values())).device))
     # a site that no trace records, so that plates broadcast it and nothing else notices it

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multipyro._distributions import choose_rows
-from multipyro.batch import Rows
+from multipyro.batch import Masks, Rows, Values
 from multipyro.guides._base import Guide, check_latent_dims, encode, encode_joint
 from multipyro.ppl_models.networks.heads import JointEncoder, Scale
 
@@ -64,7 +64,7 @@ class JointGuide(Guide):
         self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})
         self.joint = JointEncoder(branches, latent_dim, hidden_features, scale, shared)
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         x = self.validate_inputs(x, observed)
         rows = Rows(x, observed)
         if not rows.masks:
@@ -74,7 +74,7 @@ class JointGuide(Guide):
         self._check_rows(rows, exactly.any(0))
         return choose_rows([self._encoded(subset, x, rows) for subset in subsets], exactly.to(torch.uint8).argmax(0))
 
-    def _encoded(self, subset: tuple[str, ...], x: Mapping[str, Tensor], rows: Rows) -> dist.Distribution:
+    def _encoded(self, subset: tuple[str, ...], x: Values, rows: Rows) -> dist.Distribution:
         """The posterior of the network of `subset`, in the rows that contain all of it."""
         network = self.joint if subset == self.modalities else self.networks["+".join(subset)]
         if len(subset) == 1 and subset != self.modalities:

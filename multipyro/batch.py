@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "Masks",
     "Rows",
+    "Values",
     "batch_rows",
     "check_batch",
     "check_module_names",
@@ -27,6 +29,11 @@ __all__ = [
     "private_modality",
     "subsets_of",
 ]
+
+#: modality name -> values `(batch, *event)`
+Values = Mapping[str, Tensor]
+#: modality name -> bool `(batch,)`, the rows in which it is observed; None or an absent key for all rows
+Masks = Mapping[str, Tensor] | None
 
 _NO_MODULES = nn.ModuleDict()
 
@@ -57,7 +64,7 @@ class Rows:
         (True, tensor([2, 2, 1]))
     """
 
-    def __init__(self, x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, x: Mapping[str, Tensor | None], observed: Masks = None) -> None:
         present = {name: values for name, values in x.items() if values is not None and not is_exposure(name)}
         self.modalities = tuple(present)
         self.masks = {name: observed[name] for name in present if name in observed} if observed else {}
@@ -118,9 +125,7 @@ class Rows:
         return torch.full((len(self._like),), value, dtype=torch.bool, device=self._like.device)
 
 
-def check_batch(
-    x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None, modalities: Sequence[str]
-) -> None:
+def check_batch(x: Mapping[str, Tensor | None], observed: Masks, modalities: Sequence[str]) -> None:
     """Raises if a batch has modalities that the program does not have, or masks that are not bool `(batch,)`."""
     if not isinstance(x, Mapping):
         raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
