@@ -65,8 +65,11 @@ def non_finite_sites(
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})
-        >>> non_finite_sites(model, guide, {"image": torch.full((5, 4), 1e30)})
-        ["the value of site 'z' in the guide"]
+        >>> with torch.no_grad():
+        ...     for parameter in model.parameters():
+        ...         _ = parameter.fill_(torch.inf)
+        >>> non_finite_sites(model, guide, {"image": torch.zeros(5, 4)})
+        ["the log-probability of site 'image' in the model"]
     """
     with pyro.validation_enabled(False), torch.random.fork_rng([]):
         guide_trace = poutine.trace(guide).get_trace(x, observed)
