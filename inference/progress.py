@@ -29,7 +29,7 @@ class Progress:
     """
 
     def __init__(self, show: bool = True) -> None:
-        self._is_shown, self._in_place, self._bar = show, "ipykernel" in sys.modules, None
+        self._is_shown, self._in_place, self._bar = show, _in_notebook(), None
         self._started, self._begin, self._shown, self._width = 0.0, 0, 0.0, 0
         self.restart()
         if show and sys.stdout.isatty():
@@ -83,3 +83,9 @@ class Progress:
     def _print(self, text: str, end: str) -> None:
         print(text.ljust(self._width), end=end, flush=True)
         self._width = len(text) if end == "\r" else 0
+
+
+def _in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and type(ipython.get_ipython()).__name__ == "ZMQInteractiveShell"

@@ -375,7 +375,7 @@ def test_recipes_take_private_latents(method, private):
 def test_the_weight_of_private_divergences_is_beta_times_its_own():
     recipe = build("mopoe", toy_networks(), 2, private=1, private_beta={"label": 5.0}, beta=2.0)
     schedules = recipe.stages[0].objective.schedules
-    assert sorted(s.value.item() for s in schedules) == [2.0, 2.0, 10.0]
+    assert sorted(s.current.item() for s in schedules) == [2.0, 2.0, 10.0]
 
 
 @pytest.mark.parametrize(

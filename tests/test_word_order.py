@@ -40,7 +40,7 @@ def test_entropies_are_those_of_the_words(example):
     even[..., 1:, 3] = 1.0
     assert example.entropies(even) == pytest.approx([math.log(2), 0.0, 0.0, 0.0])
     text = torch.tensor([[0, 5, 1, 6], [2, 6, 2, 5]])
-    assert example.of_the_order(text) == pytest.approx([math.log(2) / 2, math.log(2) / 2, 0.0, 0.0])
+    assert example.entropies_of_order(text) == pytest.approx([math.log(2) / 2, math.log(2) / 2, 0.0, 0.0])
 
 
 def test_it_runs_and_writes_a_figure(tmp_path, monkeypatch, capsys):

@@ -38,7 +38,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numb
         from rich.table import Table
     result = Table(title=printable(title))
     for number, name in enumerate(header):
-        result.add_column(printable(name), justify="right" if numbers and number else "left")
+        result.add_column(printable(name), justify="right" if numbers and number else "left", no_wrap=not number)
     for row in rows:
         result.add_row(*map(printable, row))
     return result
