@@ -26,7 +26,7 @@ def test_only_finished_lines_reach_a_pipe(capsys, hurried):
 
 
 def test_a_line_changes_in_a_notebook(capsys, hurried, monkeypatch):
-    monkeypatch.setattr("multipyro.inference.progress._in_notebook", lambda: True))
+    monkeypatch.setattr("multipyro.inference.progress._in_notebook", lambda: True)
     run(Progress())
     *running, last = capsys.readouterr().out.split("\r")
     assert [line.split(",")[0] for line in running] == ["step 1", "step 2", "step 3"]
