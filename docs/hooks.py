@@ -1,6 +1,6 @@
 """What the site is built from beside its pages: the sources, the table of methods, notebooks, images."""
 
-import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +19,12 @@ SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lays the source folders out as they are imported, for the reference is read from the files."""
+    """Copies the source folders to where they are imported, for the reference is read from the files."""
     package = Path(tempfile.mkdtemp()) / "multipyro"
-    package.mkdir()
-    inside = (path for path in (ROOT / "multipyro").iterdir() if path.name not in SUBPACKAGES)
-    for path in (*inside, *(ROOT / name for name in SUBPACKAGES)):
-        os.symlink(path, package / path.name)
+    without = shutil.ignore_patterns("__pycache__", *SUBPACKAGES)
+    shutil.copytree(ROOT / "multipyro", package, ignore=without)
+    for name in SUBPACKAGES:
+        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
     config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(package.parent)]
     return config
 
