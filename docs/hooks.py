@@ -18,6 +18,7 @@ from pages import ROOT, with_lists, with_sources, with_table
 SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 
 
+@event_priority(100)  # before mkdocstrings reads its settings
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Copies the source folders to where they are imported, for the reference is read from the files."""
     package = Path(tempfile.mkdtemp()) / "multipyro"
