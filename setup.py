@@ -53,7 +53,7 @@ setup(
     package_data={"multipyro": ["py.typed"]},
     zip_safe=False,
     python_requires=">=3.11",
-    # The lower bounds are versions the tests have passed with; an upper bound stands only where a break is known.
+    # Parts of the tests have passed with the lower bounds; an upper bound stands only where a break is known.
     # The modules import with torch, pyro-ppl and numpy alone; see multipyro/_optional.py for the others.
     install_requires=[
         "lightning-fabric>=2.2",
