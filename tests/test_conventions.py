@@ -32,8 +32,8 @@ HEAVY = ["PIL", "arviz", "lightning", "lightning_fabric", "matplotlib", "pandas"
 # In these folders a module is a method or a data set, and there may be any number of them.
 CATALOGS = {"inference/recipes", "data/sets"}
 
-# sklearn, lightning and torchvision change these when they are imported; nobody may change the rest of `state`.
-THIRD_PARTIES = ["arviz", "lightning", "matplotlib.pyplot", "rich", "sklearn.datasets", "torchvision"]
+# sklearn and torchvision change these when they are imported; nobody may change the rest of `state`.
+THIRD_PARTIES = ["arviz", "matplotlib.pyplot", "rich", "sklearn.datasets", "torchvision"]
 OTHERS_CHANGE = ["backend", "environment", "python rng", "warnings"]
 STATE = """
 import hashlib, json, logging, os, random, sys, warnings
