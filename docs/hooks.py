@@ -33,8 +33,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 @event_priority(100)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the notebooks and figures of `examples/`."""
-    for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
-        files.append(File.generated(config, f"tutorials/{path.name}", abs_src_path=str(path)))
+    # a page of mkdocs-jupyter is found by its folder and name alone
+    folder = Path(tempfile.mkdtemp())
+    shutil.copytree(ROOT / "examples" / "notebooks", folder / "tutorials", ignore=shutil.ignore_patterns(".*"))
+    for path in sorted((folder / "tutorials").glob("*.ipynb")):
+        files.append(File(f"tutorials/{path.name}", str(folder), config.site_dir, config.use_directory_urls))
     image = ROOT / "examples" / "results" / "demo" / "word-to-image.png"
     files.append(File.generated(config, f"images/{image.name}", abs_src_path=str(image)))
     return files

@@ -9,7 +9,7 @@ for the same weights and the same latents.
 Columns, each divided by the floor: the floor with a fused Adam; our objective's step with a fused Adam; the whole loop
 of `fit`, with its loader, checks, logging and checkpoints. All run in turns in one process, and medians over the
 rounds are printed; a ratio within one run is what counts, since another load gives other milliseconds. Pin the process
-to one core (`taskset -c 0`) and set OMP_NUM_THREADS=1 to repeat the table in the README beside this file.
+to one core (`taskset -c 0`) with OMP_NUM_THREADS=1, so that nothing else on the machine shares it.
 """
 
 import argparse
