@@ -41,7 +41,8 @@ def with_lists(page: str) -> str:
 
 def methods_table() -> str:
     """The table of methods in Markdown, each objective printed from the value that trains."""
-    from multipyro.inference import METHODS, equations
+    from multipyro.inference import METHODS
+    from multipyro.inference.recipes import equations
 
     rows = [("method", "what it is", "objective", "source"), ("---",) * 4]
     for name, info in METHODS.items():
@@ -61,8 +62,8 @@ def kinds_table() -> str:
 
 def method_sections() -> str:
     """A section for each method: its objective, what its guide supports, and its options."""
-    from multipyro.inference import METHODS, equations
-    from multipyro.inference.recipes import COMMON_OPTIONS
+    from multipyro.inference import METHODS
+    from multipyro.inference.recipes import COMMON_OPTIONS, equations
 
     sections = ["All methods take these options:\n", _options(COMMON_OPTIONS)]
     for name, info in METHODS.items():

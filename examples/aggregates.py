@@ -20,17 +20,8 @@ import torch
 from pyro import poutine
 
 from multipyro.data import Splits, load_dataset
-from multipyro.inference import (
-    build,
-    conditional_coherence,
-    fit_recipe,
-    generative,
-    joint_coherence,
-    log_likelihood,
-    networks_for,
-    train_classifiers,
-)
-from multipyro.inference.evaluation import evaluating
+from multipyro.inference import build, fit_recipe, generative, log_likelihood, networks_for
+from multipyro.inference.evaluation import conditional_coherence, evaluating, joint_coherence, train_classifiers
 from multipyro.inference.runs import versions
 from multipyro.ppl_models import point_estimate
 

@@ -16,18 +16,10 @@ import torch
 
 from multipyro.data import load_dataset
 from multipyro.guides import Guide, product_of_experts
-from multipyro.inference import (
-    Recipe,
-    Stage,
-    build,
-    conditional_coherence,
-    fit_recipe,
-    method,
-    networks_for,
-    register,
-    subset_elbo,
-    train_classifiers,
-)
+from multipyro.inference import build, fit_recipe, networks_for
+from multipyro.inference.evaluation import conditional_coherence, train_classifiers
+from multipyro.inference.objectives import subset_elbo
+from multipyro.inference.recipes import Recipe, Stage, method, register
 from multipyro.ppl_models import MultimodalModel
 
 

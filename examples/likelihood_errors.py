@@ -20,7 +20,8 @@ from pathlib import Path
 import pyro.distributions as dist
 import torch
 
-from multipyro.inference import Annealing, bidirectional_sandwich, log_likelihood, log_likelihoods
+from multipyro.inference import log_likelihood
+from multipyro.inference.evaluation import Annealing, bidirectional_sandwich, log_likelihoods
 from multipyro.inference.evaluation.checks import UniformityTest, calibrate, simulate
 from multipyro.inference.runs import versions
 from multipyro.testing.linear_gaussian import FixedGuide, LinearGaussian

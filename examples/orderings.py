@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 
 from multipyro.data import load_dataset
-from multipyro.inference import METHODS, importance_weighted_bound, load
+from multipyro.inference import METHODS, load
 from multipyro.inference.cli.parser import main as command
+from multipyro.inference.evaluation import importance_weighted_bound
 from multipyro.inference.runs import versions
 
 SETTINGS = {

@@ -19,7 +19,8 @@ from torch import nn
 
 from multipyro.data import load_dataset
 from multipyro.guides import Guide, product_of_experts
-from multipyro.inference import build, conditional_coherence, fit_recipe, networks_for, train_classifiers
+from multipyro.inference import build, fit_recipe, networks_for
+from multipyro.inference.evaluation import conditional_coherence, train_classifiers
 
 
 class PoweredExperts(Guide):

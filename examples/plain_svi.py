@@ -25,7 +25,8 @@ from pyro.optim import Adam
 
 from multipyro.data import load_dataset
 from multipyro.guides import MixtureOfProducts, NormalEncoder
-from multipyro.inference import cross_generate, predictive, step_seed
+from multipyro.inference import cross_generate, predictive
+from multipyro.inference.training import step_seed
 from multipyro.ppl_models import MLP, CategoricalLikelihood, ContinuousBernoulliLikelihood, MultimodalModel, OneHotMLP
 
 LATENT = 8

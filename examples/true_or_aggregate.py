@@ -19,14 +19,11 @@ from pathlib import Path
 import torch
 
 from multipyro.data import load_dataset
-from multipyro.inference import (
-    build,
+from multipyro.inference import build, fit_recipe, log_likelihood, networks_for
+from multipyro.inference.evaluation import (
     conditional_coherence,
-    fit_recipe,
     guide_predictive_log_likelihood,
     joint_coherence,
-    log_likelihood,
-    networks_for,
     train_classifiers,
 )
 from multipyro.inference.runs import versions

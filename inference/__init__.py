@@ -1,153 +1,31 @@
-"""Objectives, training, prediction and evaluation."""
+"""Building, training, prediction and evaluation: what most scripts need. The subpackages have the rest.
 
-from multipyro.inference.evaluation.checks import GuideCheck, check_guide
-from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
-from multipyro.inference.evaluation.coherence import coherence_by_number, conditional_coherence, joint_coherence
-from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
-from multipyro.inference.evaluation.inference_data import to_inference_data
-from multipyro.inference.evaluation.likelihoods import (
-    Annealing,
-    BridgedLikelihoods,
-    ConditionalBounds,
-    Difference,
-    LogLikelihood,
-    MMVAELikelihoods,
-    Sandwich,
-    bidirectional_sandwich,
-    bridged_log_likelihoods,
-    guide_conditional_log_likelihood,
-    guide_predictive_log_likelihood,
-    importance_weighted_bound,
-    jmvae_log_likelihood,
-    log_likelihood,
-    log_likelihoods,
-    mmvae_log_likelihoods,
-    mopoe_log_likelihood,
-    vlvae_log_likelihood,
-)
-from multipyro.inference.evaluation.prediction import cross_generate, embed, joint_samples, reconstruct
-from multipyro.inference.evaluation.probes import latent_accuracy
-from multipyro.inference.evaluation.report import evaluate
+`objectives`, `recipes` (writing a method), `training`, `runs`, `evaluation` with its `figures`, and `handlers`.
+"""
+
+from multipyro.inference.evaluation import cross_generate, embed, evaluate, joint_samples, log_likelihood, reconstruct
 from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict
-from multipyro.inference.objectives import (
-    GUIDE,
-    MODEL,
-    PROPER_SUBSETS,
-    SINGLES,
-    SUBSET,
-    DiscriminatorLoss,
-    Evaluation,
-    GeneratorLoss,
-    JensenShannonELBO,
-    LinearMixtureELBO,
-    LinearWarmup,
-    Objective,
-    StratifiedELBO,
-    elbo,
-    subset_elbo,
-    sum_over,
-)
-from multipyro.inference.recipes import (
-    METHODS,
-    MethodInfo,
-    Networks,
-    Recipe,
-    Stage,
-    Update,
-    build,
-    equations,
-    method,
-    networks_for,
-    register,
-)
-from multipyro.inference.runs import LoadedRun, load, load_state, save_state
-from multipyro.inference.training import (
-    FitResult,
-    FitState,
-    NonFiniteLossError,
-    TrainingSettings,
-    fit,
-    fit_recipe,
-    step_seed,
-)
+from multipyro.inference.recipes import METHODS, build, networks_for
+from multipyro.inference.runs import load
+from multipyro.inference.training import TrainingSettings, fit, fit_recipe
 
 __all__ = [
-    "GUIDE",
     "METHODS",
-    "MODEL",
-    "PROPER_SUBSETS",
-    "SINGLES",
-    "SUBSET",
-    "Annealing",
-    "BridgedLikelihoods",
-    "Classifier",
-    "ConditionalBounds",
-    "Difference",
-    "DiscriminatorLoss",
-    "Evaluation",
-    "FitResult",
-    "FitState",
-    "GeneratorLoss",
-    "GuideCheck",
-    "JensenShannonELBO",
-    "LinearMixtureELBO",
-    "LinearWarmup",
-    "LoadedRun",
-    "LogLikelihood",
-    "MMVAELikelihoods",
-    "MethodInfo",
-    "Networks",
-    "NonFiniteLossError",
-    "Objective",
-    "Recipe",
-    "Sandwich",
-    "Stage",
-    "StratifiedELBO",
     "TrainingSettings",
-    "Update",
-    "bidirectional_sandwich",
-    "bridged_log_likelihoods",
     "build",
-    "check_guide",
-    "coherence_by_number",
     "conditional",
-    "conditional_coherence",
     "cross_generate",
-    "cross_generation_figure",
-    "elbo",
     "embed",
-    "equations",
     "evaluate",
     "fit",
     "fit_recipe",
     "frozen",
     "generative",
-    "guide_conditional_log_likelihood",
-    "guide_predictive_log_likelihood",
-    "importance_weighted_bound",
-    "jmvae_log_likelihood",
-    "joint_coherence",
     "joint_samples",
-    "joint_samples_figure",
-    "latent_accuracy",
     "load",
-    "load_state",
     "log_likelihood",
-    "log_likelihoods",
-    "method",
-    "mmvae_log_likelihoods",
-    "mopoe_log_likelihood",
     "networks_for",
     "predictive",
     "reconstruct",
-    "reconstructions_figure",
-    "register",
     "restrict",
-    "save_state",
-    "step_seed",
-    "subset_elbo",
-    "sum_over",
-    "to_inference_data",
-    "train_classifiers",
-    "vlvae_log_likelihood",
 ]

@@ -15,10 +15,7 @@ from multipyro.guides import (
     ProductOfExperts,
     StratifiedMixture,
 )
-from multipyro.inference import (
-    StratifiedELBO,
-)
-from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, subset_elbo
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 ROWS, SIZE, CLASSES, LENGTH = 6, 4, 5, 3

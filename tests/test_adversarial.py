@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from multipyro.data import Modality
 from multipyro.guides import JointGuide, NormalEncoder, ProductOfExperts
-from multipyro.inference import METHODS, DiscriminatorLoss, GeneratorLoss, build, networks_for
+from multipyro.inference import METHODS, build, networks_for
 from multipyro.inference.handlers import frozen
+from multipyro.inference.objectives import DiscriminatorLoss, GeneratorLoss
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 from multipyro.ppl_models.networks import Discriminator
 

@@ -8,7 +8,8 @@ from linear_gaussian import scaled_guide
 from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import Annealing, bidirectional_sandwich, build, log_likelihood
+from multipyro.inference import build, log_likelihood
+from multipyro.inference.evaluation import Annealing, bidirectional_sandwich
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.ppl_models import MLP, BernoulliLikelihood, CategoricalLikelihood, MultimodalModel
 from multipyro.testing import toy_data

@@ -19,16 +19,8 @@ from multipyro.guides import (
     ProductOfExperts,
     product_of_experts,
 )
-from multipyro.inference import (
-    LinearWarmup,
-    StratifiedELBO,
-    build,
-    cross_generate,
-    embed,
-    log_likelihood,
-    restrict,
-)
-from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.inference import build, cross_generate, embed, log_likelihood, restrict
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, StratifiedELBO, elbo, subset_elbo
 from multipyro.ppl_models import (
     MLP,
     BernoulliLikelihood,

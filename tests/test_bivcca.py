@@ -9,7 +9,8 @@ from toy import toy_networks
 
 from multipyro.data import Modality
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference import Networks, build, frozen
+from multipyro.inference import build, frozen
+from multipyro.inference.recipes import Networks
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 

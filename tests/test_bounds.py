@@ -7,8 +7,18 @@ from linear_gaussian import exact_bound, mean_and_se, repeated
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 from multipyro.guides import JointEncoder, JointGuide, MixtureOfProducts, NormalEncoder, StratifiedMixture
-from multipyro.inference import LinearWarmup, StratifiedELBO, restrict
-from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, elbo, subset_elbo, sum_over
+from multipyro.inference import restrict
+from multipyro.inference.objectives import (
+    GUIDE,
+    MODEL,
+    PROPER_SUBSETS,
+    SUBSET,
+    LinearWarmup,
+    StratifiedELBO,
+    elbo,
+    subset_elbo,
+    sum_over,
+)
 from multipyro.ppl_models import MLP
 from multipyro.testing import FixedGuide, LinearGaussian, kl_normal
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from multipyro.data import Modality
 from multipyro.guides import BridgedGuide
-from multipyro.inference import Networks, build, frozen
+from multipyro.inference import build, frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
+from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 

@@ -15,7 +15,9 @@ from torch.distributions import constraints
 from toy import assert_same, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.guides import ProductOfExperts
-from multipyro.inference import Recipe, Stage, build, fit, fit_recipe, load, load_state, save_state
+from multipyro.inference import build, fit, fit_recipe, load
+from multipyro.inference.recipes import Recipe, Stage
+from multipyro.inference.runs import load_state, save_state
 from multipyro.inference.runs.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "progress": False}

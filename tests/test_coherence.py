@@ -10,7 +10,7 @@ from torch import nn
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.guides import Guide
-from multipyro.inference import (
+from multipyro.inference.evaluation import (
     Classifier,
     coherence_by_number,
     conditional_coherence,

@@ -14,13 +14,8 @@ from small_programs import ROWS, batch, programs, seeded, state_of, unchanged
 from torch import nn
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import (
-    StratifiedELBO,
-    frozen,
-    generative,
-    restrict,
-)
-from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, subset_elbo, sum_over
+from multipyro.inference import frozen, generative, restrict
+from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, StratifiedELBO, elbo, subset_elbo, sum_over
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 from multipyro.testing import LinearGaussian
 

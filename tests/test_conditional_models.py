@@ -14,7 +14,6 @@ from toy import MODALITIES, toy_data, toy_networks
 from multipyro.data import Splits
 from multipyro.guides import JointGuide
 from multipyro.inference import (
-    Networks,
     build,
     cross_generate,
     embed,
@@ -22,13 +21,14 @@ from multipyro.inference import (
     fit,
     fit_recipe,
     frozen,
-    guide_conditional_log_likelihood,
     joint_samples,
     load,
     log_likelihood,
     predictive,
 )
+from multipyro.inference.evaluation import guide_conditional_log_likelihood
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import ConditionalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 

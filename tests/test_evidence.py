@@ -10,13 +10,13 @@ from linear_gaussian import repeated
 from torch import nn
 
 from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, ProductOfExperts
-from multipyro.inference import (
+from multipyro.inference import log_likelihood
+from multipyro.inference.evaluation import (
+    _memory,
     guide_conditional_log_likelihood,
     importance_weighted_bound,
-    log_likelihood,
     log_likelihoods,
 )
-from multipyro.inference.evaluation import _memory
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, FixedGuide, LinearGaussian
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from multipyro.data import Modality
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import cross_generation_figure, joint_samples_figure, reconstructions_figure
+from multipyro.inference.evaluation.figures import cross_generation_figure, joint_samples_figure, reconstructions_figure
 from multipyro.inference.evaluation.figures._drawing import draw_value
 from multipyro.ppl_models import (
     MLP,

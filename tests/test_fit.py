@@ -19,20 +19,12 @@ from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
 
-from multipyro.inference import (
-    LinearWarmup,
-    NonFiniteLossError,
-    Recipe,
-    Stage,
-    StratifiedELBO,
-    build,
-    fit,
-    fit_recipe,
-    load_state,
-    step_seed,
-)
-from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.inference import build, fit, fit_recipe
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, StratifiedELBO, elbo, subset_elbo
+from multipyro.inference.recipes import Recipe, Stage
+from multipyro.inference.runs import load_state
 from multipyro.inference.runs.checkpoints import read_checkpoint
+from multipyro.inference.training import NonFiniteLossError, step_seed
 
 QUICK = {"epochs": 3, "batch_size": 16, "seed": 5, "progress": False}
 
@@ -478,7 +470,8 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from test_fit import QUICK, WithoutSampling
 from toy import toy_data, toy_programs
-from multipyro.inference import fit, save_state
+from multipyro.inference import fit
+from multipyro.inference.runs import save_state
 model, guide = toy_programs()
 settings = {**QUICK, "batch_size": 8, "device": "cpu", "devices": 2, "strategy": "ddp"}
 fit(model, guide, WithoutSampling(), toy_data(), validation=toy_data(16, 1, "validation"), out=sys.argv[2], **settings)

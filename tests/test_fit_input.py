@@ -7,7 +7,8 @@ from pyro.infer import Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 from toy import toy_data, toy_programs
 
-from multipyro.inference import Recipe, Stage, fit, fit_recipe
+from multipyro.inference import fit, fit_recipe
+from multipyro.inference.recipes import Recipe, Stage
 
 QUICK = {"epochs": 1, "batch_size": 16, "progress": False}
 

@@ -14,7 +14,8 @@ from toy import toy_networks
 from multipyro.data import Modality
 from multipyro.guides import ConditionalFlow, FlowExperts, ProductOfDensities
 from multipyro.guides.algebra.unnormalized import hmc_sample
-from multipyro.inference import Networks, build, cross_generate, embed, frozen, log_likelihood
+from multipyro.inference import build, cross_generate, embed, frozen, log_likelihood
+from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian
 

@@ -5,8 +5,7 @@ import torch
 from linear_gaussian import exact_bound, gradient_samples, mean_and_se, repeated
 
 from multipyro.guides import MixtureOfProducts
-from multipyro.inference import StratifiedELBO
-from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, subset_elbo
 from multipyro.testing import LinearGaussian
 
 BOUNDS = ("stratified", "tight")

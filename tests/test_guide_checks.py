@@ -8,7 +8,8 @@ import torch
 from linear_gaussian import scaled_guide
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference import build, check_guide
+from multipyro.inference import build
+from multipyro.inference.evaluation import check_guide
 from multipyro.inference.evaluation.checks import (
     UniformityTest,
     calibrate,

@@ -13,20 +13,20 @@ from toy import MODALITIES, toy_data, toy_networks
 from multipyro.data import Splits
 from multipyro.guides import Guide, HierarchicalGuide, IterativeSampling, JointGuide
 from multipyro.inference import (
-    Networks,
     build,
     cross_generate,
     embed,
     evaluate,
     fit_recipe,
     frozen,
-    guide_conditional_log_likelihood,
     joint_samples,
     load,
     log_likelihood,
     predictive,
 )
+from multipyro.inference.evaluation import guide_conditional_log_likelihood
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 

@@ -10,13 +10,14 @@ from toy import toy_data, toy_networks
 
 from multipyro.batch import subsets_of
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import METHODS, build, log_likelihood, to_inference_data
+from multipyro.inference import METHODS, build, log_likelihood
 from multipyro.inference.evaluation import (
     _memory,
     check_statistic,
     predictive_log_weights,
     supports,
     to_elpd,
+    to_inference_data,
 )
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 from multipyro.testing import LinearGaussian

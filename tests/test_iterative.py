@@ -10,18 +10,8 @@ from toy import toy_data, toy_networks
 
 from multipyro.data import Splits
 from multipyro.guides import IterativeSampling, JointGuide, MixtureOfExperts
-from multipyro.inference import (
-    build,
-    cross_generate,
-    embed,
-    evaluate,
-    fit_recipe,
-    guide_conditional_log_likelihood,
-    load,
-    log_likelihood,
-    log_likelihoods,
-    predictive,
-)
+from multipyro.inference import build, cross_generate, embed, evaluate, fit_recipe, load, log_likelihood, predictive
+from multipyro.inference.evaluation import guide_conditional_log_likelihood, log_likelihoods
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 

@@ -9,7 +9,8 @@ from test_private import PrivateProblem
 from toy import toy_networks
 
 from multipyro.guides import MixtureOfExperts, StratifiedMixture
-from multipyro.inference import JensenShannonELBO, build
+from multipyro.inference import build
+from multipyro.inference.objectives import JensenShannonELBO
 from multipyro.inference.objectives.jensen_shannon import jensen_shannon
 from multipyro.testing import DTYPE, FixedGuide, LinearGaussian, kl_normal
 

@@ -11,7 +11,8 @@ from linear_gaussian import scaled_guide
 
 from multipyro.guides import MixtureOfExperts, NormalEncoder, ProductOfExperts
 from multipyro.guides.algebra.widening import matched_normal, widened
-from multipyro.inference import log_likelihood, log_likelihoods
+from multipyro.inference import log_likelihood
+from multipyro.inference.evaluation import log_likelihoods
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.proposals import Component, allocate
 from multipyro.inference.evaluation.likelihoods.weights import Strata, pareto_k, weight_statistics

@@ -12,7 +12,8 @@ from torch import nn
 from toy import toy_data, toy_networks
 
 from multipyro.guides import MixtureOfExperts, MixtureOfProducts
-from multipyro.inference import LinearMixtureELBO, StratifiedELBO, build, fit_recipe
+from multipyro.inference import build, fit_recipe
+from multipyro.inference.objectives import LinearMixtureELBO, StratifiedELBO
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 

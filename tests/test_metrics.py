@@ -11,17 +11,10 @@ import torch
 
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.guides import JointGuide
-from multipyro.inference import (
-    Classifier,
-    build,
-    conditional_coherence,
-    evaluate,
-    latent_accuracy,
-    log_likelihood,
-    train_classifiers,
-)
+from multipyro.inference import build, evaluate, log_likelihood
 from multipyro.inference.cli.commands.compare import summarize
 from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metrics_table
+from multipyro.inference.evaluation import Classifier, conditional_coherence, latent_accuracy, train_classifiers
 from multipyro.inference.recipes.networks import Networks
 
 

@@ -28,14 +28,10 @@ from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.inference import (
-    Networks,
-    StratifiedELBO,
-    build,
-    cross_generate,
-)
-from multipyro.inference.objectives import GUIDE, elbo, subset_elbo
+from multipyro.inference import build, cross_generate
+from multipyro.inference.objectives import GUIDE, StratifiedELBO, elbo, subset_elbo
 from multipyro.inference.objectives.expressions import Elbo, Sum
+from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 from multipyro.testing import LinearGaussian
 

@@ -10,7 +10,8 @@ from torch import nn
 from toy import toy_data, toy_networks
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference import StratifiedELBO, build, cross_generate, fit_recipe, log_likelihood
+from multipyro.inference import build, cross_generate, fit_recipe, log_likelihood
+from multipyro.inference.objectives import StratifiedELBO
 from multipyro.ppl_models import StandardNormalPrior
 from multipyro.testing import DTYPE, kl_normal
 

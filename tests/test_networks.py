@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from multipyro.data import Modality, MultimodalData, Splits
-from multipyro.inference import METHODS, Networks, build, fit_recipe, load, networks_for
+from multipyro.inference import METHODS, build, fit_recipe, load, networks_for
 from multipyro.inference.cli.jobs import paper_architectures
 from multipyro.inference.cli.parser import main
+from multipyro.inference.recipes import Networks
 from multipyro.inference.recipes.architectures import ARCHITECTURES
 
 ALPHABET = "-ab"

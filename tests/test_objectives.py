@@ -14,7 +14,7 @@ from small_programs import batch, programs
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.inference import METHODS, Networks, build, equations
+from multipyro.inference import METHODS, build
 from multipyro.inference.handlers import conditional, frozen, restrict
 from multipyro.inference.objectives import (
     GUIDE,
@@ -40,6 +40,7 @@ from multipyro.inference.objectives import (
     sum_over,
 )
 from multipyro.inference.programs import Applied, Binding, Concrete, Placeholder, SubsetPlaceholder, handler
+from multipyro.inference.recipes import Networks, equations
 
 MODALITIES = {
     "image": Modality("image", (4,), "vector", "normal"),

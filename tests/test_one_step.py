@@ -5,15 +5,13 @@ import torch
 from small_programs import batch, programs, seeded
 
 from multipyro.guides._encoder_cache import encoders_run_once
-from multipyro.inference import (
-    StratifiedELBO,
-    frozen,
-)
+from multipyro.inference import frozen
 from multipyro.inference.objectives import (
     GUIDE,
     MODEL,
     PROPER_SUBSETS,
     SUBSET,
+    StratifiedELBO,
     elbo,
     listed_subsets,
     subset_elbo,

@@ -8,9 +8,9 @@ from linear_gaussian import repeated
 from torch.distributions import kl_divergence
 
 from multipyro.guides import MixtureOfProducts
-from multipyro.inference import (
+from multipyro.inference import build
+from multipyro.inference.evaluation import (
     bridged_log_likelihoods,
-    build,
     guide_conditional_log_likelihood,
     importance_weighted_bound,
     jmvae_log_likelihood,

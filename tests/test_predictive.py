@@ -10,7 +10,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from toy import MODALITIES, toy_data
 
 from multipyro.guides import IterativeSampling
-from multipyro.inference import build, guide_conditional_log_likelihood, guide_predictive_log_likelihood
+from multipyro.inference import build
+from multipyro.inference.evaluation import guide_conditional_log_likelihood, guide_predictive_log_likelihood
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.testing import DTYPE, LinearGaussian
 

@@ -18,19 +18,9 @@ from multipyro.guides import (
     ProductOfExperts,
     StratifiedMixture,
 )
-from multipyro.inference import (
-    StratifiedELBO,
-    build,
-    cross_generate,
-    embed,
-    fit_recipe,
-    guide_conditional_log_likelihood,
-    log_likelihood,
-    predictive,
-    reconstruct,
-    to_inference_data,
-)
-from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.inference import build, cross_generate, embed, fit_recipe, log_likelihood, predictive, reconstruct
+from multipyro.inference.evaluation import guide_conditional_log_likelihood, to_inference_data
+from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, subset_elbo
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 

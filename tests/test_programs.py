@@ -21,8 +21,7 @@ from multipyro.guides import (
     ProductOfExperts,
     product_of_experts,
 )
-from multipyro.inference import StratifiedELBO
-from multipyro.inference.objectives import GUIDE, MODEL, elbo, subset_elbo
+from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, subset_elbo
 from multipyro.ppl_models import (
     MLP,
     BernoulliLikelihood,

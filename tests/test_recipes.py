@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from multipyro.data import MultimodalData
-from multipyro.inference import METHODS, Networks, build, embed, fit_recipe, load
+from multipyro.inference import METHODS, build, embed, fit_recipe, load
 from multipyro.inference.evaluation import supports
+from multipyro.inference.recipes import Networks
 from multipyro.testing import check_gradients, check_missing, check_sites, check_subsets, toy_data
 from multipyro.testing.contract import updates_in
 

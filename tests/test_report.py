@@ -11,9 +11,9 @@ from torch import nn
 from multipyro.batch import subsets_of
 from multipyro.data import Modality, MultimodalData, Splits, load_dataset
 from multipyro.guides import Guide
-from multipyro.inference import build, evaluate, latent_accuracy, networks_for
+from multipyro.inference import build, evaluate, networks_for
 from multipyro.inference.cli.tables import flat_metrics
-from multipyro.inference.evaluation import Classifier, Report, paired_differences, train_classifiers
+from multipyro.inference.evaluation import Classifier, Report, latent_accuracy, paired_differences, train_classifiers
 from multipyro.ppl_models import BernoulliLikelihood, MultimodalModel, NormalLikelihood
 
 

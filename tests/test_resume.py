@@ -27,9 +27,10 @@ from toy import (
     without_time,
 )
 
-from multipyro.inference import LinearWarmup, Recipe, Stage, build, fit, fit_recipe
+from multipyro.inference import build, fit, fit_recipe
 from multipyro.inference.handlers import frozen
-from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
+from multipyro.inference.recipes import Recipe, Stage
 from multipyro.inference.runs import checkpoints, folder
 from multipyro.inference.runs.checkpoints import read_checkpoint
 

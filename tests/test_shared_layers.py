@@ -11,8 +11,9 @@ from torch import nn
 from toy import KillAt, Killed
 
 from multipyro.data import Modality, MultimodalData, Splits
-from multipyro.inference import build, cross_generate, fit_recipe, load, networks_for, step_seed
+from multipyro.inference import build, cross_generate, fit_recipe, load, networks_for
 from multipyro.inference.cli.parser import main
+from multipyro.inference.training import step_seed
 from multipyro.ppl_models.networks import GRUTextEncoder, InstanceNormConvDecoder, InstanceNormConvEncoder, ResidualMLP
 
 MODALITIES = {

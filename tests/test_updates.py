@@ -18,18 +18,10 @@ from toy import (
     without_time,
 )
 
-from multipyro.inference import (
-    LinearWarmup,
-    Recipe,
-    Stage,
-    Update,
-    build,
-    fit_recipe,
-    load,
-    load_state,
-    save_state,
-)
-from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference import build, fit_recipe, load
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
+from multipyro.inference.recipes import Recipe, Stage, Update
+from multipyro.inference.runs import load_state, save_state
 from multipyro.inference.runs.checkpoints import read_checkpoint
 
 SETTINGS = {"epochs": 4, "batch_size": 16, "seed": 5, "progress": False}
@@ -89,7 +81,8 @@ def train(recipe, **settings):
 
 
 def test_the_updates_are_those_of_a_plain_loop():
-    from multipyro.inference import frozen, step_seed
+    from multipyro.inference import frozen
+    from multipyro.inference.training import step_seed
 
     recipe, plain = recipe_of(), recipe_of()
     train(recipe, epochs=2, optimizer=lambda p: SGD(p, lr=1e-3))

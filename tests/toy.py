@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference import Networks
+from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 
 MODALITIES = {

@@ -13,7 +13,8 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 
 from multipyro.data import load_dataset
-from multipyro.inference import build, fit, networks_for, step_seed
+from multipyro.inference import build, fit, networks_for
+from multipyro.inference.training import step_seed
 
 
 def main(args):

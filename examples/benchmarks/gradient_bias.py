@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from multipyro.guides import MixtureOfExperts
-from multipyro.inference import StratifiedELBO
+from multipyro.inference.objectives import StratifiedELBO
 from multipyro.ppl_models import MultimodalModel, NormalLikelihood
 
 #: Experts, samples of each, bound.

@@ -25,8 +25,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
 
 from multipyro.data import Modality, MultimodalData
-from multipyro.inference import Networks, build, fit, fit_recipe
+from multipyro.inference import build, fit, fit_recipe
 from multipyro.inference.handlers import frozen
+from multipyro.inference.recipes import Networks
 
 LOG_2PI = 1.8378770664093453
 # cell -> method, options, stage

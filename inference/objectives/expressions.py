@@ -2,7 +2,7 @@ r"""Objectives as expressions: weighted ELBOs between programs, sums of them, an
 
 An objective is written as its equation is read:
 
-    >>> from multipyro.inference import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
+    >>> from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
     >>> m, g, A = MODEL, GUIDE, SUBSET
     >>> alpha = number("alpha", 0.1)
     >>> elbo(m, g) + alpha * sum_over(PROPER_SUBSETS, elbo(g | A, g))
@@ -343,7 +343,7 @@ def sum_over(family: SubsetFamily, body: Expression) -> SumOver:
         An objective.
 
     Example:
-        >>> from multipyro.inference import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
+        >>> from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
         >>> sum_over(PROPER_SUBSETS, elbo(MODEL | SUBSET, GUIDE | SUBSET))
         sum_{A proper} ELBO(m|A || g|A)
     """

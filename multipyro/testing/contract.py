@@ -11,22 +11,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from multipyro.data import Modality, MultimodalData
-from multipyro.inference import (
-    METHODS,
-    MethodInfo,
-    Networks,
-    Recipe,
-    Stage,
-    build,
-    conditional,
-    cross_generate,
-    fit_recipe,
-    frozen,
-    load,
-)
+from multipyro.inference import METHODS, build, conditional, cross_generate, fit_recipe, frozen, load
 from multipyro.inference.evaluation import supports
 from multipyro.inference.objectives import Objective
 from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.recipes import MethodInfo, Networks, Recipe, Stage
 
 __all__ = [
     "check_gradients",
@@ -66,7 +55,8 @@ def check_method(method: str | MethodInfo, **options: Any) -> None:
 
     Example:
         >>> from dataclasses import replace
-        >>> from multipyro.inference import GUIDE, MODEL, elbo, method
+        >>> from multipyro.inference.objectives import GUIDE, MODEL, elbo
+        >>> from multipyro.inference.recipes import method
         >>> @method("broken", title="a stage that trains what its objective freezes", paper="this example")
         ... def broken(networks, latent_dim, weighting):
         ...     recipe = METHODS["mvae"](networks, latent_dim, weighting)
