@@ -1,69 +1,24 @@
 """Generative programs `p(z) prod_m p(x_m | z)`: models, priors, likelihoods and the networks that most scripts need."""
 
+from multipyro.ppl_models import likelihoods
 from multipyro.ppl_models.conditional import ConditionalModel, IndependentPrior
 from multipyro.ppl_models.hierarchical import HierarchicalModel
-from multipyro.ppl_models.likelihoods import (
-    AutoregressiveCategorical,
-    AutoregressiveTextLikelihood,
-    BernoulliLikelihood,
-    BetaLikelihood,
-    CategoricalLikelihood,
-    ContinuousBernoulliLikelihood,
-    DirichletLikelihood,
-    DiscretizedLogistic,
-    DiscretizedLogisticLikelihood,
-    ExactContinuousBernoulli,
-    GammaLikelihood,
-    LaplaceLikelihood,
-    Likelihood,
-    LogNormalLikelihood,
-    NegativeBinomialLikelihood,
-    NormalLikelihood,
-    OrdinalLikelihood,
-    PoissonLikelihood,
-    StudentTLikelihood,
-    VonMisesLikelihood,
-    ZeroInflatedNegativeBinomialLikelihood,
-    ZeroInflatedPoissonLikelihood,
-    point_estimate,
-)
+from multipyro.ppl_models.likelihoods import *  # noqa: F403
 from multipyro.ppl_models.multimodal import MultimodalModel
 from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
 from multipyro.ppl_models.priors import FlowPrior, LaplacePrior, StandardNormalPrior
 
 __all__ = [
     "MLP",
-    "AutoregressiveCategorical",
-    "AutoregressiveTextLikelihood",
-    "BernoulliLikelihood",
-    "BetaLikelihood",
-    "CategoricalLikelihood",
     "ConditionalModel",
-    "ContinuousBernoulliLikelihood",
     "ConvDecoder",
     "ConvEncoder",
-    "DirichletLikelihood",
-    "DiscretizedLogistic",
-    "DiscretizedLogisticLikelihood",
-    "ExactContinuousBernoulli",
     "FlowPrior",
-    "GammaLikelihood",
     "HierarchicalModel",
     "IndependentPrior",
-    "LaplaceLikelihood",
     "LaplacePrior",
-    "Likelihood",
-    "LogNormalLikelihood",
     "MultimodalModel",
-    "NegativeBinomialLikelihood",
-    "NormalLikelihood",
     "OneHotMLP",
-    "OrdinalLikelihood",
-    "PoissonLikelihood",
     "StandardNormalPrior",
-    "StudentTLikelihood",
-    "VonMisesLikelihood",
-    "ZeroInflatedNegativeBinomialLikelihood",
-    "ZeroInflatedPoissonLikelihood",
-    "point_estimate",
+    *likelihoods.__all__,
 ]

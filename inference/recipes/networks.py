@@ -1,15 +1,15 @@
 """The networks of a recipe: one architecture for each modality of a data set."""
 
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from multipyro import ppl_models
 from multipyro.data import Modality
 from multipyro.data.modality import SCALED
 from multipyro.guides import JointEncoder, LaplaceEncoder, NormalEncoder
@@ -21,49 +21,12 @@ from multipyro.inference.recipes.architectures import (
     feature_network,
     first_suitable,
 )
-from multipyro.ppl_models import (
-    BernoulliLikelihood,
-    BetaLikelihood,
-    CategoricalLikelihood,
-    ContinuousBernoulliLikelihood,
-    DirichletLikelihood,
-    DiscretizedLogisticLikelihood,
-    GammaLikelihood,
-    LaplaceLikelihood,
-    LogNormalLikelihood,
-    NegativeBinomialLikelihood,
-    NormalLikelihood,
-    OrdinalLikelihood,
-    PoissonLikelihood,
-    StudentTLikelihood,
-    VonMisesLikelihood,
-    ZeroInflatedNegativeBinomialLikelihood,
-    ZeroInflatedPoissonLikelihood,
-)
+from multipyro.ppl_models.likelihoods import Likelihood
 from multipyro.ppl_models.networks import Discriminator
 from multipyro.ppl_models.networks.heads import chain, trunk
 
-__all__ = ["Networks", "networks_for"]
+__all__ = ["Networks", "likelihood_class", "networks_for"]
 
-_LIKELIHOODS: dict[str, Callable[..., nn.Module]] = {
-    "bernoulli": BernoulliLikelihood,
-    "beta": BetaLikelihood,
-    "categorical": CategoricalLikelihood,
-    "continuous_bernoulli": ContinuousBernoulliLikelihood,
-    "dirichlet": DirichletLikelihood,
-    "discretized_logistic": DiscretizedLogisticLikelihood,
-    "gamma": GammaLikelihood,
-    "laplace": LaplaceLikelihood,
-    "log_normal": LogNormalLikelihood,
-    "negative_binomial": NegativeBinomialLikelihood,
-    "normal": NormalLikelihood,
-    "ordinal": OrdinalLikelihood,
-    "poisson": PoissonLikelihood,
-    "student_t": StudentTLikelihood,
-    "von_mises": VonMisesLikelihood,
-    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialLikelihood,
-    "zero_inflated_poisson": ZeroInflatedPoissonLikelihood,
-}
 _ENCODERS = {"laplace": LaplaceEncoder, "normal": NormalEncoder}
 
 
@@ -131,7 +94,7 @@ class Networks:
         likelihoods = {}
         for name, modality in self.modalities.items():
             decoder = self._architectures[name].decoder(modality, self._sizes, latent_dim)
-            likelihoods[name] = _LIKELIHOODS[modality.likelihood](decoder, **self._likelihood_options(name))
+            likelihoods[name] = likelihood_class(modality.likelihood)(decoder, **self._likelihood_options(name))
         return likelihoods
 
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
@@ -204,16 +167,25 @@ class Networks:
         if isinstance(modality.scale, int | float):
             return {"scale": modality.scale, "learn_scale": False}
         initial = self._architectures[name].normal_scale if modality.likelihood == "normal" else None
-        if initial is None:
-            initial = inspect.signature(_LIKELIHOODS[modality.likelihood]).parameters["scale"].default
         if modality.scale == "channels":
             channels, *sides = modality.shape
-            return {"scale": torch.full((channels, *[1] * len(sides)), initial), "learn_scale": True}
-        return {"scale": initial, **({"learn_scale": True} if modality.scale == "learned" else {})}
+            value = likelihood_class(modality.likelihood).default_scale if initial is None else initial
+            initial = torch.full((channels, *[1] * len(sides)), value)
+        return {"scale": initial, "learn_scale": None if modality.scale is None else True}
 
     def _deep(self, network: nn.Module) -> nn.Module:
         """A feature network with the layers that follow joined branches, where there are any."""
         return chain(network, trunk(network.out_features, self.joint_features)) if self.joint_features else network
+
+
+def likelihood_class(name: str) -> type[Likelihood]:
+    """The likelihood that a description of a modality names.
+
+    Example:
+        >>> likelihood_class("student_t").__name__
+        'StudentTLikelihood'
+    """
+    return getattr(ppl_models, f"{name.title().replace('_', '')}Likelihood")
 
 
 def networks_for(

@@ -1,7 +1,12 @@
 """Likelihoods `p(x_m | z)`: modules from latents to a distribution, and the distributions that torch does not have."""
 
 from multipyro.ppl_models.likelihoods.angles import StableVonMises, VonMisesLikelihood
-from multipyro.ppl_models.likelihoods.base import Likelihood, LocationScaleLikelihood, point_estimate
+from multipyro.ppl_models.likelihoods.base import (
+    ConcentrationLikelihood,
+    Likelihood,
+    LocationScaleLikelihood,
+    point_estimate,
+)
 from multipyro.ppl_models.likelihoods.classes import BernoulliLikelihood, CategoricalLikelihood, OrdinalLikelihood
 from multipyro.ppl_models.likelihoods.continuous_bernoulli import ExactContinuousBernoulli
 from multipyro.ppl_models.likelihoods.counts import (
@@ -34,6 +39,7 @@ __all__ = [
     "CategoricalLikelihood",
     "ClampedBeta",
     "ClampedDirichlet",
+    "ConcentrationLikelihood",
     "ContinuousBernoulliLikelihood",
     "CountLikelihood",
     "DirichletLikelihood",

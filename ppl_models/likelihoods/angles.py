@@ -4,10 +4,10 @@ import math
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from multipyro.ppl_models.likelihoods._numerics import bounded_log
-from multipyro.ppl_models.likelihoods.base import Likelihood, check_interval, register_positive
+from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood, check_interval
 
 __all__ = ["StableVonMises", "VonMisesLikelihood"]
 
@@ -28,7 +28,7 @@ class StableVonMises(dist.VonMises):
         return exponent - torch.special.i0e(self.concentration).log() - math.log(2 * math.pi)
 
 
-class VonMisesLikelihood(Likelihood):
+class VonMisesLikelihood(ConcentrationLikelihood):
     r"""Angles in radians, such as those of joints or of the wind; the network outputs a direction.
 
     .. math:: p(x \mid z) = \frac{\exp(\kappa \cos(x - \mu))}{2 \pi I_0(\kappa)}, \qquad
@@ -50,16 +50,6 @@ class VonMisesLikelihood(Likelihood):
     """
 
     parameter_dims = 1
-
-    def __init__(
-        self,
-        network: nn.Module,
-        concentration: float | Tensor = 1.0,
-        learn_concentration: bool = True,
-        missing_entries: bool = False,
-    ) -> None:
-        super().__init__(network, missing_entries)
-        register_positive(self, "concentration", concentration, learn_concentration, self.event_shape)
 
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         cosine, sine = outputs.unbind(-1)

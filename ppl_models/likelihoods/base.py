@@ -12,6 +12,7 @@ from multipyro.batch import is_missing
 from multipyro.ppl_models.likelihoods.missing import MissingEntries
 
 __all__ = [
+    "ConcentrationLikelihood",
     "Likelihood",
     "LocationScaleLikelihood",
     "batch_shape_text",
@@ -125,16 +126,25 @@ class LocationScaleLikelihood(Likelihood):
 
     Args:
         network: Module from latents to locations `(..., batch, *event)`.
-        scale: The scale of every entry, or a tensor that broadcasts against one data point, such as `(channels, 1, 1)`.
-        learn_scale: Whether the scale is learned, starting from `scale`.
+        scale: The scale of every entry, or a tensor that broadcasts against one data point, such as `(channels, 1, 1)`;
+            None for the `default_scale` of the class.
+        learn_scale: Whether the scale is learned, starting from `scale`; None for `learns_scale` of the class.
         missing_entries: Whether entries may be missing; see `Likelihood`.
     """
 
+    default_scale = 1.0
+    learns_scale = True
+
     def __init__(
-        self, network: nn.Module, scale: float | Tensor, learn_scale: bool, missing_entries: bool = False
+        self,
+        network: nn.Module,
+        scale: float | Tensor | None = None,
+        learn_scale: bool | None = None,
+        missing_entries: bool = False,
     ) -> None:
         super().__init__(network, missing_entries)
-        register_positive(self, "scale", scale, learn_scale)
+        scale = self.default_scale if scale is None else scale
+        register_positive(self, "scale", scale, self.learns_scale if learn_scale is None else learn_scale)
 
     @abstractmethod
     def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
@@ -145,6 +155,30 @@ class LocationScaleLikelihood(Likelihood):
 
     def check_values(self, values: Tensor, name: str) -> None:
         check_interval(values, name, type(self).__name__)
+
+
+class ConcentrationLikelihood(Likelihood):
+    """Base of likelihoods with a concentration beside what the network outputs, fixed or learned.
+
+    Args:
+        network: Module from latents to outputs `(..., batch, *event, *parameters)`.
+        concentration: A number, or a tensor that broadcasts against one data point.
+        learn_concentration: Whether it is learned, one per entry if the network has an attribute `out_shape`.
+        missing_entries: Whether entries may be missing; see `Likelihood`.
+
+    Attributes:
+        log_concentration: Its logarithm, a parameter if it is learned and a buffer otherwise.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        concentration: float | Tensor = 1.0,
+        learn_concentration: bool = True,
+        missing_entries: bool = False,
+    ) -> None:
+        super().__init__(network, missing_entries)
+        register_positive(self, "concentration", concentration, learn_concentration, self.event_shape)
 
 
 def register_positive(

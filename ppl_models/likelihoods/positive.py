@@ -3,10 +3,10 @@
 import math
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from multipyro.ppl_models.likelihoods._numerics import bounded_log, stirling_error
-from multipyro.ppl_models.likelihoods.base import Likelihood, LocationScaleLikelihood, check_interval, register_positive
+from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood, LocationScaleLikelihood, check_interval
 
 __all__ = ["GammaLikelihood", "LogNormalLikelihood", "StableGamma"]
 
@@ -19,27 +19,18 @@ class LogNormalLikelihood(LocationScaleLikelihood):
     Args:
         network: Module from latents to the means of `log x`, `(..., batch, *event)`.
         scale: Standard deviation of `log x`, about the relative error of `x` if small: a number, or a tensor that
-            broadcasts against one data point.
-        learn_scale: Whether the scale is learned, starting from `scale`.
+            broadcasts against one data point; 1 by default.
+        learn_scale: Whether the scale is learned, starting from `scale`; by default it is.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> LogNormalLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2)).sample().min() > 0
         tensor(True)
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        scale: float | Tensor = 1.0,
-        learn_scale: bool = True,
-        missing_entries: bool = False,
-    ) -> None:
-        super().__init__(network, scale, learn_scale, missing_entries)
-
-    def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
-        return dist.LogNormal(loc, scale)
+    family = dist.LogNormal
 
     def check_values(self, values: Tensor, name: str) -> None:
         check_interval(values, name, "LogNormalLikelihood", low=0, strict=True)
@@ -61,7 +52,7 @@ class StableGamma(dist.Gamma):
         return 0.5 * (a.log() - math.log(2 * math.pi)) - value.log() - a * deviance - stirling_error(a)
 
 
-class GammaLikelihood(Likelihood):
+class GammaLikelihood(ConcentrationLikelihood):
     r"""Positive values with a gamma distribution; the network outputs the logarithm of the mean.
 
     .. math:: p(x \mid z) = \mathrm{Gamma}(a, a / \mu), \qquad \mu = e^{f(z)}, \qquad \mathrm{Var}[x] = \mu^2 / a
@@ -75,19 +66,10 @@ class GammaLikelihood(Likelihood):
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> GammaLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2)).sample().min() > 0
         tensor(True)
     """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        concentration: float | Tensor = 1.0,
-        learn_concentration: bool = True,
-        missing_entries: bool = False,
-    ) -> None:
-        super().__init__(network, missing_entries)
-        register_positive(self, "concentration", concentration, learn_concentration, self.event_shape)
 
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         log_concentration = bounded_log(self.log_concentration)

@@ -17,8 +17,8 @@ class NormalLikelihood(LocationScaleLikelihood):
     Args:
         network: Module from latents to means `(..., batch, *event)`.
         scale: Standard deviation, in the unit of the data: a number, or a tensor that broadcasts against one data
-            point, such as `(3, 1, 1)` for one per channel.
-        learn_scale: Whether the scale is learned, starting from `scale`.
+            point, such as `(3, 1, 1)` for one per channel; 1 by default.
+        learn_scale: Whether the scale is learned, starting from `scale`; by default it is not.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
     Example:
@@ -26,29 +26,19 @@ class NormalLikelihood(LocationScaleLikelihood):
         tensor([0.5000, 0.5000, 0.5000, 0.5000, 0.5000])
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        scale: float | Tensor = 1.0,
-        learn_scale: bool = False,
-        missing_entries: bool = False,
-    ) -> None:
-        super().__init__(network, scale, learn_scale, missing_entries)
-
-    def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
-        return dist.Normal(loc, scale)
+    family = dist.Normal
+    learns_scale = False
 
 
 class LaplaceLikelihood(LocationScaleLikelihood):
     r"""Real values with Laplace noise; the network outputs the location.
 
-    The default scale of 0.75 is that of the code of the MMVAE and MoPoE papers.
-
     Args:
         network: Module from latents to locations `(..., batch, *event)`.
         scale: Laplace scale `b`, in the unit of the data (the standard deviation is `sqrt(2) b`): a number, or a tensor
-            that broadcasts against one data point.
-        learn_scale: Whether the scale is learned, starting from `scale`.
+            that broadcasts against one data point. The default of 0.75 is that of the code of the MMVAE and MoPoE
+            papers.
+        learn_scale: Whether the scale is learned, starting from `scale`; by default it is not.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
     Example:
@@ -56,17 +46,9 @@ class LaplaceLikelihood(LocationScaleLikelihood):
         tensor([0.7500, 0.7500, 0.7500, 0.7500, 0.7500])
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        scale: float | Tensor = 0.75,
-        learn_scale: bool = False,
-        missing_entries: bool = False,
-    ) -> None:
-        super().__init__(network, scale, learn_scale, missing_entries)
-
-    def family(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
-        return dist.Laplace(loc, scale)
+    family = dist.Laplace
+    default_scale = 0.75
+    learns_scale = False
 
 
 class StudentTLikelihood(LocationScaleLikelihood):
@@ -74,8 +56,9 @@ class StudentTLikelihood(LocationScaleLikelihood):
 
     Args:
         network: Module from latents to locations `(..., batch, *event)`.
-        scale: Scale, in the unit of the data; the standard deviation is `scale * sqrt(df / (df - 2))` if `df > 2`.
-        learn_scale: Whether the scale is learned, starting from `scale`.
+        scale: Scale, in the unit of the data; the standard deviation is `scale * sqrt(df / (df - 2))` if `df > 2`; 1 by
+            default.
+        learn_scale: Whether the scale is learned, starting from `scale`; by default it is.
         df: Degrees of freedom, above 1 so that there is a mean; the fewer, the heavier the tails.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
@@ -90,8 +73,8 @@ class StudentTLikelihood(LocationScaleLikelihood):
     def __init__(
         self,
         network: nn.Module,
-        scale: float | Tensor = 1.0,
-        learn_scale: bool = True,
+        scale: float | Tensor | None = None,
+        learn_scale: bool | None = None,
         df: float = 4.0,
         missing_entries: bool = False,
     ) -> None:

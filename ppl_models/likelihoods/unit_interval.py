@@ -117,8 +117,8 @@ class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
     Args:
         network: Module from latents to locations `(..., batch, *event)`.
         scale: Scale of the logistic, in the unit of the data: a number, or a tensor that broadcasts against one data
-            point.
-        learn_scale: Whether the scale is learned, starting from `scale`.
+            point; 0.1 by default.
+        learn_scale: Whether the scale is learned, starting from `scale`; by default it is.
         bins: Number of levels.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
@@ -128,11 +128,13 @@ class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
         torch.Size([3])
     """
 
+    default_scale = 0.1
+
     def __init__(
         self,
         network: nn.Module,
-        scale: float | Tensor = 0.1,
-        learn_scale: bool = True,
+        scale: float | Tensor | None = None,
+        learn_scale: bool | None = None,
         bins: int = 256,
         missing_entries: bool = False,
     ) -> None:

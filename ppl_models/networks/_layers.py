@@ -1,4 +1,6 @@
-"""What the networks share: leading dimensions, batch norm on a single example, and class ids."""
+"""What the networks share: any leading dimensions, batch norm on a single example, and class ids."""
+
+from collections.abc import Sequence
 
 import torch
 from pyro.infer.util import is_validation_enabled
@@ -6,7 +8,7 @@ from torch import Tensor, nn
 
 from multipyro._modes import batch_norms, evaluation_mode
 
-__all__ = ["OneHot", "check_ids", "embed", "leading_shape", "run_layers"]
+__all__ = ["Layers", "OneHot", "check_ids", "embed", "leading_shape", "run_layers", "with_norm"]
 
 
 def leading_shape(values: Tensor, in_shape: tuple[int, ...]) -> torch.Size:
@@ -37,6 +39,31 @@ def run_layers(layers: nn.Module, values: Tensor, in_shape: tuple[int, ...]) -> 
     else:
         outputs = layers(batch)
     return outputs.reshape(*lead, *outputs.shape[1:])
+
+
+class Layers(nn.Module):
+    """Layers that expect one batch dimension, on values with any leading dimensions.
+
+    Args:
+        layers: The layers, in order.
+        in_shape: Shape of one input.
+
+    Shapes:
+        `(..., *in_shape)` to `(..., *out_shape)`.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], in_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.in_shape, self.layers = tuple(in_shape), nn.Sequential(*layers)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return run_layers(self.layers, values, self.in_shape)
+
+
+def with_norm(layer: nn.Module, norm: nn.Module | None, activation: nn.Module | None = None) -> list[nn.Module]:
+    """A layer, the norm of its outputs unless it is None, and an activation, by default a ReLU."""
+    norms = [] if norm is None else [norm]
+    return [layer, *norms, nn.ReLU() if activation is None else activation]
 
 
 def check_ids(values: Tensor, num_classes: int) -> None:

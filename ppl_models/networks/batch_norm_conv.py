@@ -1,11 +1,12 @@
 """The networks of JMVAE for 64x64 images: strided 4x4 convolutions with batch norm, in the style of DCGAN."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import run_layers
+from multipyro.ppl_models.networks._layers import Layers, with_norm
 
 __all__ = ["BatchNormConvDecoder", "BatchNormConvEncoder"]
 
@@ -14,7 +15,7 @@ __all__ = ["BatchNormConvDecoder", "BatchNormConvEncoder"]
 _LOC, _SCALE = 0.5, 0.27
 
 
-class BatchNormConvEncoder(nn.Module):
+class BatchNormConvEncoder(Layers):
     r"""Four strided 4x4 convolutions, flattened: `C64R-C128BR-C256BR-C256BR-F` of JMVAE with 64 base channels.
 
     References:
@@ -43,25 +44,23 @@ class BatchNormConvEncoder(nn.Module):
         batch_norm: bool = True,
         negative_slope: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.in_shape = tuple(in_shape)
-        sides = _sixteenths(self.in_shape)
-        self.out_features = 4 * base_channels * math.prod(sides)
+        sides = _sixteenths(tuple(in_shape))
         layers: list[nn.Module] = []
-        channels = (self.in_shape[0], *(multiple * base_channels for multiple in (1, 2, 4, 4)))
-        for position, (before, after) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+        channels = (in_shape[0], *(multiple * base_channels for multiple in (1, 2, 4, 4)))
+        for position, (before, after) in enumerate(itertools.pairwise(channels)):
             normalized = batch_norm and position > 0
             # batch norm would subtract a bias again
-            layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not normalized))
-            layers += [nn.BatchNorm2d(after)] if normalized else []
-            layers.append(nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU())
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+            convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not normalized)
+            activation = nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU()
+            layers += with_norm(convolution, nn.BatchNorm2d(after) if normalized else None, activation)
+        super().__init__([*layers, nn.Flatten()], in_shape)
+        self.out_features = 4 * base_channels * math.prod(sides)
 
     def forward(self, values: Tensor) -> Tensor:
-        return run_layers(self.layers, (values - _LOC) / _SCALE, self.in_shape)
+        return super().forward((values - _LOC) / _SCALE)
 
 
-class BatchNormConvDecoder(nn.Module):
+class BatchNormConvDecoder(Layers):
     r"""A layer, then transposed 4x4 convolutions: `D4096R-DC256BR-DC128BR-DC64BR-DC3` of JMVAE with 64 base channels.
 
     The output is linear.
@@ -86,23 +85,17 @@ class BatchNormConvDecoder(nn.Module):
     """
 
     def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 64) -> None:
-        super().__init__()
-        self.in_features, self.out_shape = in_features, tuple(out_shape)
-        sides = _sixteenths(self.out_shape)
-        top = 4 * base_channels
-        layers: list[nn.Module] = [
-            nn.Linear(in_features, top * math.prod(sides)),
-            nn.ReLU(),
-            nn.Unflatten(-1, (top, *sides)),
-        ]
-        for before, after in ((top, top), (top, 2 * base_channels), (2 * base_channels, base_channels)):
+        sides, top = _sixteenths(tuple(out_shape)), 4 * base_channels
+        layers = [nn.Linear(in_features, top * math.prod(sides)), nn.ReLU(), nn.Unflatten(-1, (top, *sides))]
+        for before, after in itertools.pairwise((top, top, 2 * base_channels, base_channels)):
             convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
-        layers.append(nn.ConvTranspose2d(base_channels, self.out_shape[0], 4, stride=2, padding=1))
-        self.layers = nn.Sequential(*layers)
+            layers += with_norm(convolution, nn.BatchNorm2d(after))
+        layers.append(nn.ConvTranspose2d(base_channels, out_shape[0], 4, stride=2, padding=1))
+        super().__init__(layers, (in_features,))
+        self.out_shape = tuple(out_shape)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return _LOC + _SCALE * run_layers(self.layers, latents, (self.in_features,))
+        return _LOC + _SCALE * super().forward(latents)
 
 
 def _sixteenths(shape: tuple[int, ...]) -> tuple[int, ...]:

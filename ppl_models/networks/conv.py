@@ -1,11 +1,12 @@
 """Strided convolutions without normalization, for images, spectra and volumes."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from multipyro.ppl_models.networks._layers import run_layers
+from multipyro.ppl_models.networks._layers import Layers
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
@@ -13,7 +14,7 @@ _CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Layers):
     r"""Strided convolutions with a ReLU after each, then at most one linear layer: by default MoPoE's for PolyMNIST.
 
     The number of sides decides between 1-d, 2-d and 3-d convolutions.
@@ -53,25 +54,20 @@ class ConvEncoder(nn.Module):
         channels: Sequence[int] = (32, 64, 128),
         kernel_size: int = 3,
     ) -> None:
-        super().__init__()
-        self.in_shape = tuple(in_shape)
-        sizes = _halved_sides(self.in_shape, len(channels), kernel_size)
+        sizes = _halved_sides(tuple(in_shape), len(channels), kernel_size)
         convolution = _CONVOLUTION[len(sizes[0])]
         layers: list[nn.Module] = []
-        for before, after in zip([self.in_shape[0], *channels[:-1]], channels, strict=True):
+        for before, after in itertools.pairwise([in_shape[0], *channels]):
             layers += [convolution(before, after, kernel_size, stride=2, padding=1), nn.ReLU()]
         layers.append(nn.Flatten())
         map_features = channels[-1] * math.prod(sizes[-1])
         if out_features is not None:
             layers += [nn.Linear(map_features, out_features), nn.ReLU()]
+        super().__init__(layers, in_shape)
         self.out_features = map_features if out_features is None else out_features
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, values: Tensor) -> Tensor:
-        return run_layers(self.layers, values, self.in_shape)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Layers):
     r"""The mirror image of `ConvEncoder`: a layer from the latent to a map, then transposed convolutions.
 
     The output is linear. With kernels of size 4 the map comes from a transposed convolution too, which has one bias
@@ -105,31 +101,26 @@ class ConvDecoder(nn.Module):
         kernel_size: int = 3,
         hidden_features: int | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_shape = in_features, tuple(out_shape)
-        sizes = _halved_sides(self.out_shape, len(channels), kernel_size)[::-1]
+        sizes = _halved_sides(tuple(out_shape), len(channels), kernel_size)[::-1]
         transposed = _TRANSPOSED[len(sizes[0])]
         layers: list[nn.Module] = []
+        width = in_features
         if hidden_features is not None:
-            layers += [nn.Linear(in_features, hidden_features), nn.ReLU()]
-            in_features = hidden_features
+            layers += [nn.Linear(width, hidden_features), nn.ReLU()]
+            width = hidden_features
         if kernel_size == 3:
-            layers += [nn.Linear(in_features, channels[0] * math.prod(sizes[0])), nn.ReLU()]
+            layers += [nn.Linear(width, channels[0] * math.prod(sizes[0])), nn.ReLU()]
             layers.append(nn.Unflatten(-1, (channels[0], *sizes[0])))
         else:
-            layers.append(nn.Unflatten(-1, (in_features, *[1] * len(sizes[0]))))
-            layers += [transposed(in_features, channels[0], sizes[0]), nn.ReLU()]
-        widths = [*channels, self.out_shape[0]]
-        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            layers.append(nn.Unflatten(-1, (width, *[1] * len(sizes[0]))))
+            layers += [transposed(width, channels[0], sizes[0]), nn.ReLU()]
+        for (before, after), sides in zip(itertools.pairwise([*channels, out_shape[0]]), sizes[1:], strict=True):
             # a kernel of 3 needs no output padding for an odd side 2s - 1, and 1 for an even side 2s
-            padding = [1 - side % 2 if kernel_size == 3 else 0 for side in sizes[position + 1]]
+            padding = [1 - side % 2 if kernel_size == 3 else 0 for side in sides]
             layers.append(transposed(before, after, kernel_size, stride=2, padding=1, output_padding=padding))
-            if position < len(channels) - 1:
-                layers.append(nn.ReLU())
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return run_layers(self.layers, latents, (self.in_features,))
+            layers.append(nn.ReLU())
+        super().__init__(layers[:-1], (in_features,))
+        self.out_shape = tuple(out_shape)
 
 
 def _halved_sides(shape: tuple[int, ...], times: int, kernel_size: int) -> list[tuple[int, ...]]:

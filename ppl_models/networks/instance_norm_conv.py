@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import run_layers
+from multipyro.ppl_models.networks._layers import Layers, with_norm
 
 __all__ = ["InstanceNormConvDecoder", "InstanceNormConvEncoder"]
 
@@ -14,8 +14,8 @@ _MAP_CHANNELS = 10
 _HIDDEN_FEATURES = 1000
 
 
-def _normalized(convolution: nn.Module, channels: int) -> list[nn.Module]:
-    return [convolution, nn.InstanceNorm2d(channels), nn.ReLU()]
+def _normalized(convolution: nn.Module) -> list[nn.Module]:
+    return with_norm(convolution, nn.InstanceNorm2d(convolution.out_channels))
 
 
 class _Block(nn.Module):
@@ -24,13 +24,13 @@ class _Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         first, second = (nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect") for _ in range(2))
-        self.layers = nn.Sequential(*_normalized(first, channels), second, nn.InstanceNorm2d(channels))
+        self.layers = nn.Sequential(*_normalized(first), second, nn.InstanceNorm2d(channels))
 
     def forward(self, values: Tensor) -> Tensor:
         return values + self.layers(values)
 
 
-class InstanceNormConvEncoder(nn.Module):
+class InstanceNormConvEncoder(Layers):
     r"""A wide convolution, two strided ones, three residual blocks, and two linear layers.
 
     References:
@@ -52,27 +52,24 @@ class InstanceNormConvEncoder(nn.Module):
     """
 
     def __init__(self, in_shape: Sequence[int], out_features: int = 200, base_channels: int = 64) -> None:
-        super().__init__()
-        self.in_shape, self.out_features = tuple(in_shape), out_features
-        sides = _quarters(self.in_shape)
+        sides = _quarters(tuple(in_shape))
         first, second, third = base_channels, 2 * base_channels, 4 * base_channels
-        self.layers = nn.Sequential(
-            *_normalized(nn.Conv2d(self.in_shape[0], first, 7, padding=3, padding_mode="reflect"), first),
-            *_normalized(nn.Conv2d(first, second, 3, stride=2, padding=1), second),
-            *_normalized(nn.Conv2d(second, third, 3, stride=2, padding=1), third),
+        layers = [
+            *_normalized(nn.Conv2d(in_shape[0], first, 7, padding=3, padding_mode="reflect")),
+            *_normalized(nn.Conv2d(first, second, 3, stride=2, padding=1)),
+            *_normalized(nn.Conv2d(second, third, 3, stride=2, padding=1)),
             *(_Block(third) for _ in range(_NUM_BLOCKS)),
-            *_normalized(nn.Conv2d(third, _MAP_CHANNELS, 3, padding=1), _MAP_CHANNELS),
+            *_normalized(nn.Conv2d(third, _MAP_CHANNELS, 3, padding=1)),
             nn.Flatten(),
             nn.Linear(_MAP_CHANNELS * math.prod(sides), _HIDDEN_FEATURES),
             nn.ReLU(),
             nn.Linear(_HIDDEN_FEATURES, out_features),
-        )
+        ]
+        super().__init__(layers, in_shape)
+        self.out_features = out_features
 
-    def forward(self, values: Tensor) -> Tensor:
-        return run_layers(self.layers, values, self.in_shape)
 
-
-class InstanceNormConvDecoder(nn.Module):
+class InstanceNormConvDecoder(Layers):
     r"""The mirror image of `InstanceNormConvEncoder`.
 
     The output is linear: logits for a Beta likelihood, means for others.
@@ -96,26 +93,23 @@ class InstanceNormConvDecoder(nn.Module):
     """
 
     def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 64) -> None:
-        super().__init__()
-        self.in_features, self.out_shape = in_features, tuple(out_shape)
-        sides = _quarters(self.out_shape)
+        sides = _quarters(tuple(out_shape))
         first, second, third = base_channels, 2 * base_channels, 4 * base_channels
         double = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
-        self.layers = nn.Sequential(
+        layers = [
             nn.Linear(in_features, _HIDDEN_FEATURES),
             nn.ReLU(),
             nn.Linear(_HIDDEN_FEATURES, _MAP_CHANNELS * math.prod(sides)),
             nn.ReLU(),
             nn.Unflatten(-1, (_MAP_CHANNELS, *sides)),
-            *_normalized(nn.Conv2d(_MAP_CHANNELS, third, 3, padding=1), third),
+            *_normalized(nn.Conv2d(_MAP_CHANNELS, third, 3, padding=1)),
             *(_Block(third) for _ in range(_NUM_BLOCKS)),
-            *_normalized(nn.ConvTranspose2d(third, second, **double), second),
-            *_normalized(nn.ConvTranspose2d(second, first, **double), first),
-            nn.Conv2d(first, self.out_shape[0], 7, padding=3, padding_mode="reflect"),
-        )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return run_layers(self.layers, latents, (self.in_features,))
+            *_normalized(nn.ConvTranspose2d(third, second, **double)),
+            *_normalized(nn.ConvTranspose2d(second, first, **double)),
+            nn.Conv2d(first, out_shape[0], 7, padding=3, padding_mode="reflect"),
+        ]
+        super().__init__(layers, (in_features,))
+        self.out_shape = tuple(out_shape)
 
 
 def _quarters(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Fully connected networks."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -44,13 +45,10 @@ class MLP(nn.Module):
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
         self.out_features = math.prod(self.out_shape)
-        widths = [math.prod(self.in_shape), *hidden_features, self.out_features]
         layers: list[nn.Module] = []
-        for position, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            layers.append(nn.Linear(before, after))
-            if activate_output or position < len(widths) - 2:
-                layers.append(activation())
-        self.layers = nn.Sequential(*layers)
+        for before, after in itertools.pairwise([math.prod(self.in_shape), *hidden_features, self.out_features]):
+            layers += [nn.Linear(before, after), activation()]
+        self.layers = nn.Sequential(*(layers if activate_output else layers[:-1]))
 
     def forward(self, values: Tensor) -> Tensor:
         lead = leading_shape(values, self.in_shape)

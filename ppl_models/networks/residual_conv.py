@@ -1,11 +1,12 @@
 """The networks of MoPoE for CelebA: residual convolutions for 64x64 images and for texts of 256 characters."""
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import run_layers
-from multipyro.ppl_models.networks.text import CharacterChannels
+from multipyro.ppl_models.networks._layers import Layers
+from multipyro.ppl_models.networks.text import CharacterChannels, CharacterLogits
 
 __all__ = ["ResidualConvDecoder", "ResidualConvEncoder", "ResidualTextDecoder", "ResidualTextEncoder"]
 
@@ -48,23 +49,15 @@ class _Block(nn.Module):
         return _SKIP_WEIGHT * self.skip(values) + _BRANCH_WEIGHT * self.branch(values)
 
 
-def _encoder_blocks(multiples: Sequence[int], base_channels: int, dims: int) -> list[nn.Module]:
-    steps = list(zip(multiples[:-1], multiples[1:], strict=True))
-    return [
-        _Block(before * base_channels, after * base_channels, number == len(steps) - 1, False, dims)
-        for number, (before, after) in enumerate(steps)
-    ]
+def _blocks(multiples: Sequence[int], base_channels: int, transposed: bool, dims: int) -> list[nn.Module]:
+    """The blocks of an encoder, or from the last to the first those of a decoder."""
+    channels = [multiple * base_channels for multiple in (multiples[::-1] if transposed else multiples)]
+    last = 0 if transposed else len(channels) - 2
+    steps = enumerate(itertools.pairwise(channels))
+    return [_Block(before, after, number == last, transposed, dims) for number, (before, after) in steps]
 
 
-def _decoder_blocks(multiples: Sequence[int], base_channels: int, dims: int) -> list[nn.Module]:
-    steps = list(zip(multiples[:0:-1], multiples[-2::-1], strict=True))
-    return [
-        _Block(before * base_channels, after * base_channels, number == 0, True, dims)
-        for number, (before, after) in enumerate(steps)
-    ]
-
-
-class ResidualConvEncoder(nn.Module):
+class ResidualConvEncoder(Layers):
     r"""A convolution and four residual blocks, from a 64x64 image to one position.
 
     References:
@@ -84,17 +77,13 @@ class ResidualConvEncoder(nn.Module):
     """
 
     def __init__(self, in_shape: Sequence[int], base_channels: int = 128) -> None:
-        super().__init__()
-        self.in_shape = _check_image(in_shape)
+        _check_image(in_shape)
+        first = nn.Conv2d(in_shape[0], base_channels, 3, stride=2, padding=2, bias=False)
+        super().__init__([first, *_blocks(_IMAGE_MULTIPLES, base_channels, False, 2), nn.Flatten()], in_shape)
         self.out_features = _IMAGE_MULTIPLES[-1] * base_channels
-        first = nn.Conv2d(self.in_shape[0], base_channels, 3, stride=2, padding=2, bias=False)
-        self.layers = nn.Sequential(first, *_encoder_blocks(_IMAGE_MULTIPLES, base_channels, 2), nn.Flatten())
-
-    def forward(self, values: Tensor) -> Tensor:
-        return run_layers(self.layers, values, self.in_shape)
 
 
-class ResidualConvDecoder(nn.Module):
+class ResidualConvDecoder(Layers):
     r"""The mirror image of `ResidualConvEncoder`, with a linear output.
 
     References:
@@ -115,18 +104,15 @@ class ResidualConvDecoder(nn.Module):
     """
 
     def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 128) -> None:
-        super().__init__()
-        self.in_features, self.out_shape = in_features, _check_image(out_shape)
+        _check_image(out_shape)
         top = _IMAGE_MULTIPLES[-1] * base_channels
-        last = nn.ConvTranspose2d(base_channels, self.out_shape[0], 3, stride=2, padding=1, output_padding=1)
+        last = nn.ConvTranspose2d(base_channels, out_shape[0], 3, stride=2, padding=1, output_padding=1)
         first = [nn.Linear(in_features, top), nn.Unflatten(-1, (top, 1, 1))]
-        self.layers = nn.Sequential(*first, *_decoder_blocks(_IMAGE_MULTIPLES, base_channels, 2), last)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return run_layers(self.layers, latents, (self.in_features,))
+        super().__init__([*first, *_blocks(_IMAGE_MULTIPLES, base_channels, True, 2), last], (in_features,))
+        self.out_shape = tuple(out_shape)
 
 
-class ResidualTextEncoder(nn.Module):
+class ResidualTextEncoder(CharacterChannels):
     r"""One-hot characters through a convolution and six residual blocks, from 256 positions to one.
 
     References:
@@ -147,18 +133,13 @@ class ResidualTextEncoder(nn.Module):
     """
 
     def __init__(self, num_classes: int, length: int = _LENGTH, base_channels: int = 128) -> None:
-        super().__init__()
         _check_length(length)
-        self.out_features = _TEXT_MULTIPLES[-1] * base_channels
-        self.channels = CharacterChannels(num_classes, length)
         first = nn.Conv1d(num_classes, base_channels, 4, stride=2, padding=1)
-        self.layers = nn.Sequential(first, *_encoder_blocks(_TEXT_MULTIPLES, base_channels, 1), nn.Flatten())
-
-    def forward(self, values: Tensor) -> Tensor:
-        return run_layers(self.layers, self.channels(values, self.layers[0].weight.dtype), self.channels.out_shape)
+        super().__init__([first, *_blocks(_TEXT_MULTIPLES, base_channels, False, 1), nn.Flatten()], num_classes, length)
+        self.out_features = _TEXT_MULTIPLES[-1] * base_channels
 
 
-class ResidualTextDecoder(nn.Module):
+class ResidualTextDecoder(CharacterLogits):
     r"""The mirror image of `ResidualTextEncoder`: logits of every character at every position.
 
     References:
@@ -180,22 +161,17 @@ class ResidualTextDecoder(nn.Module):
     """
 
     def __init__(self, in_features: int, num_classes: int, length: int = _LENGTH, base_channels: int = 128) -> None:
-        super().__init__()
         _check_length(length)
-        self.in_features, self.out_shape = in_features, (length, num_classes)
         top = _TEXT_MULTIPLES[-1] * base_channels
         last = nn.ConvTranspose1d(base_channels, num_classes, 4, stride=2, padding=1)
         first = [nn.Linear(in_features, top), nn.Unflatten(-1, (top, 1))]
-        self.layers = nn.Sequential(*first, *_decoder_blocks(_TEXT_MULTIPLES, base_channels, 1), last)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return run_layers(self.layers, latents, (self.in_features,)).transpose(-1, -2)
+        layers = [*first, *_blocks(_TEXT_MULTIPLES, base_channels, True, 1), last]
+        super().__init__(layers, in_features, num_classes, length)
 
 
-def _check_image(shape: Sequence[int]) -> tuple[int, ...]:
+def _check_image(shape: Sequence[int]) -> None:
     if len(shape) != 3 or tuple(shape[1:]) != (_SIDE, _SIDE):
         raise ValueError(f"an image must be (channels, {_SIDE}, {_SIDE}), got {tuple(shape)}")
-    return tuple(shape)
 
 
 def _check_length(length: int) -> None:

@@ -1,49 +1,69 @@
 """Networks for texts: convolutions over characters or embedded words, and a recurrent network."""
 
-import torch
+import itertools
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import OneHot, check_ids, embed, leading_shape, run_layers
+from multipyro.ppl_models.networks._layers import Layers, OneHot, check_ids, embed, leading_shape, with_norm
 
 __all__ = [
     "CharacterChannels",
     "CharacterDecoder",
     "CharacterEncoder",
+    "CharacterLogits",
     "GRUTextEncoder",
     "SentenceDecoder",
     "SentenceEncoder",
 ]
 
 
-class CharacterChannels(nn.Module):
-    """Texts `(..., length)` as one channel per character, `(..., num_classes, length)`.
+class CharacterChannels(Layers):
+    """Layers on texts `(..., length)` with one channel per character; a missing one, -1, is zero in all channels.
 
     Args:
+        layers: The layers, the first of them a convolution over `num_classes` channels.
         num_classes: Number of characters.
         length: Number of positions.
 
     Example:
-        >>> CharacterChannels(3, 2)(torch.tensor([0, 2]), torch.float32)
-        tensor([[1., 0.],
-                [0., 0.],
-                [0., 1.]])
+        >>> import torch
+        >>> CharacterChannels([nn.Conv1d(3, 4, 2)], 3, 2)(torch.tensor([[0, 2]])).shape
+        torch.Size([1, 4, 1])
     """
 
-    def __init__(self, num_classes: int, length: int) -> None:
-        super().__init__()
-        self.out_shape = (num_classes, length)
+    def __init__(self, layers: Sequence[nn.Module], num_classes: int, length: int) -> None:
+        super().__init__(layers, (num_classes, length))
         self.one_hot = OneHot(num_classes)
 
-    def forward(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        leading_shape(values, self.out_shape[1:])
-        return self.one_hot(values, dtype).transpose(-1, -2)
+    def forward(self, values: Tensor) -> Tensor:
+        leading_shape(values, self.in_shape[1:])
+        return super().forward(self.one_hot(values, self.layers[0].weight.dtype).transpose(-1, -2))
 
 
-class CharacterEncoder(nn.Module):
+class CharacterLogits(Layers):
+    """Layers from latents to one channel per character, as logits `(..., length, num_classes)`.
+
+    Args:
+        layers: The layers, from `(batch, in_features)` to `(batch, num_classes, length)`.
+        in_features: Size of the latent.
+        num_classes: Number of characters.
+        length: Number of positions.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], in_features: int, num_classes: int, length: int) -> None:
+        super().__init__(layers, (in_features,))
+        self.out_shape = (length, num_classes)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return super().forward(latents).transpose(-1, -2)
+
+
+class CharacterEncoder(CharacterChannels):
     r"""One-hot characters through strided convolutions down to one position.
 
     At length 8 it is MoPoE's text encoder: `conv(1)`, `conv(4, stride 2)`, `conv(4)`, with a ReLU after each; each
-    doubling of the length adds one `conv(4, stride 2)`. A missing character, -1, is zero in all channels.
+    doubling of the length adds one `conv(4, stride 2)`.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), appendix on MNIST-SVHN-Text.
@@ -57,24 +77,21 @@ class CharacterEncoder(nn.Module):
         ValueError: If the length is another one.
 
     Example:
+        >>> import torch
         >>> CharacterEncoder(71, 8)(torch.zeros(5, 3, 8, dtype=torch.int64)).shape
         torch.Size([5, 3, 128])
     """
 
     def __init__(self, num_classes: int, length: int, channels: int = 128) -> None:
-        super().__init__()
-        self.out_features = channels
-        self.channels = CharacterChannels(num_classes, length)
         layers: list[nn.Module] = [nn.Conv1d(num_classes, channels, 1), nn.ReLU()]
         for _ in range(_halvings(length)):
             layers += [nn.Conv1d(channels, channels, 4, stride=2, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv1d(channels, channels, 4), nn.ReLU(), nn.Flatten())
+        layers += [nn.Conv1d(channels, channels, 4), nn.ReLU(), nn.Flatten()]
+        super().__init__(layers, num_classes, length)
+        self.out_features = channels
 
-    def forward(self, values: Tensor) -> Tensor:
-        return run_layers(self.layers, self.channels(values, self.layers[0].weight.dtype), self.channels.out_shape)
 
-
-class CharacterDecoder(nn.Module):
+class CharacterDecoder(CharacterLogits):
     r"""The mirror image of `CharacterEncoder`: logits of every character at every position.
 
     References:
@@ -91,21 +108,18 @@ class CharacterDecoder(nn.Module):
         ValueError: If the length is another one.
 
     Example:
+        >>> import torch
         >>> CharacterDecoder(20, 71, 8)(torch.zeros(5, 3, 20)).shape
         torch.Size([5, 3, 8, 71])
     """
 
     def __init__(self, in_features: int, num_classes: int, length: int, channels: int = 128) -> None:
-        super().__init__()
-        self.in_features, self.out_shape = in_features, (length, num_classes)
         layers: list[nn.Module] = [nn.Linear(in_features, channels), nn.Unflatten(-1, (channels, 1))]
         layers += [nn.ConvTranspose1d(channels, channels, 4), nn.ReLU()]
         for _ in range(_halvings(length)):
             layers += [nn.ConvTranspose1d(channels, channels, 4, stride=2, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv1d(channels, num_classes, 1))
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return run_layers(self.layers, latents, (self.in_features,)).transpose(-1, -2)
+        layers.append(nn.Conv1d(channels, num_classes, 1))
+        super().__init__(layers, in_features, num_classes, length)
 
 
 def _halvings(length: int) -> int:
@@ -116,13 +130,13 @@ def _halvings(length: int) -> int:
     return halvings
 
 
-# (kernel, stride, padding) over positions and embedding: the first three convolutions halve both, the others the
+# kernel, stride and padding over positions and embedding: the first three convolutions halve both, the others the
 # embedding alone
-_BOTH, _EMBEDDING = (4, 2, 1), ((1, 4), (1, 2), (0, 1))
-_SENTENCE = ((32, _BOTH), (64, _BOTH), (128, _BOTH), (256, _EMBEDDING), (512, _EMBEDDING))
+_KERNELS = (*[(4, 2, 1)] * 3, *[((1, 4), (1, 2), (0, 1))] * 2)
+_CHANNELS = (1, 32, 64, 128, 256, 512)
 
 
-class SentenceEncoder(nn.Module):
+class SentenceEncoder(Layers):
     r"""Embedded words as an image, positions by embedding, through strided convolutions with batch norm.
 
     Three `conv(4x4, stride 2)`, then two `conv(1x4, stride 1x2)`; the map, 4x4 at 32 positions and 128 embedding
@@ -142,6 +156,7 @@ class SentenceEncoder(nn.Module):
         ValueError: If the length or the embedding is not divisible.
 
     Example:
+        >>> import torch
         >>> SentenceEncoder(1590, 32)(torch.zeros(5, 3, 32, dtype=torch.int64)).shape
         torch.Size([5, 3, 8192])
     """
@@ -149,25 +164,20 @@ class SentenceEncoder(nn.Module):
     def __init__(
         self, num_classes: int, length: int = 32, embedding_features: int = 128, padding_id: int | None = None
     ) -> None:
-        super().__init__()
         height, width = _sentence_map(length, embedding_features)
-        self.in_shape, self.image_shape = (length,), (1, length, embedding_features)
-        self.embedding = nn.Embedding(num_classes, embedding_features, padding_idx=padding_id)
+        embedding = nn.Embedding(num_classes, embedding_features, padding_idx=padding_id)
         layers: list[nn.Module] = []
-        before = 1
-        for after, kernel in _SENTENCE:
-            layers += [nn.Conv2d(before, after, *kernel, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            before = after
-        self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.out_features = before * height * width
+        for (before, after), kernel in zip(itertools.pairwise(_CHANNELS), _KERNELS, strict=True):
+            layers += with_norm(nn.Conv2d(before, after, *kernel, bias=False), nn.BatchNorm2d(after))
+        super().__init__([*layers, nn.Flatten()], (1, length, embedding_features))
+        self.embedding = embedding
+        self.out_features = _CHANNELS[-1] * height * width
 
     def forward(self, values: Tensor) -> Tensor:
-        leading_shape(values, self.in_shape)
-        check_ids(values, self.embedding.num_embeddings)
-        return run_layers(self.layers, embed(self.embedding, values).unsqueeze(-3), self.image_shape)
+        return super().forward(_embedded(self.embedding, values, self.in_shape[1]).unsqueeze(-3))
 
 
-class SentenceDecoder(nn.Module):
+class SentenceDecoder(Layers):
     r"""The mirror image of `SentenceEncoder`, then the logits of every word at every position.
 
     References:
@@ -186,6 +196,7 @@ class SentenceDecoder(nn.Module):
         ValueError: If the length or the embedding is not divisible, or the weight has another shape.
 
     Example:
+        >>> import torch
         >>> SentenceDecoder(64, 1590, 32)(torch.zeros(5, 64)).shape
         torch.Size([5, 32, 1590])
     """
@@ -198,21 +209,18 @@ class SentenceDecoder(nn.Module):
         embedding_features: int = 128,
         tied_weight: nn.Parameter | None = None,
     ) -> None:
-        super().__init__()
         height, width = _sentence_map(length, embedding_features)
-        self.in_features, self.out_shape = in_features, (length, num_classes)
-        top = _SENTENCE[-1][0]
-        layers: list[nn.Module] = [
+        top = _CHANNELS[-1]
+        layers = [
             nn.Linear(in_features, top * height * width, bias=False),
-            nn.Unflatten(-1, (top, height, width)),
-            nn.BatchNorm2d(top),
-            nn.ReLU(),
+            *with_norm(nn.Unflatten(-1, (top, height, width)), nn.BatchNorm2d(top)),
         ]
-        for position, (before, kernel) in reversed(list(enumerate(_SENTENCE))):
-            after = _SENTENCE[position - 1][0] if position else 1
-            norm = [nn.BatchNorm2d(after)] if position else []
-            layers += [nn.ConvTranspose2d(before, after, *kernel, bias=not position), *norm, nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        for (before, after), kernel in zip(itertools.pairwise(_CHANNELS[::-1]), _KERNELS[::-1], strict=True):
+            last = after == 1
+            convolution = nn.ConvTranspose2d(before, after, *kernel, bias=last)
+            layers += with_norm(convolution, None if last else nn.BatchNorm2d(after))
+        super().__init__(layers, (in_features,))
+        self.out_shape = (length, num_classes)
         self.words = nn.Linear(embedding_features, num_classes)
         if tied_weight is not None:
             shape = (num_classes, embedding_features)
@@ -221,7 +229,7 @@ class SentenceDecoder(nn.Module):
             self.words.weight = tied_weight
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.words(run_layers(self.layers, latents, (self.in_features,)).squeeze(-3))
+        return self.words(super().forward(latents).squeeze(-3))
 
 
 def _sentence_map(length: int, embedding_features: int) -> tuple[int, int]:
@@ -248,18 +256,25 @@ class GRUTextEncoder(nn.Module):
         embedding_features: Size of a token's embedding.
 
     Example:
+        >>> import torch
         >>> GRUTextEncoder(20, 9)(torch.zeros(5, 3, 9, dtype=torch.int64)).shape
         torch.Size([5, 3, 200])
     """
 
     def __init__(self, num_classes: int, length: int, out_features: int = 200, embedding_features: int = 100) -> None:
         super().__init__()
-        self.in_shape, self.out_features = (length,), out_features
+        self.length, self.out_features = length, out_features
         self.embedding = nn.Embedding(num_classes, embedding_features)
         self.gru = nn.GRU(embedding_features, out_features, batch_first=True)
 
     def forward(self, values: Tensor) -> Tensor:
-        lead = leading_shape(values, self.in_shape)
-        check_ids(values, self.embedding.num_embeddings)
-        _, last = self.gru(embed(self.embedding, values.reshape(-1, *self.in_shape)))
-        return last[0].reshape(*lead, self.out_features)
+        embedded = _embedded(self.embedding, values, self.length)
+        _, last = self.gru(embedded.flatten(end_dim=-3))
+        return last[0].reshape(*embedded.shape[:-2], self.out_features)
+
+
+def _embedded(embedding: nn.Embedding, values: Tensor, length: int) -> Tensor:
+    """Texts `(..., length)` as embeddings `(..., length, embedding_features)`."""
+    leading_shape(values, (length,))
+    check_ids(values, embedding.num_embeddings)
+    return embed(embedding, values)
