@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["describe", "describe_html"]
 
 _COLUMNS = ("modality", "kind", "shape", "likelihood", "values", "missing")
-# rows that are looked at: the data may lie on disk
+# rows that are read: the data may be on disk
 _ROWS = 500
-# more classes are not named
+# at most so many classes are listed
 _CLASSES = 3
 # columns of numbers whose standard deviation or mean lies beyond this are worth scaling
 _SPREAD = 10.0

@@ -10,7 +10,7 @@ from multipyro.data.multimodal import MultimodalData
 
 __all__ = ["drop_modalities"]
 
-# the digest of a draw's key is cut to so many bits
+# number of bits of the digest of a draw's key that are used
 _BITS = 56
 
 
@@ -53,7 +53,7 @@ def drop_modalities(data: MultimodalData, missing: float | Mapping[str, float], 
         after[name] = before[name] & (torch.rand(len(data), generator=_generator(seed, data.split, name)) >= fraction)
     empty = ~torch.stack(list(after.values())).any(0)
     chances = torch.stack(list(before.values()), -1).float()
-    # an example that never had a modality has no chances, which `multinomial` refuses
+    # an example that never had a modality has no probabilities, an error in `multinomial`
     chances = chances.masked_fill(~chances.any(-1, keepdim=True).bool(), 1.0)
     kept = torch.multinomial(chances, 1, generator=_generator(seed, data.split, ""))[:, 0]
     for number, name in enumerate(after):

@@ -7,11 +7,11 @@ __all__ = ["IndexedTensor"]
 
 
 class IndexedTensor:
-    """The tensor `pool[index]` without a copy; can stand for a tensor in `MultimodalData.x`.
+    """The tensor `pool[index]` without a copy; can replace a tensor in `MultimodalData.x`.
 
     Args:
         pool: The distinct rows, `(values, *shape)`.
-        index: Which of them each row is, int64 `(rows,)`.
+        index: The index of each row in the pool, int64 `(rows,)`.
 
     Raises:
         TypeError: If the index is not int64.
@@ -43,7 +43,7 @@ class IndexedTensor:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the tensor that this stands for."""
+        """Shape of the represented tensor."""
         return torch.Size((len(self.index), *self.pool.shape[1:]))
 
     @property
@@ -52,7 +52,7 @@ class IndexedTensor:
         return self.pool.dtype
 
     def dim(self) -> int:
-        """Number of dimensions of the tensor that this stands for."""
+        """Number of dimensions of the represented tensor."""
         return self.pool.dim()
 
     def is_floating_point(self) -> bool:
@@ -66,6 +66,6 @@ class IndexedTensor:
         return self.pool.index_select(0, self.index.index_select(0, rows))
 
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """The values that occur, in the order of the pool, and which of them each row is."""
+        """The values that occur, in the order of the pool, and the index of each row among them."""
         used, index = self.index.unique(return_inverse=True)
         return self.pool.index_select(0, used), index

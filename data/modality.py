@@ -1,4 +1,4 @@
-"""The description of a modality: shape, kind of data, suitable likelihood, and what its numbers mean."""
+"""The description of a modality: shape, kind of data, suitable likelihood, units and names of classes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -68,17 +68,17 @@ class Modality:
         kind: One of `KINDS`.
         likelihood: The likelihood that suits it, one of `KINDS[kind]`.
         num_classes: Number of classes of a categorical or ordinal likelihood, for each position of a text.
-        class_names: Names of the classes of a label; of a text that spells one of few names, these.
+        class_names: Names of the classes of a label; or of a text that spells the name of one of few classes.
         alphabet: The characters of a text by token id; the first one is the padding, after a text or on both sides.
         vocabulary: In place of an alphabet, the words of a text by token id, joined by single spaces. The word
             `"<pad>"`, or the first word if it is `"-"`, is the padding; without one every position has a word.
         scale: Scale of a likelihood in `SCALED`: a number, which stays fixed; `"learned"`; `"channels"`, one learned
             for each channel; None for the default of the likelihood or the architecture. It refers to scaled values.
-        columns: Names of the table columns that the modality was read from: of the elements of a vector in their
-            order, or of the only column of a label, text or image. New data is read by them.
+        columns: Names of the table columns that the modality was read from, one for each element of a vector, or one
+            for a label, text or image. New data is read from columns of these names.
         scaling: How values in the units of the data were scaled; None if they were not.
         missing_entries: Whether single entries of an example may be missing (NaN).
-        exposure: How the exposures of counts are found: `"sum"`, from the sum of each row; or the name of a column.
+        exposure: Where the exposures of counts come from: `"sum"`, the sum of each row; or the name of a column.
         exposure_unit: What they are divided by: their median in the training data.
 
     Raises:
@@ -217,7 +217,7 @@ class Modality:
         return self.vocabulary.index(_PAD) if _PAD in self.vocabulary else None
 
     def to_units(self, values: Tensor) -> Tensor:
-        """Values `(..., *shape)`, such as a model generates them, in the units of the data: the scaling undone."""
+        """Values `(..., *shape)`, as a model generates them, in the units of the data, with the scaling undone."""
         return values if self.scaling is None else self.scaling.to_units(values, len(self.shape))
 
     def from_units(self, values: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class MultimodalData:
         ids: The user's identifier of each row, strings or integers; by default 0, 1, 2, ... They follow the rows
             through `take` and splits.
         weights: Sampling weight of each row, nonnegative floats `(rows,)`: a shuffled epoch draws as many rows as there
-            are with replacement, in proportion to them. None for each row once.
+            are, with replacement, in proportion to them. None for each row once.
         label_names: Names of the classes in `labels`.
         exposures: Counts modality -> exposure of each row, positive floats `(rows,)`, such as the library size of a
             cell; a batch has them as `x["<modality>.exposure"]`.

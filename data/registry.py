@@ -90,7 +90,7 @@ def _mnist_svhn_missing(data_root: str | os.PathLike | None) -> str:
 
 
 def _missing(find_source: Callable[..., Any], data_root: str | os.PathLike | None) -> str:
-    """The message of the `FileNotFoundError` that looking for a data set raises, or an empty string."""
+    """The message of the `FileNotFoundError` raised by a search for a data set, or an empty string."""
     try:
         find_source(data_root)
     except FileNotFoundError as error:
@@ -285,7 +285,7 @@ def load_dataset(
         raise ValueError(
             f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}"
         )
-    roots(data_root)  # a wrong folder is an error even for a data set that needs none
+    roots(data_root)  # a wrong folder is an error even for a data set that does not need one
     splits = info.load(seed=seed, **({"data_root": data_root} if info.on_disk else {}), **options)
     chosen = {"seed": seed, **info.options, **options}
     return Splits(*(replace(getattr(splits, part), options=chosen) for part in Splits.NAMES))

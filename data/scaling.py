@@ -103,7 +103,7 @@ def fit_scaling(values: Tensor, steps: str | Sequence[str]) -> Scaling:
         The scaling.
 
     Raises:
-        ValueError: If the steps are unknown, or a value lies at or below -1 and has no `log1p`.
+        ValueError: If the steps are unknown, or `log1p` is applied to a value at or below -1.
 
     Example:
         >>> fit_scaling(torch.tensor([[1.0], [3.0]]), "standardize").shift

@@ -4,7 +4,7 @@ import re
 
 __all__ = ["tokenize"]
 
-# tokens of their own: brackets and marks; commas and colons not before a digit; dots and apostrophes that end a word;
+# separate tokens: brackets and marks; commas and colons not before a digit; dots and apostrophes that end a word;
 # what follows an apostrophe, and the negation
 _RULES = (
     (re.compile(r'(\.\.\.|[][(){}<>;?!@#$%&"])'), r" \1 "),

@@ -1,4 +1,4 @@
-"""The base of all guides: a guide defines one method that returns a distribution, the base provides the rest."""
+"""The base of all guides: a guide defines one method that returns a distribution; the base provides the rest."""
 
 import functools
 import inspect
@@ -37,8 +37,8 @@ class Guide(Program, metaclass=_AbstractProgram):
     r"""A variational program `q(z | x_S)` for any subset `S` of the modalities.
 
     A user-defined guide defines `posterior`; training, prediction, likelihoods and metrics work with it as they are.
-    It needs no masks: `experts` knows which rows contain which modality, and the products and mixtures of experts
-    leave out the missing ones.
+    It needs no masks: the result of `experts` contains them, and products and mixtures of experts leave out missing
+    modalities.
 
     Args:
         latent_dim: Size of the shared latent.
@@ -97,7 +97,7 @@ class Guide(Program, metaclass=_AbstractProgram):
     def for_model(cls, model: Any, *args: Any, **kwargs: Any) -> Self:
         """Makes a guide for a model, with the latent size and the prior of the model.
 
-        The prior expert is the model's prior; its parameters stay the model's.
+        The prior expert is the model's prior, whose parameters are not registered by the guide.
 
         Args:
             model: The generative program, with attributes `latent_dim`, `modalities` and `prior`.
@@ -108,7 +108,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         Raises:
             ValueError: If the modalities, the sizes or the private latents of guide and model differ, or if the prior
                 of the model depends on conditions, so that it cannot be an expert.
-            TypeError: If the model lacks one of these attributes, or its prior cannot be an expert of this guide.
+            TypeError: If the model does not have these attributes, or its prior cannot be an expert of this guide.
 
         Example:
             >>> from multipyro.guides import MixtureOfProducts, NormalEncoder
@@ -154,7 +154,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         Args:
             x: Modality name -> values `(batch, *event)`, at least one modality.
             observed: Modality name -> bool `(batch,)`, the rows in which it is observed.
-            num_samples: Number of samples per row that are planned; a guide may refine its proposal for more.
+            num_samples: Number of samples that will be drawn per row; a guide may refine its proposal for more.
         """
         return self.posterior(x, observed)
 
@@ -280,11 +280,11 @@ class Guide(Program, metaclass=_AbstractProgram):
 
 
 class _ModelPrior(nn.Module):
-    """The prior of a model as an expert of a guide; the parameters stay the model's."""
+    """The prior of a model as an expert of a guide, which does not register its parameters."""
 
     def __init__(self, prior: nn.Module, conditions: Sequence[str]) -> None:
         super().__init__()
-        self.source = (prior,)  # in a tuple, so that it is not a part of the guide
+        self.source = (prior,)  # in a tuple, so that it is not registered as a submodule
         self.conditions = tuple(conditions)
 
     @classmethod
@@ -314,10 +314,12 @@ def check_fit(guide: Guide, model: Any) -> None:
     """Raises if the modalities, latent sizes or private latents of a guide and a model differ."""
     unknown = [name for name in guide.modalities if name not in model.modalities]
     if unknown:
-        raise ValueError(f"the guide has modalities {unknown}, which the model lacks: it has {list(model.modalities)}")
+        raise ValueError(
+            f"the guide has modalities {unknown}, which the model does not have: it has {list(model.modalities)}"
+        )
     sizes = [getattr(part, "latent_dims", part.latent_dim) for part in (guide, model)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"guide and model must have one latent size, got {sizes[0]} and {sizes[1]}")
+        raise ValueError(f"guide and model must have the same latent size, got {sizes[0]} and {sizes[1]}")
     private = getattr(model, "private", {})
     if {name for name in private if name in guide.modalities} != set(guide.private):
         raise ValueError(
@@ -341,8 +343,8 @@ def encode(
         encoder: The module; it returns a distribution, or features.
         values: The argument of the encoder: values `(batch, *event)`, or a dict of them.
         mask: Rows to encode, bool `(batch,)`; None for all.
-        *key: The tensors by which the result is remembered within a step, beside the encoder, if they are not those in
-            `values` and `mask`.
+        *key: The tensors that, with the encoder, identify the result within a step, if they are not those in `values`
+            and `mask`.
     """
     inputs = key or ((*values.values(), mask) if isinstance(values, dict) else (values, mask))
     return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))

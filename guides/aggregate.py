@@ -71,7 +71,7 @@ class AggregateGuide(Guide):
         return cls(teacher, *args, **kwargs)
 
     def activate(self) -> None:
-        """Makes the flows the posteriors of their subsets, also of those that the teacher supports."""
+        """Makes the flows the posteriors of their subsets, including those that the teacher supports."""
         self.active = True
 
     def posterior(self, x: Values, observed: Masks = None) -> Posterior:

@@ -33,8 +33,8 @@ class IterativeSampling(Guide):
     The result is the distribution of :math:`z^{(T)}`, so `T = 1` completes with noise alone and `T` rounds decode
     `T - 1` times; the modalities missing in a row are completed for that row. With the exact joint posterior and
     sampled completions the kernel is a Gibbs sampler that leaves :math:`p(x_{\bar S} \mid x_S)` invariant; mean
-    completions do not, their spread is too small. Given all modalities, it is the joint guide itself, and that is what
-    trains. A modality with a mask is completed even if no row turns out to miss it.
+    completions do not, their spread is too small. Given all modalities, it is the joint guide itself, which is what
+    training uses. A modality with a mask is completed even if no row turns out to miss it.
 
     Under a plate of particles each particle has its own completions. The completions are constants, sampled without
     gradient and in evaluation mode, and not sites of a trace. So the density of the result is that of the last round
@@ -107,7 +107,7 @@ class IterativeSampling(Guide):
                 f"and {completion!r}"
             )
         if not guide.supports(guide.modalities):
-            raise ValueError(f"the guide must support all of {list(guide.modalities)} together, which it does not")
+            raise ValueError(f"the guide must support all of {list(guide.modalities)} together, but it does not")
         self.rounds, self.start, self.completion, self.chains = rounds, start, completion, chains
         self.embedding = getattr(guide, "embedding", "z")
         self.guide = guide
@@ -168,7 +168,7 @@ class IterativeSampling(Guide):
         return sites if isinstance(result, Mapping) else sites["z"]
 
     def _completed(self, x: Values, masks: Mapping[str, Tensor], missing: list[str], number: int) -> dict[str, Tensor]:
-        """All modalities of `number` rows, the missing ones as the last round but one left them."""
+        """All modalities of `number` rows, with the missing ones as of the last round but one."""
         model, guide = self._model[0], self.guide
         targets = dict.fromkeys(missing)
 
@@ -183,7 +183,7 @@ class IterativeSampling(Guide):
             return result
 
         programs = [program for program in (model, guide) if isinstance(program, nn.Module)]
-        # hidden from the handlers outside: nothing here is a site, and none of their plates applies
+        # blocked from outer handlers: no sites are recorded, and none of their plates applies
         with torch.no_grad(), poutine.block(), evaluation_mode(*programs):
             completions = model(targets, num_rows=number)
             if self.start == "zeros":
@@ -201,9 +201,9 @@ class IterativeSampling(Guide):
 
 
 def _plate_shape(x: Values) -> tuple[int, ...]:
-    """Shape of the plates outside, such as one of particles."""
+    """Shape of the outer plates, such as one of particles."""
     probe = dist.Delta(torch.zeros(batch_rows(x), device=next(iter(x.values())).device))
-    # a site that no trace records, so that plates broadcast it and nothing else notices it
+    # a site that no trace records, so that it is broadcast by plates and has no other effect
     return tuple(pyro.sample("_rows", probe, infer={"_do_not_trace": True, "is_auxiliary": True}).shape[:-1])
 
 

@@ -58,7 +58,7 @@ class JointGuide(Guide):
         keys = {(key,) if isinstance(key, str) else tuple(key): net for key, net in (encoders or {}).items()}
         ordered = {tuple(m for m in modalities if m in key): net for key, net in keys.items()}
         if modalities in ordered:
-            raise ValueError(f"encoders must be of proper subsets of {modalities}: the branches make the one of all")
+            raise ValueError(f"encoders must be of proper subsets of {modalities}: the branches form the one of all")
         super().__init__(latent_dim, None, modalities, [*ordered, modalities], prior, name)
         check_latent_dims(ordered, latent_dim)
         self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})

@@ -111,7 +111,7 @@ def _observe(
 
 
 def masked(mask: Tensor | None) -> AbstractContextManager:
-    """Excludes the rows where `mask` is False from every density inside; None excludes none."""
+    """Excludes the rows where `mask` is False from every density in this context; None excludes none."""
     return nullcontext() if mask is None else poutine.mask(mask=mask)
 
 

@@ -130,7 +130,7 @@ def check_conditions(
     absent = [name for name in conditions if x.get(name) is None]
     if absent:
         raise ValueError(
-            f"this model conditions on {list(conditions)} and can neither do without them nor generate them: {absent} "
+            f"this model requires its conditions {list(conditions)} and cannot generate them: {absent} "
             f"is missing in x, which contains {[name for name in x if x[name] is not None]}"
         )
     for name in conditions:

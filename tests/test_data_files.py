@@ -65,7 +65,7 @@ def test_a_failing_disk_changes_nothing(tmp_path, monkeypatch, there, call, code
         path.write_bytes(b"old")
     monkeypatch.setattr(os, call, failing(code))
     with pytest.raises(
-        OSError, match=rf"cannot write {path}: {message}; what stood there before is unchanged"
+        OSError, match=rf"cannot write {path}: {message}; an earlier file of this name is unchanged"
     ) as caught:
         write_atomically(path, b"new")
     assert caught.value.errno == code

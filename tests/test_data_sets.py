@@ -46,7 +46,9 @@ def test_the_table_reports_missing_files(tmp_path, monkeypatch):
     assert "SVHN is missing: train_32x32.mat" in DATASETS["mnist-svhn"].missing(root)
     fake_svhn.write_svhn(root)
     rendered = ("two-objects", "one-object")
-    assert all("scenes are rendered; the others are at first use" in DATASETS[name].missing(root) for name in rendered)
+    assert all(
+        "scenes are rendered; the others will be at first use" in DATASETS[name].missing(root) for name in rendered
+    )
     assert [info.missing(root) for name, info in DATASETS.items() if name not in rendered] == [""] * (len(DATASETS) - 2)
 
 

@@ -224,7 +224,7 @@ def test_options_out_of_range(painted, options, message):
 
 def test_what_is_said_to_be_missing(painted, monkeypatch):
     monkeypatch.setattr(module, "can_render", lambda: True)
-    assert module.scenes_missing("two-objects") == "0 of 40 scenes are rendered; the others are at first use"
+    assert module.scenes_missing("two-objects") == "0 of 40 scenes are rendered; the others will be at first use"
     load_two_objects(num_rows=5)
     assert module.scenes_missing("two-objects").startswith("15 of 40 scenes are rendered")
     monkeypatch.setattr(module, "can_render", lambda: False)

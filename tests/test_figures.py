@@ -84,7 +84,7 @@ def test_samples_of_one_latent_share_it(digits):
     recipe = recipe_of(digits)
     figure = latent_samples_figure(recipe.model, digits.test.modalities["image"], 4, 9)
     assert len(figure.axes) == 4
-    with pytest.raises(ValueError, match="'label' is a label"):
+    with pytest.raises(ValueError, match="got 'label' of kind 'label'"):
         latent_samples_figure(recipe.model, digits.test.modalities["label"])
 
 

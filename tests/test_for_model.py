@@ -112,7 +112,7 @@ def test_layers_of_latents():
     m = HierarchicalModel((3, 2), likelihoods, [NormalEncoder(MLP(2, 8), 3)])
     guide = HierarchicalGuide.for_model(m, branches(), (8,))
     assert guide.latent_dims == (3, 2) and guide(X)["z1"].shape == (5, 3)
-    with pytest.raises(ValueError, match=r"one latent size, got 3 and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"same latent size, got 3 and \(3, 2\)"):
         JointGuide.for_model(m, branches())
 
 

@@ -19,7 +19,7 @@ __all__ = ["Extras", "assemble", "assemble_splits"]
 
 @dataclass(frozen=True)
 class Extras:
-    """What a data set has beside its modalities, in the order of its rows.
+    """The labels, identifiers and weights of a data set, in the order of its rows.
 
     Args:
         labels: Class of each row, int64 `(rows,)`.
@@ -45,7 +45,7 @@ class Extras:
         label_names: Sequence[str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> "Extras":
-        """Reads them from columns of a table; `label_names` are the classes of labels that are known already.
+        """Reads them from columns of a table; `label_names` are the classes of labels, if they are known already.
 
         Raises:
             ValueError: If there is no such column, or a cell is missing.
@@ -77,10 +77,10 @@ def assemble(
     Args:
         name: Name of the data set.
         source: The rows.
-        specs: Modality name -> what is said of it.
+        specs: Modality name -> its keys, as in a TOML description.
         known: Descriptions that modalities must follow.
-        extras: What there is beside the modalities.
-        split: What the rows are for.
+        extras: Labels, identifiers and weights.
+        split: Name of the split.
 
     Raises:
         FileNotFoundError: See `read_modality`.

@@ -38,11 +38,11 @@ def from_table(
         table: A pandas or polars DataFrame, a pyarrow Table, a Hugging Face Dataset, a dict of columns, or the path of
             a `.csv`, `.tsv` or `.parquet` file. Empty cells and NaN are missing.
         modalities: Modality name -> what it is, with the keys that a TOML description has, see `load_toml`; by default
-            every column that nothing else names is a modality.
+            every column that no other argument names is a modality.
         labels: Column with the class of each row, for metrics.
         split: Fractions of the rows for training, validation and test, drawn at random once; or a column with the name
             of the part of each row, one of `Splits.NAMES`.
-        groups: Column with what each row belongs to, such as a patient: no group is in two parts.
+        groups: Column with the group of each row, such as a patient: no group is in two parts.
         seed: Seed of the split.
         ids: Column with the identifier of each row; by default the index of a DataFrame, else the number of the row.
         weights: Column with the sampling weight of each row, see `MultimodalData`.
@@ -52,7 +52,7 @@ def from_table(
         The three parts.
 
     Raises:
-        FileNotFoundError: If the file, or an image that it names, is not there.
+        FileNotFoundError: If the file, or an image that it names, does not exist.
         ImportError: If reading a Parquet file needs a package that is not installed.
         TypeError: If the table is of an unknown type.
         ValueError: If data and description disagree; the message names the modality, the key and the row.
@@ -87,11 +87,11 @@ def load_examples(
     ids: str | None = None,
     name: str | None = None,
 ) -> MultimodalData:
-    """New examples, read by the descriptions of a trained model's modalities.
+    """New examples, read according to the descriptions of a trained model's modalities.
 
     Columns are found by their names; classes, vocabularies, sizes of images and scalings are those of the descriptions.
     A modality none of whose columns is in the table is left out: it is missing in every example. Where the model has no
-    missing entries, an example that lacks one lacks the modality.
+    missing entries, an example with a missing entry does not have the modality.
 
     Args:
         table: See `from_table`.
@@ -109,7 +109,7 @@ def load_examples(
         ImportError: See `from_table`.
         TypeError: See `from_table`.
         ValueError: If no modality is in the table, only some columns of one are, or it has a class that the model does
-            not know.
+            not have.
 
     Example:
         >>> trained = from_table({"age": [31, 47, 60, 52] * 10, "sex": ["f", "m", None, "f"] * 10})

@@ -1,4 +1,4 @@
-"""Which kind of data values are: inferred from their type, shape and range, or declared and checked."""
+"""The kind of data that values are: inferred from their type, shape and range, or declared and checked."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from multipyro.data.modality import KINDS, Modality
 
 __all__ = ["MOST_CLASSES", "array_tensor", "chunks", "infer_modality"]
 
-#: Whole numbers below it are taken for class ids, and so many different words for classes.
+#: Whole numbers below this are taken as class ids, and up to this many different words as classes.
 MOST_CLASSES = 20
-# bytes of a tensor that are looked at together: it may be mapped from a file
+# bytes of a tensor that are checked at a time: it may be mapped from a file
 _CHUNK_BYTES = 2**25
 # more classes would fill the memory with the weights of their networks
 _CLASSES = 2**20
@@ -23,7 +23,7 @@ _SUM_TOLERANCE = 1e-3
 
 
 def infer_modality(name: str, values: Tensor, kind: str | None = None) -> Modality:
-    r"""The description that suits values.
+    r"""Infers the description of values.
 
     Without a declared kind it follows from their dtype, shape and range:
 
@@ -47,7 +47,7 @@ def infer_modality(name: str, values: Tensor, kind: str | None = None) -> Modali
     Raises:
         TypeError: If `values` is not a tensor, or its dtype does not suit the kind.
         ValueError: If there are no rows, the kind cannot be inferred, or a value is impossible for the kind; the
-            message says what was found and what to declare.
+            message says which values it has and what to declare.
 
     Example:
         >>> infer_modality("image", torch.zeros(5, 3, 64, 64, dtype=torch.uint8)).likelihood

@@ -18,11 +18,11 @@ from multipyro.data.storage.images import decode_images, resized
 __all__ = ["mapped_images", "mapped_rows"]
 
 _FOLDER = "user-defined"
-# part of the recipe, whose digest names the file: another way of making it is another file
+# part of the recipe, whose digest names the file: increase it whenever the way of making files changes
 _VERSION = 3
-# rows that are in memory together: so many, or fewer if they are large
+# maximum number of rows in memory at a time; fewer if they are large
 _ROWS, _BYTES = 1_024, 2**28
-# smaller arrays are read
+# smaller arrays are read into memory
 _MAPPED_BYTES = 2**26
 
 
@@ -86,5 +86,5 @@ def mapped_rows(
 
 
 def _step(shape: tuple[int, ...], dtype: type) -> int:
-    """Rows of this shape that are in memory together."""
+    """Number of rows of this shape that are in memory at a time."""
     return max(1, min(_ROWS, _BYTES // max(1, math.prod(shape) * np.dtype(dtype).itemsize)))

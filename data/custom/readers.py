@@ -25,10 +25,10 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _PAD, _UNKNOWN = "<pad>", "<unk>"
 # the same for texts of characters: single ones that fonts have and texts hardly contain
 _PADS, _UNKNOWNS = "\N{EMPTY SET}", "\N{REPLACEMENT CHARACTER}"
-# longer texts must be asked for: every position of every row takes memory
+# longer texts need a declared length: every position of every row takes memory
 _LONGEST_TEXT = 2_048
 _LARGEST = float(np.finfo(np.float32).max)
-# training rows that a scaling is learned from at most
+# maximum number of training rows that a scaling is learned from
 _FITTED = 100_000
 _WHOLE_KINDS = ("label", "ordinal", "text")
 
@@ -39,7 +39,7 @@ class Array:
 
     Args:
         values: The array; one from a file may be mapped.
-        observed: Which rows are there, bool `(rows,)`; None for all, except those of NaN.
+        observed: Which rows are observed, bool `(rows,)`; None for all, except those of NaN.
         file: The file that it comes from; None if it is in memory.
         columns: Names of its columns; None without names.
     """
@@ -60,7 +60,7 @@ class Source:
         train: Number of training rows.
         table: The table; None without one.
         arrays: Modality name -> its array.
-        scaling: How numbers are scaled where nothing is said of it: `"none"` or what `fit_scaling` takes.
+        scaling: The default scaling of numbers: `"none"` or what `fit_scaling` takes.
     """
 
     place: str
@@ -119,13 +119,13 @@ def read_modality(source: Source, name: str, spec: Mapping[str, Any], known: Mod
     Args:
         source: The rows.
         name: Name of the modality.
-        spec: What is said of it, as in a TOML description: where its values are, its kind and so on.
-        known: A description that the values must follow: classes, vocabularies, sizes and scalings are then not made
-            anew.
+        spec: Its keys, as in a TOML description: where its values are, its kind and so on.
+        known: A description that the values must follow: classes, vocabularies, sizes and scalings are then taken
+            from it.
 
     Raises:
         FileNotFoundError: If an image is missing.
-        TypeError: If values are of a type that the kind cannot have.
+        TypeError: If the type of the values does not suit the kind.
         ValueError: If data and description disagree; the message names the place, and where it can the line.
     """
     place = f"{source.place}: modalities.{name}"
@@ -219,7 +219,7 @@ def _array_values(source: Source, array: Array, kind: str | None) -> Tensor:
     dtype = dtypes.get(values.dtype.kind)
     if dtype is None or not values.size:
         raise ValueError(f"{title} must contain an array of numbers, got {values.dtype}, shape {values.shape}")
-    # small whole numbers are bytes in many a file: only pixels have four dimensions
+    # many files store small whole numbers as bytes: only pixels have four dimensions
     dtype = np.uint8 if values.dtype == np.uint8 and values.ndim == 4 else dtype
     dtype = np.float32 if kind not in (None, "image", *_WHOLE_KINDS) else dtype
     with np.errstate(over="ignore"):  # reported below
@@ -274,7 +274,7 @@ def _from_numbers(
 
 
 def _present(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows have an entry that is not NaN, and which have no NaN."""
+    """Which rows have an entry other than NaN, and which have no NaN."""
     if not values.is_floating_point():
         every = torch.ones(len(values), dtype=torch.bool)
         return every, every
@@ -301,7 +301,7 @@ def _finished(
     if known is not None:
         if modality.is_discrete and modality.num_classes > known.num_classes:
             raise ValueError(
-                f"ids must lie in 0 to {known.num_classes - 1}, got {int(values.max())}: the model knows no others"
+                f"ids must lie in 0 to {known.num_classes - 1}, got {int(values.max())}: the model has no others"
             )
         return Reading(known, values, observed)
     likelihood = spec.get("likelihood", modality.likelihood)

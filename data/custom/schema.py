@@ -15,7 +15,7 @@ __all__ = ["check_applies", "check_modalities", "read_description"]
 
 _KEYS = {"groups", "ids", "labels", "modalities", "name", "seed", "split", "table", "weights"}
 _SOURCES = ("column", "columns", "file")
-# kind -> the keys that say something of it, beside its source, `kind` and `likelihood`
+# kind -> the keys that apply to it, beside its source, `kind` and `likelihood`
 _KIND_KEYS: dict[str, tuple[str, ...]] = {
     "counts": ("exposure",),
     "grid": ("scale", "scaling"),
@@ -26,13 +26,13 @@ _KIND_KEYS: dict[str, tuple[str, ...]] = {
     "vector": ("scale", "scaling"),
 }
 _FILES_ONLY = ("folder", "size", "channels", "length", "tokens")
-# what several columns can be together
+# kinds of several columns together
 _NUMBERS = ("angles", "counts", "positive", "proportions", "vector")
 _TITLES = {"file": "an array", "columns": "several columns"}
 _KIND_TITLES = {"image": "a column of images", "label": "a label", "text": "a text", "vector": "a column of numbers"}
 _MODALITY_KEYS = {*_SOURCES, "kind", "likelihood", *(key for keys in _KIND_KEYS.values() for key in keys)}
 _ONE_OF = {"kind": tuple(KINDS), "likelihood": LIKELIHOODS, "tokens": ("words", "characters"), "channels": (1, 3)}
-# a description that asks for more is wrong, and would fill memory
+# larger numbers are mistakes, and would fill memory
 _SIDE, _LENGTH, _MODALITIES = 4_096, 65_536, 1_000
 # key of a modality -> what it must be, in words
 _EXPECTED = {
@@ -79,7 +79,7 @@ def read_description(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_modalities(place: str, modalities: Mapping[str, Any], table: bool) -> None:
-    """Checks what is said of each modality.
+    """Checks the description of each modality.
 
     Args:
         place: Beginning of messages.
@@ -105,7 +105,7 @@ def check_modalities(place: str, modalities: Mapping[str, Any], table: bool) -> 
 
 
 def check_applies(place: str, spec: Mapping[str, Any], kind: str) -> None:
-    """Raises unless every key of a modality says something of its kind.
+    """Raises unless every key of a modality applies to its kind.
 
     Args:
         place: Beginning of messages.

@@ -39,7 +39,7 @@ def from_anndata(
         exposures: Counts modality -> `"sum"`, the library size of each observation; or exposures `(observations,)`.
         labels: Column of `obs` with the class of each observation, for metrics.
         split: Fractions of the rows for training, validation and test; or a column of `obs` with the name of the part.
-        groups: Column of `obs` with what each observation belongs to, such as a donor: no group is in two parts.
+        groups: Column of `obs` with the group of each observation, such as a donor: no group is in two parts.
         name: Name of the data set.
         **settings: Passed on to `from_tensors`: `scaling`, `seed`, `weights` and so on.
 
@@ -47,8 +47,8 @@ def from_anndata(
         The three parts.
 
     Raises:
-        KeyError: If a place does not exist; the message names it.
-        TypeError: If the object is neither.
+        KeyError: If a location does not exist; the message names it.
+        TypeError: If the object is neither an AnnData nor a MuData object.
         ValueError: See `from_tensors`.
     """
     parts = getattr(data, "mod", None)
@@ -74,7 +74,7 @@ def from_anndata(
 
 
 def _values(data: Any, place: str) -> Any:
-    """The values at a place, NaN in observations that a part of a MuData object does not have."""
+    """The values at a location, NaN in observations that a part of a MuData object does not have."""
     part, parts = data, getattr(data, "mod", None)
     first, _, rest = place.partition("/")
     if parts is not None and first in parts:
@@ -86,7 +86,7 @@ def _values(data: Any, place: str) -> Any:
         else:
             values = {"obsm": part.obsm, "obs": part.obs}[kind][name]
     except (KeyError, AttributeError) as error:
-        raise KeyError(f"{place!r} is not in the object: X, layers/NAME, obsm/NAME and obs/NAME are places") from error
+        raise KeyError(f"{place!r} is not in the object: use X, layers/NAME, obsm/NAME or obs/NAME") from error
     if part is data:
         return values
     if hasattr(values, "reindex"):

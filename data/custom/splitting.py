@@ -22,8 +22,8 @@ def split_rows(
         number: Number of rows.
         shares: Fraction of each part, above 0; they sum to 1.
         seed: Seed of the draw.
-        groups: What each row belongs to, such as a patient: rows of one group go to one part, so the sizes of the parts
-            are near the fractions only.
+        groups: The group of each row, such as a patient: rows of one group go to one part, so the sizes of the parts
+            only approximate the fractions.
 
     Returns:
         Row numbers of the three parts, int64.

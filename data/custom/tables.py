@@ -1,4 +1,4 @@
-"""Tables: CSV and Parquet files, data frames and dicts of columns, as columns of cells whose lines errors can name."""
+"""Tables: CSV and Parquet files, data frames and dicts of columns, with line numbers for error messages."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ from multipyro.data.storage.files import printable
 
 __all__ = ["Column", "Table", "as_column", "as_table", "cells_of", "number_of", "numbers_of", "read_table"]
 
-# what stands for a missing value, beside an empty cell: numpy and pandas write so
+# what stands for a missing value, beside an empty cell: numpy and pandas write these
 _MISSING = ("nan", "+nan", "-nan")
 # types of missing values that pandas has beside None and NaN
 _MISSING_TYPES = ("NAType", "NaTType")
@@ -30,7 +30,7 @@ class Column:
             with NaN where one is missing; or arrays, `(rows, *shape)`.
         observed: Bool `(rows,)`, for integers and arrays that cannot contain NaN; None if all rows are there.
         classes: Names of the classes of a categorical column, in order; None for other columns.
-        ordered: Whether the order of the classes means something.
+        ordered: Whether the classes are ordered.
     """
 
     values: list[str] | np.ndarray
@@ -52,7 +52,7 @@ class Table:
     """A table in memory.
 
     Args:
-        title: What messages call it.
+        title: Name of the table in messages.
         columns: Column name -> the column.
         lines: Line of the file on which each row begins; None without a file.
         ids: Identifier of each row that the table has beside its columns; None without one.
@@ -88,7 +88,7 @@ def read_table(file: Path) -> Table:
             import pyarrow  # noqa: F401  pandas alone would name two packages to install
         try:
             frame = pandas.read_parquet(file)
-        except Exception as error:  # of damaged bytes the reader raises whatever they lead to
+        except Exception as error:  # on damaged bytes the reader may raise any exception
             raise ValueError(f"{printable(file)} is damaged or not a Parquet file ({error})") from error
         return as_table(frame, printable(file), file.parent)
     begin, rows, lines = 1, [], []
@@ -118,7 +118,7 @@ def as_table(frame: Any, title: str = "the table", folder: Path | None = None) -
     Args:
         frame: A pandas or polars DataFrame, a pyarrow Table, a Hugging Face Dataset, or a dict of column name to
             values.
-        title: What messages call it.
+        title: Name of the table in messages.
         folder: Folder that relative paths of images start from; the current one by default.
 
     Raises:
@@ -153,10 +153,10 @@ def as_column(values: Any, title: str) -> Column:
     Args:
         values: An array or tensor with the rows first, a series, or a list of numbers, strings, arrays or images;
             None, NaN and pandas' missing values are missing.
-        title: What messages call it.
+        title: Name of the table in messages.
 
     Raises:
-        TypeError: If the rows are of no known type, or of several.
+        TypeError: If the rows are of unknown types, or of several.
         ValueError: If arrays have different shapes.
     """
     if hasattr(values, "detach"):
@@ -204,7 +204,7 @@ def numbers_of(column: Column) -> np.ndarray | None:
 def number_of(cell: str) -> float | None:
     """The number that a cell contains: NaN if it is empty, None if it is not a number."""
     try:
-        # Python takes 1_2 for 12
+        # Python reads 1_2 as 12
         return None if "_" in cell else float(cell or math.nan)
     except ValueError:
         return None
@@ -233,7 +233,7 @@ def _categories(values: Any) -> tuple[tuple[str, ...] | None, bool]:
 
 
 def _numeric_array(values: Any) -> np.ndarray | None:
-    """An array of the values if their type says that they are numbers."""
+    """An array of the values if their type is numeric."""
     dtype = getattr(values, "dtype", None)
     if isinstance(dtype, np.dtype) and dtype.kind in "iufb":
         return np.asarray(values)

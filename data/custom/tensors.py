@@ -39,7 +39,7 @@ def from_tensors(
 ) -> Splits:
     """Training, validation and test data from tensors in memory.
 
-    What each modality is follows from its values as `infer_modality` has it, or is declared. NaN stands for missing
+    The kind of each modality is inferred from its values by `infer_modality`, or declared. NaN stands for missing
     entries; an example whose entries are all NaN does not have the modality.
 
     Args:
@@ -55,7 +55,7 @@ def from_tensors(
         labels: Class of each example for metrics, int64 `(rows,)` or strings.
         split: Fractions of the rows for training, validation and test, drawn at random once; or the name of its part,
             one of `Splits.NAMES`, for each row.
-        groups: What each row belongs to, such as a patient: no group is in two parts.
+        groups: The group of each row, such as a patient: no group is in two parts.
         seed: Seed of the split.
         ids: Identifier of each row; by default its number.
         weights: Sampling weight of each row, see `MultimodalData`.
@@ -67,7 +67,7 @@ def from_tensors(
     Raises:
         ValueError: If numbers of rows differ, a kind cannot be inferred, values contradict their description, or the
             fractions are invalid.
-        TypeError: If something has the wrong type.
+        TypeError: If an argument has the wrong type.
 
     Example:
         >>> splits = from_tensors({"signal": torch.randn(50, 4), "label": torch.randint(3, (50,))})
@@ -119,8 +119,8 @@ def from_tensors(
 def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Splits:
     """Training, validation and test data from a data set of dicts, such as a `torch.utils.data.Dataset`.
 
-    It is read into memory. Data that does not fit there trains from a `DataLoader`, or from files that a TOML
-    description names (`load_toml`).
+    It is read into memory. For data that does not fit, use a `DataLoader`, or files named by a TOML description
+    (`load_toml`).
 
     Args:
         dataset: Its items are dicts: modality name -> tensor, array, image of Pillow, number or string; None, or no
@@ -154,7 +154,7 @@ def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Split
 
 
 def _source(name: str, values: Any, observed: Any) -> Array | Column:
-    """Values as an array, or as a column of strings or of categories; rows that are not observed are missing there."""
+    """Values as an array, or as a column of strings or categories in which rows that are not observed are missing."""
     check_name(name)
     columns = None
     if hasattr(values, "toarray"):  # a sparse matrix

@@ -65,13 +65,13 @@ def load_toml(
 ) -> Splits:
     r"""Training, validation and test data that a TOML file describes.
 
-    The description is that at the top of this module; a key that says nothing of its modality is an error.
+    The format is described at the top of this module; a key that does not apply to its modality is an error.
 
-    What a column contains is inferred where `kind` does not say it. If all cells end as image files do (`.png`), it is
+    The kind of a column is inferred unless `kind` is declared. If all cells end as image files do (`.png`), it is
     an image. Whole numbers from 0 to 19 are a label, other numbers a vector. Other cells are a label, unless more than
     20 of the training rows', and more than half of them, differ: then a `kind` is needed. Several columns are a vector;
-    an array, and the likelihood of all these, are what `infer_modality` makes of them. Real vectors are standardized,
-    unless they have a fixed scale or `scaling` says otherwise. A text's `tokens` are `"words"` (those that `tokenize`
+    the kind of an array, and the likelihoods, are inferred by `infer_modality`. Real vectors are standardized,
+    unless they have a fixed scale or a `scaling`. A text's `tokens` are `"words"` (those that `tokenize`
     finds, in lower case; words that no training row has become `<unk>`) or `"characters"` (as they are; a replacement
     character stands for unknown ones); longer texts are cut at `length`, by default that of the longest training text.
 
@@ -91,10 +91,10 @@ def load_toml(
         The three parts.
 
     Raises:
-        FileNotFoundError: If the file, or one that it names, is not there.
+        FileNotFoundError: If the file, or one that it names, does not exist.
         ImportError: If reading a Parquet file needs a package that is not installed.
         ValueError: If it is not such a description, or the data contradicts it; the message names the file, the key,
-            what was found and what was expected.
+            the value and what was expected.
 
     Example:
         >>> import tempfile

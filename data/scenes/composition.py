@@ -50,7 +50,7 @@ _TARGET = np.array((0.0, 0.0, 0.35))
 # field of view in degrees; CLEVR's 49 on 320 pixels would make objects tiny on 112
 _VIEW = 33.0
 _CAMERA_JITTER, _LIGHT_JITTER = 0.5, 1.0
-# CLEVR's: half the side of the square of the centers, their distance along each relation, distance of surfaces
+# as in CLEVR: half the side of the square of the centers, their distance along each relation, distance of surfaces
 _REACH, _MARGIN, _DISTANCE = 3.0, 0.4, 0.25
 # fractions of the image that stay free beside an object and between two
 _FRAME, _GAP = 0.03, 0.01

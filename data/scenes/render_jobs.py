@@ -34,7 +34,7 @@ _ATTRIBUTES = (tuple(SIZES), tuple(COLORS), MATERIALS, SHAPES)
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """What images depend on, beside their numbers.
+    """The settings that images depend on, beside their numbers.
 
     Args:
         num_objects: Objects per scene.
@@ -56,7 +56,7 @@ class SceneRecipe:
         return f"TwoObjects/v{_VERSION}-{kind}-{self.size}px-seed{self.seed}/{number:05d}.npz"
 
     def header(self, number: int) -> str:
-        """What a file states about its content."""
+        """The header of a file, which describes its content."""
         return json.dumps({"version": _VERSION, **vars(self), "number": number}, sort_keys=True)
 
 
@@ -136,9 +136,9 @@ def _render(recipe: SceneRecipe, numbers: Sequence[int], processes: int | None) 
             f"installed: {_INSTALL}"
         )
     count = min(processes or usable_cores(), len(numbers))
-    # threads of numpy may round differently, and those of a software renderer wait for one another
+    # threads of numpy may round differently, and those of a software renderer block one another
     threads = dict.fromkeys(("LP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # workers import the same packages, whatever folder this process runs in
+    # workers import the same packages, whichever folder this process runs in
     environment = {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with optional_imports("a progress bar"):
         from rich.console import Console

@@ -167,13 +167,13 @@ def scene_arrays(
 
 
 def scenes_missing(name: str, data_root: str | os.PathLike | None = None) -> str:
-    """What has to be rendered of a set at the default options and what it needs, or an empty string."""
+    """What remains to be rendered of a set with the default options, and how, or an empty string."""
     scene_set = _SETS[name]
     total = sum(scene_set.rows) // SHARD
     there = count_shards(SceneRecipe(scene_set.num_objects, scene_set.simple, _SIZE, 0), range(total), data_root)
     if there == total:
         return ""
-    state = f"{there * SHARD:,} of {total * SHARD:,} scenes are rendered; the others are at first use"
+    state = f"{there * SHARD:,} of {total * SHARD:,} scenes are rendered; the others will be at first use"
     return state if can_render() else f'{state}, which needs pip install "multipyro[render]"'
 
 

@@ -82,7 +82,7 @@ def find_faces(
         ImportError: If images have not been searched yet and OpenCV cannot be imported.
         ValueError: If an image cannot be read or has another size; the message names it.
     """
-    if num_rows is None:  # before anything that takes long
+    if num_rows is None:  # before anything slow
         files_digest([path for paths in parts for path in paths], "CelebA")
     # about so many images are needed for some rows
     needed = math.inf if num_rows is None else _PIECE * math.ceil(num_rows / _PIECE)
@@ -146,7 +146,7 @@ def _detector() -> _Detector:
     threads = threading.local()
 
     def detect(image: np.ndarray) -> np.ndarray:
-        if not hasattr(threads, "cascade"):  # a cascade stores what it is searching
+        if not hasattr(threads, "cascade"):  # a cascade keeps state during a search
             threads.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + _FILTER["cascade"])
         boxes = threads.cascade.detectMultiScale(
             image,
@@ -154,7 +154,7 @@ def _detector() -> _Detector:
             minNeighbors=_FILTER["neighbors"],
             minSize=(_FILTER["least"], _FILTER["least"]),
         )
-        # threads within OpenCV find them in any order
+        # threads within OpenCV return them in any order
         return np.array(sorted(map(tuple, boxes)), np.int64).reshape(-1, 4)
 
     return detect

@@ -28,11 +28,11 @@ def check_pairs(pairs: int) -> None:
 
 
 def check_parts(parts: Mapping[str, Sized], source: Path) -> None:
-    """Refuses a data set with an empty part, which could not train, select or test a model.
+    """Raises for a data set with an empty part, which could not train, select or test a model.
 
     Args:
         parts: Name of each part -> its rows.
-        source: What messages call the data set.
+        source: Name of the data set in messages.
 
     Raises:
         ValueError: If a part is empty.

@@ -23,7 +23,7 @@ _SHAPE = (3, 28, 28)
 # every sixth training image is for validation
 _EVERY = 6
 
-# number within its class, and class, which name an image
+# the name of an image: its number within the class, and the class
 _Key = tuple[int, int]
 _Listing = dict[tuple[str, int], dict[_Key, str]]
 
@@ -87,7 +87,7 @@ def _listed(source: Path, names: Iterable[str], num_modalities: int) -> _Listing
     for name in names:
         path = PurePosixPath(name)
         place = path.parts[-3:-1]
-        # other files lie beside them, networks and what systems leave
+        # the folders also contain networks and files of the operating system
         if path.suffix != ".png" or path.name.startswith(".") or len(place) < 2 or not re.fullmatch(r"m\d", place[1]):
             continue
         images = listing.get((place[0], int(place[1][1:])))

@@ -51,7 +51,7 @@ _IMAGES = "img_align_celeba"
 _LISTS = ("list_attr_celeba.txt", "list_eval_partition.txt")
 # the longer list has 27 MB
 _LIST_BYTES = 2**26
-# rows and md5 of the published lists, as torchvision has them; shorter lists are a selection
+# rows and md5 of the published lists, as in torchvision; shorter lists are a selection
 _PUBLISHED = (202_599, "75e246fa4810816ffd6ee81facbd244c", "d32c9cbf5e040fd4025c592c306e6668")
 _VISUAL = (4, 5, 8, 9, 11, 12, 15, 17, 18, 20, 21, 22, 26, 28, 31, 32, 33, 35)
 # by class id, in the order of the released code
@@ -66,7 +66,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class _Listing:
-    """What is known of every face before any is decoded."""
+    """The names, attributes and parts of all faces, before any is decoded."""
 
     sources: list[Path] | list[bytes]
     names: list[str]
@@ -107,9 +107,9 @@ def load_celeba(
     scale 1.2, 2 neighbors, 10 pixels or more), enlarged to 1.3 times its sides, unless it extends beyond the left or
     the upper edge or is not higher than 0.4 of the image; what extends beyond the other edges is cut off. An image
     gives no example, one, or several with the same attributes. The paper counts 191,899 examples, and splits them 90 to
-    10 (its code 99 to 1) without saying which is where; here each keeps the published part of its image. They are
-    resized as the others are (bicubic). The search takes long at first, an hour and a half of one core; it is stored,
-    and continues after an interruption.
+    10 (its code 99 to 1) without specifying the split; here each keeps the published part of its image. They are
+    resized as the others are (bicubic). The first search takes an hour and a half on one core; its result is stored,
+    and it continues after an interruption.
 
     References:
         Deep Learning Face Attributes in the Wild (Liu et al., 2015). 18 attributes: Generative Models of Visually
@@ -213,14 +213,14 @@ def celeba_source(data_root: str | os.PathLike | None = None, download: bool = F
 
 
 def _absent(folder: Path) -> str:
-    """What is not in a folder of the original."""
+    """The files that are missing from a folder of the original."""
     lists = [name for name in _LISTS if not (folder / name).is_file()]
     images = (folder / _IMAGES).is_dir() or (folder / f"{_IMAGES}.zip").is_file()
     return " and no ".join([*lists, *([] if images else [f"{_IMAGES}/ or {_IMAGES}.zip"])])
 
 
 def _download(folder: Path) -> Path:
-    """Downloads what is needed of what torchvision's class would, which is checked by its md5."""
+    """Downloads those of torchvision's files that are needed, and checks their md5."""
     # torchvision takes seconds to import, and only a download needs it
     with optional_imports("a download"):
         from torchvision.datasets import CelebA, utils

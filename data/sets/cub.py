@@ -55,7 +55,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class _Listing:
-    """What is known of every image before any is decoded."""
+    """The names, classes and captions of all images, before any is decoded."""
 
     sources: list[Path] | list[bytes]
     names: list[str]
@@ -253,7 +253,7 @@ def _caltech(folder: Path) -> _Listing:
 
 
 def _numbered(path: Path) -> dict[str, str]:
-    """What a list of Caltech says of each image, by its number."""
+    """The values in one of Caltech's lists, by the number of the image."""
     if not path.is_file():
         raise FileNotFoundError(f"CUB is incomplete: {path.parent} has no {path.name}")
     content = read_bounded(path, _TEXT_BYTES).decode("utf-8", "replace")
@@ -272,7 +272,7 @@ def _numbered(path: Path) -> dict[str, str]:
 def _captions(path: Path, images: int) -> list[str]:
     """The lines of a file, ten for each image."""
     content = read_bounded(path, _TEXT_BYTES).decode("utf-8", "replace")
-    # nothing else ends a caption, not what `splitlines` takes for the end of a line
+    # only a line feed ends a caption, unlike in `splitlines`
     lines = [line.removesuffix("\r") for line in content.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()

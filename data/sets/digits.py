@@ -34,8 +34,8 @@ def load_digits(seed: int = 0) -> Splits:
 
     A pixel counts `k = 0, ..., 16` and becomes the center of its share of the unit interval, :math:`(k + 1/2) / 17`. At
     exactly 0 and 1 the density of a continuous Bernoulli is unbounded: a model gains more there from blank margins than
-    from everything that distinguishes the digits (`examples/own_guide.py` drew 0.93 of the images right from the word,
-    and 0.50 with pixels `k / 16`).
+    from everything that distinguishes the digits (in `examples/own_guide.py`, 0.93 of the images generated from words
+    are right, and 0.50 with pixels `k / 16`).
 
     Modalities: `image` float32 `(rows, 1, 8, 8)` in `(0, 1)`, `label` int64 `(rows,)`, `word` int64 `(rows, 5)`. The
     split is fixed, whatever the seed: 1,297 training, 200 validation and 300 test examples, stratified by class.

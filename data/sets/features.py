@@ -82,13 +82,13 @@ def _network(weights: str | os.PathLike) -> nn.Module:
         from torchvision.models import resnet101
 
     weights_digest(weights)
-    # without values, which would take seconds to draw and then be replaced
+    # without initial values, which would take seconds to draw and then be replaced
     with torch.device("meta"):
         network = resnet101(weights=None)
     try:
         state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
         network.load_state_dict(state, assign=True)
-    except Exception as error:  # of a foreign file the readers raise whatever it leads to
+    except Exception as error:  # on a file of another format the readers may raise any exception
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{weights} is damaged or not the weights of ResNet-101 ({reason})") from error
     return nn.Sequential(*list(network.children())[:-1])

@@ -41,7 +41,7 @@ def load_polymnist(
     The published images are read where they are found: `train/m0/0.7.png` is the image with number 0 among those of the
     digit 7. Of the 60,000 training images, listed class by class and in each by their number, the sixth, the twelfth
     and so on are for validation, 10,000 examples. They were paired before, so a handwriting that is for training in one
-    modality may be for validation in another; none is for test.
+    modality may be for validation in another, but none for test.
 
     Otherwise they are built. MNIST is split first, into 50,000 images for training, the last 10,000 of its training
     files for validation, and 10,000 for test. Within each part, each class and modality has its own random order; the
@@ -56,7 +56,7 @@ def load_polymnist(
         Generalized Multimodal ELBO (Sutter et al., 2021), section 4.2; its images are
         https://zenodo.org/record/4899160.
         Departures: it has no validation part; where the data set is built, the photographs are whatever five are in the
-        folder, in the order of their names, so published numbers compare loosely.
+        folder, in the order of their names, so published numbers are only roughly comparable.
 
     Args:
         data_root: Folder with the published images (`train/` and `test/` in `PolyMNIST/`, `PolyMNIST/MMNIST/` or

@@ -96,7 +96,7 @@ def _read(path: Path, rows: int, md5: str) -> tuple[Tensor, Tensor]:
     try:
         # objects and code have other classes, and are not read
         headers = {name: (tuple(shape), kind) for name, shape, kind in whosmat(path)}
-    except Exception as error:  # the reader raises whatever its arithmetic on a damaged file leads to
+    except Exception as error:  # on a damaged file the reader may raise any exception
         raise ValueError(f"{title} is truncated, damaged or not a file of SVHN ({error}): download it again") from error
     shape, number = headers.get("X", ((), ""))[0], 0
     valid = len(shape) == 4 and headers["X"] == ((_SIDE, _SIDE, 3, shape[-1]), "uint8") and shape[-1] <= rows

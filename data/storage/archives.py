@@ -9,7 +9,7 @@ from multipyro.data.storage.files import printable, temporary_folder
 
 __all__ = ["member_bytes", "open_zip", "unpacked"]
 
-# images of CelebA have some 10 KB and all of them 1.4 GB, those of PolyMNIST less, and networks lie beside them
+# images of CelebA have about 10 KB each and 1.4 GB in all, those of PolyMNIST less; both archives contain networks too
 _MEMBER_BYTES, _TOTAL_BYTES = 2**22, 2**33
 # compressed bytes that are read at a time: methods without a bound of their own make 100 MB of them at most
 _CHUNK = 4_096
@@ -20,7 +20,7 @@ def open_zip(path: Path, title: str) -> zipfile.ZipFile:
 
     Args:
         path: The file.
-        title: What messages call what it should be.
+        title: What it should be, in messages.
 
     Raises:
         ValueError: If it is damaged or not a zip file, or its members together are larger; the message names it.
@@ -54,7 +54,7 @@ def member_bytes(archive: zipfile.ZipFile, name: str) -> bytes:
             return b"".join(iter(lambda: file.read(_CHUNK), b""))
     except MemoryError:
         raise
-    except Exception as error:  # of damaged bytes each method of compression raises an error of its own
+    except Exception as error:  # on damaged bytes each method of compression raises a different exception
         message = str(error) or type(error).__name__
         raise ValueError(f"{title} is damaged ({message}): download the archive again") from error
 
@@ -62,16 +62,16 @@ def member_bytes(archive: zipfile.ZipFile, name: str) -> bytes:
 def unpacked(path: Path, folder: Path, keep: Callable[[PurePosixPath], bool], title: str) -> Path:
     """The folder with those files of an archive that are kept, unpacked unless it exists.
 
-    It is filled under another name and takes its own when it is complete, so a process that is killed leaves nothing
-    that looks like it.
+    It is filled under a temporary name and renamed when it is complete, so a killed process never leaves a partial
+    folder under this name.
 
     Args:
         path: The archive.
-        folder: Where its files go, side by side: of a member only the last part of its path is used, so none can leave
-            the folder, and links become files.
+        folder: Where its files go, side by side: only the last part of a member's path is used, so none can be written
+            outside the folder, and links become files.
         keep: Whether to unpack the file with this path; what systems leave, `__MACOSX` and names that begin with a dot,
             is never unpacked.
-        title: What messages call the archive.
+        title: Name of the archive in messages.
 
     Raises:
         OSError: If the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Arrays that take long to make, stored in the download folder in files that are complete or absent."""
+"""Arrays that take long to compute, stored in the download folder in files that are complete or absent."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ _CHECKSUM = "crc32:{:08x}\n"
 def cached(
     folder: str, recipe: Mapping[str, Any], names: Sequence[str], build: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of a recipe, from the file that an earlier call has left, or built.
+    """The arrays of a recipe, from the file of an earlier call, or built now.
 
     A file that is damaged, of another recipe or would run code is built again, with a warning; where the folder cannot
     be written, the arrays are built at every call.
@@ -59,7 +59,7 @@ def mapped(
 ) -> np.ndarray:
     """An array that may be larger than memory: written once, piece by piece, then mapped from the file.
 
-    What is written to the array stays in memory. Where no file can be written, the array is in memory, with a warning.
+    Changes to the array stay in memory. Where no file can be written, the array is in memory, with a warning.
 
     Args:
         folder: Name of a folder in the download folder.
@@ -77,7 +77,7 @@ def mapped(
     def made() -> Iterator[np.ndarray]:
         try:
             yield from pieces()
-        except OSError as error:  # of what is read, not of the file that is written
+        except OSError as error:  # of the file as it is read, not of what is written
             failed.append(error)
             raise
 

@@ -13,7 +13,7 @@ __all__ = ["fetch"]
 def fetch(folder: str, names: Sequence[str], download: Callable[[Path], Path], missing: str) -> None:
     """Downloads into a temporary folder, which takes its name in the download folder when all files are there.
 
-    An interrupted download leaves nothing that looks like the data set.
+    An interrupted download never leaves a partial data set.
 
     Args:
         folder: Folder of the data set below the download folder.
@@ -32,7 +32,7 @@ def fetch(folder: str, names: Sequence[str], download: Callable[[Path], Path], m
             for name in names:
                 os.replace(downloaded / name, complete / name)
             _place(complete, target)
-    # torchvision, and what it imports, raise classes of their own for a refusal or a wrong md5
+    # torchvision, and what it imports, raise various exceptions for a refused download or a wrong md5
     except Exception as error:
         raise FileNotFoundError(f"{missing} (the download failed: {error})") from error
 
@@ -43,7 +43,7 @@ def _place(complete: Path, target: Path) -> None:
         # one step, so that a process killed at any moment leaves all files or none
         os.rename(complete, target)
     except OSError:
-        # another process was first, or something else is there
+        # another process was first, or another file has the name
         target.mkdir(exist_ok=True)
         for path in complete.iterdir():
             os.replace(path, target / path.name)

@@ -36,10 +36,10 @@ _UNLOCKED = 1.0
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object] | bytes | str) -> Path:
-    """Writes a file so that a reader finds the old content or the new one, never a part, even if the process is killed.
+    """Writes a file atomically: a reader gets the old content or the new one, even if the process is killed.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk, and then takes the name. What a
-    killed process leaves behind, `remove_leftovers` removes.
+    The content goes to a temporary file in the same folder, is flushed to the disk, and then renamed. Temporary files
+    of killed processes are removed by `remove_leftovers`.
 
     Args:
         path: The file; missing parent folders are created.
@@ -74,7 +74,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             os.unlink(temporary)
         if isinstance(error, OSError):
             cause = _CAUSES.get(error.errno) or error.strerror or str(error)
-            message = f"cannot write {printable(path)}: {cause}; what stood there before is unchanged"
+            message = f"cannot write {printable(path)}: {cause}; an earlier file of this name is unchanged"
             raise OSError(error.errno, message) from error
         raise
     return path
@@ -82,11 +82,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A folder for files that are to appear together: rename it when it is complete, else it is removed.
+    """A temporary folder for files that must appear together: rename it when it is complete, else it is removed.
 
     Args:
-        parent: The folder in which it is made; created if it is missing.
-        name: What it is for, part of its name.
+        parent: The folder in which it is created; created if it is missing.
+        name: Part of its name.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -134,7 +134,7 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def files_digest(paths: Sequence[Path], title: str) -> str:
-    """A digest of which files these are and when they changed, in place of their content, which takes longer to hash.
+    """A digest of the paths, sizes and times of files, which is faster than hashing their content.
 
     It depends on the full path and the size of each file, and on the times when its content and its metadata changed:
     unpacking and copying may set the first time to an old one, never the second. So a folder that is moved or unpacked
@@ -145,13 +145,13 @@ def files_digest(paths: Sequence[Path], title: str) -> str:
         ValueError: If a path is not a regular file, such as a pipe that would block.
     """
     digest, missing = hashlib.sha256(), []
-    folders: dict[Path, str] = {}  # many images are in few folders, and resolving one takes longer than all else
+    folders: dict[Path, str] = {}  # many images are in few folders, and resolving a folder takes the most time
     for path in paths:
         try:
             state = path.stat()
         except PermissionError:
             raise
-        except (OSError, ValueError):  # a part of the path is a file, or no file can have such a name
+        except (OSError, ValueError):  # a part of the path is a file, or the name is invalid
             missing.append(path)
             continue
         if not stat.S_ISREG(state.st_mode):
@@ -168,7 +168,7 @@ def files_digest(paths: Sequence[Path], title: str) -> str:
 
 
 def printable(value: object) -> str:
-    r"""The text of a value on one line, with the control characters that a terminal would obey escaped.
+    r"""The text of a value on one line, with control characters, which a terminal would interpret, escaped.
 
     Example:
         >>> print(printable("two" + chr(10) + "lines"))
@@ -182,7 +182,7 @@ def _temporary_name(name: str) -> str:
 
 
 def _lock(descriptor: int) -> None:
-    """Marks a file or folder as in use for as long as it is open; the system takes the mark from a killed process."""
+    """Locks a file or folder for as long as it is open; the system releases the lock of a killed process."""
     with contextlib.suppress(OSError):  # some network file systems have no locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -30,9 +30,9 @@ class IdxSet:
 
     Args:
         name: Name of the data set, of torchvision's class and of the folder.
-        files: Part and kind -> name, magic number, rows, and md5 of the unpacked file as commonly published; None if
-            none is.
-        train_rows: So many of the first training rows are for training, the others for validation.
+        files: Part and kind -> name, magic number, rows, and the md5 of the unpacked file that is commonly published,
+            or None.
+        train_rows: Number of the first training rows that are for training; the others are for validation.
         foreign: md5 of unpacked files of other data sets, with the same names and sizes -> the name of theirs.
     """
 

@@ -1,4 +1,4 @@
-"""Image files, decoded to arrays of bytes, with bounded memory and without running what a file may ask for."""
+"""Image files, decoded to arrays of bytes, with bounded memory and without running anything from a file."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ def decode_images(
 
     Args:
         sources: Files, or their contents.
-        names: What messages call them.
+        names: Their names in messages.
         shape: Channels (1 for gray, 3 for color), height and width that each must have in the end.
         prepare: Crops and resizes an image with these channels; None if all have the size.
         boxes: Left, top, right and lower edge `(rows, 4)` of what is cut out of each image first; None for all of it.
@@ -105,14 +105,14 @@ def eight_bits(image: "Image.Image") -> "Image.Image":
     65535 becomes 255, and values between are rounded to the nearest byte.
 
     Raises:
-        ValueError: If its gray values are integers or floats and nothing says how large white is.
+        ValueError: If its gray values are integers or floats without a known maximum.
     """
     from PIL import Image
 
     if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
         return image
     gray = np.asarray(image)
-    if image.format == "TIFF":  # it may have 12 bits in 16, or white at 0
+    if image.format == "TIFF":  # it may have 12 bits in 16, or white as 0
         certain = (image.tag_v2.get(258), image.tag_v2.get(262)) == ((16,), 1)
     else:  # some readers of 16 bits return integers
         certain = image.mode.startswith("I;16") or image.format in ("PNG", "PPM")
@@ -176,8 +176,8 @@ def _image_errors(name: str) -> Iterator[None]:
         raise MemoryError(f"not enough memory to decode {name}") from error
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # of damaged bytes the readers of Pillow raise whatever they lead to
-        # errors of the system have a number; damaged bytes may send a reader to a place that does not exist
+    except Exception as error:  # on damaged bytes the readers of Pillow may raise any exception
+        # errors of the system have a number; those from damaged bytes, such as a seek out of range, have none
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise OSError(error.errno, f"{name} cannot be read: {error.strerror}") from error
         message = printable(str(error) or type(error).__name__)

@@ -31,7 +31,7 @@ VARIABLE = "MULTIPYRO_DATA"
 
 
 def download_root() -> Path:
-    """The folder of what is downloaded or built here; it may not exist yet."""
+    """The folder of what is downloaded or built; it may not exist yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # the XDG rules ignore a relative path, which would put the folder wherever the program happens to run
     return (cache if cache.is_absolute() else Path.home() / ".cache") / "multipyro"

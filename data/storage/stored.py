@@ -11,7 +11,7 @@ from multipyro.data.storage.files import printable
 
 __all__ = ["read_arrays", "slices_of", "stored_array", "stored_arrays"]
 
-# bytes of arrays that any file may unpack to, and how many times its own size a larger one may
+# bytes that any file may unpack to, and the ratio to its own size that a larger one may reach
 _SMALL, _RATIO = 2**26, 20
 
 
@@ -19,11 +19,11 @@ def stored_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, n
     """Arrays of a `.npz` file, all or those named, without running code from it.
 
     Raises:
-        ValueError: If the file cannot be read, is another one, is damaged, has not one of the arrays, or would unpack
-            to far more than its own size.
+        ValueError: If the file cannot be read, has another format, is damaged, does not have one of the arrays, or
+            would unpack to far more than its own size.
     """
     try:
-        # numpy leaves a damaged file open that it has opened itself
+        # numpy does not close a damaged file that it has opened itself
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
@@ -36,7 +36,7 @@ def stored_arrays(path: Path, names: Sequence[str] | None = None) -> dict[str, n
                     raise ValueError(f"it has no array {missing[0]!r}")
                 _check_size(stored.zip, path)
                 return {name: stored[name] for name in wanted}
-    except Exception as error:  # of damaged bytes zipfile, zlib and numpy raise whatever they lead to
+    except Exception as error:  # on damaged bytes zipfile, zlib and numpy may raise any exception
         raise ValueError(_message(error)) from error
 
 
@@ -44,7 +44,7 @@ def stored_array(path: Path, mmap_mode: str) -> np.ndarray:
     """The array of a `.npy` file, mapped, without running code from it.
 
     Raises:
-        ValueError: If the file cannot be read, is another one or is damaged.
+        ValueError: If the file cannot be read, has another format or is damaged.
     """
     try:
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
@@ -93,5 +93,5 @@ def _check_size(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _message(error: Exception) -> str:
-    """The message of an error; some have nothing but their name."""
+    """The message of an error, or its name if it has none."""
     return str(error) or type(error).__name__

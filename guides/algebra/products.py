@@ -67,7 +67,7 @@ def product_of_experts(
     Args:
         experts: Independent normals of batch shape `(batch,)` and event shape `(latent_dim,)`, a dict or a sequence.
         prior: The prior expert, or a module that returns it when called; None for a product without one.
-        observed: Name -> bool `(batch,)`, the rows that have this expert; by default those that `Guide.experts` knows.
+        observed: Name -> bool `(batch,)`, the rows that have this expert; by default those of `Guide.experts`.
         powers: Power of every expert, a number or a tensor `(batch, 1)` or `(batch, latent_dim)`; or name -> power, 1
             by default, where names without an expert are ignored.
 
@@ -210,7 +210,7 @@ def _raised(log_precision: Tensor, power: float | Tensor, name: str) -> Tensor:
             f"the power of {name!r} must be finite and not negative, got {power.min().item()} to {power.max().item()}"
         )
     power = power.to(log_precision)
-    present = power > 0  # the logarithm's gradient at 0 must not be taken
+    present = power > 0  # no gradient of the logarithm at 0
     return torch.where(present, log_precision + torch.where(present, power, 1.0).log(), _MISSING)
 
 

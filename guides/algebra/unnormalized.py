@@ -96,14 +96,14 @@ def hmc_sample(
 
 
 class ProductOfDensities(dist.TorchDistribution):
-    r"""The product of the densities of several experts, divided by the power of a prior that they count too often.
+    r"""The product of the densities of several experts, divided by the prior that it would count too often.
 
     .. math:: \pi(z) \propto \prod_{m \in S} q_m(z) \,/\, p(z)^{|S| - 1}
 
     With :math:`q_m = p(z \mid x_m)` and modalities independent given `z` this is the exact :math:`p(z \mid x_S)`. Its
     normalizing constant is unknown, so it has no `log_prob`; samples come from Hamiltonian Monte Carlo, one chain per
     sample, which starts in the mixture of the experts, in a random component. A row with one expert is sampled from it
-    directly. Experts wider than the prior can make a product that cannot be normalized, whose samples mean nothing.
+    directly. Experts wider than the prior may have a product that cannot be normalized; its samples are meaningless.
 
     References:
         Improving Multimodal Joint Variational Autoencoders through Normalizing Flows and Correlation Analysis

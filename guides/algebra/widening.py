@@ -1,4 +1,4 @@
-"""Wider versions of distributions, as proposals of importance sampling need them."""
+"""Wider versions of distributions, as proposals of importance sampling."""
 
 import pyro.distributions as dist
 import torch
@@ -7,9 +7,9 @@ from torch import Tensor
 __all__ = ["matched_normal", "widened"]
 
 _TORCH, _PYRO = torch.distributions, dist
-# families of a location and a scale, as torch and as Pyro have them
+# location-scale families, in torch and in Pyro
 _SCALED = ((_TORCH.Normal, _PYRO.Normal), (_TORCH.Laplace, _PYRO.Laplace), (_TORCH.Cauchy, _PYRO.Cauchy))
-# samples behind the moments of a distribution that cannot compute its own
+# samples to estimate the moments of a distribution that does not define them
 _MOMENT_SAMPLES = 256
 # a matched normal is never narrower than this share of its largest dimension, so that it has a density
 _SMALLEST_SCALE = 1e-6
@@ -19,7 +19,7 @@ def widened(distribution: dist.Distribution, scale: float) -> dist.Distribution 
     """The distribution with its spread around its location multiplied by `scale`.
 
     A normal, Laplace or Student-t has its scale multiplied; a mixture is widened component by component, a flow at its
-    base. A distribution with a method `widened(scale)` decides itself.
+    base. A distribution may define a method `widened(scale)`.
 
     Args:
         distribution: Any distribution over real vectors.
@@ -59,8 +59,8 @@ def matched_normal(distribution: dist.Distribution, scale: float = 1.0) -> dist.
     """The normal of independent components with the mean and `scale` times the standard deviation of a distribution.
 
     Args:
-        distribution: A distribution with one event dimension. One without a mean or a variance of its own is sampled
-            for them.
+        distribution: A distribution with one event dimension. If it does not define mean and variance, they are
+            estimated from samples.
         scale: The factor of the standard deviation.
 
     Example:

@@ -14,7 +14,7 @@ __all__ = ["MAX_ELEMENTS", "chunks", "elements_per_row", "row_chunks"]
 
 #: elements of the largest tensor at once; beyond about 32 MB one decoder call is slower than several
 MAX_ELEMENTS = 8_000_000
-# samples per data point that shall fit at once, where so many are wanted
+# samples per data point that should fit at once, if that many are requested
 _SAMPLES_AT_ONCE = 64
 
 
@@ -28,7 +28,7 @@ def chunks(number: int, elements: int) -> Iterator[int]:
 
 
 def row_chunks(rows: int, elements: int, num_samples: int) -> tuple[Tensor, ...]:
-    """Indices of rows, in parts that leave room for 64 samples of each at once where so many are wanted."""
+    """Indices of rows, in parts small enough for 64 samples of each row (or all, if fewer) to fit at once."""
     samples = min(max(num_samples, 1), _SAMPLES_AT_ONCE)
     return torch.arange(rows).split(max(1, MAX_ELEMENTS // (elements * samples)))
 

@@ -24,7 +24,7 @@ class AttributeScores:
         mean_average_precision: Their mean, without those that are NaN.
         mean_average_precision_se: Its bootstrap standard error over data points.
         errors: Number of data points for which each attribute is predicted wrongly, `(attributes,)`.
-        error_rate: Share of wrong predictions, its error robust to the predictions of a data point failing together.
+        error_rate: Share of wrong predictions, with an error robust to dependence between those of a data point.
 
     Example:
         >>> scores = attribute_scores(torch.tensor([[0.9], [0.2], [0.6]]), torch.tensor([[True], [False], [False]]))
@@ -75,14 +75,14 @@ def average_precision(scores: Tensor, positives: Tensor) -> Tensor:
 def attribute_scores(probabilities: Tensor, positives: Tensor, threshold: float = 0.5) -> AttributeScores:
     """Average precision and errors of predicted attributes.
 
-    The probabilities of a generated attribute vector are the mean of its likelihood, those of a generated image what an
-    `AttributeClassifier` finds in it.
+    The probabilities of a generated attribute vector are the mean of its likelihood; those of a generated image are
+    predicted by an `AttributeClassifier`.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), Table 5: average precision over 40 attributes of CelebA; its
-        code averages over batches of 256 and counts an attribute that is in none of them as 0, where this takes all
-        data points together. Bridged Variational Autoencoders (Yadav et al.), Table 5: the number of errors for 2,000
-        test images.
+        code averages over batches of 256 and counts an attribute that is absent from a batch as 0; here, all data
+        points are taken together. Bridged Variational Autoencoders (Yadav et al.), Table 5: the number of errors for
+        2,000 test images.
 
     Args:
         probabilities: `(num, attributes)`.
@@ -126,7 +126,7 @@ def attribute_scores(probabilities: Tensor, positives: Tensor, threshold: float 
 
 
 def word_correctness(probabilities: Tensor, words: Tensor, absent: bool = False) -> Estimate:
-    """The share of a text's words that a classifier finds in the image, at a probability above one half.
+    """The share of a text's words that a classifier predicts from the image, at a probability above one half.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
@@ -134,7 +134,7 @@ def word_correctness(probabilities: Tensor, words: Tensor, absent: bool = False)
         finds: `absent`.
 
     Args:
-        probabilities: What a classifier says of the images, `(num, words)`.
+        probabilities: Predicted probabilities for the images, `(num, words)`.
         words: Which words the texts have, bool `(num, words)`, as `words_present` gives them.
         absent: Whether every word counts, present or absent.
 
@@ -153,14 +153,14 @@ def word_correctness(probabilities: Tensor, words: Tensor, absent: bool = False)
 
 
 def words_present(modality: Modality, texts: Tensor) -> Tensor:
-    """Which words of a text modality's vocabulary its texts have, whatever their order.
+    """Which words of a text modality's vocabulary occur in each text, in any order.
 
     Args:
         modality: A text modality with a vocabulary.
         texts: Class ids `(num, positions)`.
 
     Returns:
-        Bool `(num, vocabulary)`; the word that pads is in no text.
+        Bool `(num, vocabulary)`; the padding word counts as absent.
 
     Raises:
         ValueError: If the modality has no vocabulary.
@@ -185,7 +185,7 @@ class _Ranking:
         self.order = scores.argsort(0, descending=True)
         ranked = scores.gather(0, self.order)
         self.positives = positives.gather(0, self.order).double()
-        # a data point's precision counts all that score as high, so it is that at the end of its group of equals
+        # data points of equal score share the precision at the end of their group
         last = torch.ones_like(ranked, dtype=torch.bool)
         last[:-1] = ranked[1:] != ranked[:-1]
         places = torch.arange(len(ranked))[:, None].expand_as(ranked)

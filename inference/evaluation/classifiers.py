@@ -22,7 +22,7 @@ _NUM_TRAIN, _EPOCHS, _BATCH_SIZE = 20_000, 5, 100
 
 @dataclass(frozen=True)
 class Classifier:
-    """From the values of one modality to the class of each data point.
+    """Predicts the class of each data point from one modality.
 
     A label that is the class of its data point classifies itself. A text has the class that its words spell exactly,
     wherever they start, and -1 otherwise: no class, which no metric counts as correct. An image or a vector is
@@ -68,12 +68,12 @@ class Classifier:
 
 @dataclass(frozen=True, eq=False)
 class AttributeClassifier:
-    """From images to the probability of each of several attributes.
+    """Predicts the probability of each of several attributes from images.
 
     Args:
         modality: The image modality.
         network: From images `(batch, *shape)` to logits `(batch, attributes)`.
-        accuracies: Share of real test images that it gets right, `(attributes,)`, at a threshold of 0.5.
+        accuracies: Share of real test images that it predicts correctly, `(attributes,)`, at a threshold of 0.5.
         average_precisions: Its average precision on real test images, `(attributes,)`.
 
     Example:
@@ -148,7 +148,7 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
 def train_attribute_classifier(
     train: MultimodalData, test: MultimodalData, target: str, positives: tuple[Tensor, Tensor]
 ) -> AttributeClassifier:
-    """A convolutional network that finds attributes in real images, trained on at most 20,000 of them.
+    """A convolutional network that predicts attributes from images, trained on at most 20,000 real ones.
 
     Args:
         train: Data whose images it is trained on.
@@ -171,7 +171,7 @@ def train_attribute_classifier(
     """
     modality = train.modalities[target]
     if modality.kind != "image":
-        raise ValueError(f"attributes are found in images, and {target!r} is a {modality.kind}")
+        raise ValueError(f"attributes are predicted from images, got {target!r} of kind {modality.kind!r}")
     indices = _indices(train, target)[:_NUM_TRAIN]
     images, wanted = train.rows(indices)[0][target], positives[0][indices]
     loss = nn.functional.binary_cross_entropy_with_logits
@@ -207,7 +207,7 @@ def _estimator(modality: Modality) -> Any:
 
 
 def _train_network(images: Tensor, targets: Tensor, num_outputs: int, loss: Callable) -> nn.Module:
-    """Trains two convolutions, max-pooling and one hidden layer; what is learned depends on the data alone."""
+    """Trains two convolutions, max-pooling and one hidden layer; the result depends on the data alone."""
     channels, height, width = images.shape[1:]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)

@@ -116,7 +116,7 @@ def conditional_coherence(
 def coherence_by_number(
     model: Program, guide: Program, data: MultimodalData, classifiers: Mapping[str, Classifier], output: str = "mean"
 ) -> dict[int, Estimate]:
-    """Conditional coherence by the number of given modalities: what more of them add.
+    """Conditional coherence by the number of given modalities: how much each further one adds.
 
     The mean over all subsets of that size which the guide supports, over all classified modalities outside the subset,
     and over the data points that contain the subset. All targets of a subset are decoded from one latent per data
@@ -134,8 +134,8 @@ def coherence_by_number(
         output: `"mean"` or `"sample"` of the likelihoods.
 
     Returns:
-        Number of given modalities -> the share, its error robust to all generated values of a data point having the
-        same fate. A number without a supported subset and a classified target is left out.
+        Number of given modalities -> the share, with an error robust to dependence between the generated values of a
+        data point. A number without a supported subset and a classified target is left out.
 
     Raises:
         ValueError: If the data has no labels.

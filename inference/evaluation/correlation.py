@@ -1,4 +1,4 @@
-"""Canonical correlation: whether generated images and sentences belong together, where no classifier can tell."""
+"""Canonical correlation: whether generated images and sentences belong together, where there is no classifier."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class CanonicalCorrelation:
         first: Vectors of one view, `(num, size)`.
         second: Vectors of the other view of the same data points, `(num, other_size)`.
         num_directions: Number `k` of directions; at most the smaller size.
-        ridge: What is added to the variances, so that views with dependent entries have an inverse.
+        ridge: Added to the variances, so that the covariance of linearly dependent entries is invertible.
 
     Raises:
         ValueError: If the numbers of data points differ, or there are more directions than entries.
@@ -84,8 +84,8 @@ def sentence_vectors(
     training sentences by `without_first_component`.
 
     References:
-        A Simple but Tough-to-Beat Baseline for Sentence Embeddings (Arora et al., 2017), as the released code of MMVAE
-        has it; its paper averages the word vectors, which `frequencies` of 0 do.
+        A Simple but Tough-to-Beat Baseline for Sentence Embeddings (Arora et al., 2017), as in the released code of
+        MMVAE; its paper averages the word vectors, as `frequencies` of 0 do.
 
     Args:
         tokens: Class ids `(num, positions)`.
@@ -119,7 +119,7 @@ def without_first_component(train: Tensor, others: Sequence[Tensor]) -> list[Ten
         others: Vectors to change, each `(..., size)`.
 
     Returns:
-        `others`, each less its projection.
+        `others`, with the projection subtracted from each.
 
     Example:
         >>> train = torch.tensor([[2.0, 0.1], [-2.0, 0.1], [1.0, -0.2]])

@@ -83,7 +83,7 @@ def latent_dimensions(
 
     Raises:
         ValueError: If a modality is unknown or its values are invalid.
-        TypeError: If posterior or prior has no marginals in closed form, as a flow has none.
+        TypeError: If posterior or prior has no marginals in closed form, as is the case for a flow.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -142,7 +142,7 @@ def symmetric_kl(
 
 
 def latent_site(guide: Program) -> str:
-    """The latent that stands for a data point: `z`, or the one that a guide names in its attribute `embedding`."""
+    """The latent that represents a data point: `z`, or the one that a guide names in its attribute `embedding`."""
     return getattr(unwrap(guide), "embedding", "z")
 
 

@@ -26,8 +26,8 @@ class Estimate:
         values: The value of each data point, `(num,)`, float64, for comparisons on the same data points; NaN for a data
             point that does not count.
         is_share: Whether it is a share of successes, with Wilson's interval.
-        bracket: Of a share that classifiers count: where it lies if they err on generated values at most as often as
-            on real ones. None where it was counted without classifiers that err.
+        bracket: For a share counted by classifiers, its range if they err on generated values at most as often as on
+            real ones. None if no classifier that errs was used.
 
     Example:
         >>> estimate_share(torch.tensor([True] * 20))
@@ -62,13 +62,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much two methods differ on the same data points, with two errors that mean different things.
+    """How much two methods differ on the same data points, with errors for the test data and for training.
 
     Attributes:
         value: Mean difference over data points, and over the seeds where there are several.
-        se: Standard error over data points of the seeds' mean difference, paired: what other test data would change.
-        seed_std: Standard deviation over seeds of the mean difference: what training again would change. None with one
-            seed.
+        se: Paired standard error, over data points, of the mean difference: the variation due to the test data.
+        seed_std: Standard deviation of the difference over seeds: the variation due to training. None with one seed.
         seeds: Number of seeds.
 
     Example:
@@ -136,7 +135,7 @@ def estimate_share(
     clusters, total = int((trials > 0).sum()), trials.sum().item()
     value = successes.sum().item() / total
     se = (successes - value * trials).square().sum().sqrt().item() / total
-    # all or nothing has no spread to tell how dependent the trials are: count each data point once
+    # if all trials agree, their dependence cannot be estimated: count each data point once
     effective = value * (1 - value) / se**2 if 0 < value < 1 and se > 0 else clusters
     low, high = _wilson(value, effective)
     bracket = None
@@ -150,7 +149,7 @@ def paired_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> Pair
 
     Args:
         first: For each seed the values of the data points under one method, `(num,)`.
-        second: The same of the other method: as many seeds, the same data points in the same order.
+        second: The same for the other method: as many seeds, the same data points in the same order.
 
     Returns:
         The difference; a data point with a NaN among its values does not count.

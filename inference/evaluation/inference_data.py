@@ -32,7 +32,7 @@ _DATA_POINT = "data_point"
 # names of the dimensions of an image, and of a matrix
 _IMAGE, _MATRIX = ("channel", "row", "column"), ("row", "column")
 _NO_LOG_LIKELIHOOD = (
-    "not stored: every data point has latents of its own, so leave-one-out on log p(x | z) is invalid. Compare models "
+    "not stored: every data point has its own latents, so leave-one-out on log p(x | z) is invalid. Compare models "
     "by to_elpd(log_likelihood(...)) of test data, check calibration by plot_loo_pit with predictive_log_weights(...)."
 )
 
@@ -59,15 +59,15 @@ def to_inference_data(
       alone, along `<modality>_data_point`. `constant_data`: the conditions of a conditional model.
     * `sample_stats`, of the posterior samples as importance samples of the model's own posterior given `given`:
       `log_weight`, :math:`\log p(x_G, z) - \log q(z \mid x_G)`; `lp`, :math:`\log p(x_G, z)`; and for each data point
-      `khat`, the Pareto shape of its weights, which says whether the guide covers that posterior (below 0.7), and
-      `ess`, their effective sample size. Left out where the guide has no density, with the reason in `attrs`.
+      `khat`, the Pareto shape of its weights (below 0.7 if the guide covers that posterior), and `ess`, their
+      effective sample size. Left out where the guide has no density, with the reason in `attrs`.
 
     Draws have the dimensions `(chain, draw, data_point, ...)`. Those of an image are `<modality>_channel`,
     `<modality>_row` and `<modality>_column`, of a text `<modality>_position`, of other vectors, latents too,
     `<site>_entry`.
 
-    `log_likelihood` is never stored: `arviz.loo` and `arviz.waic` would be wrong here, as every data point has latents
-    of its own. Models are compared by `to_elpd`, calibration is checked with `predictive_log_weights`.
+    `log_likelihood` is never stored: `arviz.loo` and `arviz.waic` would be wrong here, as every data point has its
+    own latents. Models are compared by `to_elpd`, calibration is checked with `predictive_log_weights`.
 
     Args:
         model: The generative program.
@@ -77,7 +77,7 @@ def to_inference_data(
         given: The modalities that the latents are inferred from; all of `x` by default.
         observed: Modality name -> which data points are observed, bool `(batch,)`. Where nothing of `given` is
             observed, latents come from the model's prior.
-        max_draws: Most data points times samples.
+        max_draws: Maximum of data points times samples.
 
     Returns:
         The groups.
@@ -138,14 +138,14 @@ def to_inference_data(
 def check_statistic(
     data: "arviz.InferenceData", modality: str, statistic: Callable[[Tensor], Tensor], name: str
 ) -> "arviz.InferenceData":
-    """A statistic of your own in place of a modality, observed and replicated, for arviz's plots and p-values.
+    """A user-defined statistic in place of a modality, observed and replicated, for arviz's plots and p-values.
 
     Args:
-        data: What `to_inference_data` returned.
+        data: The result of `to_inference_data`.
         modality: The modality the statistic is of.
-        statistic: From values `(..., *event)` to numbers `(...)`, one per value: the ink of an image, say, the width of
-            its strokes or a quantile of its colors.
-        name: What the statistic is called in the result.
+        statistic: From values `(..., *event)` to numbers `(...)`, one per value: the brightness of an image, say, or
+            the width of its strokes.
+        name: Name of the statistic in the result.
 
     Returns:
         InferenceData with the statistic in `observed_data`, `posterior_predictive` and `prior_predictive`, and in
@@ -202,7 +202,7 @@ def predictive_log_weights(data: "arviz.InferenceData", modality: str) -> "xarra
         variance and leaves a bias where `khat` is above 0.7.
 
     Args:
-        data: What `to_inference_data` returned.
+        data: The result of `to_inference_data`.
         modality: A modality that the latents were not inferred from.
 
     Returns:
@@ -232,21 +232,21 @@ def predictive_log_weights(data: "arviz.InferenceData", modality: str) -> "xarra
         raise ValueError(f"there are no weights: {data.attrs['sample_stats']}")
     weights = data.sample_stats["log_weight"].stack(__sample__=("chain", "draw")).transpose(_DATA_POINT, "__sample__")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # khat is in sample_stats, and said to be looked at
+        warnings.simplefilter("ignore", UserWarning)  # khat is in sample_stats, and its check is documented
         smoothed, _ = az.psislw(weights)
     draws = data.posterior_predictive[modality].stack(__sample__=("chain", "draw"))
     return smoothed.broadcast_like(draws).transpose(*draws.dims)
 
 
 def to_elpd(estimate: LogLikelihood) -> "arviz.ELPDData":
-    """The log-likelihoods of test data as what `arviz.compare` and `arviz.plot_compare` take.
+    """The log-likelihoods of test data in the form that `arviz.compare` and `arviz.plot_compare` take.
 
     The parameters were fitted to other data, so the expected log predictive density of a data point is its
-    log-likelihood itself, latents integrated out; there is nothing to leave out. arviz knows such values under the name
-    `elpd_loo`. The standard error of a difference that `compare` prints is paired.
+    log-likelihood itself, latents integrated out; there is nothing to leave out. arviz calls
+    such values `elpd_loo`. The standard error of a difference that `compare` prints is paired.
 
     Args:
-        estimate: What `log_likelihood` returned, of test data; the same for every model that is compared.
+        estimate: The result of `log_likelihood` on test data, which must be the same for every compared model.
 
     Returns:
         The values in arviz's form, with a warning where importance sampling was not reliable.
@@ -303,7 +303,7 @@ def _posterior(
     reason = ""
     try:
         values = generate(model, guide, x, target, num_samples, observed, "sample", weigh)
-    except NotImplementedError as error:  # what a guide without a density raises
+    except NotImplementedError as error:  # raised by a guide without a density
         reason = f"not stored: {error}"
         values = generate(model, guide, x, target, num_samples, observed, "sample")
     stats = {name: values.pop(name) for name in ("lp", "log_weight") if name in values}

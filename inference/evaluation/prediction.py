@@ -48,7 +48,7 @@ Embedding = Literal["mean", "sample", "component"]
 
 @contextmanager
 def evaluating(*programs: Program) -> Iterator[None]:
-    """No gradients, every module of `programs` in evaluation mode and each encoder run once; then as before."""
+    """Without gradients, with every module of `programs` in evaluation mode and each encoder run once."""
     roots = [root for program in programs for root in modules_of(program)]
     with evaluation_mode(*roots), torch.no_grad(), encoders_run_once():
         yield
@@ -67,7 +67,7 @@ def cross_generate(
 
     .. math:: z \sim q(z \mid x_S), \qquad x_m \sim p(x_m \mid z)
 
-    The program behind it is `predictive(model, guide, target)`. Latents that the guide's `conditional` leaves out are
+    The underlying program is `predictive(model, guide, target)`. Latents that the guide's `conditional` leaves out are
     sampled by the model, as the lower layers of a hierarchical one are. A conditional model samples `z` from its prior
     given the conditions, and needs them for every data point.
 
@@ -76,7 +76,7 @@ def cross_generate(
     Args:
         model: The generative program.
         guide: The variational program; its `conditional` distribution is used.
-        x: What is given, modality name -> values `(batch, *event)`.
+        x: The given modalities, modality name -> values `(batch, *event)`.
         target: Modalities to generate; one that is also given is reconstructed.
         num_samples: Number of latents per data point.
         observed: Modality name -> which data points are observed, bool `(batch,)`. A data point without any takes its
@@ -159,7 +159,7 @@ def reconstruct(
     observed: Mapping[str, Tensor] | None = None,
     output: Output = "mean",
 ) -> dict[str, Tensor]:
-    """Every given modality generated from all given ones; arguments and shapes as in `cross_generate`.
+    """Reconstructs every given modality from all given ones; arguments and shapes as in `cross_generate`.
 
     Returns:
         Modality name -> values `(num_samples, batch, *event)`.
@@ -240,7 +240,7 @@ def _embedded(
             with encoders_run_once():
                 sites = sample_sites(poutine.trace(program).get_trace(part, masks))
             if name not in sites:
-                raise ValueError(f"an embedding is the site {name!r}, and this guide only has {list(sites)}")
+                raise ValueError(f"an embedding is the site {name!r}, but this guide only has {list(sites)}")
             visible = {modality: values for modality, values in part.items() if sees(guide, modality)}
             codes.append(_embedding(guide, sites[name], Rows(visible, masks).informing(name), output))
     return torch.cat(codes)
@@ -249,7 +249,7 @@ def _embedded(
 def decode(
     model: Program, latents: Mapping[str, Tensor], target: Sequence[str] | None = None, output: Output = "mean"
 ) -> dict[str, Tensor]:
-    """What latents of your own decode to; latents that are not given take their mean.
+    """Decodes given latents; latents that are not given take their mean.
 
     Args:
         model: The generative program.
@@ -351,7 +351,7 @@ def generate(
 
 
 def _unconditional_target(model: Program, target: Sequence[str] | None) -> tuple[str, ...]:
-    """The modalities to sample without any that is given, checked."""
+    """The modalities to sample unconditionally, checked."""
     if conditions_of(model):
         raise ValueError(
             f"this model generates given {list(conditions_of(model))} and has no joint distribution to sample from: "
@@ -365,7 +365,7 @@ def _unconditional_target(model: Program, target: Sequence[str] | None) -> tuple
 
 
 class _MeanLatents(Messenger):
-    """Gives every site but those that are decided otherwise the mean of its distribution."""
+    """Sets every site, except those that are fixed, to the mean of its distribution."""
 
     def __init__(self, decided: Collection[str]) -> None:
         super().__init__()
@@ -377,7 +377,7 @@ class _MeanLatents(Messenger):
 
 
 def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embedding) -> Tensor:
-    """The code of each data point, that of the guide's prior where nothing is observed."""
+    """The embedding of each data point, that of the guide's prior where nothing is observed."""
     distribution = site["fn"]
     if output == "sample":
         code = site["value"]

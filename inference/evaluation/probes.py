@@ -1,4 +1,4 @@
-"""Linear probes: what a classifier with one linear layer reads off the latents."""
+"""Linear probes: how well a linear classifier predicts classes and attributes from the latents."""
 
 from collections.abc import Sequence
 from typing import Any

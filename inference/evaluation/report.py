@@ -47,7 +47,7 @@ class Report:
 
     Attributes:
         metrics: Name -> estimates by subset or direction, None where one does not exist (see `evaluate`).
-        details: How they came about: classifiers, parameters, data, settings, versions, seed, seconds.
+        details: How they were obtained: classifiers, parameters, data, settings, versions, seed, seconds.
         examples: Metric -> the value of each test data point, `(num,)`, NaN where it does not count; for comparisons
             of several models on the same data points by `paired_differences`.
 
@@ -61,7 +61,7 @@ class Report:
     examples: Mapping[str, Tensor]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `metrics.json` contains them; None for numbers that strict JSON does not have."""
+        """Plain values, as in `metrics.json`; None for numbers that strict JSON does not have."""
         return _plain({**self.metrics, **self.details})
 
     def save_examples(self, file: Path | BinaryIO) -> None:
@@ -70,7 +70,7 @@ class Report:
 
     @staticmethod
     def load_examples(file: Path | BinaryIO) -> dict[str, Tensor]:
-        """The `examples` that `save_examples` wrote."""
+        """Reads the `examples` that `save_examples` wrote."""
         with numpy.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
@@ -171,7 +171,7 @@ def evaluate(
         guide_samples: Latents per data point for the guide's conditional bounds.
         likelihood_data_points: Number of test data points, from the first, for likelihoods and latent dimensions.
         coherence_samples: Number of samples from the prior for the joint coherence.
-        output: `"mean"` or `"sample"`: what classifiers are shown of a likelihood.
+        output: `"mean"` or `"sample"` of the likelihoods, which classifiers are applied to.
         seed: Seed of every random number; torch's global generator is as before afterwards.
 
     Returns:
@@ -227,8 +227,8 @@ def paired_differences(
 ) -> dict[str, PairedDifference]:
     """The difference of two methods in every metric, paired by test data point and seed.
 
-    Two methods evaluated on the same test data share its difficulties, which cancel in the difference: its error is
-    smaller than the two errors together would suggest.
+    Two methods evaluated on the same test data find the same data points hard, which cancels in the difference: its
+    error is smaller than the two errors together would suggest.
 
     Args:
         first: For each seed `Report.examples` of one method.
@@ -404,7 +404,7 @@ def _arrow(given: Sequence[str], target: str) -> str:
 
 
 def _examples(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
-    """The value of each test data point, of every estimate that is one over them; samples of the prior are none."""
+    """The values of the test data points of every estimate that is an average over them."""
     examples = {}
     for name, value in metrics.items():
         if isinstance(value, AttributeScores):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["bounded_log", "log_ratio_of_gammas", "stirling_error"]
 
-# exp(30) is 1e13: beyond, a mean or a concentration is out of all proportion to data in any unit
+# exp(30) is 1e13: no mean or concentration of realistic data is larger
 _LIMIT = 30.0
 # above this the first two terms of Stirling's series are exact to 1e-11
 _LARGE = 100.0

@@ -160,7 +160,7 @@ class ClampedBeta(dist.Beta):
 
     Args:
         concentration1: As in `torch.distributions.Beta`.
-        concentration0: Likewise.
+        concentration0: As in `torch.distributions.Beta`.
         margin: Distance of values from 0 and 1.
 
     Example:

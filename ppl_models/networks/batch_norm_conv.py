@@ -67,8 +67,8 @@ class BatchNormConvDecoder(Layers):
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
-        al.), appendix, CelebA. The paper crops by 2, which would not double the side; the released code crops by 1,
-        and so does this.
+        al.), appendix, CelebA. The paper crops by 2, which would not double the side; here, as in the released code,
+        the crop is 1.
 
     Args:
         in_features: Size of the latent.

@@ -14,7 +14,7 @@ from multipyro.ppl_models.networks.heads import feature_size
 __all__ = ["ConditionalFlow", "FlowDistribution", "RealNVP"]
 
 # one half coupling scales by 1/e to e, so that six steps reach e^6. Looser bounds gain nothing (measured); with e^3 and
-# one hidden layer, whose outputs grow with its inputs, gradients of 1e9 have ruined a training run
+# one hidden layer, whose outputs grow with its inputs, gradients of 1e9 have broken a training run
 _MAX_LOG_SCALE = 1.0
 # not zero, so that the hidden layers have a gradient from the first step on
 _INITIAL_WEIGHT_SCALE = 1e-3
@@ -130,8 +130,8 @@ class ConditionalFlow(nn.Module):
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
-        Kushman), section 5.1.1. In the released code the last version is a Gaussian whose moments depend on the text,
-        and two couplings that do not; a `base` encoder makes the former possible.
+        Kushman), section 5.1.1. The last version of the released code is a Gaussian whose moments depend on the text,
+        followed by two couplings that do not; pass a `base` encoder for such a Gaussian.
 
     Args:
         network: Feature network `h`; its attribute `out_features` is the number of features.

@@ -23,7 +23,7 @@ class MLP(nn.Module):
         out_shape: Shape of one output, or its size.
         hidden_features: Widths of the hidden layers.
         activation: Constructor of the activation after each hidden layer.
-        activate_output: Whether the activation also follows the last layer, as feature networks have it.
+        activate_output: Whether the activation also follows the last layer, as in feature networks.
 
     Shapes:
         `(..., *in_shape)` to `(..., *out_shape)`.

@@ -124,7 +124,7 @@ class ResidualTextEncoder(CharacterChannels):
         base_channels: Channels of the first convolution; the blocks have 2 to 5 times as many.
 
     Raises:
-        ValueError: If the length is another one.
+        ValueError: If the length is not 256.
 
     Example:
         >>> import torch
@@ -152,7 +152,7 @@ class ResidualTextDecoder(CharacterLogits):
         base_channels: Channels before the last convolution.
 
     Raises:
-        ValueError: If the length is another one.
+        ValueError: If the length is not 256.
 
     Example:
         >>> import torch

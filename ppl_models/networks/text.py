@@ -74,7 +74,7 @@ class CharacterEncoder(CharacterChannels):
         channels: Channels of every convolution, and number of output features.
 
     Raises:
-        ValueError: If the length is another one.
+        ValueError: If the length is not a power of 2, or below 4.
 
     Example:
         >>> import torch
@@ -105,7 +105,7 @@ class CharacterDecoder(CharacterLogits):
         channels: Channels of every convolution.
 
     Raises:
-        ValueError: If the length is another one.
+        ValueError: If the length is not a power of 2, or below 4.
 
     Example:
         >>> import torch

@@ -35,7 +35,7 @@ class Simulation:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How the latents of simulated data points lie among samples of a guide.
+    """Ranks of the true latents of simulated data points among samples of a guide.
 
     Attributes:
         names: Name of each dimension, `"z[3]"`.

@@ -1,4 +1,4 @@
-"""The gap between a guide's bound and the likelihood, divided into what the family and what the encoder loses."""
+"""The gap between a guide's bound and the likelihood, divided into approximation and amortization gaps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _FITTED_SAMPLES = 64
 
 @dataclass(frozen=True, eq=False)
 class InferenceGap:
-    r"""What a guide's bound lacks of the log-likelihood, nats.
+    r"""How far a guide's bound lies below the log-likelihood, in nats.
 
     .. math:: \log p(x_A) - L[q] = \underbrace{\log p(x_A) - L[q^*]}_{\text{approximation}}
         + \underbrace{L[q^*] - L[q]}_{\text{amortization}}
@@ -41,9 +41,9 @@ class InferenceGap:
         evidence: The log-likelihood.
         bound: The guide's ELBO.
         total: `evidence - bound`, which is the divergence of the guide from the posterior.
-        approximation: What normals with independent components lose.
-        amortization: What the encoder loses against the best of them; negative where the guide has another family that
-            is better.
+        approximation: The gap of the best normal with independent components.
+        amortization: The gap between the guide and this normal; negative if the guide's family is richer and fits
+            better.
         khat: Pareto k-hat of the guide's own importance weights, `(batch,)`.
     """
 

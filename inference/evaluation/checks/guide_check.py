@@ -40,7 +40,7 @@ class SubsetCheck:
         p_value: Of all ranks being uniform, in every dimension and of the joint density together (Bonferroni).
         coverage: Level of a credible region -> share of the simulated latents inside, with Wilson's interval; empty if
             the guide has no density.
-        gap: What the guide's bound lacks of the log-likelihood of the data; None if it has no density.
+        gap: How far the guide's bound lies below the log-likelihood of the data; None if it has no density.
         dimensions: KL and variance of each dimension on the data; None where the guide has no marginals.
         verdicts: What all that means.
     """
@@ -83,7 +83,7 @@ class GuideCheck:
     Attributes:
         subsets: Subset -> its check.
         aggregate: Whether the aggregate posterior given all modalities, or the largest subset that the guide supports,
-            can be told apart from the prior.
+            can be distinguished from the prior.
         verdicts: What the comparison of aggregate posterior and prior means.
         power: Probability that the test of uniform ranks catches a guide half as wide as the posterior in one
             dimension.
@@ -146,16 +146,16 @@ def check_guide(
     num_ranked: int = 99,
     num_samples: int = 1000,
 ) -> GuideCheck:
-    """Is this guide any good? Measures it for every subset and says what the numbers mean, and what to do.
+    """Checks a guide given every subset of the modalities, and says what the numbers mean and what to do.
 
     On data points that the model simulates, whose true latents are known: the ranks of the latents among samples of the
     guide (simulation-based calibration), how often credible regions contain them, and how much wider or narrower the
     guide would have to be. On the data: Pareto k-hat of the guide's importance weights, the gap between its bound and
     the log-likelihood divided into approximation and amortization, and the KL of each dimension. And whether the
-    aggregate posterior can be told apart from the prior, which decides whether samples of the prior look like data.
+    aggregate posterior can be distinguished from the prior, which decides whether samples of the prior look like data.
 
     A guide is trained on data, and simulated data points can be unlike it where aggregate posterior and prior differ:
-    then the calibration is about simulated data, and k-hat and gaps are what holds on real data.
+    then the calibration describes simulated data, and k-hat and the gaps describe real data.
 
     References:
         See `calibrate`, `UniformityTest`, `inference_gap`, `two_sample_test` and `latent_dimensions`.
@@ -192,7 +192,7 @@ def check_guide(
     if not chosen:
         raise ValueError(f"the guide supports no subset of {list(modalities_in(x))}")
     inputs = {name: values for name, values in x.items() if is_exposure(name) or name in conditions}
-    if inputs:  # as many as are to be simulated, over and over
+    if inputs:  # repeated up to the number of simulations
         rows = torch.arange(num_simulated) % batch_rows(x)
         inputs = {name: values[rows] for name, values in inputs.items()}
     simulation = simulate(model, num_simulated, modalities_in(x), inputs)

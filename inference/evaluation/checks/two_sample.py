@@ -1,4 +1,4 @@
-"""Two-sample tests: whether latents of data and latents of the prior can be told apart."""
+"""Two-sample tests: whether latents of data can be distinguished from latents of the prior."""
 
 from dataclasses import dataclass
 
@@ -70,7 +70,7 @@ def _accuracy(first: Tensor, second: Tensor, seed: int) -> Estimate:
 
     points = torch.cat([first, second])
     points = (points - points.mean(0)) / points.std(0).clamp(min=1e-12)
-    # trees split one feature at a time, and would hardly notice that all are a little wider
+    # trees split one feature at a time, and would hardly detect that all are slightly wider
     points = torch.cat([points, points.square().sum(1, keepdim=True)], 1)
     labels = torch.cat([torch.zeros(len(first)), torch.ones(len(second))])
     trees = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=8, random_state=seed)

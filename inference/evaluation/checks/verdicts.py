@@ -23,7 +23,7 @@ _UNRELIABLE = 0.7
 # share of data points with an unreliable k-hat that is worth a word
 _MANY = 0.1
 _GAP = 0.5
-# accuracy of a classifier that is told apart from chance, and from what matters
+# accuracies of a classifier above which a difference is detected, and above which it matters
 _APART, _FAR_APART = 0.55, 0.7
 _COLLAPSED = 0.5
 
@@ -81,7 +81,7 @@ def judge_aggregate(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
         return (Verdict("note", aspect, "not compared: the prior of a conditional model depends on its conditions."),)
     accuracy = aggregate.accuracy.value
     found = (
-        f"a classifier tells its samples from those of the prior with accuracy {accuracy:.2f} (chance is 0.5); the "
+        f"a classifier distinguishes its samples from the prior's with accuracy {accuracy:.2f} (chance is 0.5); the "
         f"p-value of the maximum mean discrepancy is {aggregate.mmd_p_value:.3f}."
     )
     apart = aggregate.accuracy.low > 0.5 or aggregate.mmd_p_value < _ALPHA
@@ -90,7 +90,7 @@ def judge_aggregate(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
     if accuracy < _APART:
         return (Verdict("note", aspect, f"{found} They differ, but little."),)
     advice = (
-        "So samples of the prior are decoded from where no data lies. Fit a prior to the aggregate posterior (vlvae "
+        "So samples of the prior lie where there is no data. Fit a prior to the aggregate posterior (vlvae "
         "with a learned prior), or raise beta."
     )
     return (Verdict("bad" if accuracy > _FAR_APART else "note", aspect, found, advice),)
@@ -127,8 +127,8 @@ def _calibration(
         text = f"shifted by up to {calibration.offset:.2f} of its standard deviations in a dimension"
         advice = "Train longer, with a larger encoder, or with more data."
     else:
-        text = "of another shape than the posterior, though of about its width"
-        advice = "A flow can take more shapes."
+        text = "of about the width of the posterior, but of another shape"
+        advice = "Use a flow, which can take more shapes."
         return Verdict("note", aspect, f"{text} (p = {p_value:.2g}{covered}).", advice)
     return Verdict("bad", aspect, f"{text} (p = {p_value:.2g}{covered}).", advice)
 
@@ -166,7 +166,7 @@ def _collapse(dimensions: LatentDimensions) -> Verdict:
     kl = dimensions.kl.mean(0)
     text = f"{active} of {number} dimensions are active, with {kl.sum().item():.1f} nats in all."
     if active == 0:
-        advice = "The latent says nothing: warm up the KL, lower beta, or weaken the decoder."
+        advice = "The latent is not used: warm up the KL, lower beta, or weaken the decoder."
         return Verdict("bad", "collapse", text, advice)
     if active < _COLLAPSED * number:
         return Verdict(

@@ -27,7 +27,7 @@ __all__ = [
     "value_grid",
 ]
 
-#: the colors of Okabe and Ito (2008), which people with any color vision can tell apart
+#: the colors of Okabe and Ito (2008), distinguishable with any color vision
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 #: font size of labels, in points
 LABEL_SIZE = 9
@@ -44,11 +44,11 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save_figure(figure: "Figure", file: str | Path | BinaryIO, **settings: Any) -> None:
-    """Saves a figure with text as text, in the fonts of print: nothing in a PDF or SVG is turned into outlines.
+    """Saves a figure with its text as text: in a PDF or SVG, letters are not converted to outlines.
 
     Args:
         figure: The figure.
-        file: Where to: `.pdf` and `.svg` are vector graphics.
+        file: The file; `.pdf` and `.svg` are vector graphics.
         **settings: To matplotlib's `savefig`.
     """
     import matplotlib

@@ -33,7 +33,7 @@ def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequen
         Generalized Multimodal ELBO (Sutter et al., 2021), Figures 12 and 13.
 
     Args:
-        scores: Method, or what was given -> its scores.
+        scores: Name of a method, or of what was given -> its scores.
         names: Names of the attributes.
 
     Returns:
@@ -85,7 +85,7 @@ def attribute_changes_figure(
         modality: The image modality that is generated.
         attributes: Name of the vector modality with the attributes.
         base: The attributes that are changed, `(attributes,)`.
-        changes: Title of a column -> index of an attribute -> its value instead.
+        changes: Title of a column -> index of an attribute -> its new value.
         num_variations: Number of rows below the averages.
 
     Returns:

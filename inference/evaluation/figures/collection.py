@@ -33,7 +33,7 @@ class NamedFigure(NamedTuple):
     """A figure, the name of its file, and what to write below it.
 
     Attributes:
-        name: What to call its file, without the ending.
+        name: Name of its file, without the suffix.
         caption: What it shows, one or two sentences.
         figure: The figure.
     """
@@ -52,11 +52,11 @@ def figures_of(
     num_rows: int = 10,
     seed: int = 0,
 ) -> Iterator[NamedFigure]:
-    """Makes every figure that applies, one after the other.
+    """Draws every figure that applies, one after the other.
 
     These are cross-generation from each single modality and from all but one, reconstructions, joint samples, several
     samples of each latent, traversals, maps of the latents, posteriors of a two-dimensional latent, histograms of
-    words, training curves, and coherence by the number of given modalities. What a method does not have is left out: a
+    words, training curves, and coherence by the number of given modalities. What does not exist is left out: a
     conditional model has no joint samples, a flow no KL per dimension.
 
     Args:
@@ -94,7 +94,7 @@ def figures_of(
 
 
 def rows_of_each_class(data: MultimodalData, num_rows: int) -> Tensor:
-    """Indices of the first data points of each class in turn, of at most 1,000 that are looked at."""
+    """Indices of the first data points of each class in turn, among the first 1,000."""
     if data.labels is None:
         return torch.arange(min(num_rows, len(data)))
     labels = data.labels[:1000]
@@ -125,7 +125,7 @@ def _generation(model: Program, guide: Program, data: MultimodalData, num_rows: 
     x, observed = data.select(names).rows(rows)
     complete = observed is None or all(mask.all() for mask in observed.values())
     if not conditions and supports(guide, names) and complete:
-        caption = "Test data, and beside each value its reconstruction from all modalities."
+        caption = "Test data, each value beside its reconstruction from all modalities."
         yield NamedFigure("reconstructions", caption, reconstructions_figure(model, guide, modalities, x))
 
 
@@ -137,7 +137,7 @@ def _prior(model: Program, guide: Program, data: MultimodalData, num_rows: int) 
     yield NamedFigure("joint-samples", caption, joint_samples_figure(model, modalities, num_rows))
     for name, modality in modalities.items():
         if modality.kind == "image":
-            caption = f"Nine samples of {name} for each of 64 latents from the prior: what a tile varies in is noise."
+            caption = f"Nine samples of {name} for each of 64 latents from the prior: variation within a tile is noise."
             yield NamedFigure(f"latent-samples-{name}", caption, latent_samples_figure(model, modality))
 
 
@@ -152,7 +152,7 @@ def _latents(model: Program, guide: Program, data: MultimodalData, num_rows: int
     x, _ = data.select(names).rows(torch.arange(min(_KL_POINTS, len(data))))
     if supports(guide, names):
         target = [name for name in names if data.modalities[name].kind == "image"] or list(names[:1])
-        caption = "The dimensions of the latent with the largest KL divergence, moved by three standard deviations."
+        caption = "The dimensions of the latent with the largest KL divergence, varied by three standard deviations."
         try:
             yield NamedFigure("traversals", caption, traversals_figure(model, guide, data.modalities, x, target))
         except TypeError:  # a flow has no marginals
@@ -160,7 +160,7 @@ def _latents(model: Program, guide: Program, data: MultimodalData, num_rows: int
     if getattr(unwrap(model), "latent_dim", 0) == 2 and not getattr(unwrap(model), "private", ()):
         for given in subsets:
             if len(given) == 1 and data.modalities[given[0]].kind in ("label", "text"):
-                caption = f"The latent given one {given[0]}: of the model, the aggregate over its data, of the guide."
+                caption = f"The latent given one {given[0]}: the model's posterior, the aggregate and the guide."
                 yield NamedFigure(f"posteriors-{given[0]}", caption, posteriors_figure(model, guide, data, 0, given))
 
 
@@ -175,7 +175,7 @@ def _words(model: Program, guide: Program, data: MultimodalData, num_rows: int) 
         if observed is not None:
             continue
         generated = cross_generate(model, guide, {given[0]: x[given[0]]}, [name])[name][0]
-        caption = f"How often each word occurs in {name}: in test data, and generated from {given[0]}."
+        caption = f"How often each word of {name} occurs in test data, and when generated from {given[0]}."
         texts = {"test data": x[name], f"generated from {given[0]}": generated}
         yield NamedFigure(f"words-{name}", caption, word_histogram_figure(modality, texts))
 

@@ -72,8 +72,7 @@ def training_curves_figure(history: Sequence[Mapping[str, float]]) -> "Figure":
 def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> "Figure":
     """Coherence, latent accuracy and likelihood against the number of given modalities, one line per method.
 
-    One report has the 95 % interval of each share as its error bar; of several seeds, it is the standard deviation over
-    seeds.
+    With one report per method, error bars are 95 % intervals; with several seeds, the standard deviation over seeds.
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), Figure 3.
@@ -128,8 +127,8 @@ def by_setting_figure(
     Args:
         estimates: Name of a line -> value of the setting -> an estimate: its `value`, and for its error bar `low` and
             `high`, or `se`, or `std`.
-        setting: What the axis is called.
-        metric: What the numbers are.
+        setting: Label of the axis.
+        metric: Name of the metric.
         log: Whether the axis of the setting is logarithmic.
 
     Returns:
@@ -188,7 +187,7 @@ def _error(estimate: Mapping[str, float]) -> tuple[float, float]:
 
 
 def _mean_by_size(subsets: Mapping[str, Mapping[str, float] | None]) -> dict[str, dict[str, float]]:
-    """The mean over the subsets of each size; its interval takes them as fully dependent, which is on the safe side."""
+    """The mean over the subsets of each size; its interval conservatively takes them as fully dependent."""
     sizes: dict[str, list[Mapping[str, float]]] = {}
     for subset, estimate in subsets.items():
         if estimate is not None:

@@ -27,7 +27,7 @@ def cross_generation_figure(
     num_samples: int = 8,
     output: Output = "mean",
 ) -> "Figure":
-    """What is generated from given values: one row per data point, the given values first, then samples of the targets.
+    """Modalities generated from others: one row per data point, the given values first, then samples of the targets.
 
     Args:
         model: The generative program.

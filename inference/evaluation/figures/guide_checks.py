@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["guide_check_figure"]
 
-# colors that differ in brightness too
+# colors that also differ in brightness
 _LATENT, _JOINT, _BAND = "#0072B2", "#D55E00", "#BBBBBB"
 
 
@@ -23,8 +23,8 @@ def guide_check_figure(check: "GuideCheck") -> "Figure":
     """One row for each subset: ranks against their band, coverage, and k-hat of the data points.
 
     The first panel shows the distribution functions of the ranks minus that of uniform ranks, one line for each latent
-    dimension and a thick one for the joint density. In the gray band lie, with probability 95 %, all points of a line
-    if the guide is the posterior. Lines that rise at the left and fall at the right are those of a guide that is too
+    dimension and a thick one for the joint density. If the guide is the exact posterior, a line lies in the gray band
+    as a whole with probability 95 %. Lines that rise at the left and fall at the right mean that the guide is too
     narrow.
 
     Args:

@@ -37,7 +37,7 @@ def latent_map_figure(
         guide: The variational program.
         data: The data; colors need its labels.
         subsets: The subsets, one panel each.
-        max_points: Most data points, from the first.
+        max_points: Maximum number of data points, taken from the start.
         method: `"pca"`: the two principal components, whose shares of the variance the axes state; `"umap"`: UMAP,
             which needs the package `umap-learn`. A latent of two dimensions is shown as it is.
 
@@ -74,7 +74,7 @@ def latent_map_figure(
             for color, label in zip(colors_for(classes), classes, strict=True):
                 points = panel[labels == label]
                 ax.scatter(*points.T.numpy(), s=7, color=color, linewidths=0, label=_class_name(data, label))
-                if len(points):  # a name in each cloud, for those who cannot tell the colors apart
+                if len(points):  # a name in each cluster, for readers who cannot distinguish the colors
                     place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
                     text = ax.annotate(_class_name(data, label), points.mean(0).tolist(), fontsize=7, **place)
                     text.set_path_effects([withStroke(linewidth=2, foreground="white")])
@@ -99,7 +99,7 @@ def posteriors_figure(
     num_samples: int = 400,
     resolution: int = 120,
 ) -> "Figure":
-    r"""What a latent of two dimensions may be given some modalities: the model's posterior, the aggregate, the guide's.
+    r"""A two-dimensional latent given some modalities: the model's posterior, the aggregate posterior, the guide.
 
     Three panels: the exact :math:`p(z \mid x_G) \propto p(z) \prod_{m \in G} p(x_m \mid z)` on a grid; the aggregate,
     samples of the guide's posteriors given all modalities of the data points with the same `x_G`; and samples of the
@@ -170,7 +170,7 @@ def posteriors_figure(
 
 
 def _projected(codes: Tensor, method: str) -> tuple[Tensor, tuple[str, str]]:
-    """Two coordinates of each code, and what the axes are called."""
+    """Two coordinates of each embedding, and the labels of the axes."""
     if method not in ("pca", "umap"):
         raise ValueError(f"method must be 'pca' or 'umap', got {method!r}")
     if codes.shape[1] <= 2:

@@ -40,10 +40,8 @@ def traversals_figure(
 ) -> "Figure":
     """What each latent dimension changes: one row per dimension, moved away from a posterior mean in steps.
 
-    At the left is the data point that is given.
-
-    Beside each row stands the mean KL divergence of the dimension from its prior over the data points of `x`, which is
-    how much it says about them; the dimensions with the largest come first.
+    At the left is the given data point. The label of each row is the KL divergence of the dimension from its prior,
+    averaged over the data points of `x`, which measures how informative the dimension is; the largest come first.
 
     References:
         Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), Figure 5, which moves by five standard
@@ -53,10 +51,10 @@ def traversals_figure(
         model: The generative program.
         guide: The variational program.
         modalities: Modality name -> its description.
-        x: Data points: the first is the one that is changed, all count for the KL divergence.
+        x: Data points: the first is the one that is varied, all count for the KL divergence.
         target: The modalities that are decoded, one block of columns each.
         given: The modalities that the posterior is conditioned on; all of `x` by default.
-        num_dimensions: Most dimensions that are shown.
+        num_dimensions: Maximum number of dimensions shown.
         num_steps: Steps from one end to the other.
         span: Distance of the ends from the posterior mean, in standard deviations of the prior.
 
@@ -64,7 +62,7 @@ def traversals_figure(
         The figure, which belongs to no window.
 
     Raises:
-        TypeError: If the latents have no marginals in closed form, as those of flows have none.
+        TypeError: If the latents have no marginals in closed form, as is the case for flows.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -112,7 +110,7 @@ def traversals_figure(
 
 
 def latent_samples_figure(model: Program, modality: Modality, num_latents: int = 64, num_samples: int = 9) -> "Figure":
-    """Several samples of the likelihood for each of several latents from the prior: what is left to noise.
+    """Several samples of the likelihood for each of several latents from the prior: what the latent leaves to noise.
 
     References:
         Variational Mixture-of-Experts Autoencoders (Shi et al., 2019), Figure 4: 64 latents, 9 samples of each.
@@ -138,7 +136,7 @@ def latent_samples_figure(model: Program, modality: Modality, num_latents: int =
         4
     """
     if modality.kind != "image":
-        raise ValueError(f"tiles show images, and {modality.name!r} is a {modality.kind}")
+        raise ValueError(f"tiles show images, got {modality.name!r} of kind {modality.kind!r}")
     latents = prior_latents(model, num_latents)
     repeated = {name: values.repeat_interleave(num_samples, 0) for name, values in latents.items()}
     images = decode(model, repeated, [modality.name], "sample")[modality.name].unflatten(0, (num_latents, num_samples))
