@@ -10,6 +10,7 @@ SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 EXTRAS = {
     "arviz": ["arviz>=0.17,<1"],  # arviz 1 has other data structures
     "faces": ["opencv-python-headless>=4.9,<5"],  # OpenCV 5 has no Haar cascades
+    "ray": ["ray>=2.9"],
     "render": ["pyvista>=0.44"],
     "tables": ["pandas>=2.1", "pyarrow>=14"],
     "tensorboard": ["tensorboard>=2.16"],

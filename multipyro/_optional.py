@@ -15,6 +15,7 @@ INSTALL = {
     "pandas": '"multipyro[tables]"',
     "pyarrow": '"multipyro[tables]"',
     "pyvista": '"multipyro[render]"',
+    "ray": '"multipyro[ray]"',
     "rich": "rich",
     "scipy": "scipy",
     "sklearn": "scikit-learn",
