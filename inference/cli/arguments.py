@@ -16,6 +16,7 @@ from multipyro.inference.cli.commands import (
     generate,
     methods,
     predict,
+    presets,
     train,
 )
 from multipyro.inference.cli.jobs import METHOD_OPTIONS
@@ -152,6 +153,7 @@ COMMANDS: dict[str, Command] = {
         {"method": ("?", "a method of `multipyro methods`, or FILE.py:NAME")},
         {
             "": (
+                Option("preset", None, str | None, "arguments of a published experiment (see multipyro presets)"),
                 Option("config", None, Path | None, "arguments from a YAML or TOML file"),
                 Option("dry_run", False, bool, "print what would be trained, and stop"),
                 Option("guide", None, str | None, "a guide class in place of the method's"),
@@ -256,6 +258,11 @@ COMMANDS: dict[str, Command] = {
         "list the methods, or describe one: equation, options, paper",
         methods.run,
         {"method": ("?", "the method to describe")},
+    ),
+    "presets": Command(
+        "list the settings of published experiments, or describe one",
+        presets.run,
+        {"preset": ("?", "the preset to describe")},
     ),
     "datasets": Command(
         "list the data sets: modalities, sizes, options, where they are found",

@@ -14,6 +14,7 @@ from multipyro.inference.cli.config_file import read_config
 from multipyro.inference.cli.console import complain
 from multipyro.inference.cli.jobs import METHOD_OPTIONS
 from multipyro.inference.options import Option
+from multipyro.inference.presets import preset
 
 __all__ = ["main", "parse", "parser"]
 
@@ -65,11 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments of a command, over those in its `--config` file, over the defaults.
+    """The arguments of a command, over those in its `--config` file, over those of its `--preset`, over the defaults.
 
     Raises:
         SystemExit: If an argument is unknown, missing or wrong, after one line on standard error; or after `--help`.
-        ValueError: If the configuration file is wrong, or there is no method to train.
+        ValueError: If the configuration file is wrong, a preset is unknown, or there is no method to train.
     """
     arguments = parser().parse_args(argv)
     arguments.config_options = {}
@@ -78,6 +79,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.command == "train":
         config = {} if arguments.config is None else read_config(arguments.config, COMMANDS["train"])
         options = {**config.pop("option", {}), **{n: config.pop(n) for n in METHOD_OPTIONS if n in config}}
+        name = arguments.preset or config.get("preset")
+        if name is not None:
+            published = preset(name).arguments(arguments.method or config.get("method"))
+            options = {**published.pop("option"), **options}
+            config = {**published, **config}
         arguments = parser(config).parse_args(argv)
         arguments.config_options = options
         if arguments.method is None:

@@ -1,0 +1,397 @@
+"""The shape of all scripts in this folder: what is trained and measured, the published values, one command line.
+
+A script describes an `Experiment` and calls `run`. Every row of its table is trained with every seed, each a cell of a
+sweep (`multipyro.inference.sweeps`) in the folder `--out`: the same command continues after an interruption, and a
+finished cell is never computed again. What comes out is `NAME.md`, `NAME.json` and, of a figure, `NAME.png`.
+
+`--budget full` trains as long as the paper. `--budget MINUTES` is processor time for training all rows with one seed: a
+short trial measures what an example costs, and all rows get the same number of epochs, as many as fit; where these are
+fewer than five, five epochs on fewer examples. The plan is stored, and the same command with more seeds follows it.
+`--smoke` runs everything on noise within seconds, with tiny networks.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multipyro.data import Modality, MultimodalData, Splits
+from multipyro.data.storage import write_atomically
+from multipyro.inference import fit_recipe, load
+from multipyro.inference.presets import PRESETS, Preset
+from multipyro.inference.runs import versions
+from multipyro.inference.sweeps import Cell, CellResult, run_cells
+
+__all__ = ["Experiment", "Run", "Trial", "run"]
+
+MIN_EPOCHS = 5
+SMOKE_ROWS = 24
+CHARACTERS = "*abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"\\/|_@#$%^&~`+=<>()[]{} \n"
+WORDS = ("-", *(f"w{number}" for number in range(19)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a row.
+
+    Args:
+        method: The method; None for that of the preset.
+        options: Options of the method in place of those of the preset.
+        preset: The preset in place of that of the experiment.
+        changes: Fields of the preset in place of its own.
+    """
+
+    method: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `measure` is called with: a trained run.
+
+    Args:
+        model: The generative program.
+        guide: The variational program.
+        recipe: The recipe.
+        splits: The data.
+        run: How it was trained.
+        full: Whether it is measured on as much as in the paper.
+        smoke: Whether nothing but that it runs matters.
+        folder: Folder of the cell, for figures.
+    """
+
+    model: Any
+    guide: Any
+    recipe: Any
+    splits: Splits
+    run: Run
+    full: bool
+    smoke: bool
+    folder: Path
+
+    def size(self, full: int, reduced: int) -> int:
+        """A number of samples or examples: the paper's, or fewer for a limited budget."""
+        return 2 if self.smoke else full if self.full else reduced
+
+    def test(self, full: int, reduced: int, part: str = "test") -> dict[str, Tensor]:
+        """The first test examples, or those of another part."""
+        data = getattr(self.splits, part)
+        return data.rows(torch.arange(min(len(data), SMOKE_ROWS if self.smoke else self.size(full, reduced))))[0]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or a figure of a paper.
+
+    Args:
+        name: Name of the files.
+        title: The paper, the table and the data.
+        preset: Name of the preset.
+        rows: Label of a row -> how it is trained; of several runs the values are joined.
+        measure: Called with a `Trial`; returns metric -> value.
+        published: Label of a row -> metric -> published value; what is not in it was not published.
+        unit: What the numbers are.
+        draw: Called with the results of all rows and a file name without suffix; writes figures, returns their paths.
+        departures: What differs from the paper beside the departures of the preset, each a sentence.
+        reduced: What `measure` has less of with a limited budget, a sentence.
+    """
+
+    name: str
+    title: str
+    preset: str
+    rows: Mapping[str, Sequence[Run]]
+    measure: Callable[[Trial], Mapping[str, float | None]]
+    published: Mapping[str, Mapping[str, float]]
+    unit: str
+    draw: Callable[[Mapping[str, Mapping[str, Any]], Path], Sequence[Path]] | None = None
+    departures: Sequence[str] = ()
+    reduced: str = ""
+
+    def preset_of(self, one: Run, smoke: bool = False) -> Preset:
+        """The preset of a run, tiny in a smoke test."""
+        changed = replace(PRESETS[one.preset or self.preset], **one.changes)
+        return replace(changed, latent_dim=2, hidden_features=(16, 16)) if smoke else changed
+
+
+def run(experiment: Experiment) -> None:
+    """The command line of an experiment."""
+    parser = argparse.ArgumentParser(description=experiment.title)
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs, on noise")
+    parser.add_argument("--budget", default="60", help="processor minutes of training a seed, or full (60)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (3)")
+    parser.add_argument("--rows", nargs="+", choices=list(experiment.rows), help="only these rows")
+    parser.add_argument("--workers", type=int, default=0, help="cells at once, each in a process; 0 for this one (0)")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="where cells are computed")
+    parser.add_argument("--data-root", type=Path, help="data folder, instead of MULTIPYRO_DATA")
+    parser.add_argument("--out", type=Path, help="folder of the runs and of the result (runs/papers/NAME-BUDGET)")
+    args = parser.parse_args()
+    if args.budget != "full" and not (args.budget.replace(".", "", 1).isdecimal() and float(args.budget)):
+        parser.error(f"--budget must be a number of minutes or full, got {args.budget!r}")
+    if args.smoke:
+        args.budget, args.seeds = "smoke", 1
+    args.rows = args.rows or list(experiment.rows)
+    args.out = args.out or Path("runs/papers") / f"{experiment.name}-{args.budget}"
+    with tempfile.TemporaryDirectory() if args.smoke else nullcontext(args.out) as folder:
+        _sweep(experiment, args, Path(folder))
+
+
+def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
+    plan = _plan(experiment, args, out)
+    cells, members = [], []
+    for seed in range(args.seeds):  # a whole table of one seed comes first
+        for label in args.rows:
+            for number, one in enumerate(experiment.rows[label]):
+                cells.append(_cell(experiment, f"{_slug(label)}-{number}-{seed}", one, seed, plan, args))
+                members.append((label, seed))
+    names = iter(members)
+
+    def report(cell: Cell, result: CellResult) -> None:
+        failure = (result.error.splitlines() or ["not started"])[-1]
+        print(f"{cell.name}: {'finished' if result.values is not None else failure}", flush=True)
+
+    results = run_cells(cells, out, workers=args.workers, engine=args.engine, report=report)
+    table = {label: {} for label in args.rows}
+    per_seed: dict[tuple[str, int], dict[str, float]] = {}
+    for member, result in zip(names, results.values(), strict=True):
+        if result.values is not None:
+            per_seed.setdefault(member, {}).update(result.values["metrics"])
+    for label in args.rows:
+        found = [values for (row, _), values in per_seed.items() if row == label]
+        metrics = dict.fromkeys([*experiment.published.get(label, {}), *(name for one in found for name in one)])
+        for metric in metrics:
+            ours = [one[metric] for one in found if one.get(metric) is not None]
+            table[label][metric] = {
+                "published": experiment.published.get(label, {}).get(metric),
+                "value": statistics.fmean(ours) if ours else None,
+                "std": statistics.stdev(ours) if len(ours) > 1 else None,
+                "n": len(ours),
+            }
+    record = {
+        "title": experiment.title,
+        "preset": experiment.preset,
+        "source": PRESETS[experiment.preset].source,
+        "command": _command(args),
+        "budget": args.budget,
+        "plan": plan,
+        "versions": versions(),
+        "seconds": sum(result.seconds for result in results.values()),
+        "unfinished": [name for name, result in results.items() if result.values is None],
+        "unit": experiment.unit,
+        "rows": table,
+        "departures": _departures(experiment, plan),
+    }
+    files = [] if experiment.draw is None else experiment.draw(table, out / experiment.name)
+    text = _markdown(record, files)
+    write_atomically(out / f"{experiment.name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / f"{experiment.name}.md", text)
+    print(text)
+
+
+def _cell(experiment: Experiment, name: str, one: Run, seed: int, plan: dict, args: argparse.Namespace) -> Cell:
+    described = experiment.preset_of(one).arguments(one.method)
+    key = {"preset": described, "options": one.options, "changes": list(one.changes), "seed": seed, "plan": plan}
+    arguments = {"experiment": experiment, "one": one, "seed": seed, "plan": plan, "data_root": args.data_root}
+    return Cell(name, train_and_measure, arguments, json.loads(json.dumps(key, default=str)))
+
+
+def train_and_measure(
+    folder: Path, experiment: Experiment, one: Run, seed: int, plan: Mapping[str, Any], data_root: Path | None
+) -> dict[str, Any]:
+    """Trains one run, or continues it, and measures it: what a cell computes."""
+    smoke = plan["budget"] == "smoke"
+    settings = experiment.preset_of(one, smoke)
+    splits = _data(settings, plan, data_root)
+    torch.manual_seed(seed)
+    options = {**one.options, **({} if plan["warmup"] is None else {"warmup": plan["warmup"]})}
+    recipe = settings.build(splits.train.modalities, one.method, **options)
+    training = {"epochs": plan["epochs"], "seed": seed, "out": folder / "run", "resume": True, "progress": False}
+    if smoke:
+        training["batch_size"] = 12
+    history = fit_recipe(recipe, splits, settings.settings(**training)).history
+    trained = load(folder / "run")
+    torch.manual_seed(seed)
+    trial = Trial(*trained, splits, one, plan["budget"] == "full", smoke, folder)
+    metrics = {name: None if value is None else float(value) for name, value in experiment.measure(trial).items()}
+    return {"metrics": metrics, "epochs": len(history), "parameters": recipe.num_parameters}
+
+
+def _data(settings: Preset, plan: Mapping[str, Any], data_root: Path | None) -> Splits:
+    if plan["budget"] == "smoke":
+        return noise(settings)
+    splits = settings.splits(data_root)
+    number = plan["examples"]
+    return replace(splits, train=splits.train.take(torch.arange(min(number, len(splits.train)))))
+
+
+def _plan(experiment: Experiment, args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """How long every row is trained; stored, so that a continued run follows it."""
+    paper = PRESETS[experiment.preset]
+    epochs, warmup = paper.training["epochs"], paper.options.get("warmup")
+    if args.smoke:
+        return {"budget": "smoke", "epochs": 1, "warmup": None if warmup is None else 0, "examples": SMOKE_ROWS}
+    file = out / "plan.json"
+    if file.exists():
+        return json.loads(file.read_text(encoding="utf-8"))
+    examples = len(paper.splits(args.data_root).train)
+    if args.budget != "full":
+        runs = [one for label in args.rows for one in experiment.rows[label]]
+        cost = sum(_seconds_per_example(experiment.preset_of(one), one, args.data_root) for one in runs)
+        affordable = 60 * float(args.budget) / cost
+        epochs = min(epochs, max(MIN_EPOCHS, math.floor(affordable / examples)))
+        examples = min(examples, max(paper.training["batch_size"], math.floor(affordable / epochs)))
+        # the same share of the training as in the paper
+        warmup = warmup and round(warmup * epochs / paper.training["epochs"])
+    plan = {"budget": args.budget, "epochs": epochs, "warmup": warmup, "examples": examples}
+    write_atomically(file, json.dumps(plan) + "\n")
+    return plan
+
+
+def _seconds_per_example(settings: Preset, one: Run, data_root: Path | None) -> float:
+    """Processor time of training, over all stages."""
+    splits = settings.splits(data_root).head(20 * settings.training["batch_size"])
+    recipe = settings.build(splits.train.modalities, one.method, **one.options)
+    seconds = []
+    for _ in range(2):  # the first time includes what is done once
+        started = time.process_time()
+        fit_recipe(recipe, splits.train, settings.settings(epochs=1, progress=False))
+        seconds.append((time.process_time() - started) / len(splits.train))
+    return min(seconds)
+
+
+def _departures(experiment: Experiment, plan: Mapping[str, Any]) -> list[str]:
+    """Every setting that differs, and why."""
+    paper = PRESETS[experiment.preset]
+    said = []
+    if plan["budget"] != "full":
+        said.append(f"{plan['epochs']} epochs of each stage in place of {paper.training['epochs']}: the budget.")
+        said.append(f"{plan['examples']:,} training examples: the budget.")
+        if plan["warmup"] is not None:
+            said.append(f"The KL grows over {plan['warmup']} epochs in place of {paper.options['warmup']}.")
+        said += [experiment.reduced] * bool(experiment.reduced)
+    said.append("The parameters are those of the epoch with the best validation bound.")
+    return [*said, *experiment.departures, *paper.departures]
+
+
+def _markdown(record: Mapping[str, Any], files: Sequence[Path]) -> str:
+    metrics = list(dict.fromkeys(name for row in record["rows"].values() for name in row))
+    header = [""] + [f"{name}{part}" for name in metrics for part in (", published", ", ours")]
+    lines = [
+        f"# {record['title']}",
+        "",
+        f"`{record['command']}`",
+        "",
+        f"{record['unit']}. Mean ± standard deviation",
+        "",
+    ]
+    lines[4] += " over seeds, and their number."
+    lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for label, row in record["rows"].items():
+        cells = []
+        for name in metrics:
+            cell = row.get(name) or {"published": None, "value": None}
+            cells += [_number(cell["published"]), _ours(cell)]
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    lines += ["", *(f"![{file.stem}]({file.name})\n" for file in files), "What differs from the paper:", ""]
+    lines += [f"* {sentence}" for sentence in record["departures"]]
+    if record["unfinished"]:
+        lines += ["", f"Not finished: {', '.join(record['unfinished'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def _ours(cell: Mapping[str, Any]) -> str:
+    if cell["value"] is None:
+        return "–"
+    spread = "" if cell["std"] is None else f" ± {_number(cell['std'], cell['value'])}"
+    return f"{_number(cell['value'])}{spread} ({cell['n']})"
+
+
+def _number(value: float | None, like: float | None = None) -> str:
+    if value is None:
+        return "–"
+    size = abs(value if like is None else like)
+    return f"{value:.{3 if size < 10 else 1 if size < 10_000 else 0}f}"
+
+
+def _slug(label: str) -> str:
+    return "".join(character if character.isalnum() else "-" for character in label.lower()).strip("-")
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command, without the folders of one machine."""
+    words = [f"examples/papers/{Path(sys.argv[0]).name}", "--budget", args.budget, "--seeds", str(args.seeds)]
+    return shlex.join(["python", *words])
+
+
+def noise(settings: Preset) -> Splits:
+    """Splits of noise that look like the data of a preset, to check that everything runs."""
+    modalities, generator = _modalities(settings), torch.Generator().manual_seed(0)
+    parts = []
+    for name in Splits.NAMES:
+        x = {key: _noise(modality, generator) for key, modality in modalities.items()}
+        labels = torch.arange(SMOKE_ROWS) % 10
+        parts.append(MultimodalData("noise", modalities, x, labels=labels, split=name))
+    splits = Splits(*parts)
+    splits = splits if settings.modalities is None else splits.select(settings.modalities)
+    return splits.with_likelihoods(settings.likelihoods, settings.scales)
+
+
+def _noise(modality: Modality, generator: torch.Generator) -> Tensor:
+    shape = (SMOKE_ROWS, *modality.shape)
+    if modality.num_classes:
+        return torch.randint(modality.num_classes, shape, generator=generator)
+    binary = torch.randint(2, shape, generator=generator).float()
+    if modality.likelihood == "bernoulli":
+        return binary
+    return 2 * binary - 1 if modality.kind == "vector" else 0.1 + 0.8 * torch.rand(shape, generator=generator)
+
+
+def _modalities(settings: Preset) -> dict[str, Modality]:
+    """The modalities of the data of a preset, without reading it."""
+    image, form = settings.data_options, settings.data_options.get("form", "attributes")
+    gray = "bernoulli" if image.get("binarize", "dynamic") != "none" else "continuous_bernoulli"
+    digit, label = Modality("image", (1, 28, 28), "image", gray), Modality("label", (), "label", "categorical", 10)
+    color = Modality("image", (3, 64, 64), "image", "laplace")
+    scene = Modality("image", (3, 112, 112), "image", "beta")
+
+    def text(name: str, length: int, **tokens: Any) -> Modality:
+        (spelled,) = tokens.values()
+        return Modality(name, (length,), "text", "categorical", len(spelled), **tokens)
+
+    number = {"attributes": 40, "visual": 18}.get(form)
+    described = {
+        "words": text("text", 9, vocabulary=WORDS),
+        "text": text("text", 256, alphabet=CHARACTERS),
+        **dict.fromkeys(
+            ("attributes", "visual"),
+            Modality("attributes", (number or 1,), "vector", settings.data_options.get("likelihood", "bernoulli")),
+        ),
+    }
+    known = {
+        "mnist": (digit, label),
+        "mnist-fashion": (digit, replace(digit, name="fashion"), label),
+        "polymnist": [Modality(f"m{position}", (3, 28, 28), "image", "laplace") for position in range(5)],
+        "mnist-svhn": (
+            Modality("mnist", (1, 28, 28), "image", "laplace"),
+            Modality("svhn", (3, 32, 32), "image", "laplace"),
+        ),
+        "celeba": (color, described[form]),
+        "cub": (color, text("caption", 32, vocabulary=("<exc>", "<pad>", "<eos>", *WORDS[1:]))),
+        "two-objects": (scene, text("text", 9, vocabulary=WORDS[1:])),
+        "one-object": (scene, text("text", 4, vocabulary=WORDS[1:])),
+    }
+    known["mnist-svhn-text"] = (*known["mnist-svhn"], text("text", 8, alphabet=CHARACTERS))
+    return {modality.name: modality for modality in known[settings.data]}
