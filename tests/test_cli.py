@@ -32,12 +32,6 @@ class NotOne:
 """
 
 
-@pytest.fixture(autouse=True)
-def without_refinement(monkeypatch):
-    """Estimates of likelihoods from the samples that are asked for: after one epoch all of them would be refined."""
-    monkeypatch.setattr("multipyro.inference.evaluation.likelihoods.estimators._BUDGET", 1)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "mvae"

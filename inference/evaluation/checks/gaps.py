@@ -26,6 +26,8 @@ __all__ = ["InferenceGap", "inference_gap"]
 
 # of one data point, while it is optimized: samples times the tensors that gradients keep
 _FITTED_SAMPLES = 64
+# of the optimization: what it stops short of counts as approximation
+_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,7 @@ def _bounds(
             log_weights = bound_log_weights(model, guide, part, given, scored, num_samples)
             density = LatentDensity(model, part, None, scored)
             start = starting_point(density, latents_of(program, given, part, None))
-            best = fit_normals(density, *start, full=False).bound
+            best = fit_normals(density, *start, steps=_STEPS, full=False).bound
             parts.append((log_weights.mean(0), best, pareto_k(log_weights)))
     guided, best, khat = (torch.cat(column) for column in zip(*parts, strict=True))
     return guided, best, khat

@@ -16,6 +16,7 @@ from multipyro.inference.evaluation.checks.uniformity import UniformityTest
 from multipyro.inference.evaluation.checks.verdicts import Verdict, judge_aggregate, judge_subset
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
+from multipyro.inference.evaluation.likelihoods.weights import UNRELIABLE
 from multipyro.inference.evaluation.prediction import embed
 from multipyro.inference.programs import Program, unwrap
 
@@ -64,7 +65,7 @@ class SubsetCheck:
             "coverage": {str(level): share.to_dict() for level, share in self.coverage.items()},
             "khat": None
             if khat is None
-            else {"median": khat.median().item(), "unreliable": (khat > 0.7).double().mean().item()},
+            else {"median": khat.median().item(), "unreliable": (khat > UNRELIABLE).double().mean().item()},
             "gap": None
             if gap is None
             else {

@@ -9,6 +9,7 @@ from multipyro.inference.evaluation.checks.gaps import InferenceGap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest
 from multipyro.inference.evaluation.dimensions import LatentDimensions
 from multipyro.inference.evaluation.estimates import Estimate
+from multipyro.inference.evaluation.likelihoods.weights import UNRELIABLE
 
 __all__ = ["Verdict", "judge_aggregate", "judge_subset"]
 
@@ -19,7 +20,6 @@ _ALPHA = 0.05
 # a spread within these factors is close enough for use, whatever a test with many data points says
 _CLOSE = (0.9, 1.1)
 _OFFSET = 0.25
-_UNRELIABLE = 0.7
 # share of data points with an unreliable k-hat that is worth a word
 _MANY = 0.1
 _GAP = 0.5
@@ -134,7 +134,7 @@ def _calibration(
 
 
 def _weights(gap: InferenceGap) -> Verdict:
-    aspect, share = "importance weights", (gap.khat > _UNRELIABLE).double().mean().item()
+    aspect, share = "importance weights", (gap.khat > UNRELIABLE).double().mean().item()
     text = f"k-hat is above 0.7 for {share:.0%} of the data points, {gap.khat.median().item():.2f} in the median."
     if gap.khat.isnan().any():
         return Verdict("note", aspect, "too few samples for k-hat.", "Take more than 25.")

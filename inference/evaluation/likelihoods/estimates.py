@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from multipyro.inference.evaluation.likelihoods.weights import UNRELIABLE
+
 __all__ = ["Difference", "LogLikelihood", "Sandwich"]
 
-_UNRELIABLE = 0.7
 # of a sandwich, in nats, below which it certifies an estimate
 _GAP = 0.1
 
@@ -27,7 +28,7 @@ class LogLikelihood:
         ess: Effective sample size, `(batch,)`.
         growth: `L(K) - L(K / 2)`, `(batch,)`: what the last doubling of the samples added. Its mean estimates the bias
             that remains.
-        num_samples: Number of samples of each data point, `(batch,)`; larger where an estimate was refined.
+        num_samples: Number of samples of each data point in all, `(batch,)`; larger where an estimate was refined.
         proposal: Component of the proposal -> samples, of `num_samples` at first.
         method: How the values were computed.
         notes: Other remarks.
@@ -74,7 +75,7 @@ class LogLikelihood:
     @property
     def unreliable(self) -> float:
         """The share of data points with a k-hat above 0.7."""
-        return 0.0 if self.khat is None else (self.khat > _UNRELIABLE).double().mean().item()
+        return 0.0 if self.khat is None else (self.khat > UNRELIABLE).double().mean().item()
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
@@ -84,7 +85,7 @@ class LogLikelihood:
             found.append(f"{int((~self.values.isfinite()).sum())} data points have no finite likelihood")
         if self.unreliable:
             found.append(
-                f"k-hat is above {_UNRELIABLE} for {self.unreliable:.1%} of the data points (largest "
+                f"k-hat is above {UNRELIABLE} for {self.unreliable:.1%} of the data points (largest "
                 f"{self.khat.nan_to_num(-math.inf, math.inf).max().item():.2f}): their values are likely too low and "
                 "their standard errors too small"
             )

@@ -18,8 +18,10 @@ from multipyro.inference.programs import Program
 
 __all__ = ["check_scored", "checked_samples", "estimate_of", "log_likelihood", "log_likelihoods"]
 
-# how often the samples of unreliable data points may be quadrupled
-_BUDGET = 16
+# most samples of a refined estimate, as a multiple
+_BUDGET = 4
+# fewer samples have no k-hat
+_FEWEST_REFINED = 25
 
 
 def log_likelihood(
@@ -57,8 +59,9 @@ def log_likelihood(
     many samples are needed. Weights of training objectives are left out. Sums are in float64, memory is bounded
     whatever `K` is.
 
-    Every value has a Pareto k-hat. Data points above 0.5 are estimated anew with more samples, up to `max_samples`;
-    those that stay above 0.7 are counted in the result, and its summary says so. No weight is clipped or smoothed.
+    Every value has a Pareto k-hat. Data points above 0.5 are estimated anew, with normals fitted to their own
+    posteriors in the proposal and then with more samples, up to `max_samples`; those that stay above 0.7 are counted in
+    the result, and its summary says so. No weight is clipped or smoothed.
 
     A conditional model only has likelihoods given its conditions: `log p(x_T | w)` is one evidence under its prior
     `p(z | w)`. Private latents that the guide does not propose (those of modalities it is not given) are drawn from the
@@ -83,8 +86,8 @@ def log_likelihood(
         related: Share of the samples from the guide given related subsets.
         prior: Share of the samples from the model's prior; at least one sample where there are enough for one of each
             component.
-        max_samples: Most samples of a data point; 16 times `num_samples` by default. Equal to `num_samples`, nothing is
-            refined.
+        max_samples: Most samples of a refined estimate. Equal to `num_samples`, nothing is refined, nor fitted. By
+            default four times `num_samples`, and nothing is refined with fewer than 25.
         method: `"importance"`, or `"ais"` for annealed importance sampling: chains that move from the prior to the
             posterior, which need no guide and cost a hundred times as much. It is what other estimates are held
             against; the result has the gap of a sandwich on simulated data, which certifies the settings.
@@ -209,7 +212,8 @@ def checked_samples(num_samples: int, max_samples: int | None) -> int:
     """The most samples of a data point, `max_samples` or a multiple of `num_samples`; raises on bad numbers."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    max_samples = _BUDGET * num_samples if max_samples is None else max_samples
+    if max_samples is None:
+        max_samples = num_samples * (_BUDGET if num_samples >= _FEWEST_REFINED else 1)
     if max_samples < num_samples:
         raise ValueError(f"max_samples must be at least num_samples, got {max_samples} and {num_samples}")
     return max_samples

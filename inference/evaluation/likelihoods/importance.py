@@ -19,13 +19,11 @@ from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import restrict
 from multipyro.inference.programs import Program
 
-__all__ = ["UNRELIABLE", "Query", "Samples", "evidences_of", "importance_sampled", "statistics_of", "weighted_samples"]
+__all__ = ["Query", "Samples", "evidences_of", "importance_sampled", "statistics_of", "weighted_samples"]
 
-#: Pareto k-hat above which an estimate is not to be trusted
-UNRELIABLE = 0.7
-# above it the weights have no variance, so that the standard error says little, and a refinement is worthwhile
+# k-hat above which the weights have no variance, so that the standard error says little, and a refinement is worthwhile
 _REFINED = 0.5
-# a refinement takes this many times the samples of the one before
+# a refinement that did not suffice is followed by one with this many times the samples
 _GROWTH = 4
 
 
@@ -112,9 +110,9 @@ def importance_sampled(
 ) -> tuple[list[WeightStatistics], Tensor]:
     """Estimates of several queries with common samples.
 
-    Data points with a k-hat above 0.5 in one of the queries are estimated anew, for all queries, with four times the
-    samples and a proposal that has normals fitted to their posteriors, and again until `max_samples`. The fits only
-    see the data, none of the samples that the estimate is made of.
+    Data points with a k-hat above 0.5 in one of the queries are estimated anew, for all queries, with a proposal that
+    has normals fitted to their posteriors, then with four times the samples, and so on until `max_samples`. The fits
+    see the data and none of the samples that an estimate is made of, and an estimate is made of its last samples alone.
 
     Args:
         model: The generative program.
@@ -124,25 +122,29 @@ def importance_sampled(
         components: The mixture.
         queries: What to estimate.
         num_samples: Samples of each data point at first.
-        max_samples: Most samples of a data point.
+        max_samples: Most samples of one estimate; equal to `num_samples`, nothing is refined.
 
     Returns:
-        One `WeightStatistics` for each query, and the number of samples of each data point, int64 `(batch,)`.
+        One `WeightStatistics` for each query, and the number of samples of each data point in all, int64 `(batch,)`.
     """
     scored = list(dict.fromkeys(name for query in queries for name in (*query.target, *query.given)))
-    refined = with_fits(components, evidences_of(queries, x, conditions_of(model)))
-    number, pending = num_samples, torch.arange(batch_rows(x))
+    number, pending, mixture = num_samples, torch.arange(batch_rows(x)), components
     statistics, used = None, torch.zeros(len(pending), dtype=torch.long)
     with evaluating(model, proposals(number)), poutine.block():
         while len(pending):
-            mixture = components if number == num_samples else refined
             new = _estimates(model, proposals(number), x, observed, mixture, queries, number, scored, pending)
             statistics = new if statistics is None else _replaced(statistics, pending, new)
-            used[pending] = number
+            used[pending] += number
             if number >= max_samples:
                 break
-            refine = torch.stack([each.khat for each in statistics]).amax(0)[pending] > _REFINED
-            pending, number = pending[refine.to(pending.device)], min(_GROWTH * number, max_samples)
+            refine = torch.stack([each.khat[pending] for each in statistics]) > _REFINED
+            if mixture is components:
+                # what is reliable at every data point needs no fit
+                unclear = [query for query, rows in zip(queries, refine, strict=True) if rows.any()]
+                mixture = with_fits(components, evidences_of(unclear, x, conditions_of(model))) if unclear else mixture
+            else:
+                number = min(_GROWTH * number, max_samples)
+            pending = pending[refine.any(0).to(pending.device)]
     return statistics, used
 
 

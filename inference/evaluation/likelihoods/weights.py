@@ -7,8 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Calibration", "Strata", "WeightStatistics", "effective_sample_size", "pareto_k", "weight_statistics"]
+__all__ = [
+    "UNRELIABLE",
+    "Calibration",
+    "Strata",
+    "WeightStatistics",
+    "effective_sample_size",
+    "pareto_k",
+    "weight_statistics",
+]
 
+#: Pareto k-hat above which neither a mean of weights nor its standard error is to be trusted
+UNRELIABLE = 0.7
 # fewest tail weights from which a shape is estimated, as in the loo and arviz packages
 _SMALLEST_TAIL = 5
 
