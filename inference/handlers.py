@@ -33,11 +33,11 @@ __all__ = [
 
 @handler(RESTRICTED)
 def restrict(program: Program, modalities: Sequence[str]) -> nn.Module:
-    """The same program, seeing and scoring only some modalities.
+    """The same program, given and scoring only some modalities.
 
     Args:
         program: A model or a guide, called as `program(x, observed=None)`.
-        modalities: The modalities it still sees; those that are absent from a batch are ignored.
+        modalities: The modalities that it still gets; those that are absent from a batch are ignored.
 
     Returns:
         The program, called as before.
@@ -81,7 +81,7 @@ def where_proper(program: Program, modalities: Sequence[str]) -> nn.Module:
 
 @handler("frozen({program}[ except {train}])")
 def frozen(program: Program, train: Iterable[nn.Module] = ()) -> nn.Module:
-    """The same program, with nothing in it trained or moved, except the modules named in `train`.
+    """The same program, with no parameter or running statistic changed, except those of the modules in `train`.
 
     During each call, and only then, its modules are in evaluation mode, their parameters are replaced by detached
     views, `param` statements are hidden and their values detached. Gradients still pass through it to whatever it is
@@ -274,7 +274,7 @@ class _Frozen(Handler):
 
 @contextmanager
 def frozen_modules(modules: Iterable[nn.Module], train: Iterable[nn.Module] = ()) -> Iterator[None]:
-    """In this context nothing in `modules` trains or moves, except the ones named in `train`, as in `frozen`."""
+    """In this context nothing in `modules` changes, except the ones named in `train`, as in `frozen`."""
     kept = {id(part) for module in train for part in module.modules()}
     with ExitStack() as stack:
         for module in modules:
@@ -309,7 +309,7 @@ def _frozen_parts(root: nn.Module, kept: set[int]) -> Iterator[None]:
 
 
 class _DetachParams(Messenger):
-    """Hides `param` statements from everything outside and detaches their values, except those of kept parameters."""
+    """Hides `param` statements from outer handlers and detaches their values, except those of kept parameters."""
 
     def __init__(self, kept: set[int]) -> None:
         super().__init__()
@@ -361,7 +361,7 @@ class _Predictive(nn.Module):
 
 
 class _Record(Messenger):
-    """Records the latents of a program while no handler outside sees them under their names, nor traces them."""
+    """Records the latents of a program, and hides their names and values from outer handlers and traces."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -372,7 +372,7 @@ class _Record(Messenger):
         if msg["is_observed"]:
             msg["stop"] = True
             return
-        # plates outside shall expand the site, so it cannot be blocked
+        # outer plates must expand the site, so it cannot be blocked
         hidden = f"_guide/{msg['name']}"
         self.renamed[hidden] = msg["name"], msg["infer"]
         msg["name"] = hidden

@@ -46,9 +46,9 @@ class Distinct:
         return len(set(value)) == len(value)
 
 
-#: A number of things: an integer from 1 on.
+#: A positive integer.
 Count = Annotated[int, Bounds(1)]
-#: A weight: a number from 0 on.
+#: A weight: a nonnegative number.
 Weight = Annotated[float, Bounds(0)]
 #: A share: a number from 0 to 1.
 Share = Annotated[float, Bounds(0, 1)]
@@ -84,16 +84,16 @@ class Option:
 
     @property
     def kinds(self) -> tuple[Any, ...]:
-        """The types of its values, of a union all: `int`, `Mapping`, `NoneType`."""
+        """The types of its values, all those of a union: `int`, `Mapping`, `NoneType`."""
         return tuple(get_origin(part) or part for part in _parts(self.type))
 
     @property
     def expected(self) -> str:
-        """What its values are, in words."""
+        """A description of its values."""
         return _words(self.type)
 
     def convert(self, value: Any) -> Any:
-        """The value as its type has it: an integer becomes a float, a list a tuple, where the type says so.
+        """The value converted to its type: an integer to a float, a list to a tuple, where the type requires it.
 
         Raises:
             ValueError: If the value is not of the type or out of its bounds.

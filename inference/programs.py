@@ -1,4 +1,4 @@
-r"""Programs, and expressions of programs: what an objective is written with before it has a model and a guide.
+r"""Programs, and expressions of programs, in which an objective is written before it has a model and a guide.
 
 `MODEL` and `GUIDE` stand for the model and the guide that an objective will be given, `SUBSET` for the subset of the
 modalities that a sum runs over. A handler such as `restrict` or `frozen`, called with an expression in place of a
@@ -51,7 +51,7 @@ Program = Callable[..., Any]
 Subset = tuple[str, ...]
 
 _OPTIONAL, _FIELD = re.compile(r"\[(.*?)\]"), re.compile(r"\{(\w+)\}")
-# a sum over random subsets of many modalities refers to more programs than can be kept
+# a sum over random subsets of many modalities refers to more programs than fit in memory
 _MOST_PROGRAMS = 4096
 #: How a restricted program is printed.
 RESTRICTED = "{program}|{modalities}"
@@ -62,7 +62,7 @@ class Handler(nn.Module):
 
     Args:
         program: The program inside.
-        *settings: What else the handler was made with.
+        *settings: The other arguments of the handler.
     """
 
     def __init__(self, program: Program, *settings: Any) -> None:
@@ -82,11 +82,11 @@ def unwrap(program: Program) -> Program:
 
 
 class ProgramExpression(ABC):
-    """A program to be: an expression over `MODEL` and `GUIDE`. `expression | subset` restricts it."""
+    """An expression over `MODEL` and `GUIDE` that stands for a program. `expression | subset` restricts it."""
 
     @abstractmethod
     def resolve(self, binding: "Binding") -> Any:
-        """What the expression stands for, given a model and a guide."""
+        """The program that the expression stands for, given a model and a guide."""
 
     def part(self, *path: "str | Subset | SubsetPlaceholder") -> "Part":
         """A submodule of the program, by the attribute names that lead to it; a subset is named `a+b`."""
@@ -175,7 +175,7 @@ class Applied(ProgramExpression):
     """The call of a handler.
 
     Args:
-        handler: Where the handler is found, `module:name`.
+        handler: Location of the handler, `module:name`.
         arguments: Its arguments by name, the program first.
         notation: How the call is printed: a format of the arguments, `[...]` left out where its argument is empty.
     """
@@ -272,7 +272,7 @@ class Binding:
         return tuple(map(self.resolved, value)) if isinstance(value, tuple) else value
 
     def call(self, handler: str, arguments: tuple[tuple[str, Any], ...]) -> Program:
-        """What a handler returns for arguments without expressions; the same program for the same arguments."""
+        """The result of a handler for arguments without expressions; the same program for the same arguments."""
         key = handler, arguments
         program = self._programs.pop(key, None)
         if program is None:
@@ -290,11 +290,11 @@ def as_expression(program: Program | ProgramExpression) -> ProgramExpression:
 
 
 def substitute(value: Any, change: Callable[[Any], Any]) -> Any:
-    """An objective, an expression, or what they are made of, with other values in place of some.
+    """An objective, an expression, or a part of one, with some values replaced.
 
     Args:
         value: The value; dataclasses, tuples and dicts are entered.
-        change: Called with each value inside, the outer ones first; returns what takes its place, or the value itself.
+        change: Called with each value inside, the outer ones first; returns its replacement, or the value itself.
     """
     changed = change(value)
     if changed is not value:

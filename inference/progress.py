@@ -1,4 +1,4 @@
-"""How far a long computation is: a bar in a terminal, a line that changes in a notebook, finished lines elsewhere."""
+"""Progress of long computations: a bar in a terminal, a line that changes in a notebook, finished lines elsewhere."""
 
 import sys
 import time
@@ -13,12 +13,12 @@ _REFRESH = 0.5  # seconds
 
 
 class Progress:
-    """Shows the progress of a loop, drawn by the loop itself: a thread of its own would take its time.
+    """Shows the progress of a loop, drawn by the loop itself: a separate thread would compete with it.
 
     In a terminal it is a bar, in a notebook one line that changes; in a pipe or a batch job only finished lines appear.
 
     Args:
-        show: Whether anything is shown.
+        show: Whether progress is shown.
 
     Example:
         >>> progress = Progress()

@@ -1,4 +1,4 @@
-"""Distributions made from others: stacked, detached, chosen by row, scattered over rows, reshaped."""
+"""Distributions built from others: stacked, detached, selected by row, scattered over rows, reshaped."""
 
 import functools
 import inspect
@@ -98,7 +98,7 @@ def choose_rows(distributions: Sequence[dist.Distribution], index: Tensor) -> di
 def scattered(result: dist.Distribution | Tensor, rows: Tensor, number: int) -> dist.Distribution | Tensor:
     """A distribution, or features, of `number` rows from those of some rows.
 
-    All other rows repeat the first one, without gradient: they are finite, and masked out by whoever uses them.
+    All other rows repeat the first one, without gradient: they are finite, and callers mask them out.
 
     Args:
         result: A distribution of batch shape `(len(rows),)`, or features `(len(rows), ...)`.
@@ -153,7 +153,7 @@ def expected_value(distribution: dist.Distribution) -> Tensor:
 
 
 def representative_tensor(distribution: dist.Distribution) -> Tensor:
-    """A tensor of the type and on the device of a distribution's samples, found without sampling."""
+    """A tensor of the type and on the device of a distribution's samples, without sampling."""
     return next(_tensors(distribution, set()), torch.empty(()))
 
 
@@ -338,7 +338,7 @@ def _arguments(family: type) -> tuple[str, ...] | None:
 
 
 def _is_redundant(name: str, distribution: dist.Distribution) -> bool:
-    """Whether another parameter stands for this one."""
+    """Whether the distribution is constructed from an equivalent parameter instead of this one."""
     for group in _ALTERNATIVES:
         if name in group:
             given = [other for other in group if other in vars(distribution)]
@@ -352,7 +352,7 @@ def _parameter(distribution: dist.Distribution, name: str) -> Tensor:
 
 
 def _tensors(value: Any, seen: set[int]) -> Any:
-    """The floating-point tensors that something is made of."""
+    """The floating-point tensors in a value."""
     if id(value) in seen:
         return
     seen.add(id(value))

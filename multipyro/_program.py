@@ -43,7 +43,7 @@ class Program(PyroModule):
         return super().__call__(*args, **kwargs)
 
     def _claim_parameters(self) -> None:
-        """Finds the name of this program in the current parameter store, and loads the values stored under it."""
+        """Chooses the name of this program in the current parameter store, and loads the values stored under it."""
         name, first_name = self.__dict__["_pyro_name"], self.__dict__["_first_name"]
         numbered = name == first_name or name.removeprefix(f"{first_name}_").isdecimal()
         if not numbered or pyro.settings.get("module_local_params"):

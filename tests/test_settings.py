@@ -22,7 +22,7 @@ REFUSED = {
     "two warm-ups": (
         {"lr_schedule": "one-cycle", "lr_warmup": 2},
         ValueError,
-        "lr_warmup is for schedules that have no warm-up of their own",
+        "lr_warmup is for schedules without a built-in warm-up",
     ),
     "device": ({"device": "gpu:first"}, ValueError, "device must be auto, cpu"),
     "precision": ({"precision": "8-bit"}, ValueError, "precision must be one of 32-true, bf16-mixed"),

@@ -29,7 +29,7 @@ __all__ = ["COMMANDS", "METAVARS", "REQUIRED", "Command"]
 
 #: Default of an argument that must be given.
 REQUIRED = ...
-#: What stands for the value of an argument in `--help`, where its type does not say it.
+#: Placeholders of values in `--help`, where the type of an argument does not imply one.
 METAVARS = {
     **dict.fromkeys(("guide", "method"), "FILE.py:NAME"),
     **{"data": "DATA", "file": "FILE", "config": "FILE", "out": "DIR", "data_root": "DIR", "callbacks": "FILE.py:NAME"},
@@ -90,7 +90,7 @@ _DATA = (
         "likelihood",
         {},
         Mapping[str, str],
-        "instead of that of the data: image=beta; with a scale image=laplace:0.01, :learned or :channels",
+        "instead of those of the data: image=beta; with a scale image=laplace:0.01, :learned or :channels",
     ),
     _DATA_ROOT,
 )
@@ -120,7 +120,7 @@ _TRAINING = {
 _RUN = (
     Option("guide", None, str | None, "the guide class of the run, if it is user-defined"),
     Option("method", None, str | None, "the method of the run, if it is user-defined"),
-    Option("checkpoint", "best", Literal["best", "last"], "that of the best validation bound, or of the last epoch"),
+    Option("checkpoint", "best", Literal["best", "last"], "of the best validation bound, or of the last epoch"),
     Option("data", None, str | None, "other data than that of the run: a data set, or FILE.toml"),
     _DATA_ROOT,
     _SEED,
@@ -129,7 +129,7 @@ _PART = Option(
     "part",
     None,
     Literal["train", "validation", "test", "all"] | None,
-    "which examples (the test data of the run; all of --data)",
+    "part of the data (the test data of the run; all of --data)",
 )
 _TABLE = Option("file", REQUIRED, Path, "table (.csv) or arrays (.npz) to write")
 
@@ -185,13 +185,13 @@ COMMANDS: dict[str, Command] = {
         {
             "": (
                 _num_samples(1000, "importance samples per example for the likelihoods"),
-                Option("pixels", "mean", Literal["mean", "sample"], "what is classified for coherence"),
+                Option("pixels", "mean", Literal["mean", "sample"], "what to classify for coherence"),
                 *_RUN,
             )
         },
     ),
     "check": Command(
-        "say whether the guide of a run can be trusted, and what to do if not",
+        "check whether the guide of a run can be trusted, and what to do if not",
         check.run,
         {"run": (None, "run folder")},
         {
@@ -210,7 +210,7 @@ COMMANDS: dict[str, Command] = {
         {
             "": (
                 Option("out", None, Path | None, "folder of the figures (figures in the run folder)"),
-                Option("format", "png", Literal["pdf", "png", "svg"], "of the files; pdf and svg are vector graphics"),
+                Option("format", "png", Literal["pdf", "png", "svg"], "pdf and svg are vector graphics"),
                 Option("rows", 10, Count, "number of test examples in grids"),
                 *_RUN,
             )

@@ -10,7 +10,7 @@ __all__ = ["read_config"]
 
 
 def read_config(file: Path, command: Any) -> dict[str, Any]:
-    """The arguments in a file, checked as if they stood on the command line.
+    """The arguments in a file, checked as if they were on the command line.
 
     Args:
         file: A `.yaml`, `.yml` or `.toml` file. Its keys are the names of the arguments, with `_` or `-`; `method` is

@@ -36,7 +36,7 @@ _ANY = Option("value", None)
 
 
 class TrainingJob(NamedTuple):
-    """What a command trains.
+    """A recipe with its data and settings.
 
     Args:
         recipe: The method, built.
@@ -114,7 +114,7 @@ def training_job(
     modalities = splits.train.modalities
     config = {}
     if arguments.missing:
-        # the share of every modality: which one an otherwise empty example keeps depends on those there are
+        # a share for every modality: which one an otherwise empty example keeps depends on all of them
         shares = arguments.missing
         shares = shares if isinstance(shares, Mapping) else dict.fromkeys(modalities, shares)
         config["missing"] = {**dict.fromkeys(modalities, 0.0), **shares}

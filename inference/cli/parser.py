@@ -52,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         if error.code is not None:
             return error.code
-        # a training run ends at SIGTERM by an exit without a code, which a shell would take for success
+        # at SIGTERM a training run exits without a code, which a shell would take as success
         return complain(f"terminated{_CONTINUE.get(command, '')}", 143)
     except (ValueError, TypeError, RuntimeError, OSError, ModuleNotFoundError) as error:
         if os.environ.get("MULTIPYRO_DEBUG"):
             raise
         return complain(re.sub(r"^\[Errno \d+\] ", "", str(error)) or type(error).__name__, 2)
-    except Exception as error:  # whatever else a user's guide may raise
+    except Exception as error:  # user-defined code may raise any exception
         if os.environ.get("MULTIPYRO_DEBUG"):
             raise
         return complain(f"{type(error).__name__}: {error} (MULTIPYRO_DEBUG=1 shows where)", 2)

@@ -45,10 +45,10 @@ def load_object(place: str, expected: str = "a user-defined object must be FILE.
 
     Args:
         place: The file and the name in it.
-        expected: The beginning of the message if `place` is not written so.
+        expected: The beginning of the message if `place` has another form.
 
     Raises:
-        ValueError: If `place` is not written so, the file has no such name, or it exits when imported.
+        ValueError: If `place` has another form, the file has no such name, or it exits when imported.
         FileNotFoundError: If the file does not exist.
     """
     file, _, name = place.rpartition(":")
@@ -67,7 +67,7 @@ def _imported(path: Path) -> ModuleType:
     """The module of a file, imported as Python would import it from its own folder."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    # a dataclass looks its module up while the file runs; another module of that name stays what it was
+    # a dataclass looks up its module while the file runs; another module of that name is restored afterwards
     before, sys.modules[path.stem] = sys.modules.get(path.stem), module
     sys.path.insert(0, str(path.parent))
     try:

@@ -51,7 +51,7 @@ def open_run(arguments: argparse.Namespace) -> SavedRun:
 
     Raises:
         FileNotFoundError: If there is no run in the folder.
-        ValueError: If the run cannot be rebuilt, or the data is not what the run was trained and chosen on.
+        ValueError: If the run cannot be rebuilt, or the data is not the data of the run.
     """
     config = read_run(arguments.run)
     if arguments.method is not None and method_name(arguments.method) != config["method"]:
@@ -131,7 +131,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_report(run: Path, report: Report, checkpoint: str = "best") -> dict[str, Any]:
-    """Writes the metrics with what the run is and which of its checkpoints was evaluated; returns all of it.
+    """Writes the metrics with the facts of the run and of the evaluated checkpoint; returns all of it.
 
     The values of the test examples go into a file beside `metrics.json`, for paired comparisons.
     """
@@ -149,17 +149,17 @@ def write_report(run: Path, report: Report, checkpoint: str = "best") -> dict[st
 
 
 def read_report(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `write_report` wrote: the metrics, and the values of the test examples.
+    """Reads what `write_report` wrote: the metrics, and the values of the test examples.
 
     Raises:
-        FileNotFoundError: If one of the two is not there.
+        FileNotFoundError: If one of the two files does not exist.
     """
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     return metrics, Report.load_examples(run / _EXAMPLES)
 
 
 def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides what a run has learned, from its `run.json`."""
+    """The entries of `run.json` that determine the result of a run."""
     return {"settings": config["settings"], "stages": config["stages"]}
 
 

@@ -1,4 +1,4 @@
-"""What a job trains, in words: modalities, networks, objectives, epochs."""
+"""A summary of a job: modalities, networks, objectives, epochs."""
 
 from collections.abc import Iterator
 

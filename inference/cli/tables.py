@@ -32,7 +32,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numb
         title: Its title.
         header: The names of the columns.
         rows: The cells.
-        numbers: Whether all columns but the first are numbers, which stand on the right.
+        numbers: Whether all columns but the first are numbers, which are aligned to the right.
     """
     with optional_imports("a table"):
         from rich.table import Table
@@ -45,12 +45,12 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numb
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float] | None]:
-    """The estimates of an `evaluate` report by one name each, in its order."""
+    """The estimates of an `evaluate` report, by name and in its order."""
     return {metric_title(path): value for path, value in _estimates(metrics) if _has_title(path)}
 
 
 def metric_title(path: str) -> str:
-    """What a table calls a metric of `Report.metrics`, given the keys that lead to it.
+    """The name of a metric of `Report.metrics` in a table, from the keys that lead to it.
 
     Example:
         >>> metric_title("conditional_log_likelihood/label->image"), metric_title("coherence/by_number/2")
@@ -100,7 +100,7 @@ def format_value(value: Mapping[str, float] | None) -> str:
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
     """The report of one run as a table for the terminal.
 
-    Beside a share that classifiers counted is the bracket that their accuracy on real data allows.
+    A share counted by classifiers has its bracket, the range that their accuracy on real data allows, beside it.
     """
     rows = []
     for name, value in flat_metrics(metrics).items():

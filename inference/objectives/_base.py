@@ -1,4 +1,4 @@
-"""The base of all objectives, and what evaluating one gives."""
+"""The base of all objectives, and the result of evaluating one."""
 
 import copy
 from abc import abstractmethod
@@ -70,10 +70,10 @@ class Evaluation:
 
 
 class Objective(ELBO):
-    """Base of the objectives: a subclass says in `evaluate` what is maximized; Pyro's `ELBO` interface follows.
+    """Base of the objectives: a subclass defines in `evaluate` what is maximized; Pyro's `ELBO` interface follows.
 
     An objective is a value. It is printed by `equation()`, two are equal if their classes and settings are, and
-    `fingerprint()` shows a resumed run whether it has the objective that it was started with. The settings are the
+    `fingerprint()` shows whether a resumed run has the objective that it was started with. The settings are the
     public attributes: numbers, strings, tensors, modules, schedules, expressions of programs, and lists and dicts of
     these. A function among them is an error when a run is saved; attributes whose name begins with an underscore, and
     the code of the class, are not compared.
@@ -116,7 +116,7 @@ class Objective(ELBO):
 
         Args:
             model: The generative program, called as `model(x, observed)`.
-            guide: The variational program, called likewise.
+            guide: The variational program, called in the same way.
             x: Modality name -> values `(batch, *event)`.
             observed: Modality name -> rows that are observed, bool `(batch,)`; an absent key means all rows.
         """
@@ -135,7 +135,7 @@ class Objective(ELBO):
 
     @property
     def schedules(self) -> tuple[LinearWarmup, ...]:
-        """The schedules among the weights, moved by whoever trains."""
+        """The schedules among the weights, advanced by the training loop."""
         return schedules_of(self)
 
     @property
@@ -187,7 +187,7 @@ class Objective(ELBO):
         return self.traces(model, guide, *args, **kwargs)
 
     def _binding(self, model: Program, guide: Program) -> Binding:
-        """The programs that the expressions in this objective stand for; made anew when model or guide change."""
+        """The programs that the expressions in this objective stand for; rebuilt when model or guide change."""
         binding = vars(self).get("_cached_binding")
         if binding is None or binding.model is not model or binding.guide is not guide:
             binding = vars(self)["_cached_binding"] = Binding(model, guide)
@@ -216,7 +216,7 @@ class BoundObjective:
     """
 
     def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
-        # a copy, so that calls of the objective with other programs do not displace the handlers of these
+        # a copy, so that calls of the objective with other programs do not replace the handlers of these
         self.objective, self.model, self.guide = copy.copy(objective), model, guide
 
     def evaluate(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Evaluation:

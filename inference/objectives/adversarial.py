@@ -24,7 +24,7 @@ Prior = Literal["model", "uniform"]
 
 
 class Generated(NamedTuple):
-    """What both sides of adversarial training are computed from, for one batch.
+    """The inputs of both sides of adversarial training, for one batch.
 
     Args:
         real: The observed values of the modality `(observed rows, *event)`.
@@ -43,14 +43,14 @@ class Generated(NamedTuple):
 class AdversarialLoss(Objective):
     """Base of both sides: generates what the discriminator classifies.
 
-    It has the interface of an ELBO, so that `SVI` and `fit` train by it; the guide is frozen in both.
+    It has the interface of an ELBO, so that `SVI` and `fit` can use it; the guide is frozen in both.
 
     Args:
         discriminator: Module from values `(batch, *event)` to logits `(batch,)` of being real.
         modality: The modality whose decoder is the generator; its likelihood must have a mean that can be
             differentiated.
-        prior: Where the latents of samples come from: `"model"`, its own prior; or `"uniform"`, uniform on `[-1, 1]` as
-            in the released code, which never shows the generator the outer part of its prior.
+        prior: Source of the latents of samples: `"model"`, its own prior; or `"uniform"`, uniform on `[-1, 1]` as
+            in the released code, where the generator never gets samples from the tails of its prior.
 
     Raises:
         ValueError: If `prior` is neither; when called, if the modality is discrete.
@@ -90,7 +90,7 @@ class AdversarialLoss(Objective):
         trace = replayed(binding[generator | name], posterior, 1, x, observed)
         site, reconstructed = trace.nodes[name], _mean(trace, name)
         real, density = site["value"], site["fn"].log_prob(site["value"])
-        if rows is not None:  # what fills a missing entry must reach no network that normalizes over its batch
+        if rows is not None:  # fill values of missing entries must not reach a network that normalizes over its batch
             real, reconstructed, density = real[rows], reconstructed[rows], density[rows]
         return Generated(real, reconstructed, sampled, density.sum())
 
@@ -106,18 +106,18 @@ class AdversarialLoss(Objective):
 
 @dataclass(eq=False, repr=False)
 class GeneratorLoss(AdversarialLoss):
-    r"""The objective of one modality's decoder: explain the data, and pass for real before the discriminator.
+    r"""The objective of one modality's decoder: explain the data, and be classified as real by the discriminator.
 
     .. math:: -\lambda\, E_q[\log p(x \mid z_q)] - \log D(G(z_q)) - \log D(G(z_p)), \qquad z_q \sim q(z \mid x_{1:M}),
         \; z_p \sim p(z)
 
     `G(z)` is the mean of `p(x | z)`. The discriminator is frozen too, so that the gradient reaches the model alone; its
-    batch norm takes the statistics of the batch, as it does when it trains (with the running ones the generator soon
-    finds what passes them alone, and stops learning: measured).
+    batch norm takes the statistics of the batch, as when it trains (with the running ones the generator soon exploits
+    them and stops learning: measured).
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
-        al.), section 6.2, which names Autoencoding beyond pixels using a learned similarity metric (Larsen et al.,
+        al.), section 6.2, which cites Autoencoding beyond pixels using a learned similarity metric (Larsen et al.,
         2015); the sum is that of the released code, which has no likelihood of learned features.
 
     Args:
@@ -150,7 +150,7 @@ class GeneratorLoss(AdversarialLoss):
     ) -> Evaluation:
         generated, discriminator = self.generate(model, guide, x, observed), self.discriminator
         fake = torch.cat([generated.reconstructed, generated.sampled])
-        # the discriminator as it is when it trains: of real and made values together, by the statistics of that batch
+        # the discriminator as in its own training: real and generated values in one batch, with its statistics
         values = torch.cat([generated.real, fake]) if batch_norms(discriminator) else fake
         with frozen_modules([discriminator]), batch_statistics(discriminator):
             logits = discriminator(values)
@@ -162,14 +162,14 @@ class GeneratorLoss(AdversarialLoss):
 
 @dataclass(eq=False, repr=False)
 class DiscriminatorLoss(AdversarialLoss):
-    r"""The objective of the discriminator: tell real values from reconstructions and samples.
+    r"""The objective of the discriminator: distinguish real values from reconstructions and samples.
 
     .. math:: -\log D(x) - \log(1 - D(G(z_q))) - \log(1 - D(G(z_p))), \qquad z_q \sim q(z \mid x_{1:M}), \; z_p \sim
         p(z)
 
     Each is summed over its rows. With the densities `p`, `q` and `s` of real values, reconstructions and samples the
-    least loss is at `D = p / (p + q + s)`; where all three are one it is `log 3 + 2 log(3/2)` per data point. Real
-    and generated values are one batch to the discriminator, so that batch norm has the statistics that it keeps. The
+    smallest loss is at `D = p / (p + q + s)`; where all three are one it is `log 3 + 2 log(3/2)` per data point. Real
+    and generated values form one batch for the discriminator, so that batch norm tracks their common statistics. The
     model is frozen too, so that the gradient reaches the discriminator alone.
 
     References:

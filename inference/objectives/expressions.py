@@ -63,7 +63,7 @@ KL = Literal["analytic", "sampled", "components"]
 class Expression(Objective):
     """Base of the objectives that are sums of terms. `+` adds two of them, `weight *` scales one.
 
-    The settings of a sum cannot be changed: its terms are made once.
+    The settings of a sum cannot be changed: its terms are built once.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -170,7 +170,7 @@ class Term:
 
 
 class _Step:
-    """The evaluation of one batch: what has been added up, and the traces of the guides so far."""
+    """The evaluation of one batch: the sums so far, and the traces of the guides so far."""
 
     def __init__(self, binding: Binding, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
         self.binding, self.x, self.observed = binding, x, observed
@@ -178,7 +178,7 @@ class _Step:
         self._traces: dict[tuple[ProgramExpression, int], poutine.Trace] = {}
 
     def traces(self, term: Term) -> TracePair:
-        """The sites of a term's programs; a guide that several terms have is traced once."""
+        """The sites of a term's programs; a guide that several terms share is traced once."""
         particles = term.elbo.num_particles
         key = term.q, particles
         if key not in self._traces:
@@ -309,7 +309,7 @@ def elbo(
         name: Prefix of the term's sums in reports: none by default, in a sum over subsets the subset.
 
     Returns:
-        An objective; `+`, `weight *` and `sum_over` make objectives of objectives.
+        An objective; `+`, `weight *` and `sum_over` combine objectives.
 
     Raises:
         ValueError: If `kl` is unknown or `num_particles` is below 1.
@@ -356,8 +356,8 @@ def subset_elbo(num_random_subsets: int = 0, sites: SiteWeights | None = None, *
     .. math:: L = \sum_{S} \mathrm{ELBO}(m|_S \,\|\, g|_S), \qquad
         S = \{1..M\}, \{1\}, \ldots, \{M\}, \text{ and } k \text{ random subsets}
 
-    Each ELBO has its own sample and reconstructs only the modalities of its subset. The sum is no bound on
-    `log p(x_1, ..., x_M)`; it is one on `sum_S log p(x_S)`. Random subsets have from 2 to `M - 1` members: a size is
+    Each ELBO has its own sample and reconstructs only the modalities of its subset. The sum is not a bound on
+    `log p(x_1, ..., x_M)` but on `sum_S log p(x_S)`. Random subsets have from 2 to `M - 1` members: a size is
     drawn uniformly, then a subset of this size, without repetition. Rows with missing modalities count in the ELBO of
     all they contain, and in those of the subsets that are proper parts of it.
 

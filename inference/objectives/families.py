@@ -1,4 +1,4 @@
-"""Families of subsets: what a sum in an objective runs over."""
+"""Families of subsets, over which a sum in an objective runs."""
 
 import math
 from abc import ABC, abstractmethod
@@ -102,7 +102,7 @@ class RandomSubsets(SubsetFamily):
             size = sizes[torch.randint(len(sizes), ()).item()]
             members = torch.randperm(len(modalities))[:size].sort().values.tolist()
             subset = tuple(modalities[member] for member in members)
-            if subset not in drawn:  # drawn anew rather than listed: 19 modalities have half a million subsets
+            if subset not in drawn:  # rejection rather than a list: 19 modalities have half a million subsets
                 drawn.append(subset)
                 remaining[size] -= 1
         return drawn

@@ -41,7 +41,7 @@ def jensen_shannon(
 
     Raises:
         TypeError: If an expert or the prior is not normal.
-        ValueError: If the weights name something else, or are negative.
+        ValueError: If the weights have other names, or are negative.
     """
     names, weights = (*mixture.names, "prior"), dict(weights or {})
     unknown = [name for name in weights if name not in names]
@@ -68,8 +68,8 @@ class JensenShannonELBO(Objective):
     prior, so the objective may lie above the evidence. Compare methods by `log_likelihood`.
 
     The samples come from the mixture, one expert per data point, as in `StratifiedMixture`. The original code
-    leaves the prior out of what is sampled, MoPoE's code counts it as one expert more, so that a share of the data
-    points is decoded from prior samples; that is `prior_samples=True`.
+    never samples from the prior; MoPoE's code counts it as a further expert, so that a share of the data points is
+    decoded from prior samples: `prior_samples=True`.
 
     References:
         Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence (Sutter et al., 2020), section 3; baseline in

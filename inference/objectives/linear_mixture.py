@@ -30,7 +30,7 @@ Gradient = Literal["unbiased", "released"]
 
 @dataclass(eq=False, repr=False)
 class LinearMixtureELBO(Objective):
-    r"""The mean of the ELBOs of the experts, each decoder seeing only the samples of its own expert.
+    r"""The mean of the ELBOs of the experts, each decoder applied only to the samples of its own expert.
 
     .. math::
         L = \sum_r \pi_r \Big[ \sum_d E_{q_r} \log p(x_d | z) - \mathrm{KL}(q_r \| p) \Big], \qquad
@@ -43,12 +43,12 @@ class LinearMixtureELBO(Objective):
     The weights explode when experts do not overlap. Over `D` latent dimensions with normal experts of equal scale `s`
     at a distance `delta` in each, :math:`E \omega^2 = e^{D \delta^2 / s^2}`: at `delta = s` and 20 dimensions 5e8. For
     normal experts it is infinite as soon as :math:`\sigma_r^2 \ge 2 \sigma_d^2` in one dimension, for Laplace ones as
-    soon as :math:`b_r \ge 2 b_d`. The estimate then is far too low in size almost always and far too large rarely, and
-    training diverges. Nothing is clipped. It serves small latents and experts that agree.
+    soon as :math:`b_r \ge 2 b_d`. The estimate is then almost always far too small and rarely far too large, and
+    training diverges. Nothing is clipped. Use it for small latents and experts that agree.
 
     Gradient: with `"unbiased"` the expert `q_r` learns from other modalities through its density in the weights, and
-    `q_d` along its samples only from :math:`\omega_{dd}`. The released code lets the gradient of every weighted
-    likelihood run along `z_d` besides, although :math:`E_{q_r} \log p(x_d|z)` does not depend on `q_d`; that
+    `q_d` along its samples only from :math:`\omega_{dd}`. The released code also lets the gradient of every weighted
+    likelihood run along `z_d`, although :math:`E_{q_r} \log p(x_d|z)` does not depend on `q_d`; that
     is `"released"`, biased for `q_d`.
 
     References:
@@ -119,7 +119,7 @@ class LinearMixtureELBO(Objective):
         return factor
 
     def _along(self, z: Tensor, share: Tensor, factor: Tensor) -> Tensor:
-        """The samples as the decoder sees them, gradients along them weighted as `gradient` says."""
+        """The samples that the decoder is applied to, gradients along them weighted as `gradient` says."""
         if self.gradient == "released" or not z.requires_grad:
             return z
         # a likelihood comes with all its weights in one factor; of them only the expert's own share belongs to z

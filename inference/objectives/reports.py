@@ -1,4 +1,4 @@
-"""What any ELBO, ours or Pyro's, comes to on a batch, and which sites are not finite."""
+"""The value of any ELBO, ours or Pyro's, on a batch, and which sites are not finite."""
 
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ def evaluation_of(
 ) -> Evaluation:
     """The bound of a batch and the sums by site behind it.
 
-    The sums of an ELBO of Pyro come from samples of their own. There are none where the programs have plates or latents
+    The sums of an ELBO of Pyro come from separate samples. There are none where the programs have plates or latents
     that the objectives here do not support, such as a latent that is summed out.
 
     Example:
@@ -55,7 +55,7 @@ def evaluation_of(
 def non_finite_sites(
     model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
 ) -> list[str]:
-    """The sites of one more trace whose value or log-probability is not finite.
+    """The sites of a new trace whose value or log-probability is not finite.
 
     Returns:
         Such as `"the log-probability of site 'image' in the model"`.

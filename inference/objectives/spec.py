@@ -1,4 +1,4 @@
-"""What an objective is made of, as plain values, without executing or inspecting a function."""
+"""The parts of an objective as plain values, without executing or inspecting a function."""
 
 import dataclasses
 import functools
@@ -17,9 +17,9 @@ from multipyro.inference.programs import Concrete, Handler, subset_text
 
 __all__ = ["fingerprint_of", "instances_in", "modules_in", "schedules_of", "spec_of"]
 
-# Pyro replaces it by what it guesses in the first call
+# Pyro replaces it by its guess in the first call
 _GUESSED = "max_plate_nesting"
-# what Pyro's base class sets; of a dataclass its fields count instead
+# set by Pyro's base class; of a dataclass its fields count instead
 _OF_EVERY_ELBO = frozenset(vars(Trace_ELBO()))
 # a longer tensor is compared by its digest
 _LONGEST = 64
@@ -30,12 +30,12 @@ def spec_of(value: Any) -> Any:
     """A value as nested plain values that JSON can hold: what a fingerprint and a resumed run compare.
 
     Of an ELBO, ours, Pyro's or a user's, it is the class and the public attributes, so that a setting kept under a
-    public name counts and a cache under a name with an underscore does not. Of a module it is what it prints and the
+    public name counts and a cache under a name with an underscore does not. Of a module it is its `repr` and the
     shapes of its parameters, since its weights are state; of a function that is a program, its name. The code of
     classes and functions is not compared.
 
     Args:
-        value: An objective, or anything that one is made of.
+        value: An objective, or a part of one.
 
     Returns:
         Numbers, strings, lists and dicts.
@@ -58,7 +58,7 @@ def fingerprint_of(value: Any) -> str:
 
 
 def schedules_of(value: Any) -> tuple[LinearWarmup, ...]:
-    """The schedules in an objective, each once; whoever trains moves them."""
+    """The schedules in an objective, each once; the training loop advances them."""
     return instances_in(value, LinearWarmup)
 
 
@@ -109,7 +109,7 @@ def _spec(value: Any, where: str) -> Any:
 
 
 def _settings(value: Any) -> dict[str, Any]:
-    """The attributes of an object that decide what it means."""
+    """The attributes of an object that define its meaning."""
     attributes = {name: inner for name, inner in vars(value).items() if not name.startswith("_")}
     if not dataclasses.is_dataclass(value):
         return {name: inner for name, inner in attributes.items() if name != _GUESSED or not isinstance(value, ELBO)}
@@ -123,7 +123,7 @@ def instances_in(value: Any, kind: type[T]) -> tuple[T, ...]:
 
 
 def _walk(value: Any, visited: set[int]) -> Iterator[Any]:
-    """A value and everything that it is made of; modules are not entered."""
+    """A value and all its parts; modules are not entered."""
     if value is None or isinstance(value, bool | int | float | str | Tensor | type) or id(value) in visited:
         return
     visited.add(id(value))

@@ -47,7 +47,7 @@ class StratifiedELBO(Objective):
     Gradients of the guide: `"reparam"` is the plain reparametrized gradient of the bound, unbiased for it.
     `"stl"` drops the path through the density's parameters, which biases it for K > 1, and for several experts under
     the tight bound; it is what MMVAE's released code computes, because its hook for `"dreg"` never fires. `"dreg"`
-    squares the weights besides; it is exact for the decoders always, and for the encoders with one expert or the
+    also squares the weights; it is always exact for the decoders, and for the encoders with one expert or the
     stratified bound at K = 1. The stratified bound at K > 1 stays biased under it, the tight one has a bias that
     shrinks with K: a sample comes from its expert while its weight has the density of the mixture.
 
@@ -122,7 +122,7 @@ class StratifiedELBO(Objective):
             prior = auxiliary[private_modality(name)]()
             sample = prior.expand(values[name].shape[:-1]).rsample()
             values[name] = torch.where(stratum.unsqueeze(-1), values[name], sample)
-        # the model's sites broadcast over the two new dimensions on the left of the plate
+        # the model's sites broadcast over the two new dimensions to the left of the plate
         model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
         pair = TracePair(sample_sites(model_trace), guide_sites)
         parts = {}

@@ -30,7 +30,7 @@ __all__ = [
 
 
 class WeightScope(NamedTuple):
-    """What the value of a weight may depend on.
+    """The quantities that the value of a weight may depend on.
 
     Args:
         num_modalities: The number of modalities in the batch.
@@ -41,12 +41,12 @@ class WeightScope(NamedTuple):
     subset: Subset | None = None
 
     def within(self, subset: Subset) -> "WeightScope":
-        """The scope where the next sum outwards has reached `subset`."""
+        """The scope in which the next outer sum has reached `subset`."""
         return self if self.subset else self._replace(subset=subset)
 
 
 class Weight(ABC):
-    """A weight that is printed and compared as a value; `+`, `-`, `*` and `/` make weights of weights and numbers."""
+    """A weight that is printed and compared as a value; `+`, `-`, `*` and `/` combine weights and numbers."""
 
     @abstractmethod
     def value(self, scope: WeightScope) -> float | Tensor:
@@ -140,7 +140,7 @@ _OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": oper
 
 @dataclass(frozen=True, repr=False)
 class Arithmetic(Weight):
-    """A weight made of two others.
+    """A weight computed from two others.
 
     Args:
         symbol: `"+"`, `"-"`, `"*"` or `"/"`.
@@ -213,7 +213,7 @@ class LinearWarmup(Weight):
         return self._current
 
     def step(self) -> None:
-        """Moves on by one unit."""
+        """Advances by one unit."""
         self._completed += 1
         self._write()
 
@@ -224,7 +224,7 @@ class LinearWarmup(Weight):
 
     @contextmanager
     def finished(self) -> Iterator[None]:
-        """In this context the weight is at its peak, as an evaluation needs it."""
+        """In this context the weight is at its peak, as evaluation requires."""
         self._current.fill_(self.peak)
         try:
             yield

@@ -98,7 +98,7 @@ def with_aggregates(
     teacher: str | Sequence[str] | None = None,
     aggregate_epochs: Annotated[int, Bounds(1)] | None = None,
 ) -> Recipe:
-    """The recipe with further stages for aggregate posteriors and an aggregate prior; itself if none is asked for.
+    """The recipe with further stages for aggregate posteriors and an aggregate prior; itself if none is requested.
 
     Args:
         recipe: What a method built. Its earlier stages train as they would without these.

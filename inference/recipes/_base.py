@@ -1,4 +1,4 @@
-"""What a method is made of: a model, a guide, and the stages that train them."""
+"""The parts of a method: a model, a guide, and the stages that train them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -53,7 +53,7 @@ class Stage:
         train: The modules that train, everything else frozen; None for all of model and guide.
         optimizer: Called with the parameters, returns a torch optimizer; None for that of the training call.
         name: Name of the stage in checkpoints and logs.
-        updates: What each batch does, in this order, in place of one step on `objective`; each update says what it
+        updates: The updates of each batch, in this order, in place of one step on `objective`; each defines what it
             trains and by which optimizer. The training bound is minus the loss of the first.
         activates: Parts of model and guide whose `activate()` is called when the stage starts: the flows that it
             trains, such as a `FlowPrior`, which take effect from then on.
@@ -88,8 +88,8 @@ class Recipe:
         stages: What is trained, in order.
         name: Name of the method; empty for a recipe without one.
         latent_dim: Size of the shared latent that `build` was called with.
-        options: The options it was built with.
-        networks: What its parts were made by; None for user-defined parts.
+        options: The options that it was built with.
+        networks: The networks that built its parts; None for user-defined parts.
         guide_class: Name of the user-defined guide class that it was built with.
         teacher: The subset whose posteriors aggregate posteriors are fitted to by default; None for all modalities of
             the model.
@@ -197,10 +197,10 @@ class MethodInfo:
         subsets: Which subsets the guide supports.
         networks: Number of encoders as the number `M` of modalities grows.
         needs_complete_rows: Whether every training row must contain every modality.
-        takes: The modalities it takes by default of those there are, and what it predicts from what.
+        takes: The modalities that it takes by default, and what it predicts from what.
         architectures: Architectures of its paper's networks, of which a modality gets the first that suits it with
             `--networks paper`.
-        defaults: Options of all methods that have another default here.
+        defaults: Common options whose default differs for this method.
 
     Example:
         >>> from multipyro.inference import METHODS
@@ -225,7 +225,7 @@ class MethodInfo:
         return options_of(self.build)
 
     def __call__(self, networks: Networks, latent_dim: int, weighting: Weighting, **options: Any) -> Recipe:
-        """Builds the method, for another one that is made from it."""
+        """Builds the method, for another method that extends it."""
         return self.build(networks, latent_dim, weighting, **options)
 
 

@@ -14,7 +14,7 @@ __all__ = ["PrivateLatents", "private_latents"]
 
 @dataclass(frozen=True)
 class PrivateLatents:
-    """What private latents change in a recipe; with no private latent, nothing.
+    """The changes to a recipe by private latents; with no private latent, none.
 
     Args:
         dims: Modality name -> size of its private latent.
@@ -45,7 +45,7 @@ def private_latents(
         Generalized Multimodal ELBO (Sutter et al., 2021), eq. 34.
 
     Args:
-        networks: Makes decoders and encoders.
+        networks: Builds decoders and encoders.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites; its `beta` and warm-up scale the KLs of the private latents too.
         private: Size of every private latent, or modality name -> size; None for none.

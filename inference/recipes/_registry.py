@@ -53,7 +53,7 @@ def options_for(method: str) -> dict[str, Option]:
 
 
 def register(info: MethodInfo) -> MethodInfo:
-    """Makes a user-defined method known to `build`, `load` and the command line of this process; returns it.
+    """Registers a user-defined method for `build`, `load` and the command line in this process; returns it.
 
     Args:
         info: The method; registering another one of the same name replaces it.
@@ -96,7 +96,7 @@ def build(
         The recipe, with programs of fresh parameters.
 
     Raises:
-        ValueError: If the method or an option is unknown; the message names what there is. If the method trains parts
+        ValueError: If the method or an option is unknown; the message lists those available. If the method trains parts
             that only its own guide has, and another is given.
         TypeError: If `guide` is not a class.
 

@@ -40,7 +40,7 @@ __all__ = [
 
 # the smallest side of the images that get the networks of JMVAE for CelebA
 _LARGE = 64
-# kind of data -> transform of what its encoder is called with
+# kind of data -> transform of the input of its encoder
 _TRANSFORMS = {"angles": "circle", "counts": "log1p", "positive": "log"}
 # likelihoods with two parameters per entry from the decoder
 _TWO_PARAMETERS = ("von_mises", "zero_inflated_negative_binomial", "zero_inflated_poisson")
@@ -52,7 +52,7 @@ DISCRIMINATORS = {"normalized": (True, 0.0), "leaky": (False, 0.2)}
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the widths of all layers follow from; at a last hidden width of 512 they are those of the papers.
+    """The sizes that determine the widths of all layers; a last hidden width of 512 gives those of the papers.
 
     Args:
         hidden_features: Widths of the hidden layers.
@@ -85,7 +85,7 @@ class Sizes:
 
 
 def _never(modality: Modality) -> bool:
-    """Of an architecture that is the default for no modality."""
+    """`default_for` of an architecture that is never the default."""
     return False
 
 

@@ -3,7 +3,7 @@ r"""BiVCCA: one encoder per modality, each of which must explain all modalities;
 .. math:: \sum_m \mu_m \left( E_{q(z|x_m)} \sum_n \log p(x_n|z) - \mathrm{KL}(q(z|x_m) \| p(z)) \right), \qquad
     \sum_m \mu_m = 1
 
-An encoder that explains what it does not see can at best be :math:`N(E[z|x_m], \mathrm{Var}[z|x])` in a linear-Gaussian
+An encoder that explains other modalities can at best be :math:`N(E[z|x_m], \mathrm{Var}[z|x])` in a linear-Gaussian
 model: the mean of its own posterior with the width of the joint one.
 
 Departures: the papers have two modalities. With more, `mu` is the first one's weight and the others share the rest; a
@@ -30,7 +30,7 @@ __all__ = ["bivcca"]
 
 @method(
     "bivcca",
-    title="one encoder per modality, each explains all modalities",
+    title="one encoder per modality, each reconstructs all modalities",
     paper="Wang et al., 2016; Yadav et al., eq. 6",
     subsets="every subset, several by their mixture",
 )
@@ -40,7 +40,7 @@ def bivcca(
     """BiVCCA.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         mu: Weight of the first modality's ELBO, or modality -> weight; equal weights by default.

@@ -1,7 +1,7 @@
 """CVAE and CMMA: one modality given another, one model per direction.
 
 Both predict from the model's prior given the condition; the authors' evaluation helper of the JMVAE paper draws from
-the posterior instead, which has seen the target. Their CMMA also minimizes an annealed KL to N(0, I), left out here.
+the posterior instead, which depends on the target. Their CMMA also minimizes an annealed KL to N(0, I), left out here.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Names = str | Sequence[str] | None
 
 @method(
     "cvae",
-    title="conditional VAE, the decoder sees the condition",
+    title="conditional VAE, decoder given the condition",
     paper="Sohn et al., 2015",
     subsets="the condition; condition and target",
     networks="1 joint encoder per direction",
@@ -38,7 +38,7 @@ def cvae(
     """CVAE, `p(z) p(x | z, w)`.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         given: The conditions `w`; the second modality by default.
@@ -63,7 +63,7 @@ def cmma(
     """CMMA, `p(z | w) p(x | z)`.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         given: The conditions `w`; the second modality by default.
@@ -95,7 +95,7 @@ def _conditional(
     features = conditions.branches() if decoder_sees_condition else {}
     width = latent_dim + sum(network.out_features for network in features.values())
     model = ConditionalModel(latent_dim, networks.select(target).likelihoods(width), given, prior, features)
-    # given the conditions alone the guide is the model's prior itself, so that no prediction has seen a target
+    # given the conditions alone the guide is the model's prior itself, so that no prediction depends on a target
     encoders = {tuple(given): model.prior}
     guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, weighting.sites)),))

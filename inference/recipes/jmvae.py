@@ -34,12 +34,12 @@ def jmvae(
     """JMVAE.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         rounds: Number of times that the missing modalities and the latents are sampled in turn.
-        start: What missing modalities begin with.
-        completion: What missing modalities get in each round: a sample of the likelihood or its mean.
+        start: Initial values of missing modalities.
+        completion: Values of missing modalities in each round: a sample of the likelihood or its mean.
     """
     model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
     joint = JointGuide(latent_dim, networks.branches(), networks.joint_features)
@@ -58,7 +58,7 @@ def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha
     """JMVAE-kl.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         alpha: Weight of the divergences from the joint encoder to those of the subsets.

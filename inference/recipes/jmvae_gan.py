@@ -32,7 +32,7 @@ def jmvae_gan(
     """JMVAE-GAN.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         alpha: Weight of the terms that fit the encoders of the subsets to the joint encoder.

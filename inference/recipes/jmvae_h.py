@@ -37,14 +37,14 @@ def jmvae_h(
     """JMVAE-h.
 
     Args:
-        networks: Makes the parts.
-        latent_dim: Size of every layer of latents, where `dims` does not say.
+        networks: Builds the parts.
+        latent_dim: Size of every layer of latents, if `dims` is None.
         weighting: Weights of the sites; that of `z` is that of every layer.
         layers: Number of layers of latents.
         dims: Size of each layer, the lowest first.
         rounds: Number of times that the missing modalities and the latents are sampled in turn.
-        start: What missing modalities begin with.
-        completion: What missing modalities get in each round: a sample of the likelihood or its mean.
+        start: Initial values of missing modalities.
+        completion: Values of missing modalities in each round: a sample of the likelihood or its mean.
     """
     dims = (latent_dim,) * layers if dims is None else tuple(dims)
     if layers < 2 or len(dims) != layers:

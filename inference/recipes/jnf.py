@@ -6,7 +6,7 @@ r"""JNF: a joint VAE, then one flow per modality fitted to its frozen encoder; s
 The second stage maximizes :math:`E_{q(z|x)} \log q_a(z|x_a)`, so each flow becomes the aggregate of the joint
 posteriors, as AGG's `q_agg` does. A product of several flows has no ELBO: it has its own sampler (`FlowExperts`).
 
-Departures: real-NVP steps that see the features of the modality, in place of masked autoregressive ones that do not; as
+Departures: real-NVP steps conditioned on the features, in place of unconditional masked autoregressive ones; as
 in the paper each starts from a Gaussian encoder. The released code takes 100 steps of 10 leapfrogs of size 0.01 (here
 options, the size adapted by default) and divides by the prior once however many flows there are (`divide_once=True`).
 
@@ -26,7 +26,7 @@ from multipyro.ppl_models.networks.flows import ConditionalFlow
 
 __all__ = ["jnf"]
 
-# samples of the joint encoder per data point and step: cheap, and the flows' gradient is steadier
+# samples of the joint encoder per data point and step: cheap, and the flows' gradient is less noisy
 _TEACHER_SAMPLES = 8
 
 
@@ -52,7 +52,7 @@ def jnf(
     """JNF.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         flow_steps: Number of steps of each flow.

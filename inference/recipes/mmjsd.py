@@ -32,7 +32,7 @@ def mmjsd(
     """The mmJSD method.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites.
         divergence_weights: Modality, or `"prior"`, -> weight in the divergence.

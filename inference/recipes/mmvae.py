@@ -35,7 +35,7 @@ def mmvae(
     """MMVAE.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites.
         particles: Number K of samples of each expert.

@@ -1,8 +1,8 @@
 """MMVAE+: MMVAE with private latents, drawn from auxiliary priors where one modality is decoded from another.
 
 Everything is Laplace. The model's priors are fixed, and they are what predictions draw private latents from; the
-auxiliary priors are learned, and belong to training alone. A method of the algebra it is not: which latents a decoder
-sees depends on the expert that `z` came from, so the estimator is `StratifiedELBO` with `auxiliary`. The released
+auxiliary priors are learned, and belong to training alone. Its objective is no sum of ELBOs: which latents a decoder
+gets depends on the expert that `z` came from, so the estimator is `StratifiedELBO` with `auxiliary`. The released
 code's gradient for more than one particle is the plain one, and so is the default here.
 """
 
@@ -39,7 +39,7 @@ def mmvae_plus(
     """MMVAE+.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites.
         particles: Number K of samples of each expert.

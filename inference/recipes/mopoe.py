@@ -33,7 +33,7 @@ def mopoe(
     """MoPoE.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites.
         objective: `"mixture"` is the ELBO of the mixture; `"subsets"` the mean of the subsets' own ELBOs, estimated

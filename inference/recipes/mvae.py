@@ -27,7 +27,7 @@ def mvae(
     """MVAE.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites.
         random_subsets: Number of random subsets per step, beside the full one and the single ones.

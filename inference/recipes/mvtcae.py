@@ -7,7 +7,7 @@ With `a` the ratio and `M` the number of modalities in the batch,
         - \beta \Big[ \tfrac aM \sum_m \mathrm{KL}(q(z|x) \| q_m(z|x_m)) + (1 - a)\, \mathrm{KL}(q(z|x) \| p(z)) \Big]
 
 The product has no prior expert, in training as in prediction. At `a = 0` this is the plain ELBO; at `a > 0` it is no
-bound on `log p(x)`. The released code takes `a = 5/6` and `beta = 2.5`. It needs every modality in training; here a
+bound on `log p(x)`. The released code uses `a = 5/6` and `beta = 2.5`. It needs every modality in training; here a
 modality that is missing in a row leaves out its expert, its likelihood and its KL there, while `M` stays that of the
 batch.
 
@@ -30,7 +30,7 @@ def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: 
     """MVTCAE.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         ratio: The ratio `a` between the two divergences.

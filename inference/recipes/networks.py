@@ -31,7 +31,7 @@ _ENCODERS = {"laplace": LaplaceEncoder, "normal": NormalEncoder}
 
 
 class Networks:
-    r"""Decoders, encoders and joint branches for the modalities of a data set, built anew at each call.
+    r"""Decoders, encoders and joint branches for the modalities of a data set, built anew in each call.
 
     Each modality has one of `multipyro.inference.recipes.architectures.ARCHITECTURES`. The last hidden width sets all
     others, so that 512 is the size of the papers, `2 h` features after joining among them. If one of the architectures
@@ -42,7 +42,7 @@ class Networks:
         modalities: Modality name -> its description.
         hidden_features: Widths of the hidden layers.
         normalized: Whether vectors and what follows joined branches are those of JMVAE for CelebA, with batch norm;
-            None for whether an architecture asks for it.
+            None if an architecture requires it.
         architectures: Modality name -> name of its architecture; the default one for modalities that are not in it.
 
     Raises:

@@ -15,7 +15,7 @@ __all__ = ["telbo"]
 
 @method(
     "telbo",
-    title="joint encoder, subset encoders by their own ELBOs",
+    title="joint encoder, subset encoders trained by ELBOs of the subsets",
     paper="Vedantam et al., 2018",
     networks="2^M - 1 encoders",
     needs_complete_rows=True,
@@ -31,7 +31,7 @@ def telbo(
     """TELBO.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         one_stage: Whether both objectives are maximized at once.
@@ -45,7 +45,7 @@ def telbo(
     joint = elbo(m, g, weighting.sites)
     # the unimodal terms may weight a likelihood otherwise than the joint one does, and have no warm-up
     sites = {**weighting.sites_at_peak, **Weighting(networks.modalities, weights=subset_weights).likelihoods}
-    # frozen also within a stage: in the one-stage form the decoders learn nothing from a subset
+    # frozen in both forms: also in one stage, the decoders learn nothing from a subset
     subsets = sum_over(PROPER_SUBSETS, elbo(frozen(m) | a, g | a, sites))
     if one_stage:
         return Recipe(model, guide, (Stage(joint + subsets),))

@@ -21,7 +21,7 @@ def vae(networks: Networks, latent_dim: int, weighting: Weighting, *, modality: 
     """The VAE of one modality.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         modality: The modality; the first one by default.

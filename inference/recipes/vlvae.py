@@ -1,13 +1,13 @@
-r"""VLVAE: a guide that sees the image alone, a model of image and text, and a flow from the text.
+r"""VLVAE: a guide given the image alone, a model of image and text, and a flow from the text.
 
 .. math:: \mathrm{ELBO}(m \| g_{\{image\}}), \qquad\text{then the flow by}\quad q_{agg} \;\text{or}\; q_{true}
 
-`shared=True` puts in the paper's shared layers (`ResidualMLP`). The features, of both modalities joined where the
-guide sees both, pass one residual block with batch norm before the heads. The latent passes two blocks and a layer,
-once a step, and the decoders of image and text see what comes out in place of `z`. With `--networks image=instance
+`shared=True` adds the paper's shared layers (`ResidualMLP`). The features, of both modalities joined where the guide
+gets both, pass one residual block with batch norm before the heads. The latent passes two blocks and a layer,
+once a step, and the decoders of image and text get the result in place of `z`. With `--networks image=instance
 text=gru --hidden 512` these have the paper's sizes: 200 features, 500 units. By default the decoders share `z` alone,
-and a text has its own MLP. The shared layers train in the first stage; later ones see them frozen, by their
-running statistics. The flow has its own encoder of the text, since the shared one sees what the guide sees.
+and a text has its own MLP. The shared layers train in the first stage and are frozen in later ones, with their
+running statistics. The flow has a separate encoder of the text, since the shared one is part of the guide.
 
 References:
     On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and Kushman),
@@ -43,7 +43,7 @@ class _SharedLayers(NamedTuple):
     Args:
         branches: Modality name -> feature network, all of one size.
         encoder: From the joined features to the heads.
-        decoder: From the latent to what all likelihoods see in its place.
+        decoder: From the latent to the input of all likelihoods.
     """
 
     branches: dict[str, nn.Module]
@@ -68,7 +68,7 @@ class _FirstOnly(Guide):
 def _guide(
     networks: Networks, latent_dim: int, pair: tuple[str, ...], given: tuple[str, ...], parts: _SharedLayers | None
 ) -> Guide:
-    """The guide that sees both modalities, or the first one alone."""
+    """The guide given both modalities, or the first one alone."""
     if parts is not None and given == pair:
         return JointGuide(latent_dim, parts.branches, shared=parts.encoder)
     if parts is not None:
@@ -101,12 +101,12 @@ def vlvae(
     """VLVAE.
 
     Args:
-        networks: Makes the parts.
+        networks: Builds the parts.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
-        inference: `"marginal"`: the guide sees the image alone; `"joint"`: it sees both.
-        token_dropout: Share of the words that the text's decoder does not see.
-        shared: Whether the paper's shared layers are put in.
+        inference: `"marginal"`: the guide is given the image alone; `"joint"`: both.
+        token_dropout: Share of the previous words that are hidden from the text's decoder.
+        shared: Whether the paper's shared layers are added.
     """
     names = tuple(networks.modalities)
     if len(names) < 2:

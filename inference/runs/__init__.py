@@ -1,4 +1,4 @@
-"""Run folders: what a run was started with, its checkpoints, and how to load it again."""
+"""Run folders: the settings of a run, its checkpoints, and how to load it again."""
 
 from multipyro.inference.runs.checkpoints import load_state, save_state
 from multipyro.inference.runs.description import describe_modalities, versions

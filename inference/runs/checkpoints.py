@@ -37,7 +37,7 @@ def programs_of(*programs: Program) -> list[nn.Module]:
 
 
 def state_of(programs: Sequence[nn.Module], statements: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """What a checkpoint contains of modules, and of `pyro.param` statements by their names.
+    """The entries of a checkpoint for modules, and for `pyro.param` statements by their names.
 
     Raises:
         ValueError: If a statement has a constraint that cannot be described by its name and numbers.
@@ -51,7 +51,7 @@ def state_of(programs: Sequence[nn.Module], statements: Iterable[str]) -> dict[s
 
 def write_checkpoint(checkpoint: dict[str, Any], *paths: str | os.PathLike) -> None:
     """Writes a dict of tensors and plain values to files, each atomically."""
-    # through memory: on a full disk torch's own writer hides the cause behind an error of its own
+    # through memory: on a full disk torch's own writer raises an error that hides the cause
     content = io.BytesIO()
     torch.save(checkpoint, content)
     for path in paths:
@@ -67,7 +67,7 @@ def read_checkpoint(path: str | os.PathLike, parts: Mapping[str, Any] | None = N
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, or contains anything but what such a checkpoint has.
+        ValueError: If the file is damaged, or has other content than such a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,7 +83,7 @@ def read_checkpoint(path: str | os.PathLike, parts: Mapping[str, Any] | None = N
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} contains more than tensors and plain values and is not loaded") from error
-    except Exception as error:  # what a damaged archive raises depends on the place of the damage
+    except Exception as error:  # the exception depends on where the archive is damaged
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is truncated, damaged or not a checkpoint of torch ({cause})") from error
     for name, kind in {**_PARTS, **(parts or {})}.items():
@@ -179,7 +179,7 @@ def load_programs(checkpoint: dict[str, Any], programs: Sequence[nn.Module], pat
             bounds = getattr(constraints, constraint)
             store["constraints"][name] = bounds(**details) if details else bounds
             store["params"][name] = value.clone().requires_grad_()
-        except Exception as error:  # whatever a damaged entry raises
+        except Exception as error:  # a damaged entry may raise any exception
             raise ValueError(f"{path} is damaged: the entry of the param statement {name!r} ({error})") from error
     for number, program in enumerate(programs):
         prefix = f"programs.{number}."

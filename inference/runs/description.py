@@ -1,4 +1,4 @@
-"""What a run is started with, as plain values: `run.json` records it, and a resumed run must agree with it."""
+"""The inputs of a run as plain values: `run.json` records them, and a resumed run must have the same."""
 
 import functools
 import hashlib
@@ -37,8 +37,8 @@ def describe_run(recipe: Recipe, settings: Any, left_out: Sequence[str], data: M
     """Everything that `run.json` records.
 
     Args:
-        recipe: What is trained.
-        settings: How, a dataclass.
+        recipe: The recipe.
+        settings: The settings, a dataclass.
         left_out: The fields of it that do not matter for the result.
         data: The arguments of `describe_data`.
     """
@@ -122,13 +122,13 @@ def describe_data(folder: str, train: Any, validation: Any, test: Any) -> dict[s
 
 
 def describe_modalities(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
-    """Modalities as plain values, without what they leave open."""
+    """Modalities as plain values, without fields that are None."""
     values = {name: asdict(modality) for name, modality in modalities.items()}
     return {name: {k: v for k, v in entries.items() if v is not None} for name, entries in values.items()}
 
 
 def describe_function(function: Any) -> Any:
-    """A function by its name and the arguments that it is bound to; an optimizer of Pyro by its own."""
+    """A function by its name and bound arguments; an optimizer of Pyro by its class and arguments."""
     if isinstance(function, functools.partial):
         return [describe_function(function.func), repr(function.args), repr(function.keywords)]
     if isinstance(function, PyroOptim):
@@ -137,7 +137,7 @@ def describe_function(function: Any) -> Any:
 
 
 def length_of(batches: Any) -> int | None:
-    """The number of batches; None of a loader that does not know."""
+    """The number of batches; None for a loader without a length."""
     try:
         return len(batches)
     except TypeError:
@@ -164,7 +164,7 @@ def _content_hash(data: Any) -> str:
         return _digest(data)
     with torch.random.fork_rng([]):
         first, again = (_digest(itertools.islice(data, 1)) for _ in range(2))
-    # batches that draw from a generator that no seed reaches differ each time, and cannot be compared
+    # batches drawn from a generator that cannot be seeded differ each time, and cannot be compared
     return first if first == again else "random"
 
 

@@ -1,4 +1,4 @@
-"""Run folders: what a run was started with, how far it is, and who may write."""
+"""Run folders: the settings of a run, its progress, and a lock."""
 
 import csv
 import io
@@ -17,9 +17,9 @@ __all__ = ["Run", "checkpoint_of", "read_run"]
 
 _FILE, _LOCK = "run.json", ".lock"
 _LARGEST = 2**24  # bytes; a run.json has a few thousand
-# what `write_atomically` calls a file until it is complete
+# temporary names of `write_atomically`
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
-# what a run.json has, and of which kind
+# the entries of a run.json, and their types
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("settings", "options", "data", "versions"), dict),
     **dict.fromkeys(("method", "guide_class"), str | None),
@@ -70,7 +70,7 @@ def checkpoint_of(folder: str | os.PathLike, which: str = "best") -> Path:
 
     Raises:
         FileNotFoundError: If there is no run, or it has no checkpoint yet.
-        ValueError: If `which` is neither.
+        ValueError: If `which` is neither `"best"` nor `"last"`.
     """
     if which not in ("best", "last"):
         raise ValueError(f"which must be 'best' or 'last', got {which!r}")
@@ -97,8 +97,7 @@ class Run:
     def opened(self, resume: bool) -> Iterator[None]:
         """Starts the run in the folder, or continues the one in it; no other process trains there in this context.
 
-        A run that fails before its first checkpoint leaves the folder as it was, so that a corrected call finds it
-        free.
+        A run that fails before its first checkpoint leaves the folder as it was, so that a corrected call can use it.
 
         Args:
             resume: Whether a run in the folder is continued. It must have been started with the same content.
@@ -136,7 +135,7 @@ class Run:
             self._write(state="finished")
 
     def write_log(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Writes `log.csv` anew, one row per epoch, so that it never has an epoch twice or in part."""
+        """Rewrites `log.csv`, one row per epoch, so that it never has an epoch twice or in part."""
         text, path = io.StringIO(), self.folder / "log.csv"
         table = csv.DictWriter(text, list(dict.fromkeys(name for row in history for name in row)))
         table.writeheader()
@@ -207,7 +206,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _compared(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run and its continuation must agree in."""
+    """The entries in which a run and its continuation must agree."""
     stages = [{name: value for name, value in stage.items() if name != "epochs"} for stage in content["stages"]]
     data = {name: value for name, value in content["data"].items() if name != "options"}  # the content has a hash
     others = {name: value for name, value in content.items() if name not in ("state", "versions")}

@@ -13,7 +13,7 @@ __all__ = ["LoadedRun", "load"]
 
 
 class LoadedRun(NamedTuple):
-    """A run that was read back: the programs with their trained parameters, and the recipe they belong to."""
+    """A loaded run: the programs with their trained parameters, and the recipe that they belong to."""
 
     model: Any
     guide: Any
@@ -23,7 +23,7 @@ class LoadedRun(NamedTuple):
 def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = "best") -> LoadedRun:
     """Rebuilds a run of `fit_recipe` (or of the command line) with its best parameters, or its last.
 
-    Nothing is imported because a file says so: a run with a user-defined guide class records its name, and loading it
+    No code is imported on behalf of a file: a run with a user-defined guide class records its name, and loading it
     requires the class.
 
     Args:

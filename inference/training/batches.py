@@ -1,4 +1,4 @@
-"""The data of a training run: checked once, then dealt out in batches, each with a seed of its own."""
+"""The data of a training run: checked once, then divided into batches, each with its own seed."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ __all__ = ["BatchFeed", "check_values", "step_seed", "training_data"]
 
 # examples whose values are checked at a time
 _CHUNK = 8_192
-# seeds outside the epochs that training counts: of validation, and of the order of a loader
+# numbers of epochs that training never reaches, as seeds of validation and of the order of a loader
 _VALIDATION, _ORDER = -1, -2
 
 
@@ -43,8 +43,8 @@ def training_data(recipe: Recipe, data: Any, validation: Any = None, seed: int =
     """Training and validation data in the modalities of a recipe's model; loaders with an order that can be repeated.
 
     Raises:
-        TypeError: If data is of a kind that cannot be trained on.
-        ValueError: If examples are incomplete and the method cannot learn from them.
+        TypeError: If the data has a type that cannot be trained on.
+        ValueError: If examples are incomplete and the method needs complete ones.
     """
     if isinstance(data, Splits):
         data, validation = data.train, data.validation if validation is None else validation
@@ -79,7 +79,7 @@ def training_data(recipe: Recipe, data: Any, validation: Any = None, seed: int =
 def check_values(model: Program, data: Any) -> None:
     """Checks values before anything is trained or written, so that bad data stops a run at once.
 
-    Data in memory is checked whole. A loader may load for hours: of its batches the first is checked in its turn.
+    Data in memory is checked completely, and of a loader, which may take hours, the first batch when it is loaded.
     """
     batches: Iterable = data if isinstance(data, list | tuple) else ()
     if isinstance(data, MultimodalData):
@@ -101,18 +101,18 @@ class BatchFeed:
         worker: This process.
 
     Attributes:
-        steps_per_epoch: The number of training batches; None of a loader that does not know.
+        steps_per_epoch: The number of training batches; None for a loader without a length.
         validates: Whether there is validation data.
 
     Raises:
-        ValueError: If there is no training batch, or user-defined batches are to be dealt out to several processes.
+        ValueError: If there is no training batch, or there are user-defined batches and several processes.
     """
 
     def __init__(self, model: Program, train: Any, validation: Any, settings: TrainingSettings, worker: Worker) -> None:
         self._model, self._train, self._validation = model, train, validation
         self._settings, self._worker = settings, worker
         if worker.size > 1 and not all(isinstance(data, MultimodalData | None) for data in (train, validation)):
-            raise ValueError("several devices need a MultimodalData, whose examples can be dealt out, got batches")
+            raise ValueError("several devices need a MultimodalData, whose examples they can share, got batches")
         self.steps_per_epoch, self.validates = length_of(self._batches(train, 0)), validation is not None
         if self.steps_per_epoch == 0:
             raise ValueError(f"drop_last leaves no batch: {len(train)} examples are fewer than {settings.batch_size}")

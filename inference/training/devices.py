@@ -54,11 +54,11 @@ class Worker:
 
     @contextmanager
     def hosting(self, modules: Sequence[nn.Module]) -> Iterator[None]:
-        """Has the modules on the device in this context, and leaves no gradients, seeds and warning filters behind."""
+        """Moves the modules to the device in this context; restores gradients, seeds and warning filters afterwards."""
         visiting = [m for m in modules if all(parameter.device.type == "cpu" for parameter in m.parameters())]
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), warnings.catch_warnings():
-            # NonFiniteLossError says more, and where
+            # NonFiniteLossError has the details
             warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)")
             for module in modules:
                 module.to(self.device)

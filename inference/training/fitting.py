@@ -19,7 +19,7 @@ __all__ = ["FitResult", "fit", "fit_recipe"]
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training run left behind.
+    """The result of a training run.
 
     Args:
         history: One dict per epoch. `stage` and `epoch` count from 0. In nats per example: `train/bound`,
@@ -65,13 +65,13 @@ def fit(
     continue from the store and are put back into it, since they live nowhere else.
 
     The loop is our own: with every feature of Lightning's Trainer that changes results switched off, the rest of it
-    cost 0.1 to 0.4 of a hand-written step. Loggers written for it work here; its callbacks do not, those of `FitState`
-    do. Processes of several devices are started by Lightning Fabric. The examples are dealt out to them, `batch_size`
-    is that of one process, and gradients are summed, because losses are sums over examples.
+    cost 0.1 to 0.4 of a hand-written step. Loggers written for it work here; its callbacks do not: see `FitState` for
+    ours. Processes of several devices are started by Lightning Fabric. The examples are divided among them,
+    `batch_size` is that of one process, and gradients are summed, because losses are sums over examples.
 
     Args:
         model: The generative program, called as `model(x, observed)`.
-        guide: The variational program, called likewise.
+        guide: The variational program, called in the same way.
         loss: The objective, minimized; summed over the batch. Anything with the `loss` and `loss_and_grads` of an ELBO.
         data: Training data (with `Splits`, validation data too); or batches `(x, observed)` that can be iterated again.
             All values are checked against the model's likelihoods first, of a loader only its first batch. The

@@ -29,14 +29,14 @@ from multipyro.inference.training.steps import NonFiniteLossError, TrainingStep
 
 __all__ = ["Trainer"]
 
-# steps between two looks at the losses, each of which waits for an accelerator
+# steps between reads of the losses, each of which waits for an accelerator
 _INTERVAL = 50
-# what a checkpoint has besides the programs: the progress of the stage
+# entries of a checkpoint besides the programs: the progress of the stage
 _PARTS = {"updates": list, "history": list, "step": int, "best": float, "waited": int, "stopped": bool, "rng": Tensor}
 
 
 class Trainer:
-    """Trains the stages of a recipe, from wherever the run folder says they are.
+    """Trains the stages of a recipe, continuing from the checkpoints in the run folder.
 
     Args:
         recipe: The recipe.
@@ -74,14 +74,14 @@ class Trainer:
         self._pending: list[Sequence[Tensor]] = []
 
     def fit(self) -> list[dict[str, float]]:
-        """Trains what is not trained yet; returns the metrics of all epochs."""
+        """Trains the remaining stages and epochs; returns the metrics of all epochs."""
         state, is_main = self._state, self._run is not None and self._worker.is_main
         with (
             self._run.opened(self._settings.resume) if is_main else nullcontext(),
             self._worker.hosting(self._modules),
             self._statements.opened(),
             self._reporter.reporting(state),
-            # modules that a plain function calls stay in the mode that their owner has put them in
+            # modules that a plain function calls stay in the mode that the user has set
             training_mode(*(p for p in (*self._programs, *self._recipe.others) if isinstance(p, nn.Module))),
         ):
             for state.stage in range(len(self._recipe.stages)):
@@ -161,7 +161,7 @@ class Trainer:
         for step in self._steps:
             try:
                 losses.append(step.gradients(x, observed))
-            except ValueError as error:  # Pyro's validation stumbles over NaN parameters before there is a loss
+            except ValueError as error:  # Pyro's validation fails on NaN parameters before there is a loss
                 if not non_finite_sites(step.model, step.guide, x, observed):
                     raise
                 raise self._error("no loss can be computed", step, (x, observed)) from error
@@ -224,11 +224,11 @@ class Trainer:
         checkpoint = {**state_of(self._modules, self._statements.names), "updates": updates, "history": self._history}
         checkpoint |= {"step": self._state.step, "stopped": self._state.stop, "rng": torch.get_rng_state()}
         checkpoint |= {"best": self._best, "waited": self._waited}
-        # the last one follows the best one: a kill between the two repeats the epoch, and with it the best one
+        # the last one after the best one: a run killed between the two repeats the epoch, and with it the best one
         names = ("best", "last") if is_better else ("last",)
         folder = self._run.stage_folder(self._state.stage)
         write_checkpoint(checkpoint, *(folder / f"{name}.ckpt" for name in names))
-        if len(self._history) == 1:  # an optimizer whose state cannot be read again shows at once
+        if len(self._history) == 1:  # so that an optimizer whose state cannot be read again is an error now
             read_checkpoint(folder / "last.ckpt", _PARTS)
 
     def _restore(self, path: Path) -> None:

@@ -23,7 +23,7 @@ _BY_NAME: dict[str, Callable[..., Optimizer]] = {
 }
 # those of torch.optim.lr_scheduler.OneCycleLR: the share of rising steps, and the factors at the start and at the end
 _RISING, _START, _END = 0.3, 1 / 25, 1 / 25 / 1e4
-# how an optimizer computes, not what
+# settings that change how an optimizer computes, but not the result
 _IMPLEMENTATION = ("params", "fused", "foreach", "capturable", "differentiable")
 
 
@@ -61,7 +61,7 @@ class ScheduledOptimizer:
 
     Args:
         make: Called with the parameters, returns the optimizer.
-        parameters: What it trains.
+        parameters: The parameters.
         lr_schedule: The setting of the same name.
     """
 
@@ -101,7 +101,7 @@ class ScheduledOptimizer:
 
 
 def lr_factor(settings: TrainingSettings, epochs: int, steps_per_epoch: int | None) -> Callable[[int], float] | None:
-    """The factor of the learning rate as a function of the step, counted from 0 in a stage; None if it never moves.
+    """The factor of the learning rate as a function of the step, counted from 0 in a stage; None if it is constant.
 
     Args:
         settings: The settings of the run.

@@ -18,7 +18,7 @@ __all__ = ["FitState", "Reporter"]
 
 @dataclass
 class FitState:
-    """Where a training run is: what its callbacks are called with.
+    """The state of a training run, with which its callbacks are called.
 
     A callback is any object with some of these methods, each called as `method(state)`, in every process:
     `on_fit_start` before the first step, `on_step_end` after each step, `on_epoch_end` after each epoch, before its
@@ -85,7 +85,7 @@ class Reporter:
         self._loggers = [logger for logger in loggers if not isinstance(logger, str)]
         if "tensorboard" in loggers:
             with optional_imports("the logger 'tensorboard'"):
-                import tensorboard  # noqa: F401  the next import would also find tensorboardX, or neither
+                import tensorboard  # noqa: F401  the next import would also accept tensorboardX
                 from lightning_fabric.loggers import TensorBoardLogger
             self._loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
         self._progress = Progress(settings.progress and is_main)
@@ -104,7 +104,7 @@ class Reporter:
                     logger.finalize("success" if sys.exc_info()[0] is None else "failed")
 
     def stage_start(self, state: FitState) -> None:
-        """Before the first step of a stage, once what is done of it was read from its checkpoint."""
+        """Before the first step of a stage, after its checkpoint has been read, if there is one."""
         if self._csv and state.history:  # a run killed in between may not have logged its last epoch
             self._run.write_log(state.history)
         self._progress.restart(state.step)

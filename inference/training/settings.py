@@ -11,13 +11,13 @@ from typing import Any, get_args
 
 __all__ = ["RESUMABLE", "TrainingSettings"]
 
-#: What may differ between a run and its continuation, because it does not change the result.
+#: Settings that may differ between a run and its continuation, because they do not change the result.
 RESUMABLE = ("epochs", "device", "strategy", "logger", "progress", "out", "resume", "callbacks")
 _CALLBACK_METHODS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")
 
 
 def _setting(default: Any, help: str, minimum: float | None = None, choices: Sequence[str] = ()) -> Any:
-    """A field with what the command line needs to know of it."""
+    """A field with its help and its constraints for the command line."""
     return field(default=default, metadata={"help": help, "minimum": minimum, "choices": tuple(choices)})
 
 
@@ -44,7 +44,7 @@ class TrainingSettings:
         lr_warmup: Number of epochs over which the learning rate grows linearly from 0 before a named schedule starts.
         lr_final: The factor that `"cosine"` and `"exponential"` reach.
         gradient_clip: The largest norm of the gradient of an update; None for no limit.
-        early_stopping: Stop a stage after so many epochs without a better validation bound; None for never.
+        early_stopping: Number of epochs without a better validation bound before a stage stops; None for never.
         seed: Seed of the order of examples and of every step.
         device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`, or a `torch.device`.
         devices: Number of devices, with one process each.
@@ -83,7 +83,7 @@ class TrainingSettings:
     lr_warmup: float = _setting(0.0, "epochs over which the learning rate grows from 0", 0)
     lr_final: float = _setting(0.01, "factor of the learning rate at the end of cosine or exponential", 0)
     gradient_clip: float | None = _setting(None, "largest norm of the gradient", 0)
-    early_stopping: int | None = _setting(None, "stop after so many epochs without a better validation bound", 1)
+    early_stopping: int | None = _setting(None, "epochs without a better validation bound before a stage stops", 1)
     seed: int = _setting(0, "seed of the order of examples and of every step")
     device: str = _setting("auto", "auto, cpu, cuda, cuda:1 or mps")
     devices: int = _setting(1, "number of devices, with one process each", 1)
@@ -93,7 +93,7 @@ class TrainingSettings:
     progress: bool = _setting(True, "show progress")
     out: str | os.PathLike | None = _setting(None, "run folder")
     resume: bool = _setting(False, "continue the run in the run folder")
-    callbacks: Sequence[Any] = _setting((), "objects that are called while training")
+    callbacks: Sequence[Any] = _setting((), "objects whose methods are called during training")
     config: Mapping[str, Any] | None = _setting(None, "plain values to record in run.json")
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class TrainingSettings:
             if minimum is not None and value is not None and value < minimum:
                 raise ValueError(f"{setting.name} must be at least {minimum}, got {value}")
         if self.lr_warmup and (self.lr_schedule == "one-cycle" or callable(self.lr_schedule)):
-            raise ValueError("lr_warmup is for schedules that have no warm-up of their own: leave it at 0")
+            raise ValueError("lr_warmup is for schedules without a built-in warm-up: leave it at 0")
         if self.lr_schedule == "exponential" and not self.lr_final:
             raise ValueError("lr_final must be above 0 for lr_schedule 'exponential'")
         if self.out is None and (self.resume or "tensorboard" in self.logger):
@@ -118,7 +118,7 @@ class TrainingSettings:
         for callback in self.callbacks:
             if any(base.__module__.startswith(("lightning.", "pytorch_lightning")) for base in type(callback).__mro__):
                 raise TypeError(
-                    f"{callback!r} needs the Trainer of Lightning: write an object with on_epoch_end(state)"
+                    f"{callback!r} needs the Trainer of Lightning: pass an object with a method on_epoch_end(state)"
                 )
             if not any(hasattr(callback, name) for name in _CALLBACK_METHODS):
                 raise TypeError(f"callback {callback!r} has none of the methods {', '.join(_CALLBACK_METHODS)}")

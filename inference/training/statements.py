@@ -32,23 +32,23 @@ class Statements:
                     yield self
                 finally:
                     values = _without_modules(self._store.get_state())
-        finally:  # after an interrupt too, as the parameters of modules keep what they have learned
+        finally:  # after an interrupt too, as for the parameters of modules
             self._store.set_state(values)
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Tensor]]:
-        """Yields a dict that has the parameters which SVI would train in the step of this context, once it is left."""
+        """Yields a dict that, after this context, has the parameters that SVI would train in its step."""
         parameters: dict[str, Tensor] = {}
         with poutine.trace(param_only=True) as capture:
             yield parameters
         sites = capture.trace.nodes.items()
         parameters.update((name, site["value"].unconstrained()) for name, site in sites if site["type"] == "param")
-        # those of a checkpoint may come up later
+        # those of a checkpoint may occur later
         self._seen = set(self._store.keys()) - (self.names.keys() - parameters.keys())
         self.keep(parameters)
 
     def new(self) -> dict[str, Tensor]:
-        """Parameters of statements that came up since and have got a gradient in the last step."""
+        """Parameters of statements that occurred since, with a gradient from the last step."""
         if len(self._store) == len(self._seen):
             return {}
         values = self._store.named_parameters()
@@ -58,7 +58,7 @@ class Statements:
         return parameters
 
     def keep(self, parameters: Mapping[str, Tensor]) -> None:
-        """Notes the statements that a checkpoint must keep: those whose values are in no module."""
+        """Records the statements that a checkpoint must keep: those whose values are in no module."""
         self.names.update({name: None for name, value in parameters.items() if not isinstance(value, nn.Parameter)})
 
 

@@ -1,4 +1,4 @@
-"""One update of a batch: the loss, its gradient, the optimizer; and what is wrong where a loss is not finite."""
+"""One update of a batch: the loss, its gradient, the optimizer; and the error for a loss that is not finite."""
 
 import math
 from collections.abc import Mapping
@@ -27,8 +27,8 @@ class TrainingStep:
     """One update of every batch of a stage.
 
     It trains what `SVI` trains on the same programs: the parameters of programs that are modules, and those that their
-    `pyro.param` and `pyro.module` statements show, from the step on in which they first do. As in Pyro, each statement
-    has an optimizer of its own.
+    `pyro.param` and `pyro.module` statements show, from the step in which they first occur. As in Pyro, each statement
+    has its own optimizer.
 
     Args:
         recipe: The recipe.
@@ -97,11 +97,11 @@ class TrainingStep:
         return float(nn.utils.clip_grad_norm_(self.parameters, math.inf) if self._norm is None else self._norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the optimizers, by what they train."""
+        """The states of the optimizers, by the parameters that they train."""
         return {**self._saved, **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned; statements that have not come up yet get their state when they do."""
+        """Restores what `state_dict` returned; statements that have not occurred yet get their state when they do."""
         self._saved = dict(states)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(self._saved.pop(name))

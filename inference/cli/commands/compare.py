@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     methods = list(dict.fromkeys(map(method_name, arguments.method)))
     check_options(arguments, methods)
     splits = load_data(arguments)
-    for method in methods:  # what cannot be built shows before hours of training
+    for method in methods:  # so that an error in a method is raised before hours of training
         training_job(arguments, method, splits, 0, arguments.out)
     reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     examples: dict[str, list[dict[str, Tensor]]] = {method: [] for method in methods}

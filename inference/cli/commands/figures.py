@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _history(run: Path) -> list[dict[str, float]]:
-    """The epochs in a run's `log.csv`, without what was not computed; empty where there is no log."""
+    """The epochs in a run's `log.csv`, without empty cells; an empty list if there is no log."""
     with suppress(FileNotFoundError), (run / "log.csv").open(encoding="utf-8", newline="") as opened:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(opened)]
     return []

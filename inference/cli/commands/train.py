@@ -30,6 +30,6 @@ def run(arguments: argparse.Namespace) -> None:
         file = out / figure_name(given, target)
         try:
             draw_cross_generation(load(out, guide).recipe, job.splits, given, target, file, seed=arguments.seed)
-        except Exception as error:  # the run is finished and stays so, whatever a figure stumbles over
+        except Exception as error:  # the run is finished, even if drawing the figure fails
             warn(f"no figure was drawn: {error}")
     say(f"trained {method} on {arguments.data}; the run is in {out}")
