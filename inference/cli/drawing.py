@@ -63,20 +63,25 @@ def draw_cross_generation(
     rows: int = 10,
     seed: int = 0,
 ) -> None:
-    """Draws modalities generated from test examples, one of each class.
+    """Draws modalities generated from test examples, one of each class; what is missing in one is shown as missing.
 
     Raises:
-        ValueError: If the model has no such modality, or the name of the file has no ending of a figure.
+        ValueError: If the model has no such modality, no test example has one of the given ones, or the name of the
+            file has no ending of a figure.
     """
     if file.suffix not in FORMATS:
         raise ValueError(f"{file} must end in {', '.join(FORMATS)}")
-    x, observed = splits.test.select(given).rows(rows_of_each_class(splits.test, rows))
-    modalities = splits.test.modalities
+    chosen = rows_of_each_class(splits.test, rows, splits.test.select(given).modalities)
+    if not len(chosen):
+        raise ValueError(f"no test example has {' or '.join(given)}: there is nothing to generate from")
+    x, observed = splits.test.select(given).rows(chosen)
+    modalities = recipe.networks.modalities
     unknown = [name for name in target if name not in recipe.model.modalities]
     if unknown:
         raise ValueError(f"unknown modality {', '.join(unknown)}: the model has {', '.join(recipe.model.modalities)}")
     torch.manual_seed(seed)
-    _save(cross_generation_figure(recipe.model, recipe.guide, modalities, x, target, num_samples), file)
+    programs = recipe.model, recipe.guide, modalities
+    _save(cross_generation_figure(*programs, x, target, num_samples, observed=observed), file)
 
 
 def draw_joint_samples(recipe: Recipe, splits: Splits, file: Path) -> None:
@@ -87,7 +92,7 @@ def draw_joint_samples(recipe: Recipe, splits: Splits, file: Path) -> None:
 def draw_reconstructions(recipe: Recipe, splits: Splits, file: Path) -> None:
     """Draws test examples beside their reconstructions."""
     x, observed = splits.test.rows(rows_of_each_class(splits.test, 10))
-    _save(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x), file)
+    _save(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x, observed), file)
 
 
 def _save(figure: Any, file: Path) -> None:

@@ -68,7 +68,9 @@ def columns_of(summaries: Mapping[str, np.ndarray], modality: Modality) -> dict[
         columns = {name: modality.decode(torch.as_tensor(value)), f"{name} probability": list(summaries["probability"])}
     else:
         flat = {kind: values.reshape(len(values), -1) for kind, values in summaries.items()}
-        labels = modality.columns or [name if modality.dim == 1 else f"{name}[{i}]" for i in range(modality.dim)]
+        labels = modality.columns or ()
+        if len(labels) != modality.dim:  # an image comes from one column
+            labels = [name if modality.dim == 1 else f"{name}[{i}]" for i in range(modality.dim)]
         columns = {
             f"{label} {kind}": list(values[:, i]) for i, label in enumerate(labels) for kind, values in flat.items()
         }

@@ -160,7 +160,7 @@ def words_present(modality: Modality, texts: Tensor) -> Tensor:
         texts: Class ids `(num, positions)`.
 
     Returns:
-        Bool `(num, vocabulary)`; the padding word counts as absent.
+        Bool `(num, vocabulary)`; the padding word counts as absent, and so does a missing token, -1.
 
     Raises:
         ValueError: If the modality has no vocabulary.
@@ -172,7 +172,9 @@ def words_present(modality: Modality, texts: Tensor) -> Tensor:
     """
     if modality.vocabulary is None:
         raise ValueError(f"modality {modality.name!r} has no vocabulary of words")
-    present = torch.zeros(len(texts), len(modality.vocabulary), dtype=torch.bool).scatter(1, texts, True)
+    size = len(modality.vocabulary)
+    marked = torch.zeros(len(texts), size + 1, dtype=torch.bool).scatter(1, texts.where(texts >= 0, size), True)
+    present = marked[:, :size]
     if modality.pad is not None:
         present[:, modality.pad] = False
     return present

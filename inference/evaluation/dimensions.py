@@ -10,8 +10,14 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from multipyro.batch import batch_rows, modalities_in
-from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
+from multipyro.batch import Rows, batch_rows, modalities_in
+from multipyro.inference.evaluation._inputs import (
+    check_known,
+    check_values,
+    conditions_of,
+    select_given,
+    take_rows,
+)
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
@@ -56,6 +62,7 @@ def latent_dimensions(
     x: Mapping[str, Tensor],
     given: Sequence[str] | None = None,
     num_samples: int = 256,
+    observed: Mapping[str, Tensor] | None = None,
 ) -> LatentDimensions:
     r"""The KL divergence of each latent dimension from its prior, and the active units.
 
@@ -73,16 +80,18 @@ def latent_dimensions(
     Args:
         model: The generative program, for its prior.
         guide: The variational program.
-        x: Modality name -> values `(batch, *event)`, every data point complete.
+        x: Modality name -> values `(batch, *event)`.
         given: The modalities that are conditioned on; all of `x` by default.
         num_samples: Monte Carlo samples per data point, where there is no closed form.
+        observed: Modality name -> which data points are observed, bool `(batch,)`. Data points without any of `given`
+            do not count.
 
     Returns:
         The KL per data point and dimension, and the variances of the means, of the site `z` (of a hierarchical guide
         its top layer).
 
     Raises:
-        ValueError: If a modality is unknown or its values are invalid.
+        ValueError: If a modality is unknown, its values are invalid, or no data point counts.
         TypeError: If posterior or prior has no marginals in closed form, as is the case for a flow.
 
     Example:
@@ -94,12 +103,17 @@ def latent_dimensions(
         torch.Size([5, 2])
     """
     check_known(model, modalities_in(x))
-    check_values(model, x, None)
+    check_values(model, x, observed)
     given = modalities_in(x) if given is None else select_given(given, x, "given")
+    informed = Rows({name: x[name] for name in given}, observed).any()
+    if informed is not None:
+        x, observed = take_rows(x, observed, informed.nonzero()[:, 0])
+        if not batch_rows(x):
+            raise ValueError(f"no data point has any of {list(given)}")
     conditions = {name: x[name] for name in conditions_of(model)}
     name = latent_site(guide)
     with evaluating(model, guide), poutine.block():
-        posterior = latent_distribution(guide, x, given)
+        posterior = latent_distribution(guide, x, given, observed)
         prior_trace = poutine.trace(generative(model, ())).get_trace(conditions, num_rows=batch_rows(x))
         prior = sample_sites(prior_trace)[name]["fn"]
         return LatentDimensions(_kl(posterior, prior, num_samples), posterior.mean.var(0))
@@ -146,10 +160,12 @@ def latent_site(guide: Program) -> str:
     return getattr(unwrap(guide), "embedding", "z")
 
 
-def latent_distribution(guide: Program, x: Mapping[str, Tensor], given: Sequence[str]) -> dist.Distribution:
+def latent_distribution(
+    guide: Program, x: Mapping[str, Tensor], given: Sequence[str], observed: Mapping[str, Tensor] | None = None
+) -> dist.Distribution:
     """The guide's `conditional` distribution of that latent given some modalities, of batch shape `(batch,)`."""
     with evaluating(guide), poutine.block():
-        trace = poutine.trace(restrict(conditional(guide), given)).get_trace(dict(x))
+        trace = poutine.trace(restrict(conditional(guide), given)).get_trace(dict(x), observed)
     return sample_sites(trace)[latent_site(guide)]["fn"]
 
 

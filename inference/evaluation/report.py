@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from multipyro.batch import subsets_of
+from multipyro.batch import is_missing, subsets_of
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._program_modules import count_parameters
 from multipyro.inference.evaluation._inputs import conditions_of, supports
@@ -359,9 +359,12 @@ def _attributes(task: _Task, given: Sequence[str], target: str) -> AttributeScor
     if not task.can_predict([target], given) or not task.can_infer(given) or not len(indices):
         return None
     x, _ = task.splits.test.select([*given, target]).rows(indices)
-    evidence = {name: x[name] for name in given}
+    evidence = {name: values for name, values in x.items() if name != target}
     predicted = cross_generate(task.model, task.guide, evidence, [target], output="mean")[target][0]
-    return attribute_scores(predicted.flatten(1).cpu(), x[target].flatten(1) > 0.5)
+    complete = ~is_missing(x[target]).flatten(1).any(1)
+    if not complete.any():
+        return None
+    return attribute_scores(predicted.flatten(1).cpu()[complete], x[target].flatten(1)[complete] > 0.5)
 
 
 def _latent_dimensions(task: _Task, given: Sequence[str]) -> LatentDimensions | None:

@@ -52,12 +52,15 @@ def two_sample_test(first: Tensor, second: Tensor, seed: int = 0) -> TwoSampleTe
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
+        ValueError: If there are fewer than two points.
 
     Example:
         >>> test = two_sample_test(torch.randn(200, 2), torch.randn(200, 2) + 3)
         >>> test.accuracy.value > 0.9, test.mmd_p_value < 0.01
         (True, True)
     """
+    if len(first) < 2:
+        raise ValueError(f"two samples need at least two points each, got {len(first)}")
     first, second = first.detach().double().cpu(), second.detach().double().cpu()
     mmd, p_value = _discrepancy(first, second, seed)
     return TwoSampleTest(_accuracy(first, second, seed), mmd, p_value)
@@ -74,7 +77,7 @@ def _accuracy(first: Tensor, second: Tensor, seed: int) -> Estimate:
     points = torch.cat([points, points.square().sum(1, keepdim=True)], 1)
     labels = torch.cat([torch.zeros(len(first)), torch.ones(len(second))])
     trees = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=8, random_state=seed)
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(min(_FOLDS, len(first)), shuffle=True, random_state=seed)
     predicted = cross_val_predict(trees, points.numpy(), labels.numpy(), cv=folds)
     return estimate_share(torch.as_tensor(predicted) == labels)
 

@@ -3,11 +3,13 @@
 import textwrap
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+import torch
 from torch import Tensor
 
 from multipyro._optional import optional_imports
+from multipyro.batch import is_missing
 from multipyro.data import Modality
 
 if TYPE_CHECKING:
@@ -17,12 +19,16 @@ if TYPE_CHECKING:
 __all__ = [
     "COLORS",
     "LABEL_SIZE",
+    "Column",
     "axes_grid",
     "colors_for",
     "draw_tiles",
     "draw_value",
+    "limits_of",
+    "literal",
     "new_figure",
     "plain_axes",
+    "range_of",
     "save_figure",
     "value_grid",
 ]
@@ -34,6 +40,26 @@ LABEL_SIZE = 9
 # of a cell, in inches, and of the characters per line and the lines of a text in it
 _CELL = 0.85
 _LINE_LENGTH, _MOST_LINES = 15, 7
+# so many numbers are written, more of them drawn
+_FEW = 4
+# of pixels that are missing, and of the word that stands for a missing value
+_MISSING, _GRAY = "#F3D9B1", "#777777"
+
+
+class Column(NamedTuple):
+    """A column of a grid: values of one modality under a header.
+
+    Attributes:
+        modality: The description of the modality.
+        values: `(rows, *shape)`.
+        header: What stands above them.
+        observed: Which of them are observed, bool `(rows,)`; None for all.
+    """
+
+    modality: Modality
+    values: Tensor
+    header: str = ""
+    observed: Tensor | None = None
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -55,6 +81,11 @@ def save_figure(figure: "Figure", file: str | Path | BinaryIO, **settings: Any) 
 
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
         figure.savefig(file, **{"dpi": 150, **settings})
+
+
+def literal(name: str) -> str:
+    """A name from data as matplotlib shows it as it is: a dollar sign begins no formula."""
+    return name.replace("$", r"\$")
 
 
 def plain_axes(ax: "Axes") -> None:
@@ -89,41 +120,73 @@ def axes_grid(rows: int, columns: int, gaps: Collection[int] = ()) -> tuple["Fig
     return figure, axes
 
 
-def value_grid(
-    columns: list[tuple[Modality, Tensor]], rows: int, headers: list[str], gaps: Collection[int] = ()
-) -> "Figure":
-    """A figure whose columns show the first values of modalities, each under its header."""
-    figure, axes = axes_grid(rows, len(columns), gaps)
-    for column, (modality, values) in enumerate(columns):
-        for row in range(rows):
-            draw_value(axes[row][column], modality, values[row])
-        axes[0][column].set_title(headers[column], fontsize=LABEL_SIZE)
+def value_grid(columns: Sequence[Column], gaps: Collection[int] = ()) -> "Figure":
+    """A figure of columns, one row per data point; a value that is missing is shown as missing.
+
+    Numbers of one modality share their scale, which stands in the header of its first column.
+    """
+    figure, axes = axes_grid(len(columns[0].values), len(columns), gaps)
+    limits = {}
+    for number, column in enumerate(columns):
+        name, header = column.modality.name, column.header
+        if name not in limits:
+            limits[name] = limits_of([other for other in columns if other.modality.name == name])
+            header = "\n".join(filter(None, [header, range_of(column.modality, limits[name])]))
+        for row, value in enumerate(column.values):
+            present = column.observed is None or column.observed[row]
+            draw_value(axes[row][number], column.modality, value if present else None, limits[name])
+        axes[0][number].set_title(literal(header), fontsize=LABEL_SIZE)
     return figure
 
 
-def draw_value(ax: "Axes", modality: Modality, value: Tensor, size: float = 1.0) -> None:
-    """Draws one value: an image as pixels, a label or a text in letters, anything else as bars.
+def limits_of(columns: Sequence[Column]) -> tuple[float, float]:
+    """The smallest and the largest number of columns of one modality, as they are drawn."""
+    drawn = [values if observed is None else values[observed] for _, values, _, observed in columns]
+    numbers = torch.cat([_drawn(columns[0].modality, values).flatten() for values in drawn])
+    numbers = numbers[numbers.isfinite()]
+    if not len(numbers):
+        return 0.0, 1.0
+    low, high = numbers.min().item(), numbers.max().item()
+    if columns[0].modality.kind != "grid":  # bars begin at 0
+        low, high = min(low, 0.0), max(high, 0.0)
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def range_of(modality: Modality, limits: tuple[float, float]) -> str:
+    """The limits in words, for a modality whose numbers are drawn; empty for others."""
+    if modality.kind == "image" or modality.is_discrete or modality.dim <= _FEW:
+        return ""
+    scaled = modality.scaling is not None and modality.kind != "grid"
+    return f"{'scaled ' * scaled}{limits[0]:.3g} to {limits[1]:.3g}"
+
+
+def draw_value(ax: "Axes", modality: Modality, value: Tensor | None, limits: tuple[float, float] = (0.0, 1.0)) -> None:
+    """Draws one value.
+
+    An image is drawn as pixels; classes, texts and up to four numbers are written, numbers in the units of the data; a
+    grid of two dimensions is a heat map, of more the middle of the first ones is shown; a grid of one dimension is a
+    line; more numbers are bars. Missing entries are tinted pixels, crosses in place of bars, question marks in texts.
 
     Args:
         ax: Where it is drawn.
         modality: Its description.
-        value: `(*shape)`.
-        size: Scale of letters, for axes that are smaller than a cell of a grid.
+        value: `(*shape)`; None if it is missing.
+        limits: Ends of the scale of numbers that are drawn, from `limits_of`.
     """
-    value = value.detach().cpu()
-    if modality.kind == "image":
-        pixels = value.clamp(0, 1).permute(1, 2, 0).numpy()
-        ax.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray_r", vmin=0, vmax=1)
-    elif modality.kind != "text" and modality.shape:
-        ax.bar(range(value.numel()), value.flatten().tolist(), width=1)
-    else:
-        text = modality.decode(value[None])[0] if modality.kind == "text" else _class_name(modality, value)
+    if value is None or (modality.is_discrete and not modality.shape and value < 0):
+        _write(ax, "missing", 7, color=_GRAY)
+    elif modality.kind == "image":
+        _draw_image(ax, value.detach().cpu())
+    elif modality.is_discrete:
+        text = _text(modality, value.detach().cpu())
         lines = textwrap.wrap(text, _LINE_LENGTH)
-        shown = "\n".join(lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], "..."])
+        shown = lines if len(lines) <= _MOST_LINES else [*lines[: _MOST_LINES - 1], "..."]
         is_number = modality.kind != "text" and modality.class_names is None
-        points = 14 if is_number else 9 if len(lines) < 2 else 6
-        ax.text(0.5, 0.5, shown, ha="center", va="center", fontsize=size * points)
-        ax.set(xlim=(0, 1), ylim=(0, 1))
+        _write(ax, "\n".join(shown), 14 if is_number else 9 if len(lines) < 2 else 6)
+    elif modality.dim <= _FEW:
+        _write(ax, _numbers(modality, value.detach().cpu()), 9 if modality.dim == 1 else 6)
+    else:
+        _draw_numbers(ax, modality, _drawn(modality, value[None])[0], limits)
 
 
 def draw_tiles(ax: "Axes", images: Tensor, columns: int, gap: int = 1) -> None:
@@ -146,5 +209,63 @@ def _empty(ax: "Axes") -> None:
     ax.spines[:].set_visible(False)
 
 
-def _class_name(modality: Modality, value: Tensor) -> str:
-    return f"{value.item():.3g}" if modality.class_names is None else modality.class_names[value]
+def _draw_image(ax: "Axes", image: Tensor) -> None:
+    """Pixels `(channels, height, width)`; those that are missing are tinted."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    pixels = image.clamp(0, 1).permute(1, 2, 0)
+    if pixels.shape[-1] == 1:
+        ax.imshow(pixels[..., 0].numpy(), cmap=colormaps["gray_r"].with_extremes(bad=_MISSING), vmin=0, vmax=1)
+    else:
+        ax.imshow(torch.where(pixels.isnan(), pixels.new_tensor(to_rgb(_MISSING)), pixels).numpy())
+
+
+def _draw_numbers(ax: "Axes", modality: Modality, value: Tensor, limits: tuple[float, float]) -> None:
+    value = value.squeeze()
+    while value.dim() > 2:
+        value = value[len(value) // 2]
+    missing = value.isnan()
+    if value.dim() == 2:
+        ax.imshow(value.numpy(), cmap="viridis", vmin=limits[0], vmax=limits[1], aspect="auto")
+        return
+    if modality.kind == "grid":
+        ax.plot(value.numpy(), color=COLORS[0], lw=0.8)
+    else:  # one path, however many numbers there are
+        ax.stairs(value.numpy(), range(-1, len(value)), fill=True, color=COLORS[0])
+        ax.plot(missing.nonzero()[:, 0] - 0.5, torch.zeros(int(missing.sum())), "x", color=_GRAY, ms=3)
+    margin = 0.05 * (limits[1] - limits[0])
+    ax.set_ylim(limits[0] - margin, limits[1] + margin)
+
+
+def _drawn(modality: Modality, values: Tensor) -> Tensor:
+    """Values as they are drawn: a grid in the units of the data, entries of a vector, whose units differ, scaled."""
+    values = values.detach().cpu().float()
+    return modality.to_units(values) if modality.kind == "grid" else values
+
+
+def _text(modality: Modality, value: Tensor) -> str:
+    """The name of a class, or a text, with a question mark for each missing token."""
+    if modality.kind != "text":
+        return str(value.item()) if modality.class_names is None else modality.class_names[value]
+    symbols = modality.alphabet if modality.vocabulary is None else modality.vocabulary
+    if symbols is not None and not is_missing(value).any():
+        return modality.decode(value[None])[0]
+    words = ["?" if token < 0 else str(token) if symbols is None else symbols[token] for token in value.tolist()]
+    return ("" if modality.alphabet is not None else " ").join(words)
+
+
+def _numbers(modality: Modality, value: Tensor) -> str:
+    """A few numbers, one line each, in the units of the data."""
+    numbers = ["–" if number != number else f"{number:.3g}" for number in modality.to_units(value).flatten().tolist()]
+    if len(numbers) == 1:
+        return numbers[0]
+    labels = modality.columns or [""] * len(numbers)
+    return "\n".join(
+        f"{label[: _LINE_LENGTH - 6]} {number}".strip() for label, number in zip(labels, numbers, strict=True)
+    )
+
+
+def _write(ax: "Axes", text: str, points: float, **style: Any) -> None:
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=points, parse_math=False, **style)
+    ax.set(xlim=(0, 1), ylim=(0, 1))

@@ -14,6 +14,7 @@ from multipyro.inference.evaluation.figures._drawing import (
     axes_grid,
     colors_for,
     draw_value,
+    literal,
     new_figure,
     plain_axes,
 )
@@ -52,8 +53,8 @@ def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequen
     markers = ("o", "s", "^", "D", "v", "P", "X", "*")
     for index, (name, color) in enumerate(zip(scores, colors_for(list(scores)), strict=True)):
         precisions = scores[name].average_precisions[order].tolist()
-        ax.plot(range(len(order)), precisions, markers[index % len(markers)], color=color, ms=4, label=name)
-    ax.set_xticks(range(len(order)), [names[place].replace("_", " ") for place in order], rotation=90)
+        ax.plot(range(len(order)), precisions, markers[index % len(markers)], color=color, ms=4, label=literal(name))
+    ax.set_xticks(range(len(order)), [literal(names[place]).replace("_", " ") for place in order], rotation=90)
     ax.set(ylim=(0, 1.02))
     ax.set_ylabel("average precision", fontsize=LABEL_SIZE)
     plain_axes(ax)
@@ -118,7 +119,7 @@ def attribute_changes_figure(
         for column, image in enumerate(images):
             draw_value(axes[row][column], modality, image)
     for column, title in enumerate(changes):
-        axes[0][column].set_title(title.replace(" ", "\n"), fontsize=LABEL_SIZE)
+        axes[0][column].set_title(literal(title).replace(" ", "\n"), fontsize=LABEL_SIZE)
     axes[0][0].set_ylabel("average", fontsize=LABEL_SIZE)
     return figure
 
@@ -179,7 +180,7 @@ def attribute_edits_figure(
     for column, (title, values) in enumerate(columns.items()):
         for row, value in enumerate(values):
             draw_value(axes[row][column], modality, value)
-        axes[0][column].set_title(title, fontsize=LABEL_SIZE)
+        axes[0][column].set_title(literal(title), fontsize=LABEL_SIZE)
     return figure
 
 
@@ -207,8 +208,8 @@ def word_histogram_figure(modality: Modality, texts: Mapping[str, Tensor], num_w
     width = 0.8 / len(shares)
     for index, (title, color) in enumerate(zip(shares, colors_for(list(shares)), strict=True)):
         places = [place + (index - (len(shares) - 1) / 2) * width for place in range(len(order))]
-        ax.bar(places, shares[title][order].tolist(), width, color=color, label=title)
-    ax.set_xticks(range(len(order)), [modality.vocabulary[word] for word in order], rotation=90)
+        ax.bar(places, shares[title][order].tolist(), width, color=color, label=literal(title))
+    ax.set_xticks(range(len(order)), [literal(modality.vocabulary[word]) for word in order], rotation=90)
     ax.set_ylabel("share of texts", fontsize=LABEL_SIZE)
     plain_axes(ax)
     ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)

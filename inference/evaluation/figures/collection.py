@@ -1,13 +1,16 @@
 """All figures of a trained model that its data, its latents and its method allow."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from multipyro.batch import Rows
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference.evaluation._inputs import conditions_of, supports
+from multipyro.inference.evaluation.coherence import indices_with
 from multipyro.inference.evaluation.figures.attributes import word_histogram_figure
 from multipyro.inference.evaluation.figures.curves import by_number_figure, training_curves_figure
 from multipyro.inference.evaluation.figures.grids import (
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NamedFigure", "figures_of", "rows_of_each_class"]
 
-# data points whose posteriors a traversal's KL is averaged over
-_KL_POINTS = 500
+# data points whose posteriors a traversal's KL is averaged over, and whose texts are counted
+_KL_POINTS, _TEXTS = 500, 1_000
+# beyond so many modalities, grids are given single ones only, and maps show the first ones
+_MANY = 5
 
 
 class NamedFigure(NamedTuple):
@@ -57,7 +62,8 @@ def figures_of(
     These are cross-generation from each single modality and from all but one, reconstructions, joint samples, several
     samples of each latent, traversals, maps of the latents, posteriors of a two-dimensional latent, histograms of
     words, training curves, and coherence by the number of given modalities. What does not exist is left out: a
-    conditional model has no joint samples, a flow no KL per dimension.
+    conditional model has no joint samples, a flow no KL per dimension. Values that are missing in the data are shown as
+    missing, and nothing is conditioned on them.
 
     Args:
         model: The generative program.
@@ -80,11 +86,11 @@ def figures_of(
         >>> next(figures).name
         'image-to-label+word'
     """
-    makers = (_generation, _prior, _latents, _words)
-    for make in makers:
+    figures = _Figures(model, guide, splits.test, num_rows)
+    for make in (figures.grids, figures.prior_samples, figures.latents, figures.words):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            yield from list(make(model, guide, splits.test, num_rows))
+            yield from list(make())
     if history:
         caption = "The bound in training and validation, and its parts, by epoch."
         yield NamedFigure("training", caption, training_curves_figure(history))
@@ -93,97 +99,116 @@ def figures_of(
         yield NamedFigure("by-number", caption, by_number_figure({report.get("method", "model"): report}))
 
 
-def rows_of_each_class(data: MultimodalData, num_rows: int) -> Tensor:
-    """Indices of the first data points of each class in turn, among the first 1,000."""
+def rows_of_each_class(data: MultimodalData, num_rows: int, given: Sequence[str] = ()) -> Tensor:
+    """Indices of data points of each class in turn, from the first 1,000 that have some of the given modalities.
+
+    Args:
+        data: The data; without labels the first data points are taken.
+        num_rows: Most indices.
+        given: The modalities; with none every data point counts.
+    """
+    some = Rows({name: data.x[name] for name in given}, data.observed).any()
+    rows = torch.arange(len(data)) if some is None else some.nonzero()[:, 0]
     if data.labels is None:
-        return torch.arange(min(num_rows, len(data)))
-    labels = data.labels[:1000]
-    position = torch.stack([(labels[:row] == label).sum() for row, label in enumerate(labels)])
-    return (position * (labels.max() + 1) + labels).argsort()[:num_rows]
+        return rows[:num_rows]
+    rows = rows[:1_000]
+    labels = data.labels[rows]
+    position = torch.stack([(labels[:row] == label).sum() for row, label in enumerate(labels)]) if len(rows) else labels
+    return rows[(position * (data.labels.max() + 1) + labels).argsort()[:num_rows]]
 
 
-def _generation(model: Program, guide: Program, data: MultimodalData, num_rows: int) -> Iterator[NamedFigure]:
-    names, conditions = _names(model, data), conditions_of(model)
-    generated = [name for name in names if name not in conditions]
-    rows = rows_of_each_class(data, num_rows)
-    modalities = data.modalities
-    singles = [(name,) for name in names]
-    rest = [tuple(name for name in names if name != left) for left in names] if len(names) > 2 else []
-    for given in dict.fromkeys([*singles, *rest]):
-        target = [name for name in generated if name not in given]
-        if not target or not supports(guide, given) or not set(conditions) <= set(given):
-            continue
-        x, observed = data.select(given).rows(rows)
-        if observed is not None and not all(mask.all() for mask in observed.values()):
-            continue
-        samples = 8 if len(target) == 1 else 3
-        yield NamedFigure(
-            f"{'+'.join(given)}-to-{'+'.join(target)}",
-            f"{_list(target)} generated from {_list(given)}: the given values at the left, then {samples} samples.",
-            cross_generation_figure(model, guide, modalities, x, target, samples),
-        )
-    x, observed = data.select(names).rows(rows)
-    complete = observed is None or all(mask.all() for mask in observed.values())
-    if not conditions and supports(guide, names) and complete:
-        caption = "Test data, each value beside its reconstruction from all modalities."
-        yield NamedFigure("reconstructions", caption, reconstructions_figure(model, guide, modalities, x))
+class _Figures:
+    """The figures that apply to a model, a guide and data, each with its name and caption."""
 
+    def __init__(self, model: Program, guide: Program, data: MultimodalData, num_rows: int) -> None:
+        modeled = getattr(unwrap(model), "modalities", tuple(data.modalities))
+        self.model, self.guide, self.num_rows = model, guide, num_rows
+        self.names = tuple(name for name in data.modalities if name in modeled)
+        self.data = data.select(self.names)
+        self.modalities, self.conditions = self.data.modalities, conditions_of(model)
 
-def _prior(model: Program, guide: Program, data: MultimodalData, num_rows: int) -> Iterator[NamedFigure]:
-    if conditions_of(model) or not hasattr(unwrap(model), "modalities"):
-        return
-    modalities = {name: data.modalities[name] for name in _names(model, data)}
-    caption = "Samples of all modalities, one column for each latent from the prior."
-    yield NamedFigure("joint-samples", caption, joint_samples_figure(model, modalities, num_rows))
-    for name, modality in modalities.items():
-        if modality.kind == "image":
-            caption = f"Nine samples of {name} for each of 64 latents from the prior: variation within a tile is noise."
-            yield NamedFigure(f"latent-samples-{name}", caption, latent_samples_figure(model, modality))
+    def grids(self) -> Iterator[NamedFigure]:
+        """Cross-generation from each modality and from all but one, and reconstructions."""
+        programs, generated = (self.model, self.guide), [name for name in self.names if name not in self.conditions]
+        subsets = [(name,) for name in self.names]
+        if 2 < len(self.names) <= _MANY:
+            subsets += [tuple(name for name in self.names if name != left) for left in self.names]
+        for given in dict.fromkeys(subsets):
+            target = [name for name in generated if name not in given]
+            if not target or not supports(self.guide, given) or not set(self.conditions) <= set(given):
+                continue
+            if not len(rows := self._rows(given)):
+                continue
+            x, observed = self.data.select(given).rows(rows)
+            samples = 8 if len(target) == 1 else 3 if len(target) <= _MANY else 1
+            yield NamedFigure(
+                f"{'+'.join(given)}-to-{'+'.join(target)}",
+                f"{_list(target)} generated from {_list(given)}: what is given at the left, then {samples} samples.",
+                cross_generation_figure(*programs, self.modalities, x, target, samples, observed=observed),
+            )
+        if not self.conditions and supports(self.guide, self.names):
+            x, observed = self.data.rows(self._rows(self.names))
+            caption = "Test data, and beside each value its reconstruction from all that is observed."
+            yield NamedFigure(
+                "reconstructions", caption, reconstructions_figure(*programs, self.modalities, x, observed)
+            )
 
+    def prior_samples(self) -> Iterator[NamedFigure]:
+        """What the prior generates."""
+        if self.conditions or not hasattr(unwrap(self.model), "modalities"):
+            return
+        caption = "Samples of all modalities, one column for each latent from the prior."
+        yield NamedFigure("joint-samples", caption, joint_samples_figure(self.model, self.modalities, self.num_rows))
+        for name, modality in self.modalities.items():
+            if modality.kind == "image":
+                caption = f"Nine samples of {name} for each of 64 latents from the prior: a tile varies in noise alone."
+                yield NamedFigure(f"latent-samples-{name}", caption, latent_samples_figure(self.model, modality))
 
-def _latents(model: Program, guide: Program, data: MultimodalData, num_rows: int) -> Iterator[NamedFigure]:
-    names = _names(model, data)
-    subsets = [given for given in dict.fromkeys([*[(name,) for name in names], names]) if supports(guide, given)]
-    if subsets and (data.observed is None or len(subsets) > 0):
-        caption = "Latents of test data given each of several subsets, in one projection and the colors of classes."
-        yield NamedFigure("latent-map", caption, latent_map_figure(guide, data, subsets))
-    if conditions_of(model) or data.observed is not None:
-        return
-    x, _ = data.select(names).rows(torch.arange(min(_KL_POINTS, len(data))))
-    if supports(guide, names):
-        target = [name for name in names if data.modalities[name].kind == "image"] or list(names[:1])
-        caption = "The dimensions of the latent with the largest KL divergence, varied by three standard deviations."
-        try:
-            yield NamedFigure("traversals", caption, traversals_figure(model, guide, data.modalities, x, target))
-        except TypeError:  # a flow has no marginals
-            pass
-    if getattr(unwrap(model), "latent_dim", 0) == 2 and not getattr(unwrap(model), "private", ()):
-        for given in subsets:
-            if len(given) == 1 and data.modalities[given[0]].kind in ("label", "text"):
-                caption = f"The latent given one {given[0]}: the model's posterior, the aggregate and the guide."
-                yield NamedFigure(f"posteriors-{given[0]}", caption, posteriors_figure(model, guide, data, 0, given))
+    def latents(self) -> Iterator[NamedFigure]:
+        """Maps of the latents, traversals, and posteriors of a latent of two dimensions."""
+        subsets = list(dict.fromkeys([*[(name,) for name in self.names[:_MANY]], self.names]))
+        subsets = [
+            subset for subset in subsets if supports(self.guide, subset) and len(indices_with(self.data, subset))
+        ]
+        if subsets:
+            caption = "Latents of test data given each of several subsets, in one projection and the colors of classes."
+            yield NamedFigure("latent-map", caption, latent_map_figure(self.guide, self.data, subsets))
+        if self.conditions:
+            return
+        if supports(self.guide, self.names):
+            x, observed = self.data.rows(self._rows(self.names, _KL_POINTS))
+            target = [name for name in self.names if self.modalities[name].kind == "image"] or list(self.names[:1])
+            caption = "The dimensions of the latent with the largest KL divergence, moved by three standard deviations."
+            programs = self.model, self.guide, self.modalities
+            with suppress(TypeError):  # a flow has no marginals
+                yield NamedFigure("traversals", caption, traversals_figure(*programs, x, target, observed=observed))
+        if getattr(unwrap(self.model), "latent_dim", 0) == 2 and not getattr(unwrap(self.model), "private", ()):
+            for name, *others in subsets:
+                if not others and self.modalities[name].kind in ("label", "text"):
+                    caption = f"The latent given one {name}: of the model, the aggregate over its data, of the guide."
+                    row = int(indices_with(self.data, [name])[0])
+                    figure = posteriors_figure(self.model, self.guide, self.data, row, [name])
+                    yield NamedFigure(f"posteriors-{name}", caption, figure)
 
+    def words(self) -> Iterator[NamedFigure]:
+        """Histograms of the words of each text, real and generated from the first image that the guide supports."""
+        images = [name for name in self.names if self.modalities[name].kind == "image"]
+        given = [name for name in images if supports(self.guide, [name])][:1]
+        texts = [name for name in self.names if self.modalities[name].vocabulary is not None]
+        for name in texts if given and not self.conditions else ():
+            rows = indices_with(self.data, [*given, name])[:_TEXTS]
+            if not len(rows):
+                continue
+            x, _ = self.data.select([*given, name]).rows(rows)
+            generated = cross_generate(self.model, self.guide, {given[0]: x[given[0]]}, [name])[name][0]
+            caption = f"How often each word occurs in {name}: in test data, and generated from {given[0]}."
+            both = {"test data": x[name], f"generated from {given[0]}": generated}
+            yield NamedFigure(f"words-{name}", caption, word_histogram_figure(self.modalities[name], both))
 
-def _words(model: Program, guide: Program, data: MultimodalData, num_rows: int) -> Iterator[NamedFigure]:
-    names = _names(model, data)
-    for name in names:
-        modality = data.modalities[name]
-        given = [other for other in names if data.modalities[other].kind == "image" and supports(guide, [other])]
-        if modality.vocabulary is None or not given or conditions_of(model):
-            continue
-        x, observed = data.select([given[0], name]).rows(torch.arange(min(1_000, len(data))))
-        if observed is not None:
-            continue
-        generated = cross_generate(model, guide, {given[0]: x[given[0]]}, [name])[name][0]
-        caption = f"How often each word of {name} occurs in test data, and when generated from {given[0]}."
-        texts = {"test data": x[name], f"generated from {given[0]}": generated}
-        yield NamedFigure(f"words-{name}", caption, word_histogram_figure(modality, texts))
-
-
-def _names(model: Program, data: MultimodalData) -> tuple[str, ...]:
-    """The modalities that both model and data have."""
-    modeled = getattr(unwrap(model), "modalities", tuple(data.modalities))
-    return tuple(name for name in data.modalities if name in modeled)
+    def _rows(self, given: Sequence[str], number: int | None = None) -> Tensor:
+        """Data points that have some of the given modalities, and every condition."""
+        usable = indices_with(self.data, self.conditions)
+        return usable[rows_of_each_class(self.data.take(usable), number or self.num_rows, given)]
 
 
 def _list(names: Sequence[str]) -> str:

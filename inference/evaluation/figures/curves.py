@@ -7,6 +7,7 @@ from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
     LABEL_SIZE,
     colors_for,
+    literal,
     new_figure,
     plain_axes,
 )
@@ -142,8 +143,8 @@ def by_setting_figure(
     figure = new_figure(3.6, 2.8)
     ax = figure.subplots()
     _errorbars(ax, estimates)
-    ax.set_xlabel(setting, fontsize=LABEL_SIZE)
-    ax.set_ylabel(metric, fontsize=LABEL_SIZE)
+    ax.set_xlabel(literal(setting), fontsize=LABEL_SIZE)
+    ax.set_ylabel(literal(metric), fontsize=LABEL_SIZE)
     if log:
         places = sorted({place for line in estimates.values() for place in line})
         ax.set_xscale("log")
@@ -163,7 +164,9 @@ def _line(
 ) -> None:
     points = [(epoch["epoch"] + 1, epoch[name]) for epoch in epochs if name in epoch]
     every = max(1, len(points) // 8)
-    ax.plot(*zip(*points, strict=True), color=color, label=label, lw=1.3, marker=marker, ms=3.5, markevery=every)
+    ax.plot(
+        *zip(*points, strict=True), color=color, label=literal(label), lw=1.3, marker=marker, ms=3.5, markevery=every
+    )
 
 
 def _errorbars(ax: "Axes", lines: Mapping[str, Mapping[float, Mapping[str, float]]]) -> None:
@@ -173,7 +176,7 @@ def _errorbars(ax: "Axes", lines: Mapping[str, Mapping[float, Mapping[str, float
         places, values = [place for place, _ in points], [estimate["value"] for _, estimate in points]
         errors = list(zip(*[_error(estimate) for _, estimate in points], strict=True))
         style = {"color": color, "marker": _MARKERS[index % len(_MARKERS)], "ms": 4, "lw": 1.3, "capsize": 2}
-        ax.errorbar(places, values, errors, label=name, **style)
+        ax.errorbar(places, values, errors, label=literal(name), **style)
     plain_axes(ax)
     ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)
 

@@ -8,7 +8,16 @@ from torch import Tensor
 from multipyro.batch import modalities_in
 from multipyro.data import Modality
 from multipyro.inference.evaluation._inputs import as_names
-from multipyro.inference.evaluation.figures._drawing import axes_grid, draw_value, value_grid
+from multipyro.inference.evaluation.figures._drawing import (
+    LABEL_SIZE,
+    Column,
+    axes_grid,
+    draw_value,
+    limits_of,
+    literal,
+    range_of,
+    value_grid,
+)
 from multipyro.inference.evaluation.prediction import Output, cross_generate, joint_samples, reconstruct
 from multipyro.inference.programs import Program
 
@@ -26,6 +35,7 @@ def cross_generation_figure(
     target: Sequence[str],
     num_samples: int = 8,
     output: Output = "mean",
+    observed: Mapping[str, Tensor] | None = None,
 ) -> "Figure":
     """Modalities generated from others: one row per data point, the given values first, then samples of the targets.
 
@@ -37,6 +47,7 @@ def cross_generation_figure(
         target: The modalities that are generated, side by side in each sample.
         num_samples: Number of samples per data point.
         output: `"mean"` or `"sample"` of the likelihoods.
+        observed: Modality name -> which data points are observed, bool `(batch,)`; the others are shown as missing.
 
     Returns:
         The figure, which belongs to no window.
@@ -53,13 +64,13 @@ def cross_generation_figure(
         8
     """
     target = as_names(target)
-    values = cross_generate(model, guide, x, target, num_samples, output=output)
-    given = modalities_in(x)
-    columns = [(modalities[name], x[name]) for name in given]
-    columns += [(modalities[name], values[name][sample]) for sample in range(num_samples) for name in target]
-    headers = [f"given\n{name}" for name in given] + [*target] + [""] * (len(target) * (num_samples - 1))
+    values = cross_generate(model, guide, x, target, num_samples, observed, output)
+    given, masks = modalities_in(x), observed or {}
+    columns = [Column(modalities[name], x[name], f"given\n{name}", masks.get(name)) for name in given]
+    for sample in range(num_samples):
+        columns += [Column(modalities[name], values[name][sample], "" if sample else name) for name in target]
     step = len(target) if len(target) > 1 else len(columns)
-    return value_grid(columns, len(next(iter(x.values()))), headers, range(len(given), len(columns), step))
+    return value_grid(columns, range(len(given), len(columns), step))
 
 
 def joint_samples_figure(
@@ -87,22 +98,31 @@ def joint_samples_figure(
     values = joint_samples(model, num_samples, list(modalities), output)
     figure, axes = axes_grid(len(modalities), num_samples)
     for row, (name, modality) in enumerate(modalities.items()):
+        limits = limits_of([Column(modality, values[name])])
         for column in range(num_samples):
-            draw_value(axes[row][column], modality, values[name][column])
-        axes[row][0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+            draw_value(axes[row][column], modality, values[name][column], limits)
+        label = "\n".join(filter(None, [name, range_of(modality, limits)]))
+        axes[row][0].set_ylabel(literal(label), rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
     return figure
 
 
 def reconstructions_figure(
-    model: Program, guide: Program, modalities: Mapping[str, Modality], x: Mapping[str, Tensor]
+    model: Program,
+    guide: Program,
+    modalities: Mapping[str, Modality],
+    x: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] | None = None,
 ) -> "Figure":
     """Values and their reconstructions from all of them: one row per data point, two columns per modality.
+
+    Beside a missing value stands what is predicted for it from the others.
 
     Args:
         model: The generative program.
         guide: The variational program.
         modalities: Modality name -> its description.
         x: A few data points.
+        observed: Modality name -> which data points are observed, bool `(batch,)`; the others are shown as missing.
 
     Returns:
         The figure, which belongs to no window.
@@ -117,9 +137,8 @@ def reconstructions_figure(
         >>> len(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x).axes)
         12
     """
-    values = reconstruct(model, guide, x)
-    columns, headers = [], []
+    values, masks, columns = reconstruct(model, guide, x, observed=observed), observed or {}, []
     for name in modalities_in(x):
-        columns += [(modalities[name], x[name]), (modalities[name], values[name][0])]
-        headers += [name, "recon-\nstructed"]
-    return value_grid(columns, len(next(iter(x.values()))), headers, range(2, len(columns), 2))
+        columns.append(Column(modalities[name], x[name], name, masks.get(name)))
+        columns.append(Column(modalities[name], values[name][0], "recon-\nstructed"))
+    return value_grid(columns, range(2, len(columns), 2))

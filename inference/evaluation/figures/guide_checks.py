@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from multipyro.inference.evaluation.checks.uniformity import UniformityTest
-from multipyro.inference.evaluation.figures._drawing import new_figure
+from multipyro.inference.evaluation.figures._drawing import literal, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def guide_check_figure(check: "GuideCheck") -> "Figure":
         _draw_ranks(row[0], subset, test)
         _draw_coverage(row[1], subset)
         _draw_khat(row[2], subset)
-        row[0].set_ylabel("given " + ", ".join(subset.given))
+        row[0].set_ylabel(literal("given " + ", ".join(subset.given)))
     for ax, title in zip(axes[0], ("ranks, minus uniform", "coverage", "Pareto k-hat"), strict=True):
         ax.set_title(title, fontsize=10)
     for ax, label in zip(axes[-1], ("rank", "level of the region", "k-hat"), strict=True):

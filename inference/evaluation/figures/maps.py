@@ -10,7 +10,15 @@ from torch import Tensor
 from multipyro.data import MultimodalData
 from multipyro.inference.evaluation._inputs import as_names
 from multipyro.inference.evaluation.coherence import indices_with
-from multipyro.inference.evaluation.figures._drawing import COLORS, LABEL_SIZE, colors_for, new_figure, plain_axes
+from multipyro.inference.evaluation.figures._drawing import (
+    COLORS,
+    LABEL_SIZE,
+    colors_for,
+    literal,
+    new_figure,
+    plain_axes,
+)
+from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.prediction import embed, evaluating
 from multipyro.inference.handlers import restrict
 from multipyro.inference.objectives.sites import sample_sites
@@ -81,7 +89,7 @@ def latent_map_figure(
         else:
             ax.scatter(*panel.T.numpy(), s=7, color=COLORS[0], linewidths=0)
         plain_axes(ax)
-        ax.set_title("given " + ", ".join(subset), fontsize=LABEL_SIZE)
+        ax.set_title(literal("given " + ", ".join(subset)), fontsize=LABEL_SIZE)
         ax.set_xlabel(names[0], fontsize=LABEL_SIZE)
     axes[0].set_ylabel(names[1], fontsize=LABEL_SIZE)
     if classes:
@@ -122,7 +130,7 @@ def posteriors_figure(
         The figure, which belongs to no window.
 
     Raises:
-        ValueError: If the latent does not have two dimensions.
+        ValueError: If the latent does not have two dimensions, or the data point misses a given modality.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -133,13 +141,16 @@ def posteriors_figure(
         3
     """
     given = as_names(given)
+    if row not in indices_with(data, given):
+        raise ValueError(f"data point {row} does not have all of {list(given)}")
     x, _ = data.select(given).rows(torch.tensor([row]))
     repeated = {name: values.expand(num_samples, *values.shape[1:]) for name, values in x.items()}
     inferred = embed(guide, repeated, given, output="sample").cpu()
     if inferred.shape[-1] != 2:
         raise ValueError(f"a map of posteriors needs two latent dimensions, got {inferred.shape[-1]}")
     equal = _equal_to(data, given, x)
-    aggregate = embed(guide, data.rows(equal[torch.randint(len(equal), (num_samples,))])[0], output="sample").cpu()
+    others, observed = data.rows(equal[torch.randint(len(equal), (num_samples,))])
+    aggregate = embed(guide, others, observed=observed, output="sample").cpu()
     coarse = torch.cartesian_prod(*[torch.linspace(-5, 5, resolution)] * 2)
     log_density = _log_joint(model, x, coarse)
     likely = coarse[log_density > log_density.max() - 7.0]
@@ -192,14 +203,15 @@ def _log_joint(model: Program, x: Mapping[str, Tensor], latents: Tensor) -> Tens
     with evaluating(model), poutine.block():
         conditioned = poutine.condition(restrict(model, tuple(x)), data={"z": latents})
         sites = sample_sites(poutine.trace(conditioned).get_trace(repeated))
-        return sum(site["fn"].log_prob(site["value"]) for site in sites.values())
+        return sum(site_log_prob(site) for site in sites.values())
 
 
 def _equal_to(data: MultimodalData, given: Sequence[str], x: Mapping[str, Tensor]) -> Tensor:
     """Indices of the data points that have the same values of the given modalities."""
-    values, _ = data.select(given).rows(torch.arange(len(data)))
-    equal = [(values[name] == x[name]).reshape(len(data), -1).all(1) for name in given]
-    return torch.stack(equal).all(0).nonzero()[:, 0]
+    indices = indices_with(data, given)
+    values, _ = data.select(given).rows(indices)
+    equal = [torch.isclose(values[name], x[name], 0, 0, True).reshape(len(indices), -1).all(1) for name in given]
+    return indices[torch.stack(equal).all(0)]
 
 
 def _levels(density: Tensor) -> list[float]:
@@ -210,5 +222,6 @@ def _levels(density: Tensor) -> list[float]:
 
 
 def _class_name(data: MultimodalData, label: int) -> str:
-    names = next((modality.class_names for modality in data.modalities.values() if modality.class_names), None)
-    return str(label) if names is None else names[label]
+    described = next((modality.class_names for modality in data.modalities.values() if modality.class_names), None)
+    names = data.label_names or described
+    return str(label) if names is None else literal(names[label])

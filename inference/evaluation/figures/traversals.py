@@ -8,14 +8,17 @@ from torch import Tensor
 
 from multipyro.batch import modalities_in
 from multipyro.data import Modality
-from multipyro.inference.evaluation._inputs import as_names
+from multipyro.inference.evaluation._inputs import as_names, take_rows
 from multipyro.inference.evaluation.dimensions import latent_dimensions, latent_site
 from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
     LABEL_SIZE,
+    Column,
     axes_grid,
     draw_tiles,
     draw_value,
+    limits_of,
+    literal,
     new_figure,
 )
 from multipyro.inference.evaluation.prediction import decode, embed, prior_latents
@@ -37,6 +40,7 @@ def traversals_figure(
     num_dimensions: int = 8,
     num_steps: int = 9,
     span: float = 3.0,
+    observed: Mapping[str, Tensor] | None = None,
 ) -> "Figure":
     """What each latent dimension changes: one row per dimension, moved away from a posterior mean in steps.
 
@@ -57,6 +61,8 @@ def traversals_figure(
         num_dimensions: Maximum number of dimensions shown.
         num_steps: Steps from one end to the other.
         span: Distance of the ends from the posterior mean, in standard deviations of the prior.
+        observed: Modality name -> which data points are observed, bool `(batch,)`; what the first one misses is shown
+            as missing.
 
     Returns:
         The figure, which belongs to no window.
@@ -75,10 +81,11 @@ def traversals_figure(
         21
     """
     target, given = as_names(target), modalities_in(x) if given is None else as_names(given)
-    kl = latent_dimensions(model, guide, x, given).kl.mean(0)
+    kl = latent_dimensions(model, guide, x, given, observed=observed).kl.mean(0)
     order = kl.argsort(descending=True)[:num_dimensions]
     name = latent_site(guide)
-    mean = embed(guide, {m: x[m][:1] for m in given}, given)
+    first, masks = take_rows(x, observed, torch.arange(1))
+    mean = embed(guide, first, given, masks)
     scale = prior_latents(model, 1_000)[name].std(0)
     offsets = torch.linspace(-span, span, num_steps, dtype=mean.dtype)
     codes = mean.repeat(len(order), num_steps, 1)
@@ -88,8 +95,10 @@ def traversals_figure(
     rows = max(len(order), len(given))
     figure, axes = axes_grid(rows, 2 + num_steps * len(target), {1, *range(2, 2 + num_steps * len(target), num_steps)})
     for row, modality in enumerate(given):
-        draw_value(axes[row][0], modalities[modality], x[modality][0])
-        axes[row][0].set_ylabel(f"given\n{modality}", rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
+        is_present = (masks or {}).get(modality, torch.ones(1)).bool().all()
+        column = Column(modalities[modality], first[modality])
+        draw_value(axes[row][0], modalities[modality], first[modality][0] if is_present else None, limits_of([column]))
+        axes[row][0].set_ylabel(literal(f"given\n{modality}"), rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
     largest = max(kl[order].max().item(), 1e-6)
     for row, dimension in enumerate(order.tolist()):
         bar = axes[row][1]
@@ -98,12 +107,13 @@ def traversals_figure(
         bar.text(0, 0.35, f"{kl[dimension].item():.2f}", fontsize=LABEL_SIZE - 2, va="bottom")
         bar.set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
         for block, modality in enumerate(target):
+            limits = limits_of([Column(modalities[modality], values[modality])])
             for step in range(num_steps):
                 value = values[modality][row * num_steps + step]
-                draw_value(axes[row][2 + block * num_steps + step], modalities[modality], value)
+                draw_value(axes[row][2 + block * num_steps + step], modalities[modality], value, limits)
     axes[0][1].set_title("KL, nats", fontsize=LABEL_SIZE)
     for block, modality in enumerate(target):
-        titles = {0: f"−{span:g} sd", num_steps // 2: modality, num_steps - 1: f"+{span:g} sd"}
+        titles = {0: f"−{span:g} sd", num_steps // 2: literal(modality), num_steps - 1: f"+{span:g} sd"}
         for step, title in titles.items():
             axes[0][2 + block * num_steps + step].set_title(title, fontsize=LABEL_SIZE)
     return figure
