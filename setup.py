@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent
 SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 EXTRAS = {
     "arviz": ["arviz>=0.17,<1"],  # arviz 1 has other data structures
+    "export": ["safetensors>=0.4"],
     "faces": ["opencv-python-headless>=4.9,<5"],  # OpenCV 5 has no Haar cascades
     "ray": ["ray>=2.9"],
     "render": ["pyvista>=0.44"],
@@ -78,6 +79,8 @@ setup(
         ],
         "test": [
             *EXTRAS["arviz"],
+            *EXTRAS["export"],
+            *EXTRAS["tables"],
             *EXTRAS["tensorboard"],
             *EXTRAS["vision"],
             "ipykernel>=6.29",

@@ -234,8 +234,8 @@ class MultimodalData:
         counts = classes.bincount()
         return replace(self, weights=(1 / counts.double())[classes])
 
-    def take(self, index: Tensor) -> "MultimodalData":
-        """The data set of the rows `index`, int64 `(n,)`."""
+    def take(self, index: Tensor | slice) -> "MultimodalData":
+        """The data set of the rows `index`, int64 `(n,)`; a slice gives views, and reads nothing that is mapped."""
 
         def taken(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
             return None if values is None else {name: tensor[index] for name, tensor in values.items()}
@@ -245,10 +245,23 @@ class MultimodalData:
             x=taken(self.x),
             observed=taken(self.observed),
             labels=None if self.labels is None else self.labels[index],
-            ids=self.ids[index.numpy()],
+            ids=self.ids[index if isinstance(index, slice) else index.numpy()],
             weights=None if self.weights is None else self.weights[index],
             exposures=taken(self.exposures),
         )
+
+    def complete(self) -> "MultimodalData":
+        """The data set of the rows that have every modality.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.observed is None:
+            return self
+        index = torch.stack(list(self.observed.values())).all(0).nonzero()[:, 0]
+        if not len(index):
+            raise ValueError(f"no {self.split} example of {self.name!r} has every modality")
+        return replace(self.take(index), observed=None)
 
     def rows(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The batch `(x, observed)` of the rows `index`, copied, images as float32 in `[0, 1]`.

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from multipyro.data.custom import load_toml
+from multipyro.data.custom import is_data_file, load_file
 from multipyro.data.modality import Modality
-from multipyro.data.scenes.two_objects import load_one_object, load_two_objects, scenes_missing
+from multipyro.data.scenes.two_objects import load_scenes, scenes_missing
 from multipyro.data.sets.celeba import celeba_source, load_celeba
 from multipyro.data.sets.cub import cub_source, load_cub
 from multipyro.data.sets.digits import load_digits
 from multipyro.data.sets.mnist import load_mnist, mnist_is_available
 from multipyro.data.sets.mnist_fashion import fashion_is_available, load_mnist_fashion
-from multipyro.data.sets.mnist_svhn import load_mnist_svhn, load_mnist_svhn_text
+from multipyro.data.sets.mnist_svhn import load_mnist_svhn
 from multipyro.data.sets.polymnist import background_paths, load_polymnist, polymnist_source
 from multipyro.data.sets.svhn import svhn_paths
 from multipyro.data.splits import Splits
@@ -208,7 +208,7 @@ DATASETS: dict[str, DatasetInfo] = {
             default_targets=("svhn", "text"),
             source="torchvision's files",
             license="CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
-            load=load_mnist_svhn_text,
+            load=partial(load_mnist_svhn, text=True),
             options={"pairs": 20, "num_rows": None},
             missing=_mnist_svhn_missing,
         ),
@@ -221,7 +221,7 @@ DATASETS: dict[str, DatasetInfo] = {
             default_targets=("image",),
             source="rendered by pyvista",
             license="none: rendered locally",
-            load=load_two_objects,
+            load=partial(load_scenes, "two-objects"),
             options={"size": 112, "num_rows": None, "likelihood": "beta"},
             missing=partial(scenes_missing, "two-objects"),
         ),
@@ -234,7 +234,7 @@ DATASETS: dict[str, DatasetInfo] = {
             default_targets=("image",),
             source="rendered by pyvista",
             license="none: rendered locally",
-            load=load_one_object,
+            load=partial(load_scenes, "one-object"),
             options={"size": 112, "num_rows": None, "likelihood": "beta"},
             missing=partial(scenes_missing, "one-object"),
         ),
@@ -253,13 +253,14 @@ def load_dataset(
     """Loads a data set by name.
 
     Args:
-        name: A key of `DATASETS`, or the path of a TOML description that `load_toml` reads, ending in `.toml`.
+        name: A key of `DATASETS`, or the path of a file that `load_file` reads: a description (`.toml`), a table
+            (`.csv`, `.tsv`, `.parquet`) or arrays (`.npz`).
         data_root: Folder that is searched first; by default the folders in the environment variable `MULTIPYRO_DATA`.
         seed: Seed of what the data set draws once: fixed binarization, PolyMNIST's pairs and patches. The split into
             training, validation and test never depends on it.
-        modalities: Descriptions that the modalities of a TOML file must follow, such as those of a trained model; see
-            `load_toml`. A published data set has its own.
-        **options: Options of the data set (`DATASETS[name].options`).
+        modalities: Descriptions that the modalities of a file must follow, such as those of a trained model. A
+            published data set has its own.
+        **options: Options of the data set (`DATASETS[name].options`), or of `load_file`.
 
     Returns:
         Training, validation and test data, each with the options that load it again.
@@ -273,12 +274,13 @@ def load_dataset(
         >>> len(splits.train), sorted(splits.train.modalities)
         (1297, ['image', 'label', 'word'])
     """
-    if name.endswith(".toml"):
-        if options:
-            raise ValueError(f"a TOML description takes no options, got {', '.join(options)}: set them in {name}")
-        return load_toml(name, modalities)
+    if is_data_file(name):
+        return load_file(name, modalities, **({"seed": seed} if seed else {}), **options)
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: choose {', '.join(DATASETS)}, or a description FILE.toml")
+        raise ValueError(
+            f"unknown data set {name!r}: choose {', '.join(DATASETS)}, or a file ending in .toml, .csv, .tsv, .parquet "
+            "or .npz"
+        )
     info = DATASETS[name]
     unknown = [option for option in options if option not in info.options]
     if unknown:

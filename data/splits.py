@@ -72,6 +72,37 @@ class Splits:
         """
         return replace(self, train=self.train.balanced(modality))
 
+    def with_sum_exposures(self, modalities: Sequence[str]) -> "Splits":
+        """The same parts, the exposures of counts being the sums of their rows, over the median of the training data.
+
+        Raises:
+            ValueError: If a modality is unknown, its kind is not `"counts"`, or it has no count in an example.
+
+        Example:
+            >>> from multipyro.data import from_tensors
+            >>> genes = torch.tensor([[1, 3], [2, 2], [8, 0], [3, 3]]).repeat(5, 1)
+            >>> splits = from_tensors({"genes": genes}, kinds={"genes": "counts"}).with_sum_exposures(["genes"])
+            >>> splits.train.modalities["genes"].exposure
+            'sum'
+        """
+        if not modalities:
+            return self
+        parts = {part: getattr(self, part) for part in self.NAMES}
+        for name in modalities:
+            sums = {part: _sums(data, name) for part, data in parts.items()}
+            seen = (self.train.observed or {}).get(name)
+            unit = (sums["train"] if seen is None else sums["train"][seen]).median().item()
+            modality = replace(self.train.modalities[name], exposure="sum", exposure_unit=unit)
+            parts = {
+                part: replace(
+                    data,
+                    modalities={**data.modalities, name: modality},
+                    exposures={**(data.exposures or {}), name: sums[part] / unit},
+                )
+                for part, data in parts.items()
+            }
+        return Splits(**parts)
+
     def head(self, num_rows: int | None) -> "Splits":
         """The first `num_rows` rows of each part, or as many as it has; all of them with None.
 
@@ -83,6 +114,19 @@ class Splits:
             return self
         parts = (getattr(self, name) for name in self.NAMES)
         return Splits(*(part.take(torch.arange(min(num_rows, len(part)))) for part in parts))
+
+
+def _sums(data: MultimodalData, name: str) -> torch.Tensor:
+    """The sums of the rows of counts; 1 in examples that do not have the modality."""
+    if name not in data.modalities or data.modalities[name].kind != "counts":
+        counts = [key for key, modality in data.modalities.items() if modality.kind == "counts"]
+        raise ValueError(f"exposures are of modalities of kind 'counts', which are {counts}, got {name!r}")
+    sums = data.x[name].float().nansum(1)
+    observed = (data.observed or {}).get(name)
+    sums = sums if observed is None else torch.where(observed, sums, 1.0)
+    if not (sums > 0).all():
+        raise ValueError(f"exposures must be positive: the counts of {name!r} sum to 0 in some {data.split} examples")
+    return sums
 
 
 def check_num_rows(num_rows: int | None) -> None:

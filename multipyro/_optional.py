@@ -17,6 +17,7 @@ INSTALL = {
     "pyvista": '"multipyro[render]"',
     "ray": '"multipyro[ray]"',
     "rich": "rich",
+    "safetensors": '"multipyro[export]"',
     "scipy": "scipy",
     "sklearn": "scikit-learn",
     "tensorboard": '"multipyro[tensorboard]"',

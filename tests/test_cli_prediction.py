@@ -12,7 +12,7 @@ from multipyro.data import Modality, load_dataset
 from multipyro.data.scaling import Scaling
 from multipyro.inference import cross_generate, embed, load
 from multipyro.inference.cli.parser import main
-from multipyro.inference.cli.predictions import columns_of, summarize_samples
+from multipyro.inference.cli.predictions import columns_of, only_missing, summarize_samples
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_what_cannot_be_predicted_is_one_line(run, arguments, message, tmp_path,
 def test_the_ending_of_a_file_is_checked_before_anything_is_computed(run, capsys):
     for command in ("predict", "embed"):
         assert main([command, str(run), "--file", "a.txt"]) == 2
-        assert "a.txt must end in .csv or .npz" in capsys.readouterr().err
+        assert "a.txt must end in .csv, .parquet, .npz" in capsys.readouterr().err
 
 
 def test_embeddings_as_a_table_and_as_arrays(run, tmp_path):
@@ -111,18 +111,25 @@ def test_summaries_of_numbers_classes_and_texts():
         "q25": [[3.0, 3.0]],
     }
     angles = torch.tensor([3.0, -3.0])[:, None, None]
-    summary = summarize_samples(angles, Modality("wind", (1,), "angles", "von_mises"), [0.5])
+    wind = Modality("wind", (1,), "angles", "von_mises")
+    summary = summarize_samples(angles, wind, [0.5])
     assert abs(summary["mean"].item()) == pytest.approx(math.pi) and summary["sd"].item() == pytest.approx(
         0.14, abs=0.01
     )
     classes = Modality("color", (), "label", "categorical", 2, class_names=("red", "blue"))
     summary = summarize_samples(torch.tensor([[0, 1], [1, 1], [1, 1], [1, 1]]), classes, [])
     columns = columns_of(summary, classes)
-    assert columns["color"] == ["blue", "blue"] and columns["color p(red)"] == [0.25, 0.0]
+    assert columns["color"].tolist() == ["blue", "blue"] and columns["color p(red)"].tolist() == [0.25, 0.0]
+    columns = columns_of(only_missing(summary, np.array([True, False]), classes), classes)
+    assert columns["color"].tolist() == ["blue", ""] and np.isnan(columns["color p(red)"][1])
     text = Modality("word", (2,), "text", "categorical", 3, alphabet=" ab")
     summary = summarize_samples(torch.tensor([[[1, 2]], [[1, 2]], [[2, 0]]]), text, [])
     columns = columns_of(summary, text)
-    assert columns["word"] == ["ab"] and columns["word probability"] == [pytest.approx(2 / 3)]
+    assert columns["word"].tolist() == ["ab"] and columns["word probability"] == [pytest.approx(2 / 3)]
+    summary = summarize_samples(torch.tensor([3.1, -3.1, 3.0, 3.0])[:, None, None], wind, [0.0, 1.0])
+    assert summary["q0"].item() == pytest.approx(3.0, abs=0.01) and summary["q100"].item() == pytest.approx(
+        -3.1, abs=0.01
+    )
     wide = Modality("genes", (3000,), "vector", "normal")
     with pytest.raises(ValueError, match="'genes' needs 9,000 columns: write a .npz file"):
         columns_of(summarize_samples(torch.zeros(2, 1, 3000), wide, [0.5]), wide)

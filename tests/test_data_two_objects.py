@@ -28,7 +28,7 @@ from multipyro.data.scenes.composition import (
     sentence_is_true,
 )
 from multipyro.data.scenes.render_jobs import SceneRecipe, can_render
-from multipyro.data.scenes.two_objects import load_one_object, load_two_objects, scene_arrays
+from multipyro.data.scenes.two_objects import load_scenes, scene_arrays
 from multipyro.data.storage import write_atomically
 
 needs_pyvista = pytest.mark.skipif(not can_render(), reason='needs pyvista: pip install "multipyro[render]"')
@@ -106,17 +106,17 @@ def test_one_object(painted):
     assert [len(getattr(splits, name)) for name in splits.NAMES] == [20, 5, 5]
     text = splits.train.modalities["text"]
     assert splits.train.modalities["image"].likelihood == "beta"
-    assert load_one_object(size=32, likelihood="laplace").train.modalities["image"].likelihood == "laplace"
+    assert load_scenes("one-object", size=32, likelihood="laplace").train.modalities["image"].likelihood == "laplace"
     assert text.vocabulary == ("small", "large", "red", "blue", "metal", "sphere")
     assert text.decode(splits.train.x["text"]) == [text.class_names[label] for label in splits.train.labels]
     assert splits.train.labels.unique().tolist() == [0, 1, 2, 3]
 
 
 def test_a_larger_set_holds_the_smaller_one(painted):
-    small = load_two_objects(size=32, num_rows=7)
+    small = load_scenes("two-objects", size=32, num_rows=7)
     assert [len(getattr(small, name)) for name in small.NAMES] == [7, 7, 7]
     assert len(painted) == 6
-    large = load_two_objects(size=32)
+    large = load_scenes("two-objects", size=32)
     assert len(painted) == 8
     for name in small.NAMES:
         for modality in ("image", "text"):
@@ -124,25 +124,25 @@ def test_a_larger_set_holds_the_smaller_one(painted):
 
 
 def test_what_is_there_is_not_rendered_again_and_other_recipes_are_other_files(painted):
-    first = load_two_objects(size=32, num_rows=5)
+    first = load_scenes("two-objects", size=32, num_rows=5)
     written = len(painted)
-    assert load_two_objects(size=32, num_rows=5).train.content_hash == first.train.content_hash
+    assert load_scenes("two-objects", size=32, num_rows=5).train.content_hash == first.train.content_hash
     assert len(painted) == written
     hashes = {first.train.content_hash}
     for options in ({"seed": 1}, {"size": 33}):
-        hashes.add(load_two_objects(num_rows=5, **{"size": 32, **options}).train.content_hash)
+        hashes.add(load_scenes("two-objects", num_rows=5, **{"size": 32, **options}).train.content_hash)
     assert len(hashes) == 3
-    load_one_object(size=32, num_rows=5)
+    load_scenes("one-object", size=32, num_rows=5)
     assert len(painted) == len(set(painted)) == 4 * written
 
 
 def test_files_in_a_data_root_are_read(painted, small, tmp_path, monkeypatch):
-    first = load_two_objects(size=32)
+    first = load_scenes("two-objects", size=32)
     (small / "TwoObjects").rename(tmp_path / "TwoObjects")
     painted.clear()
-    assert load_two_objects(tmp_path, size=32).test.content_hash == first.test.content_hash
+    assert load_scenes("two-objects", tmp_path, size=32).test.content_hash == first.test.content_hash
     monkeypatch.setenv("MULTIPYRO_DATA", str(tmp_path))
-    assert load_two_objects(size=32).test.content_hash == first.test.content_hash
+    assert load_scenes("two-objects", size=32).test.content_hash == first.test.content_hash
     assert painted == []
 
 
@@ -178,11 +178,11 @@ def with_code(path):
 
 @pytest.mark.parametrize("damage", [half, flipped, foreign, with_code])
 def test_damaged_files_are_rendered_again(painted, damage):
-    first = load_two_objects(size=32)
+    first = load_scenes("two-objects", size=32)
     damage(painted[0])
     with pytest.warns(UserWarning, match=f"{painted[0]} is damaged .* rendered again"):
-        assert load_two_objects(size=32).train.content_hash == first.train.content_hash
-    assert load_two_objects(size=32).train.content_hash == first.train.content_hash
+        assert load_scenes("two-objects", size=32).train.content_hash == first.train.content_hash
+    assert load_scenes("two-objects", size=32).train.content_hash == first.train.content_hash
     assert len(painted) == 9
 
 
@@ -218,25 +218,25 @@ def test_the_arrays_of_scenes(painted):
 )
 def test_options_out_of_range(painted, options, message):
     with pytest.raises(ValueError, match=message):
-        load_two_objects(**options)
+        load_scenes("two-objects", **options)
     assert painted == []
 
 
 def test_what_is_said_to_be_missing(painted, monkeypatch):
     monkeypatch.setattr(module, "can_render", lambda: True)
     assert module.scenes_missing("two-objects") == "0 of 40 scenes are rendered; the others will be at first use"
-    load_two_objects(num_rows=5)
+    load_scenes("two-objects", num_rows=5)
     assert module.scenes_missing("two-objects").startswith("15 of 40 scenes are rendered")
     monkeypatch.setattr(module, "can_render", lambda: False)
     assert 'pip install "multipyro[render]"' in module.scenes_missing("two-objects")
-    load_two_objects()
+    load_scenes("two-objects")
     assert module.scenes_missing("two-objects") == ""
 
 
 def test_without_pyvista_an_error_says_what_to_install(small, monkeypatch):
     monkeypatch.setattr(_shards, "can_render", lambda: False)
     with pytest.raises(ImportError, match=r'30 scenes are not rendered .*pip install "multipyro\[render\]"'):
-        load_one_object(size=32)
+        load_scenes("one-object", size=32)
     monkeypatch.setitem(sys.modules, "pyvista", None)
     assert "pyvista" not in vars(_render)
     with pytest.raises(ImportError, match=r'pip install "multipyro\[render\]"'):
@@ -260,9 +260,9 @@ def test_a_run_that_ends_early_goes_on(painted, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(_shards, "_render", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            load_two_objects(size=32)
+            load_scenes("two-objects", size=32)
     assert len(painted) == 3
-    load_two_objects(size=32)
+    load_scenes("two-objects", size=32)
     assert len(painted) == len(set(painted)) == 8
 
 
@@ -289,7 +289,7 @@ render_worker()
 def test_worker_processes_write_what_one_process_does(small, monkeypatch, capfd):
     monkeypatch.setattr(_shards, "can_render", lambda: True)
     monkeypatch.setattr(_shards, "_WORKER", PAINTER)
-    splits = load_two_objects(size=32, num_rows=5, processes=2)
+    splits = load_scenes("two-objects", size=32, num_rows=5, processes=2)
     assert "15/15" in capfd.readouterr().err
     for name, first in (("train", 0), ("validation", 20), ("test", 30)):
         wanted = np.stack([Painter(32).draw(draw_scene(0, first + row)) for row in range(5)])
@@ -320,12 +320,12 @@ def test_a_killed_run_goes_on_and_processes_do_not_matter(small, monkeypatch):
         if set(os.listdir(folder)) == set(before):
             break
     assert before
-    interrupted = load_two_objects(size=32, processes=1)
+    interrupted = load_scenes("two-objects", size=32, processes=1)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(after) == 8
     assert before.items() <= after.items()
     monkeypatch.setenv("XDG_CACHE_HOME", str(small.parent / "again"))
-    whole = load_two_objects(size=32, processes=2)
+    whole = load_scenes("two-objects", size=32, processes=2)
     for name in whole.NAMES:
         assert getattr(whole, name).content_hash == getattr(interrupted, name).content_hash
 

@@ -137,25 +137,7 @@ def assemble_splits(
     data = assemble(name, source, specs, known, extras)
     ends = np.cumsum([len(part) for part in parts])
     slices = [slice(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
-    return Splits(*(_rows(data, rows, split) for rows, split in zip(slices, Splits.NAMES, strict=True)))
-
-
-def _rows(data: MultimodalData, rows: slice, split: str) -> MultimodalData:
-    """Some rows as another split; slices are views, so nothing that is mapped from a file is read."""
-
-    def sliced(values: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
-        return None if values is None else {name: tensor[rows] for name, tensor in values.items()}
-
-    return replace(
-        data,
-        x=sliced(data.x),
-        observed=sliced(data.observed),
-        labels=None if data.labels is None else data.labels[rows],
-        split=split,
-        ids=data.ids[rows],
-        weights=None if data.weights is None else data.weights[rows],
-        exposures=sliced(data.exposures),
-    )
+    return Splits(*(data.take(rows).with_split(split) for rows, split in zip(slices, Splits.NAMES, strict=True)))
 
 
 def _complete(source: Source, column: str, key: str, what: str) -> list[str]:

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from multipyro.data.custom.assembly import Extras, assemble, assemble_splits
+from multipyro.data.custom.assembly import Extras, assemble_splits
 from multipyro.data.custom.readers import Source
 from multipyro.data.custom.schema import check_modalities
 from multipyro.data.custom.splitting import SHARES, parts_by_name, split_rows
 from multipyro.data.custom.tables import Table, as_table, cells_of, read_table
 from multipyro.data.modality import Modality
-from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
 from multipyro.data.storage.files import printable
 
-__all__ = ["from_table", "load_examples", "row_parts", "table_of"]
+__all__ = ["from_table", "row_parts", "specs_of", "table_of"]
 
 
 def from_table(
@@ -30,6 +29,8 @@ def from_table(
     seed: int = 0,
     ids: str | None = None,
     weights: str | None = None,
+    known: Mapping[str, Modality] | None = None,
+    label_names: Sequence[str] | None = None,
     name: str | None = None,
 ) -> Splits:
     """Training, validation and test data from a table with a row for each example.
@@ -46,6 +47,8 @@ def from_table(
         seed: Seed of the split.
         ids: Column with the identifier of each row; by default the index of a DataFrame, else the number of the row.
         weights: Column with the sampling weight of each row, see `MultimodalData`.
+        known: Descriptions that modalities must follow, such as those of a trained model.
+        label_names: Classes that `labels` must have.
         name: Name of the data set; by default that of the file.
 
     Returns:
@@ -67,6 +70,8 @@ def from_table(
     """
     read, title = table_of(table)
     used = {labels, groups, ids, weights, split if isinstance(split, str) else None}
+    if modalities is None and known is not None:
+        modalities = specs_of(known, read)
     if modalities is None:
         modalities = {column: {"column": column} for column in read.columns if column not in used}
     if not modalities:
@@ -74,57 +79,25 @@ def from_table(
     check_modalities(read.title, modalities, True)
     parts = row_parts(read.title, read, len(read), split, groups, seed)
     source = Source(read.title, np.concatenate(parts), len(parts[0]), read, {}, "standardize")
-    extras = Extras.from_columns(source, labels, ids, weights)
-    return assemble_splits(name or title, source, parts, modalities, {}, extras)
+    extras = Extras.from_columns(source, labels, ids, weights, label_names)
+    return assemble_splits(name or title, source, parts, modalities, known or {}, extras)
 
 
-def load_examples(
-    table: Any,
-    modalities: Mapping[str, Modality],
-    *,
-    labels: str | None = None,
-    label_names: Sequence[str] | None = None,
-    ids: str | None = None,
-    name: str | None = None,
-) -> MultimodalData:
-    """New examples, read according to the descriptions of a trained model's modalities.
+def specs_of(modalities: Mapping[str, Modality], table: Table) -> dict[str, dict[str, Any]]:
+    """Where the modalities are in a table, by the names of the columns that they were read from before.
 
-    Columns are found by their names; classes, vocabularies, sizes of images and scalings are those of the descriptions.
-    A modality none of whose columns is in the table is left out: it is missing in every example. Where the model has no
-    missing entries, an example with a missing entry does not have the modality.
-
-    Args:
-        table: See `from_table`.
-        modalities: Modality name -> its description, read from a table before; `modalities` of the training data.
-        labels: Column with the class of each row, for metrics.
-        label_names: The classes of the training data's labels.
-        ids: See `from_table`.
-        name: See `from_table`.
-
-    Returns:
-        All rows, as test data.
+    A modality none of whose columns is there is left out.
 
     Raises:
-        FileNotFoundError: See `from_table`.
-        ImportError: See `from_table`.
-        TypeError: See `from_table`.
-        ValueError: If no modality is in the table, only some columns of one are, or it has a class that the model does
-            not have.
-
-    Example:
-        >>> trained = from_table({"age": [31, 47, 60, 52] * 10, "sex": ["f", "m", None, "f"] * 10})
-        >>> new = load_examples({"sex": ["m", "m"]}, trained.train.modalities)
-        >>> new.x["sex"].tolist(), list(new.modalities)
-        ([1, 1], ['sex'])
+        ValueError: If only some columns of a modality are in the table, or no modality is.
     """
-    read, title = table_of(table)
-    specs = {}
+    specs: dict[str, dict[str, Any]] = {}
     for key, modality in modalities.items():
         columns = modality.columns or ()
-        missing = [column for column in columns if column not in read.columns]
+        missing = [column for column in columns if column not in table.columns]
         if columns and missing and len(missing) < len(columns):
             raise ValueError(
-                f"{read.title} has only some columns of modality {key!r}: {len(missing)} are missing (first: "
+                f"{table.title} has only some columns of modality {key!r}: {len(missing)} are missing (first: "
                 f"{missing[0]!r})"
             )
         if columns and not missing:
@@ -132,10 +105,8 @@ def load_examples(
             specs[key] = {"column": columns[0]} if single else {"columns": list(columns)}
     if not specs:
         known = [column for modality in modalities.values() for column in modality.columns or ()]
-        raise ValueError(f"{read.title} has none of the columns {known[:10]}: it has {list(read.columns)[:10]}")
-    source = Source(read.title, np.arange(len(read)), 0, read, {}, "none")
-    extras = Extras.from_columns(source, labels, ids, None, label_names)
-    return assemble(name or title, source, specs, modalities, extras)
+        raise ValueError(f"{table.title} has none of the columns {known[:10]}: it has {list(table.columns)[:10]}")
+    return specs
 
 
 def table_of(table: Any) -> tuple[Table, str]:

@@ -16,7 +16,7 @@ from multipyro.data.custom.tables import Column, Table, as_column, cells_of
 from multipyro.data.modality import Modality, check_name
 from multipyro.data.splits import Splits
 
-__all__ = ["from_dataset", "from_tensors"]
+__all__ = ["TensorRows", "from_dataset", "from_tensors"]
 
 _PLACE = "from_tensors"
 
@@ -30,6 +30,7 @@ def from_tensors(
     modalities: Mapping[str, Modality] | None = None,
     observed: Mapping[str, Tensor] | None = None,
     labels: Any = None,
+    label_names: Sequence[str] | None = None,
     split: Sequence[float] | Sequence[str] = SHARES,
     groups: Sequence[Any] | None = None,
     seed: int = 0,
@@ -53,6 +54,7 @@ def from_tensors(
         modalities: Descriptions that modalities must follow, such as those of a trained model.
         observed: Modality name -> which examples have it, bool `(rows,)`.
         labels: Class of each example for metrics, int64 `(rows,)` or strings.
+        label_names: Names of the classes of labels; by default the strings that occur.
         split: Fractions of the rows for training, validation and test, drawn at random once; or the name of its part,
             one of `Splits.NAMES`, for each row.
         groups: The group of each row, such as a patient: no group is in two parts.
@@ -77,43 +79,97 @@ def from_tensors(
         >>> genes.train.modalities["genes"].likelihood
         'negative_binomial'
     """
-    if not isinstance(x, Mapping) or not x:
-        raise TypeError(f"x must be a dict of modality name to values, got {type(x).__name__}")
-    for argument, given in (("kinds", kinds), ("modalities", modalities), ("observed", observed)):
-        unknown = [key for key in given or {} if key not in x]
-        if unknown:
-            raise ValueError(f"{argument} describes {unknown}, which x does not contain: it has {list(x)}")
-    sources = {key: _source(key, values, (observed or {}).get(key)) for key, values in x.items()}
-    sizes = {key: len(source.values) for key, source in sources.items()}
-    others = {"labels": labels, "ids": ids, "weights": weights, "groups": groups}
-    sizes |= {key: len(given) for key, given in others.items() if given is not None}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"all values must have the same number of rows, got {sizes}")
-    number = next(iter(sizes.values()))
+    arrays = TensorRows(x, observed, labels, label_names, ids, weights)
+    for argument, given in (("kinds", kinds), ("modalities", modalities)):
+        arrays.check_names(argument, given)
+    number = len(arrays)
+    if groups is not None and len(groups) != number:
+        raise ValueError(f"all values must have the same number of rows, got {number} and {len(groups)} groups")
     if len(split) == number and all(isinstance(name, str) for name in split):
         parts = parts_by_name(list(split), "split")
     else:
         parts = split_rows(number, split, seed, groups)
-    columns = {key: source for key, source in sources.items() if isinstance(source, Column)}
-    columns |= {
-        f"{key}.exposure": as_column(given, f"exposures[{key!r}]")
-        for key, given in (exposures or {}).items()
-        if not isinstance(given, str)
-    }
-    specs = {key: _spec(key, source, kinds, scaling, exposures) for key, source in sources.items()}
-    check_modalities(_PLACE, specs, True)
-    source = Source(
-        _PLACE,
-        np.concatenate(parts),
-        len(parts[0]),
-        Table("x", columns) if columns else None,
-        {key: array for key, array in sources.items() if isinstance(array, Array)},
-        "none" if scaling is None or isinstance(scaling, Mapping) else scaling,
-    )
-    classes, names = _labels(source, labels)
-    rows = source.order if ids is None else np.asarray(ids)[source.order]
-    drawn = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)[torch.from_numpy(source.order)]
-    return assemble_splits(name, source, parts, specs, modalities or {}, Extras(classes, names, rows, drawn))
+    source, specs, extras = arrays.source(np.concatenate(parts), len(parts[0]), kinds, scaling, exposures)
+    return assemble_splits(name, source, parts, specs, modalities or {}, extras)
+
+
+class TensorRows:
+    """Values in memory, a row for each example.
+
+    Args:
+        x: See `from_tensors`.
+        observed: See `from_tensors`.
+        labels: See `from_tensors`.
+        label_names: See `from_tensors`.
+        ids: See `from_tensors`.
+        weights: See `from_tensors`.
+
+    Raises:
+        TypeError: If something has the wrong type.
+        ValueError: If numbers of rows differ, or a modality is unknown.
+    """
+
+    def __init__(
+        self,
+        x: Mapping[str, Any],
+        observed: Mapping[str, Any] | None = None,
+        labels: Any = None,
+        label_names: Sequence[str] | None = None,
+        ids: Sequence[Any] | None = None,
+        weights: Any = None,
+    ) -> None:
+        if not isinstance(x, Mapping) or not x:
+            raise TypeError(f"x must be a dict of modality name to values, got {type(x).__name__}")
+        self._names = list(x)
+        self.check_names("observed", observed)
+        self._sources = {key: _source(key, values, (observed or {}).get(key)) for key, values in x.items()}
+        self._labels, self._label_names, self._ids, self._weights = labels, label_names, ids, weights
+        sizes = {key: len(source.values) for key, source in self._sources.items()}
+        others = {"labels": labels, "ids": ids, "weights": weights}
+        sizes |= {key: len(given) for key, given in others.items() if given is not None}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"all values must have the same number of rows, got {sizes}")
+        self._number = next(iter(sizes.values()))
+
+    def __len__(self) -> int:
+        return self._number
+
+    def check_names(self, argument: str, given: Mapping[str, Any] | None) -> None:
+        """Raises if an argument describes a modality that does not exist."""
+        unknown = [key for key in given or {} if key not in self._names]
+        if unknown:
+            raise ValueError(f"{argument} describes {unknown}, which x does not contain: it has {self._names}")
+
+    def source(
+        self,
+        order: np.ndarray,
+        train: int,
+        kinds: Mapping[str, str] | None = None,
+        scaling: Mapping[str, Any] | str | None = None,
+        exposures: Mapping[str, Any] | None = None,
+    ) -> tuple[Source, dict[str, dict[str, Any]], Extras]:
+        """The rows in an order, of which the first `train` are for training, what is said of them, and the rest."""
+        columns = {key: source for key, source in self._sources.items() if isinstance(source, Column)}
+        columns |= {
+            f"{key}.exposure": as_column(given, f"exposures[{key!r}]")
+            for key, given in (exposures or {}).items()
+            if not isinstance(given, str)
+        }
+        specs = {key: _spec(key, source, kinds, scaling, exposures) for key, source in self._sources.items()}
+        check_modalities(_PLACE, specs, True)
+        source = Source(
+            _PLACE,
+            order,
+            train,
+            Table("x", columns) if columns else None,
+            {key: array for key, array in self._sources.items() if isinstance(array, Array)},
+            "none" if scaling is None or isinstance(scaling, Mapping) else scaling,
+        )
+        classes, names = _class_labels(source, self._labels, self._label_names)
+        rows = order if self._ids is None else np.asarray(self._ids)[order]
+        weights = self._weights
+        drawn = None if weights is None else torch.as_tensor(weights, dtype=torch.float32)[torch.from_numpy(order)]
+        return source, specs, Extras(classes, names, rows, drawn)
 
 
 def from_dataset(dataset: Iterable[Mapping[str, Any]], **settings: Any) -> Splits:
@@ -202,14 +258,16 @@ def _spec(
     return spec
 
 
-def _labels(source: Source, labels: Any) -> tuple[Tensor | None, tuple[str, ...] | None]:
+def _class_labels(
+    source: Source, labels: Any, names: Sequence[str] | None
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
     if labels is None:
         return None, None
     if isinstance(labels, Tensor) or getattr(getattr(labels, "dtype", None), "kind", None) in ("i", "u"):
-        ids = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels))
-        return ids[torch.from_numpy(source.order)], None
+        ids = torch.as_tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).long()
+        return ids[torch.from_numpy(source.order)], None if names is None else tuple(names)
     column = as_column(labels, "labels")
     cells = [cells_of(column)[row] for row in source.order]
     if "" in cells:
         raise ValueError(f"{_PLACE}: every row needs a class, {cells.count('')} labels are missing")
-    return class_ids(replace(source, table=None), cells, "labels", column.classes)
+    return class_ids(replace(source, table=None), cells, "labels", column.classes if names is None else names)

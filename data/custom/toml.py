@@ -40,7 +40,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,7 @@ from multipyro.data.splits import Splits
 from multipyro.data.storage.files import printable
 from multipyro.data.storage.stored import stored_array
 
-__all__ = ["load_toml"]
+__all__ = ["Described", "load_toml", "open_toml"]
 
 
 def load_toml(
@@ -106,6 +106,46 @@ def load_toml(
         >>> len(splits.train), splits.train.modalities["sort"].class_names
         (32, ('x', 'y'))
     """
+    described = open_toml(path)
+    content, place, table = described.content, described.place, described.table
+    split, groups, seed = content.get("split", SHARES), content.get("groups"), content.get("seed", 0)
+    parts = row_parts(place, table, described.rows, split, groups, seed)
+    source = Source(place, np.concatenate(parts), len(parts[0]), table, described.arrays, "standardize")
+    labels, ids, weights = described.columns
+    options = {"file": str(described.path), "labels": labels, "ids": ids}
+    extras = Extras.from_columns(source, labels, ids, weights, label_names, options)
+    return assemble_splits(described.name, source, parts, content["modalities"], modalities or {}, extras)
+
+
+class Described(NamedTuple):
+    """A description and what it names, before any modality is read."""
+
+    path: Path
+    place: str
+    content: dict[str, Any]
+    table: Table | None
+    arrays: dict[str, Array]
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.content.get("name", self.path.stem)
+
+    @property
+    def columns(self) -> tuple[str | None, str | None, str | None]:
+        """The columns of labels, identifiers and weights."""
+        return self.content.get("labels"), self.content.get("ids"), self.content.get("weights")
+
+
+def open_toml(path: str | os.PathLike) -> Described:
+    """Reads a description, its table and the headers of its arrays.
+
+    Raises:
+        FileNotFoundError: See `load_toml`.
+        ImportError: See `load_toml`.
+        ValueError: See `load_toml`; also if table and arrays have different numbers of rows.
+    """
     path = Path(path).expanduser().resolve()
     content, place = read_description(path), printable(path)
     table = _table(path, place, content)
@@ -115,12 +155,7 @@ def load_toml(
     sizes |= {} if table is None else {"table": len(table)}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"{place}: table and arrays must have the same number of rows, got {sizes}")
-    split, groups, seed = content.get("split", SHARES), content.get("groups"), content.get("seed", 0)
-    parts = row_parts(place, table, next(iter(sizes.values())), split, groups, seed)
-    source = Source(place, np.concatenate(parts), len(parts[0]), table, arrays, "standardize")
-    columns = (content.get("labels"), content.get("ids"), content.get("weights"))
-    extras = Extras.from_columns(source, *columns, label_names, {"file": str(path)})
-    return assemble_splits(content.get("name", path.stem), source, parts, specs, modalities or {}, extras)
+    return Described(path, place, content, table, arrays, next(iter(sizes.values())))
 
 
 def _table(path: Path, place: str, content: dict[str, Any]) -> Table | None:

@@ -1,14 +1,13 @@
 """Rendered scenes of one or two objects and sentences that describe them."""
 
 from multipyro.data.scenes.composition import Scene, SceneObject, draw_scene, sentence, sentence_is_true
-from multipyro.data.scenes.two_objects import load_one_object, load_two_objects, scene_arrays
+from multipyro.data.scenes.two_objects import load_scenes, scene_arrays
 
 __all__ = [
     "Scene",
     "SceneObject",
     "draw_scene",
-    "load_one_object",
-    "load_two_objects",
+    "load_scenes",
     "scene_arrays",
     "sentence",
     "sentence_is_true",

@@ -13,7 +13,7 @@ from multipyro.data.scenes.composition import WORDS
 from multipyro.data.scenes.render_jobs import SHARD, SceneRecipe, can_render, count_shards, load_shards, render_missing
 from multipyro.data.splits import Splits
 
-__all__ = ["SceneSet", "load_one_object", "load_two_objects", "scene_arrays", "scenes_missing"]
+__all__ = ["SceneSet", "load_scenes", "scene_arrays", "scenes_missing"]
 
 _MIN_SIZE, _MAX_SIZE = 32, 512
 
@@ -26,15 +26,17 @@ class SceneSet(NamedTuple):
     rows: tuple[int, int, int]
 
 
-_TWO = SceneSet(2, False, (90_000, 5_000, 5_000))
-_ONE = SceneSet(1, True, (9_000, 500, 500))
-_SETS = {"two-objects": _TWO, "one-object": _ONE}
+_SETS = {
+    "two-objects": SceneSet(2, False, (90_000, 5_000, 5_000)),
+    "one-object": SceneSet(1, True, (9_000, 500, 500)),
+}
 _SIZE = 112
 _SIMPLE_WORDS = ("small", "large", "red", "blue", "metal", "sphere")
 _SIMPLE_SENTENCES = tuple(f"{size} {color} metal sphere" for size in ("small", "large") for color in ("red", "blue"))
 
 
-def load_two_objects(
+def load_scenes(
+    name: str,
     data_root: str | os.PathLike | None = None,
     seed: int = 0,
     size: int = _SIZE,
@@ -42,29 +44,36 @@ def load_two_objects(
     likelihood: str = "beta",
     processes: int | None = None,
 ) -> Splits:
-    """Images of two objects in the style of CLEVR, and sentences of nine words that describe them.
+    """Images of objects in the style of CLEVR, and sentences that describe them.
 
-    Modalities: `image` uint8 `(rows, 3, size, size)` in memory, float32 in `[0, 1]` in batches; `text` int64
-    `(rows, 9)`, the words `size color material shape relation size color material shape` out of 19. The first object
-    of the sentence is right or left of the second, in front of it or behind, as seen from the camera. Which object
-    comes first and which of the two true relations is named is drawn at random.
+    Modalities: `image` uint8 `(rows, 3, size, size)` in memory, float32 in `[0, 1]` in batches; and `text`, int64
+    `(rows, words)`.
+
+    `"two-objects"` has sentences of the nine words `size color material shape relation size color material shape` out
+    of 19. The first object of the sentence is right or left of the second, in front of it or behind, as seen from the
+    camera. Which object comes first and which of the two true relations is named is drawn at random. The parts are rows
+    0 to 89,999, 90,000 to 94,999 and 95,000 to 99,999.
+
+    `"one-object"` has one metal sphere, red or blue, small or large, anywhere on the ground, and four words such as
+    `large red metal sphere`. Labels are the four sentences. 9,000 training, 500 validation and 500 test examples.
 
     Scenes that are in no searched folder are rendered at the first use (the extra `[render]`), a hundred per file, into
     `TwoObjects/` in the download folder, which can be copied into a data root. An interrupted run continues where it
     stopped. Image and sentence depend on the seed and on the number of the row alone, bit for bit on one machine: not
-    on the number of processes, and not on `num_rows`, so a larger set contains the smaller one. The parts are rows 0 to
-    89,999, 90,000 to 94,999 and 95,000 to 99,999.
+    on the number of processes, and not on `num_rows`, so a larger set contains the smaller one.
 
     References:
-        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.2: 100,000
-        pairs, 90,000 for training and 10,000 for validation. Departures: the 10,000 are halved into validation and
-        test, and the images are rendered by VTK and not by Blender. The paper does not say whether the first
-        object is right of the second or the second of the first, nor how the scenes were framed: here neither object
-        hides any of the other or leaves the image.
+        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendices 5.2 and
+        5.5, Figure 1: 100,000 pairs of two objects, 90,000 for training and 10,000 for validation. Departures: the
+        10,000 are halved into validation and test, and the images are rendered by VTK and not by Blender. The paper
+        does not say whether the first object is right of the second or the second of the first, nor how the scenes were
+        framed: here neither object hides any of the other or leaves the image. Of one object, the number of images is
+        not published, nor whether position and light vary; here both do.
 
         CLEVR (Johnson et al., 2017): shapes, sizes, colors, relations, jitter of the camera and of the lamps.
 
     Args:
+        name: `"two-objects"` or `"one-object"`.
         data_root: Folder with `TwoObjects/`; see `multipyro.data.storage.locations` for where else is searched.
         seed: Seed of the scenes and of the sentences; another seed is another data set, which is rendered again.
         size: Height and width in pixels, 32 to 512.
@@ -81,43 +90,24 @@ def load_two_objects(
         ValueError: If an option is out of range.
         OSError: If the download folder cannot be written.
     """
-    return _load("two-objects", data_root, seed, size, num_rows, likelihood, processes)
-
-
-def load_one_object(
-    data_root: str | os.PathLike | None = None,
-    seed: int = 0,
-    size: int = _SIZE,
-    num_rows: int | None = None,
-    likelihood: str = "beta",
-    processes: int | None = None,
-) -> Splits:
-    """The simplified scenes: one metal sphere, red or blue, small or large, anywhere on the ground.
-
-    Modalities: `image` as in `load_two_objects`; `text` int64 `(rows, 4)` such as `large red metal sphere`. Labels are
-    the four sentences. 9,000 training, 500 validation and 500 test examples.
-
-    References:
-        On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders, appendix 5.5 and
-        Figure 1. The number of images is not published, nor whether position and light vary; here both do.
-
-    Args:
-        data_root: See `load_two_objects`.
-        seed: See `load_two_objects`.
-        size: See `load_two_objects`.
-        num_rows: See `load_two_objects`.
-        likelihood: See `load_two_objects`.
-        processes: See `load_two_objects`.
-
-    Returns:
-        The three parts.
-
-    Raises:
-        ImportError: See `load_two_objects`.
-        ValueError: See `load_two_objects`.
-        OSError: See `load_two_objects`.
-    """
-    return _load("one-object", data_root, seed, size, num_rows, likelihood, processes)
+    scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
+    # all parts at once, under one progress bar
+    parts = {split: _shards(scene_set, split, num_rows)[1] for split in Splits.NAMES}
+    render_missing(recipe, [number for shards in parts.values() for number in shards], data_root, processes)
+    words, sentences = (WORDS, None) if not scene_set.simple else (_SIMPLE_WORDS, _SIMPLE_SENTENCES)
+    positions = 4 if scene_set.num_objects == 1 else 9
+    text = Modality("text", (positions,), "text", "categorical", len(words), sentences, vocabulary=words)
+    modalities = {"image": Modality("image", (3, size, size), "image", likelihood), "text": text}
+    ids = torch.tensor([words.index(word) if word in words else -1 for word in WORDS])
+    splits = {}
+    for split in Splits.NAMES:
+        arrays = scene_arrays(name, split, ("image", "text"), data_root, seed, size, num_rows, processes)
+        x = {"image": torch.from_numpy(arrays["image"]), "text": ids[torch.from_numpy(arrays["text"]).long()]}
+        labels = None
+        if sentences is not None:
+            labels = (x["text"][:, None] == text.encode(list(sentences))).all(-1).int().argmax(1)
+        splits[split] = MultimodalData(name, modalities, x, labels=labels, split=split, label_names=sentences)
+    return Splits(**splits)
 
 
 def scene_arrays(
@@ -140,19 +130,19 @@ def scene_arrays(
             of `multipyro.data.scenes.composition`; `position` of the centers `(rows, objects, 3)`, with z upwards;
             `rotation` `(rows, objects)` in degrees; `pixel` `(rows, objects, 3)`, where the centers appear: pixels
             from the left, pixels from the top, and depth; `camera` `(rows, 3)` and `lights` `(rows, 4, 3)`, positions.
-        data_root: See `load_two_objects`.
-        seed: See `load_two_objects`.
-        size: See `load_two_objects`.
-        num_rows: See `load_two_objects`.
-        processes: See `load_two_objects`.
+        data_root: See `load_scenes`.
+        seed: See `load_scenes`.
+        size: See `load_scenes`.
+        num_rows: See `load_scenes`.
+        processes: See `load_scenes`.
 
     Returns:
         Field -> array.
 
     Raises:
-        ImportError: See `load_two_objects`.
-        ValueError: See `load_two_objects`.
-        OSError: See `load_two_objects`.
+        ImportError: See `load_scenes`.
+        ValueError: See `load_scenes`.
+        OSError: See `load_scenes`.
     """
     scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
     rows, shards = _shards(scene_set, split, num_rows)
@@ -175,35 +165,6 @@ def scenes_missing(name: str, data_root: str | os.PathLike | None = None) -> str
         return ""
     state = f"{there * SHARD:,} of {total * SHARD:,} scenes are rendered; the others will be at first use"
     return state if can_render() else f'{state}, which needs pip install "multipyro[render]"'
-
-
-def _load(
-    name: str,
-    data_root: str | os.PathLike | None,
-    seed: int,
-    size: int,
-    num_rows: int | None,
-    likelihood: str,
-    processes: int | None,
-) -> Splits:
-    scene_set, recipe = _SETS[name], _recipe(name, seed, size, num_rows, processes)
-    # all parts at once, under one progress bar
-    parts = {split: _shards(scene_set, split, num_rows)[1] for split in Splits.NAMES}
-    render_missing(recipe, [number for shards in parts.values() for number in shards], data_root, processes)
-    words, sentences = (WORDS, None) if not scene_set.simple else (_SIMPLE_WORDS, _SIMPLE_SENTENCES)
-    positions = 4 if scene_set.num_objects == 1 else 9
-    text = Modality("text", (positions,), "text", "categorical", len(words), sentences, vocabulary=words)
-    modalities = {"image": Modality("image", (3, size, size), "image", likelihood), "text": text}
-    ids = torch.tensor([words.index(word) if word in words else -1 for word in WORDS])
-    splits = {}
-    for split in Splits.NAMES:
-        arrays = scene_arrays(name, split, ("image", "text"), data_root, seed, size, num_rows, processes)
-        x = {"image": torch.from_numpy(arrays["image"]), "text": ids[torch.from_numpy(arrays["text"]).long()]}
-        labels = None
-        if sentences is not None:
-            labels = (x["text"][:, None] == text.encode(list(sentences))).all(-1).int().argmax(1)
-        splits[split] = MultimodalData(name, modalities, x, labels=labels, split=split, label_names=sentences)
-    return Splits(**splits)
 
 
 def _recipe(name: str, seed: int, size: int, num_rows: int | None, processes: int | None) -> SceneRecipe:

@@ -5,7 +5,7 @@ from multipyro.data.sets.cub import load_cub
 from multipyro.data.sets.digits import DIGIT_WORDS, load_digits
 from multipyro.data.sets.mnist import load_mnist
 from multipyro.data.sets.mnist_fashion import load_mnist_fashion
-from multipyro.data.sets.mnist_svhn import load_mnist_svhn, load_mnist_svhn_text
+from multipyro.data.sets.mnist_svhn import load_mnist_svhn
 from multipyro.data.sets.polymnist import load_polymnist
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "load_mnist",
     "load_mnist_fashion",
     "load_mnist_svhn",
-    "load_mnist_svhn_text",
     "load_polymnist",
 ]

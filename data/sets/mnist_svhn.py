@@ -1,6 +1,7 @@
 """MNIST-SVHN and MNIST-SVHN-Text: a handwritten digit, a house-number digit of the same class, and its name."""
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +16,7 @@ from multipyro.data.sets.mnist import mnist_arrays
 from multipyro.data.sets.svhn import svhn_arrays
 from multipyro.data.splits import Splits
 
-__all__ = ["load_mnist_svhn", "load_mnist_svhn_text"]
+__all__ = ["load_mnist_svhn"]
 
 # rows that each data set contributes to a class at most
 _LIMIT = 10_000
@@ -27,12 +28,16 @@ def load_mnist_svhn(
     seed: int = 0,
     pairs: int = 20,
     num_rows: int | None = None,
+    text: bool = False,
     download: bool = True,
 ) -> Splits:
-    """Pairs of digits of one class.
+    """Pairs of digits of one class, and the digit's name.
 
     Modalities: `mnist` `(rows, 1, 28, 28)` and `svhn` `(rows, 3, 32, 32)`, uint8 in memory, where each image is stored
-    once, and float32 in `[0, 1]` in batches; labels are the digits.
+    once, and float32 in `[0, 1]` in batches; optionally `text` int64 `(rows, 8)`, a name from `zero` to `nine` over 71
+    characters, with blanks before and after it; class 0 is the blank, the others follow in the published order. It
+    starts at a random position and leaves the last one blank: anew at every access in training, drawn once in
+    validation and test. Labels are the digits.
 
     Both data sets are split first: MNIST as in `load_mnist`; the training file of SVHN into its first nine tenths for
     training and its last tenth for validation, its test file for test. In each part and class the first `n` digits of
@@ -42,13 +47,16 @@ def load_mnist_svhn(
     References:
         Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), section
         4.2; its script pairs 30 times. Departures: the original has no validation part and orders the examples by
-        class, here they are in a random order.
+        class, here they are in a random order. Text: Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1.
+        Its alphabet has `-` twice; here the second is a minus sign, which no text contains either. Its test texts start
+        elsewhere at every access.
 
     Args:
         data_root: Folder with `MNIST/raw/` and `SVHN/`. A selection of SVHN in the same format is used as it is.
-        seed: Seed of the pairs and of the order.
+        seed: Seed of the pairs, of the order and of the starts of texts that are drawn once.
         pairs: How often each digit is paired.
         num_rows: Largest number of rows of each part, the first ones; None for all.
+        text: Whether the digit's name is a third modality.
         download: Whether torchvision may download files of which none is found.
 
     Returns:
@@ -79,41 +87,11 @@ def load_mnist_svhn(
         x = {name: IndexedTensor(pixels, torch.from_numpy(rows[name])) for name, (pixels, _) in sets.items()}
         digits = torch.from_numpy(classes)
         parts[split] = MultimodalData("mnist-svhn", modalities, x, labels=digits, split=split, label_names=DIGIT_WORDS)
-    return Splits(**parts).head(num_rows)
+    splits = Splits(**parts).head(num_rows)
+    return _with_names(splits, seed) if text else splits
 
 
-def load_mnist_svhn_text(
-    data_root: str | os.PathLike | None = None,
-    seed: int = 0,
-    pairs: int = 20,
-    num_rows: int | None = None,
-    download: bool = True,
-) -> Splits:
-    """The pairs of `load_mnist_svhn` and the digit's name as a third modality.
-
-    `text` int64 `(rows, 8)`: a name from `zero` to `nine` over 71 characters, with blanks before and after it; class 0
-    is the blank, the others follow in the published order. It starts at a random position and leaves the last one
-    blank: anew at every access in training, drawn once in validation and test.
-
-    References:
-        Generalized Multimodal ELBO (Sutter et al., 2021), section 4.1. Its alphabet has `-` twice; here the second is a
-        minus sign, which no text contains either. Its test texts start elsewhere at every access.
-
-    Args:
-        data_root: See `load_mnist_svhn`.
-        seed: See `load_mnist_svhn`; also of the starts that are drawn once.
-        pairs: See `load_mnist_svhn`.
-        num_rows: See `load_mnist_svhn`.
-        download: See `load_mnist_svhn`.
-
-    Returns:
-        The three parts.
-
-    Raises:
-        FileNotFoundError: See `load_mnist_svhn`.
-        ValueError: See `load_mnist_svhn`.
-    """
-    splits = load_mnist_svhn(data_root, seed, pairs, num_rows, download)
+def _with_names(splits: Splits, seed: int) -> Splits:
     alphabet = padded_alphabet(" ")
     text = Modality("text", (_POSITIONS,), "text", "categorical", len(alphabet), DIGIT_WORDS, alphabet)
     words = text.encode(list(DIGIT_WORDS))
@@ -121,13 +99,11 @@ def load_mnist_svhn_text(
     for number, split in enumerate(Splits.NAMES):
         part = getattr(splits, split)
         generator = torch.Generator().manual_seed(1_000_003 * seed + number)
-        parts[split] = MultimodalData(
-            "mnist-svhn-text",
-            {**part.modalities, "text": text},
-            {**part.x, "text": place_randomly(words[part.labels], generator)},
-            labels=part.labels,
-            split=split,
+        parts[split] = replace(
+            part,
+            name="mnist-svhn-text",
+            modalities={**part.modalities, "text": text},
+            x={**part.x, "text": place_randomly(words[part.labels], generator)},
             transform=replace_randomly if split == "train" else None,
-            label_names=DIGIT_WORDS,
         )
     return Splits(**parts)

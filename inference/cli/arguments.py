@@ -12,6 +12,7 @@ from multipyro.inference.cli.commands import (
     demo,
     embed,
     evaluate,
+    export,
     figures,
     generate,
     methods,
@@ -32,7 +33,8 @@ REQUIRED = ...
 #: Placeholders of values in `--help`, where the type of an argument does not imply one.
 METAVARS = {
     **dict.fromkeys(("guide", "method"), "FILE.py:NAME"),
-    **{"data": "DATA", "file": "FILE", "config": "FILE", "out": "DIR", "data_root": "DIR", "callbacks": "FILE.py:NAME"},
+    **{"data": "DATA", "file": "FILE", "config": "FILE", "out": "DIR", "data_root": "DIR", "init_from": "RUN"},
+    "callbacks": "FILE.py:NAME",
     **{"networks": "ARCHITECTURE", "likelihood": "NAME=LIKELIHOOD", "missing": "SHARE", "option": "KEY=VALUE"},
     **{"data_option": "KEY=VALUE", "weights": "NAME=WEIGHT"},
 }
@@ -42,7 +44,7 @@ _SEED = Option("seed", 0, Annotated[int, Bounds(0, 2**32 - 1)], "seed of every r
 _DATA_ROOT = Option("data_root", None, Path | None, "data folder, instead of MULTIPYRO_DATA")
 _GIVEN = Option("given", None, Names | None, "modalities to condition on")
 _TARGET = Option("target", None, Names | None, "modalities to generate")
-_RESUME = Option("resume", False, bool, "continue the run in the folder")
+_RESUME = Option("resume", False, bool, "continue the run in the folder; with a larger --epochs a finished one too")
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,14 @@ def _setting(setting: Any) -> Option:
 
 
 _DATA = (
-    Option("data", "digits", str, "a data set, or FILE.toml"),
+    Option("data", "digits", str, "a data set, or FILE.toml, .csv, .tsv, .parquet or .npz"),
     Option("data_option", {}, Mapping[str, Any], "an option of the data set (see multipyro datasets), repeatable"),
     Option("modalities", None, Names | None, "modalities to use"),
     Option(
         "missing", {}, Share | Mapping[str, Share], "share of the training examples that miss each modality, or one"
     ),
+    Option("drop_incomplete", False, bool, "leave out training examples that miss a modality of the method"),
+    Option("exposure", None, Names | None, "counts whose exposure is the sum of the row, as of a cell"),
     Option(
         "likelihood",
         {},
@@ -117,11 +121,14 @@ _TRAINING = {
         *map(_setting, (f for f in fields(TrainingSettings) if f.name not in ("seed", "out", "resume", "config"))),
     ),
 }
+_CHECKPOINT = Option(
+    "checkpoint", "best", Literal["best", "last"], "of the best validation bound, or of the last epoch"
+)
 _RUN = (
     Option("guide", None, str | None, "the guide class of the run, if it is user-defined"),
     Option("method", None, str | None, "the method of the run, if it is user-defined"),
-    Option("checkpoint", "best", Literal["best", "last"], "of the best validation bound, or of the last epoch"),
-    Option("data", None, str | None, "other data than that of the run: a data set, or FILE.toml"),
+    _CHECKPOINT,
+    Option("data", None, str | None, "other data than that of the run: a data set, or a file"),
     _DATA_ROOT,
     _SEED,
 )
@@ -131,7 +138,7 @@ _PART = Option(
     Literal["train", "validation", "test", "all"] | None,
     "part of the data (the test data of the run; all of --data)",
 )
-_TABLE = Option("file", REQUIRED, Path, "table (.csv) or arrays (.npz) to write")
+_TABLE = Option("file", REQUIRED, Path, "table (.csv, .parquet) or arrays (.npz) to write")
 
 #: The commands by name.
 COMMANDS: dict[str, Command] = {
@@ -157,6 +164,7 @@ COMMANDS: dict[str, Command] = {
                 Option("config", None, Path | None, "arguments from a YAML or TOML file"),
                 Option("dry_run", False, bool, "print what would be trained, and stop"),
                 Option("guide", None, str | None, "a guide class in place of the method's"),
+                Option("init_from", None, Path | None, "start from the parameters of a run; new modalities start anew"),
                 Option("out", None, Path | None, "run folder (runs/METHOD-DATA-SEED)"),
                 _RESUME,
                 _SEED,
@@ -237,13 +245,13 @@ COMMANDS: dict[str, Command] = {
         {"run": (None, "run folder")},
         {
             "": (
-                replace(_GIVEN, help="modalities to condition on (all observed ones but the targets)"),
-                replace(_TARGET, help="modalities to predict (those that are missing in some examples)"),
+                replace(_GIVEN, help="modalities to condition on (what is observed)"),
+                replace(_TARGET, help="modalities to predict (the values that are missing)"),
                 _num_samples(100, "posterior predictive samples per example"),
                 Option("quantiles", (0.05, 0.5, 0.95), tuple[Share, ...], "quantiles of predicted numbers"),
                 Option("keep_samples", False, bool, "write the samples too (.npz)"),
                 _PART,
-                _TABLE,
+                replace(_TABLE, help=f"{_TABLE.help}, or a folder, for images"),
                 *_RUN,
             )
         },
@@ -253,6 +261,17 @@ COMMANDS: dict[str, Command] = {
         embed.run,
         {"run": (None, "run folder")},
         {"": (replace(_GIVEN, help="modalities to condition on (all)"), _PART, _TABLE, *_RUN)},
+    ),
+    "export": Command(
+        "write a run without its data to a folder or a zip file, with its weights as safetensors and a model card",
+        export.run,
+        {"run": (None, "run folder")},
+        {
+            "": (
+                Option("out", None, Path | None, "new folder, or a file ending in .zip (RUN.zip)"),
+                _CHECKPOINT,
+            )
+        },
     ),
     "methods": Command(
         "list the methods, or describe one: equation, options, paper",

@@ -3,29 +3,15 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from multipyro.data import Splits
 from multipyro.data.storage import write_atomically
-from multipyro.inference.evaluation.figures import (
-    cross_generation_figure,
-    joint_samples_figure,
-    reconstructions_figure,
-    rows_of_each_class,
-    save_figure,
-)
+from multipyro.inference.evaluation.figures import cross_generation_figure, rows_of_each_class, save_figure
 from multipyro.inference.recipes import Recipe
 
-__all__ = [
-    "FORMATS",
-    "draw_cross_generation",
-    "draw_joint_samples",
-    "draw_reconstructions",
-    "figure_name",
-    "file_name",
-]
+__all__ = ["FORMATS", "draw_cross_generation", "figure_name", "file_name"]
 
 #: The formats of figures.
 FORMATS = (".pdf", ".png", ".svg")
@@ -81,19 +67,5 @@ def draw_cross_generation(
         raise ValueError(f"unknown modality {', '.join(unknown)}: the model has {', '.join(recipe.model.modalities)}")
     torch.manual_seed(seed)
     programs = recipe.model, recipe.guide, modalities
-    _save(cross_generation_figure(*programs, x, target, num_samples, observed=observed), file)
-
-
-def draw_joint_samples(recipe: Recipe, splits: Splits, file: Path) -> None:
-    """Draws samples of all modalities."""
-    _save(joint_samples_figure(recipe.model, splits.test.modalities, 12), file)
-
-
-def draw_reconstructions(recipe: Recipe, splits: Splits, file: Path) -> None:
-    """Draws test examples beside their reconstructions."""
-    x, observed = splits.test.rows(rows_of_each_class(splits.test, 10))
-    _save(reconstructions_figure(recipe.model, recipe.guide, splits.test.modalities, x, observed), file)
-
-
-def _save(figure: Any, file: Path) -> None:
+    figure = cross_generation_figure(*programs, x, target, num_samples, observed=observed)
     write_atomically(file, lambda opened: save_figure(figure, opened, format=file.suffix[1:], dpi=100))

@@ -10,6 +10,7 @@ import torch
 
 from multipyro.data import DATASETS, Modality, Splits, drop_modalities, load_dataset
 from multipyro.inference.cli.plugins import load_object
+from multipyro.inference.cli.transfer import check_described_as, initialize, modalities_of
 from multipyro.inference.evaluation import supports
 from multipyro.inference.options import Option
 from multipyro.inference.recipes import METHODS, Recipe, build, options_for
@@ -24,9 +25,9 @@ __all__ = [
     "TrainingJob",
     "check_options",
     "figure_modalities",
-    "incomplete",
     "load_data",
     "paper_architectures",
+    "trained_on",
     "training_job",
 ]
 
@@ -77,13 +78,21 @@ def check_options(arguments: argparse.Namespace, methods: Sequence[str]) -> None
 
 
 def load_data(arguments: argparse.Namespace) -> Splits:
-    """The data that a command trains on, before modalities are dropped by `--missing`."""
+    """The data that a command trains on, before modalities are dropped by `--missing`.
+
+    Data for a run that starts from the parameters of another one is read by the descriptions of that run.
+    """
     options = {
         name: _ANY.parse(value) if isinstance(value, str) else value for name, value in arguments.data_option.items()
     }
-    splits = load_dataset(arguments.data, arguments.data_root, **options)
+    init_from = getattr(arguments, "init_from", None)
+    known = None if init_from is None else modalities_of(init_from)
+    splits = load_dataset(arguments.data, arguments.data_root, modalities=known, **options)
     if arguments.modalities is not None:
         splits = splits.select(arguments.modalities)
+    splits = splits.with_sum_exposures(arguments.exposure or ())
+    if known is not None:
+        check_described_as(splits, known, init_from)
     likelihoods, scales = {}, {}
     for name, text in arguments.likelihood.items():
         likelihoods[name], separator, scale = text.partition(":")
@@ -112,28 +121,45 @@ def training_job(
         guide: A guide class in place of the method's.
     """
     modalities = splits.train.modalities
-    config = {}
+    config: dict[str, Any] = {}
     if arguments.missing:
         # a share for every modality: which one an otherwise empty example keeps depends on all of them
         shares = arguments.missing
         shares = shares if isinstance(shares, Mapping) else dict.fromkeys(modalities, shares)
         config["missing"] = {**dict.fromkeys(modalities, 0.0), **shares}
-        splits = incomplete(splits, config["missing"], seed)
+    config |= {"exposure": list(arguments.exposure)} if arguments.exposure else {}
+    config |= {"drop_incomplete": True} if arguments.drop_incomplete else {}
     names = [setting.name for setting in fields(TrainingSettings) if hasattr(arguments, setting.name)]
     settings = {name: _loaded(getattr(arguments, name)) for name in names}
-    settings |= {"seed": seed, "out": out, "resume": resume, "config": config or None}
     torch.manual_seed(seed)
     paper = arguments.networks == "paper"
     architectures = paper_architectures(method, modalities) if paper else arguments.networks or None
     networks = networks_for(modalities, arguments.hidden, architectures)
     recipe = build(method, networks, arguments.latent_dim, guide, **_options(arguments, method))
+    init_from = getattr(arguments, "init_from", None)
+    if init_from is not None:
+        config["init_from"] = initialize(recipe, init_from)
+    splits = trained_on(splits, list(recipe.model.modalities), config, seed)
     training_data(recipe, splits)  # raises where the method cannot learn from incomplete examples
+    settings |= {"seed": seed, "out": out, "resume": resume, "config": config or None}
     return TrainingJob(recipe, splits, TrainingSettings(**settings))
 
 
-def incomplete(splits: Splits, missing: Mapping[str, float], seed: int) -> Splits:
-    """Training and validation data that miss modalities at random; the test data stays complete."""
-    parts = (drop_modalities(part, missing, seed) for part in (splits.train, splits.validation))
+def trained_on(splits: Splits, names: Sequence[str], config: Mapping[str, Any], seed: int) -> Splits:
+    """What a run with this configuration is trained on: the test data stays complete.
+
+    Args:
+        splits: The data with all modalities that `config` knows.
+        names: The modalities of the model.
+        config: `missing`, the share of the examples that miss each modality; and whether to `drop_incomplete` ones.
+        seed: Seed of the missing modalities.
+    """
+    parts = [splits.train, splits.validation]
+    if config.get("missing"):
+        parts = [drop_modalities(part, config["missing"], seed) for part in parts]
+    if config.get("drop_incomplete"):
+        parts = [part.select(names).complete() for part in parts]
+        return Splits(*parts, splits.test.select(names))
     return Splits(*parts, splits.test)
 
 

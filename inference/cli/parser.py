@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from multipyro.inference.cli.arguments import COMMANDS, METAVARS, REQUIRED
-from multipyro.inference.cli.commands.demo import train_arguments
+from multipyro.inference.cli.commands.demo import demo_commands
 from multipyro.inference.cli.config_file import read_config
 from multipyro.inference.cli.console import complain
 from multipyro.inference.cli.jobs import METHOD_OPTIONS
+from multipyro.inference.cli.transfer import arguments_of
 from multipyro.inference.options import Option
 from multipyro.inference.presets import preset
 
@@ -75,9 +76,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser().parse_args(argv)
     arguments.config_options = {}
     if arguments.command == "demo":
-        arguments.train = parse(train_arguments(arguments))
+        arguments.steps = [(COMMANDS[tokens[0]].run, parse(tokens), tokens) for tokens in demo_commands(arguments)]
     if arguments.command == "train":
         config = {} if arguments.config is None else read_config(arguments.config, COMMANDS["train"])
+        config = {**_defaults_from_runs(arguments), **config}
         options = {**config.pop("option", {}), **{n: config.pop(n) for n in METHOD_OPTIONS if n in config}}
         name = arguments.preset or config.get("preset")
         if name is not None:
@@ -89,6 +91,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         if arguments.method is None:
             raise ValueError("train needs a METHOD (see multipyro train --help)")
     return arguments
+
+
+def _defaults_from_runs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the run that is continued, or whose parameters are taken over, in place of the defaults."""
+    if arguments.resume and arguments.method is None and arguments.config is None and arguments.out is not None:
+        return arguments_of(arguments.out, whole=True)
+    if arguments.init_from is not None:
+        known = arguments_of(arguments.init_from, whole=False)
+        # options belong to the method
+        return known if arguments.method in (None, known["method"]) else {**known, "option": {}}
+    return {}
 
 
 def parser(train_defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:

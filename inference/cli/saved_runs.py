@@ -4,15 +4,20 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from multipyro.data import MultimodalData, Splits, load_dataset, load_toml
-from multipyro.data.storage import write_atomically
-from multipyro.inference.cli.jobs import incomplete
+from multipyro.data import DATASETS, Modality, MultimodalData, Splits, load_dataset, load_examples
+from multipyro.data.custom import is_data_file
+from multipyro.data.storage import remove_leftovers, write_atomically
+from multipyro.inference.cli.console import warn
+from multipyro.inference.cli.jobs import trained_on
 from multipyro.inference.cli.plugins import guide_class, method_name
+from multipyro.inference.cli.transfer import check_described_as, options_of, source_of
 from multipyro.inference.evaluation import Report
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs import checkpoint_of, describe_modalities, load, read_run
@@ -20,10 +25,10 @@ from multipyro.inference.runs import checkpoint_of, describe_modalities, load, r
 __all__ = [
     "SavedRun",
     "check_writable",
-    "chosen_parts",
     "open_run",
     "read_report",
     "training_of",
+    "training_part",
     "write_json",
     "write_report",
 ]
@@ -39,49 +44,59 @@ class SavedRun(NamedTuple):
         recipe: The recipe, with the trained parameters.
         splits: The data with the modalities of the run.
         config: The content of its `run.json`.
+        is_other: Whether it is other data than that of the run, whose parts mean nothing then.
     """
 
     recipe: Recipe
     splits: Splits
     config: dict[str, Any]
+    is_other: bool
+
+    def parts(self, part: str | None) -> list[MultimodalData]:
+        """The parts of `--part`: by default the test data of the run, and all parts of other data."""
+        part = part or ("all" if self.is_other else "test")
+        parts = [getattr(self.splits, name) for name in (Splits.NAMES if part == "all" else [part])]
+        return [data for data in parts if len(data)]
 
 
 def open_run(arguments: argparse.Namespace) -> SavedRun:
     """The run in a folder, and its data or that of `--data`.
+
+    Data of `--data` with the content of the run's own is the run's own, which may have been moved.
 
     Raises:
         FileNotFoundError: If there is no run in the folder.
         ValueError: If the run cannot be rebuilt, or the data is not the data of the run.
     """
     config = read_run(arguments.run)
+    for folder in (arguments.run, *arguments.run.glob("checkpoints/*")):
+        remove_leftovers(folder)
     if arguments.method is not None and method_name(arguments.method) != config["method"]:
         raise ValueError(f"--method {arguments.method}: {arguments.run} was trained by {config['method']}")
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     recipe = load(arguments.run, guide, arguments.checkpoint).recipe
-    splits = _same_data(arguments, config) if arguments.data is None else _other_data(arguments, recipe)
-    return SavedRun(recipe, splits, config)
+    if arguments.data is None:
+        return SavedRun(recipe, _own_data(arguments, config), config, is_other=False)
+    with suppress(ValueError, TypeError):  # new data may be too small to be split, or lack what is split by
+        return SavedRun(recipe, _own_data(arguments, config), config, is_other=False)
+    return SavedRun(recipe, _other_data(arguments, recipe, config), config, is_other=True)
 
 
-def chosen_parts(arguments: argparse.Namespace, splits: Splits) -> list[MultimodalData]:
-    """The parts of `--part`: by default the test data of the run, and all parts of other data."""
-    part = arguments.part or ("test" if arguments.data is None else "all")
-    parts = [getattr(splits, name) for name in (Splits.NAMES if part == "all" else [part])]
-    return [data for data in parts if len(data)]
-
-
-def _same_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
-    """The data that a run was trained on."""
-    data = config["data"]
+def _own_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
+    """The data that a run was trained on, where it was or at `--data`."""
+    data, settings = config["data"], config["config"] or {}
     if data["options"] is None:
         what = "user-defined batches" if data["name"] is None else f"the user-defined data set {data['name']!r}"
         raise ValueError(f"{arguments.run} was trained on {what}: pass --data, or evaluate in Python")
-    file = data["options"].get("file")
-    source = data["name"] if file is None else os.path.normpath(arguments.run / file)
-    splits = load_dataset(source, arguments.data_root, **({} if file else data["options"]))
+    source = arguments.data or source_of(arguments.run, data)
+    if not is_data_file(source) and source not in DATASETS:
+        raise ValueError(f"{arguments.run} does not say where its data {data['name']!r} is: pass --data")
+    if is_data_file(source) and not Path(source).is_file():
+        raise FileNotFoundError(f"the data of {arguments.run} is not at {source}: pass --data FILE")
+    splits = load_dataset(source, arguments.data_root, **options_of(data)).with_sum_exposures(settings.get("exposure"))
     names = list(data["modalities"])
-    missing = (config["config"] or {}).get("missing", {})
-    before = splits.select([name for name in splits.train.modalities if name in {*missing, *names}])
-    trained = (incomplete(before, missing, config["settings"]["seed"]) if missing else before).select(names)
+    before = splits.select([name for name in splits.train.modalities if name in {*settings.get("missing", ()), *names}])
+    trained = trained_on(before, names, settings, config["settings"]["seed"]).select(names)
     hashes = {name: getattr(trained, name).content_hash for name in Splits.NAMES}
     other = [name for name, was in data["content_hash"].items() if was is not None and was != hashes[name]]
     if other:
@@ -91,32 +106,42 @@ def _same_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Spli
     return _described_as(splits.select(names), data["modalities"], arguments.run)
 
 
-def _other_data(arguments: argparse.Namespace, recipe: Recipe) -> Splits:
+def _other_data(arguments: argparse.Namespace, recipe: Recipe, config: Mapping[str, Any]) -> Splits:
     """The data of `--data`, with those modalities of the run that it has, read by the descriptions of the run."""
     wanted = recipe.networks.modalities
-    if arguments.data.endswith(".toml"):
-        splits = load_toml(arguments.data, wanted)
-    else:
+    if not is_data_file(arguments.data):
         splits = load_dataset(arguments.data, arguments.data_root)
-    names = [name for name in wanted if name in splits.train.modalities]
-    if not names:
-        raise ValueError(
-            f"--data {arguments.data} has none of the modalities {', '.join(wanted)} of {arguments.run}: it has "
-            f"{', '.join(splits.train.modalities)}"
-        )
-    return _described_as(splits.select(names), describe_modalities(wanted), arguments.run)
+        names = [name for name in wanted if name in splits.train.modalities]
+        if not names:
+            raise ValueError(
+                f"--data {arguments.data} has none of the modalities {', '.join(wanted)} of {arguments.run}: it has "
+                f"{', '.join(splits.train.modalities)}"
+            )
+        return _described_as(splits.select(names), describe_modalities(wanted), arguments.run)
+    columns = {name: (config["data"]["options"] or {}).get(name) for name in ("labels", "ids")}
+    label_names = config["data"].get("label_names")
+    test = load_examples(arguments.data, wanted, **columns, label_names=label_names)
+    nothing = test.take(slice(0, 0))
+    return Splits(nothing.with_split("train"), nothing.with_split("validation"), test)
 
 
-def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Any) -> Splits:
+def training_part(arguments: argparse.Namespace, saved: SavedRun) -> MultimodalData:
+    """The training data of a run, for classifiers; without labels, and so without them, where it is not at hand."""
+    if not saved.is_other or len(saved.splits.train):
+        return saved.splits.train
+    with suppress(ValueError, OSError):
+        own = _own_data(argparse.Namespace(**{**vars(arguments), "data": None}), saved.config)
+        return own.train.select(list(saved.splits.test.modalities))
+    warn(f"the training data of {arguments.run} is not there: no classifiers, and so no coherence")
+    return replace(saved.splits.test, labels=None)
+
+
+def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Path) -> Splits:
     """The data with the likelihoods of a run, whose other descriptions must be those of the run."""
     names = list(splits.train.modalities)
     likelihoods = {name: wanted[name]["likelihood"] for name in names}
     splits = splits.with_likelihoods(likelihoods, {name: wanted[name].get("scale") for name in names})
-    wanted, found = json.loads(json.dumps([wanted, describe_modalities(splits.train.modalities)]))
-    for name, now in found.items():
-        changed = [field for field in {**now, **wanted[name]} if now.get(field) != wanted[name].get(field)]
-        if changed:
-            raise ValueError(f"modality {name!r} has another {changed[0]} than in {run}")
+    check_described_as(splits, {name: Modality(**wanted[name]) for name in names}, run)
     return splits
 
 

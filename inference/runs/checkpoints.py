@@ -13,6 +13,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from multipyro._optional import optional_imports
 from multipyro.data.storage import write_atomically
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.programs import Program
@@ -25,6 +26,7 @@ __all__ = [
     "save_state",
     "state_of",
     "write_checkpoint",
+    "write_weights",
 ]
 
 _PARTS = {"state_dict": Mapping, "param_store": Mapping}
@@ -58,6 +60,22 @@ def write_checkpoint(checkpoint: dict[str, Any], *paths: str | os.PathLike) -> N
         write_atomically(path, content.getvalue())
 
 
+def write_weights(path: str | os.PathLike, checkpoint: Mapping[str, Any]) -> None:
+    """Writes the parameters of a checkpoint as safetensors, a format without code.
+
+    Raises:
+        ModuleNotFoundError: If safetensors is not installed.
+        ValueError: If the checkpoint has values of `pyro.param` statements, which the format cannot describe.
+    """
+    if checkpoint["param_store"]:
+        names = ", ".join(checkpoint["param_store"])
+        raise ValueError(f"the values of the param statements {names} cannot be written as safetensors")
+    with optional_imports("writing safetensors"):
+        from safetensors.torch import save
+    # tensors may not share memory
+    write_atomically(path, save({name: value.clone() for name, value in checkpoint["state_dict"].items()}))
+
+
 def read_checkpoint(path: str | os.PathLike, parts: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU; only tensors and plain values are accepted, so no code in it can run.
 
@@ -72,6 +90,14 @@ def read_checkpoint(path: str | os.PathLike, parts: Mapping[str, Any] | None = N
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    if path.suffix == ".safetensors":
+        with optional_imports("reading safetensors"):
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+        try:
+            return {"state_dict": load_file(path), "param_store": {}}
+        except SafetensorError as error:
+            raise ValueError(f"{path} is truncated, damaged or not a file of safetensors ({error})") from error
     try:
         with zipfile.ZipFile(path) as archive:
             # torch compresses nothing, and a compressed member may be a thousand times as large as the file

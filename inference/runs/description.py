@@ -99,7 +99,7 @@ def describe_settings(settings: Any, left_out: Sequence[str]) -> dict[str, Any]:
 
 
 def describe_data(folder: str, train: Any, validation: Any, test: Any) -> dict[str, Any]:
-    """Name, options and modalities of a data set, and of each of its parts the size and the content hash.
+    """Name, options, modalities and classes of a data set, and of each of its parts the size and the content hash.
 
     Of user-defined batches the size is their number; hashed are all batches of a list, the first of a loader.
 
@@ -115,10 +115,11 @@ def describe_data(folder: str, train: Any, validation: Any, test: Any) -> dict[s
         "content_hash": {name: None if part is None else _content_hash(part) for name, part in parts.items()},
     }
     if not isinstance(train, MultimodalData):
-        return {"name": None, "options": None, "modalities": None, **description}
+        return {"name": None, "options": None, "modalities": None, "label_names": None, **description}
     options = None if train.options is None else {n: _relative(v, folder) for n, v in train.options.items()}
     modalities = describe_modalities(train.modalities)
-    return {"name": train.name, "options": options, "modalities": modalities, **description}
+    named = {"name": train.name, "options": options, "modalities": modalities, "label_names": train.label_names}
+    return {**named, **description}
 
 
 def describe_modalities(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,8 @@ from multipyro.inference.runs.description import changes
 __all__ = ["Run", "checkpoint_of", "read_run"]
 
 _FILE, _LOCK = "run.json", ".lock"
+# the parameters of an exported run
+_WEIGHTS = "model.safetensors"
 _LARGEST = 2**24  # bytes; a run.json has a few thousand
 # temporary names of `write_atomically`
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
@@ -76,7 +78,8 @@ def checkpoint_of(folder: str | os.PathLike, which: str = "best") -> Path:
         raise ValueError(f"which must be 'best' or 'last', got {which!r}")
     run = Run(folder, read_run(folder))
     places = [run.stage_folder(number) for number in reversed(range(len(run.content["stages"])))]
-    for path in [place / f"{name}.ckpt" for place in places for name in dict.fromkeys((which, "last"))]:
+    paths = [place / f"{name}.ckpt" for place in places for name in dict.fromkeys((which, "last"))]
+    for path in [*paths, Path(folder) / _WEIGHTS]:
         if path.is_file():
             return path
     raise FileNotFoundError(f"{folder} has no checkpoint yet: let it train for an epoch, or resume it")

@@ -1,52 +1,41 @@
 """`multipyro demo`: train MoPoE on the embedded digits, evaluate it and draw figures."""
 
 import argparse
+import shlex
 
 from multipyro.inference.cli.console import say
-from multipyro.inference.cli.drawing import draw_cross_generation, draw_joint_samples, draw_reconstructions, figure_name
-from multipyro.inference.cli.jobs import load_data, training_job
-from multipyro.inference.cli.saved_runs import write_report
-from multipyro.inference.cli.summary import summary
-from multipyro.inference.cli.tables import metrics_table
-from multipyro.inference.evaluation import evaluate
-from multipyro.inference.runs import load
+from multipyro.inference.cli.drawing import figure_name
 
-__all__ = ["run", "train_arguments"]
+__all__ = ["demo_commands", "run"]
 
 # takes about two minutes on two cores (measured)
 _TRAIN = (
     *("mopoe", "--data", "digits", "--latent-dim", "6", "--hidden", "256", "256", "--batch-size", "64", "--lr", "3e-3"),
     *("--lr-schedule", "exponential", "--lr-final", "0.03", "--beta", "3", "--weights", "label=20,word=10"),
-    *("--option", "aggregate_prior=true"),
+    *("--option", "aggregate_prior=true", "--no-figure"),
 )
 # epochs of the flow that replaces the prior
 _PRIOR_EPOCHS = 25
+# what is given, what is generated, and how many samples of it are drawn
+_FIGURES = ((["label"], ["image"], 8), (["word"], ["image"], 8), (["image"], ["label", "word"], 3))
 
 
-def train_arguments(arguments: argparse.Namespace) -> list[str]:
-    """The arguments of the `multipyro train` that the demo runs."""
+def demo_commands(arguments: argparse.Namespace) -> list[list[str]]:
+    """The commands of `multipyro` that the demo runs."""
+    out, seed = str(arguments.out), ["--seed", str(arguments.seed)]
     prior_epochs = min(_PRIOR_EPOCHS, arguments.epochs)
-    tokens = [*_TRAIN, "--option", f"aggregate_epochs={prior_epochs}", "--epochs", str(arguments.epochs)]
-    tokens += ["--seed", str(arguments.seed), "--out", str(arguments.out)]
-    return ["train", *tokens, *(["--resume"] if arguments.resume else [])]
+    train = [*_TRAIN, "--option", f"aggregate_epochs={prior_epochs}", "--epochs", str(arguments.epochs)]
+    train += [*seed, "--out", out, *(["--resume"] if arguments.resume else [])]
+    draw = [
+        ["generate", out, "--given", *given, "--target", *target, "--num-samples", str(number)]
+        + [*seed, "--file", str(arguments.out / figure_name(given, target))]
+        for given, target, number in _FIGURES
+    ]
+    return [["train", *train], ["evaluate", out, "--num-samples", "100", *seed], *draw, ["figures", out, *seed]]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, evaluates and draws."""
-    train, out = arguments.train, arguments.out
-    splits = load_data(train)
-    job = training_job(train, train.method, splits, train.seed, out, train.resume)
-    say(f"multipyro {' '.join(train_arguments(arguments))}")
-    say(summary(job))
-    job.train()
-    loaded = load(out)
-    say(f"evaluating on the {len(splits.test)} test examples")
-    metrics = write_report(out, evaluate(loaded.model, loaded.guide, splits, seed=train.seed))
-    say(metrics_table(metrics, "MoPoE with an aggregate prior on digits"))
-    for given, target in (("label", ["image"]), ("word", ["image"]), ("image", ["label", "word"])):
-        file = out / figure_name([given], target)
-        num_samples = 8 if target == ["image"] else 3
-        draw_cross_generation(loaded.recipe, splits, [given], target, file, num_samples, seed=train.seed)
-    draw_joint_samples(loaded.recipe, splits, out / "joint-samples.png")
-    draw_reconstructions(loaded.recipe, splits, out / "reconstructions.png")
-    say(f"figures, checkpoints and metrics.json are in {out}")
+    """Runs them one after the other."""
+    for command, parsed, tokens in arguments.steps:
+        say(f"multipyro {shlex.join(tokens)}")
+        command(parsed)

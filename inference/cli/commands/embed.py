@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from multipyro.inference.cli.console import say
-from multipyro.inference.cli.predictions import check_table_file, write_arrays, write_table
-from multipyro.inference.cli.saved_runs import chosen_parts, open_run
+from multipyro.inference.cli.predictions import check_output, write_arrays, write_table
+from multipyro.inference.cli.saved_runs import open_run
 from multipyro.inference.evaluation import embed
 
 __all__ = ["run"]
@@ -17,11 +17,11 @@ _ROWS = 10_000
 
 def run(arguments: argparse.Namespace) -> None:
     """Embeds and writes the table or the arrays."""
-    check_table_file(arguments.file)
+    check_output(arguments.file)
     saved = open_run(arguments)
     columns: dict[str, list] = {"part": [], "id": []}
     codes, labels = [], []
-    for part in chosen_parts(arguments, saved.splits):
+    for part in saved.parts(arguments.part):
         names = arguments.given or [name for name in saved.recipe.model.modalities if name in part.modalities]
         for rows in torch.arange(len(part)).split(_ROWS):
             x, observed = part.select(names).rows(rows)
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     if all(label is not None for label in labels):
         columns["class"] = np.concatenate(labels).tolist()
     code = np.concatenate(codes)
-    if arguments.file.suffix == ".csv":
+    if arguments.file.suffix != ".npz":
         write_table(arguments.file, {**columns, **{f"z{i}": list(code[:, i]) for i in range(code.shape[1])}})
     else:
         write_arrays(arguments.file, {**{name: np.array(values) for name, values in columns.items()}, "z": code})

@@ -1,9 +1,10 @@
 """`multipyro evaluate`: all metrics of a run."""
 
 import argparse
+from dataclasses import replace
 
 from multipyro.inference.cli.console import say
-from multipyro.inference.cli.saved_runs import check_writable, open_run, write_report
+from multipyro.inference.cli.saved_runs import check_writable, open_run, training_part, write_report
 from multipyro.inference.cli.tables import metrics_table
 from multipyro.inference.evaluation import evaluate
 
@@ -17,7 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
     report = evaluate(
         saved.recipe.model,
         saved.recipe.guide,
-        saved.splits,
+        replace(saved.splits, train=training_part(arguments, saved)),
         num_samples=arguments.num_samples,
         output=arguments.pixels,
         seed=arguments.seed,

@@ -1,0 +1,105 @@
+"""`multipyro export`: a run without its data and its history, to share: weights, description, model card."""
+
+import argparse
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from multipyro.data.storage import write_atomically
+from multipyro.inference.cli.console import say
+from multipyro.inference.cli.saved_runs import write_json
+from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table
+from multipyro.inference.recipes import METHODS
+from multipyro.inference.runs import checkpoint_of, read_run
+from multipyro.inference.runs.checkpoints import read_checkpoint, write_weights
+
+__all__ = ["run"]
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes a folder, or a zip file of it, that every command takes as a run."""
+    out = arguments.out or arguments.run.with_name(f"{arguments.run.resolve().name}.zip")
+    if out.exists():
+        raise FileExistsError(f"{out} exists already: name another --out")
+    if out.suffix == ".zip":
+        with tempfile.TemporaryDirectory() as folder:
+            _write(arguments, Path(folder))
+            write_atomically(out, lambda file: _zipped(Path(folder), out.stem, file))
+    else:
+        _write(arguments, out)
+    say(f"exported {arguments.run} to {out}; its README.md says how to use it")
+
+
+def _write(arguments: argparse.Namespace, folder: Path) -> None:
+    config = read_run(arguments.run)
+    if config["method"] is None or config["modalities"] is None:
+        raise ValueError(f"{arguments.run} was trained from user-defined programs, which cannot be rebuilt elsewhere")
+    write_weights(folder / "model.safetensors", read_checkpoint(checkpoint_of(arguments.run, arguments.checkpoint)))
+    options = config["data"]["options"] or {}
+    # where the data was is nobody's business, and it is not exported
+    config["data"]["options"] = {name: value for name, value in options.items() if name != "file"} or None
+    config = {**config, "state": "exported"}
+    write_json(folder / "run.json", config)
+    metrics = None
+    with suppress(FileNotFoundError):
+        metrics = json.loads((arguments.run / "metrics.json").read_text(encoding="utf-8"))
+        write_json(folder / "metrics.json", metrics)
+    write_atomically(folder / "README.md", "\n".join(_card(config, metrics)))
+
+
+def _zipped(folder: Path, name: str, file: Any) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.iterdir()):
+            archive.write(path, f"{name}/{path.name}")
+
+
+def _card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> Iterator[str]:
+    """The lines of a model card."""
+    method, data, info = config["method"], config["data"], METHODS.get(config["method"])
+    yield f"---\nlibrary_name: multipyro\ntags: [multimodal, variational-autoencoder, pyro, {method}]\n---\n"
+    yield f"# {method} on {data['name']}\n"
+    title = "a user-defined method" if info is None else f"{info.title} ({info.paper})"
+    yield f"A multimodal variational autoencoder: {title}, with {config['latent_dim']} latent dimensions.\n"
+    yield from (f"* stage {stage['name']} maximizes `{stage['equation']}`" for stage in config["stages"])
+    yield "\n## Modalities\n"
+    rows = [
+        [name, m["kind"], str(tuple(m["shape"])), m["likelihood"], _meaning(m)]
+        for name, m in config["modalities"].items()
+    ]
+    yield markdown_table(["modality", "kind", "shape", "likelihood", "values"], rows)
+    yield "## Training data\n"
+    sizes = ", ".join(f"{size:,} {part}" for part, size in data["size"].items() if size is not None)
+    yield f"{data['name']}: {sizes} examples. The data is not part of this export; its SHA-256:\n"
+    yield from (f"* {part}: `{digest}`" for part, digest in data["content_hash"].items() if digest is not None)
+    yield f"\nVersions: {', '.join(f'{name} {number}' for name, number in config['versions'].items())}.\n"
+    if metrics is not None:
+        yield "## Metrics on the test data\n"
+        rows = [[name, format_value(value)] for name, value in flat_metrics(metrics).items() if value is not None]
+        yield markdown_table(["metric", "value ± standard error, or [95 % interval]"], rows)
+    guide = f" --guide FILE.py:{config['guide_class']}" if config["guide_class"] else ""
+    yield "## Use\n"
+    yield f"```sh\nmultipyro predict FOLDER{guide} --data NEW.csv --file predictions.csv"
+    yield f"multipyro embed FOLDER{guide} --data NEW.csv --file embeddings.csv\n```\n"
+    yield '```python\nfrom multipyro.inference import load\n\nmodel, guide, recipe = load("FOLDER")\n```\n'
+    yield "New data is read by the descriptions above: columns by their names, in the units of the training data.\n"
+
+
+def _meaning(modality: Mapping[str, Any]) -> str:
+    """Columns, classes, vocabulary and scaling of a modality, in words."""
+    parts = []
+    for field, title in (("columns", "columns"), ("class_names", "classes"), ("vocabulary", "words")):
+        names = modality.get(field)
+        if names:
+            shown = ", ".join(str(name).replace("|", "\\|") for name in names[:8])
+            parts.append(f"{title} {shown}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
+    if modality.get("scaling"):
+        parts.append("scaled, in its units outside")
+    if modality.get("exposure"):
+        parts.append(f"exposure: {modality['exposure']}")
+    if modality.get("missing_entries"):
+        parts.append("entries may be missing")
+    return "; ".join(parts) or "–"

@@ -1,0 +1,137 @@
+"""What one run takes over from another: descriptions of modalities, parameters, arguments."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multipyro.data import Modality, Splits
+from multipyro.inference.cli.console import say
+from multipyro.inference.recipes import Recipe
+from multipyro.inference.runs import checkpoint_of, describe_modalities, read_run
+from multipyro.inference.runs.checkpoints import programs_of, read_checkpoint
+
+__all__ = ["arguments_of", "check_described_as", "initialize", "modalities_of", "options_of", "source_of"]
+
+
+def modalities_of(run: Path) -> dict[str, Modality]:
+    """The descriptions of a run's modalities.
+
+    Raises:
+        ValueError: If it was trained from user-defined programs, or its `run.json` is damaged.
+    """
+    content = read_run(run)
+    if content["modalities"] is None:
+        raise ValueError(f"{run} was trained from user-defined programs, which describe no modalities")
+    try:
+        return {name: Modality(**values) for name, values in content["modalities"].items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'run.json'} is damaged: {error}") from error
+
+
+def check_described_as(splits: Splits, wanted: Mapping[str, Modality], run: Path) -> None:
+    """Raises unless every modality that a run has means the same in the data.
+
+    Raises:
+        ValueError: Names the modality and what differs.
+    """
+    shared = [name for name in splits.train.modalities if name in wanted]
+    found = describe_modalities({name: splits.train.modalities[name] for name in shared})
+    expected = describe_modalities({name: wanted[name] for name in shared})
+    found, expected = json.loads(json.dumps([found, expected]))
+    for name, now in found.items():
+        changed = [field for field in {**now, **expected[name]} if now.get(field) != expected[name].get(field)]
+        if changed:
+            raise ValueError(
+                f"modality {name!r} has another {changed[0]} than in {run}: {_short(now.get(changed[0]))}, expected "
+                f"{_short(expected[name].get(changed[0]))}"
+            )
+
+
+def initialize(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """Gives a recipe the trained parameters of a run, wherever both have them; what is new keeps its initial values.
+
+    Returns:
+        What was taken over, for `run.json`.
+
+    Raises:
+        ValueError: If the run is of another method or of other sizes.
+    """
+    content = read_run(run)
+    if content["method"] != recipe.name:
+        raise ValueError(f"--init-from {run} was trained by {content['method']}, not by {recipe.name}")
+    if content["latent_dim"] != recipe.latent_dim:
+        raise ValueError(f"--init-from {run} has latent_dim {content['latent_dim']}, got {recipe.latent_dim}")
+    path = checkpoint_of(run)
+    trained, taken, new = read_checkpoint(path)["state_dict"], 0, []
+    with torch.no_grad():
+        for number, program in enumerate(programs_of(recipe.model, recipe.guide, *recipe.others)):
+            for name, value in program.state_dict().items():
+                before = trained.get(f"programs.{number}.{name}")
+                if before is not None and before.shape == value.shape:
+                    value.copy_(before)
+                    taken += 1
+                else:
+                    new.append(name)
+    if not taken:
+        raise ValueError(f"--init-from {run} has no parameter of this model: the modalities or the networks differ")
+    say(f"starts from {taken} of {taken + len(new)} tensors of {run}{'; new: ' + _listed(new) if new else ''}")
+    return {"method": content["method"], "checkpoint": hashlib.sha256(path.read_bytes()).hexdigest(), "tensors": taken}
+
+
+def arguments_of(run: Path, whole: bool) -> dict[str, Any]:
+    """The arguments of `train` with which a run was started.
+
+    Args:
+        run: The run folder.
+        whole: Whether to continue the run, with its data and its settings; otherwise the method and its networks only.
+    """
+    content = read_run(run)
+    arguments = {"method": content["method"], "latent_dim": content["latent_dim"]}
+    arguments |= {"hidden": tuple(content["hidden_features"] or ()) or None, "option": content["options"]}
+    arguments["networks"] = content["architectures"] or {}
+    if not whole:
+        return arguments
+    data, config = content["data"], content["config"] or {}
+    if data["options"] is None:
+        raise ValueError(f"{run} was trained on user-defined data: continue it in Python")
+    names = list(data["modalities"])
+    return {
+        **arguments,
+        **content["settings"],
+        **{name: config[name] for name in ("missing", "exposure", "drop_incomplete") if name in config},
+        "data": source_of(run, data),
+        "data_option": options_of(data),
+        "modalities": list(dict.fromkeys([*config.get("missing", ()), *names])),
+        "likelihood": {name: _likelihood(data["modalities"][name]) for name in names},
+    }
+
+
+def source_of(run: Path, data: Mapping[str, Any]) -> str:
+    """The name or the path of a run's data, from what its `run.json` says of it."""
+    file = data["options"].get("file")
+    return data["name"] if file is None else os.path.normpath(run / file)
+
+
+def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with which a run's data is loaded again; a description has its own."""
+    options = {name: value for name, value in data["options"].items() if name != "file"}
+    return {} if str(data["options"].get("file", "")).endswith(".toml") else options
+
+
+def _likelihood(modality: Mapping[str, Any]) -> str:
+    scale = modality.get("scale")
+    return modality["likelihood"] if scale is None else f"{modality['likelihood']}:{scale}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
