@@ -19,14 +19,15 @@ from multipyro.data.splits import Splits
 from multipyro.data.storage.files import printable
 from multipyro.data.storage.stored import stored_arrays
 
-__all__ = ["is_data_file", "load_examples", "load_file"]
+__all__ = ["TABLES", "is_data_file", "load_examples", "load_file"]
 
-_TABLES = (".csv", ".tsv", ".parquet")
+#: Endings of tables.
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 def is_data_file(name: str | os.PathLike) -> bool:
     """Whether a name ends as that of a description, a table or arrays that `load_file` reads."""
-    return Path(name).suffix.lower() in (".toml", ".npz", *_TABLES)
+    return Path(name).suffix.lower() in (".toml", ".npz", *TABLES)
 
 
 def load_file(

@@ -23,6 +23,7 @@ def from_table(
     table: Any,
     modalities: Mapping[str, Mapping[str, Any]] | None = None,
     *,
+    columns: Sequence[str] | None = None,
     labels: str | None = None,
     split: Sequence[float] | str = SHARES,
     groups: str | None = None,
@@ -40,6 +41,7 @@ def from_table(
             a `.csv`, `.tsv` or `.parquet` file. Empty cells and NaN are missing.
         modalities: Modality name -> what it is, with the keys that a TOML description has, see `load_toml`; by default
             every column that no other argument names is a modality.
+        columns: The only columns that are modalities, where `modalities` is not given.
         labels: Column with the class of each row, for metrics.
         split: Fractions of the rows for training, validation and test, drawn at random once; or a column with the name
             of the part of each row, one of `Splits.NAMES`.
@@ -73,7 +75,8 @@ def from_table(
     if modalities is None and known is not None:
         modalities = specs_of(known, read)
     if modalities is None:
-        modalities = {column: {"column": column} for column in read.columns if column not in used}
+        chosen = [column for column in read.columns if column not in used] if columns is None else columns
+        modalities = {column: {"column": column} for column in chosen}
     if not modalities:
         raise ValueError(f"{read.title} describes no modality")
     check_modalities(read.title, modalities, True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from multipyro.data import DATASETS, Modality, Splits, drop_modalities, load_dataset
+from multipyro.data.custom.files import TABLES
 from multipyro.inference.cli.plugins import load_object
 from multipyro.inference.cli.transfer import check_described_as, initialize, modalities_of
 from multipyro.inference.evaluation import supports
@@ -85,6 +86,8 @@ def load_data(arguments: argparse.Namespace) -> Splits:
     options = {
         name: _ANY.parse(value) if isinstance(value, str) else value for name, value in arguments.data_option.items()
     }
+    if Path(arguments.data).suffix in TABLES and arguments.modalities is not None:
+        options = {"columns": list(arguments.modalities), **options}
     init_from = getattr(arguments, "init_from", None)
     known = None if init_from is None else modalities_of(init_from)
     splits = load_dataset(arguments.data, arguments.data_root, modalities=known, **options)

@@ -157,6 +157,8 @@ class Run:
         if not resume:
             raise ValueError(f"{self.folder} already contains a run: resume it (--resume) or choose another folder")
         new, self.content = self.content, read_run(self.folder)
+        if self.content["state"] == "exported":
+            raise ValueError(f"{self.folder} is an exported run without its history: start a new one (--init-from)")
         pairs = list(zip(self.content["stages"], new["stages"], strict=False))
         different = changes("", *(_compared(content) for content in (self.content, new)))
         different += [f"{was['name']} has fewer epochs" for was, now in pairs if now["epochs"] < was["epochs"]]

@@ -71,7 +71,7 @@ def training_data(recipe: Recipe, data: Any, validation: Any = None, seed: int =
     if incomplete and recipe.name in METHODS and METHODS[recipe.name].needs_complete_rows:
         raise ValueError(
             f"{recipe.name} needs complete examples, {incomplete} of the {len(train)} training examples miss a "
-            "modality: drop them, or choose a method that does not (`multipyro methods`)"
+            "modality: drop them (--drop-incomplete), or choose a method that does not (`multipyro methods`)"
         )
     return train, prepared(validation)
 
