@@ -182,7 +182,7 @@ def test_demo(tmp_path, capsys):
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert metrics["method"] == "mopoe" and metrics["options"]["beta"] == 3.0
     assert [stage["epochs"] for stage in metrics["training"]["stages"]] == [1, 1] and metrics["checkpoint"] == "best"
-    assert len(list((tmp_path / "demo").glob("*.png"))) == 5
+    assert len(list((tmp_path / "demo").glob("*.png"))) == 3
 
 
 def test_tables(capsys):

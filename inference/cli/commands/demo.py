@@ -31,7 +31,7 @@ def demo_commands(arguments: argparse.Namespace) -> list[list[str]]:
         + [*seed, "--file", str(arguments.out / figure_name(given, target))]
         for given, target, number in _FIGURES
     ]
-    return [["train", *train], ["evaluate", out, "--num-samples", "100", *seed], *draw, ["figures", out, *seed]]
+    return [["train", *train], ["evaluate", out, "--num-samples", "100", *seed], *draw]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,3 +39,4 @@ def run(arguments: argparse.Namespace) -> None:
     for command, parsed, tokens in arguments.steps:
         say(f"multipyro {shlex.join(tokens)}")
         command(parsed)
+    say(f"multipyro figures {arguments.out} draws more of it")
