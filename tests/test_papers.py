@@ -18,10 +18,15 @@ from multipyro.inference.presets import PRESETS
 PAPERS = Path(experiment.__file__).parent
 # script -> what its table must contain
 SCRIPTS = {
+    "bridged_tables_1_2_mnist.py": r"\| Bridged \| difference \| 0\.210 \| -?\d\.\d+ \(1\) \|",
+    "jmvae_figures_3_to_5_mnist.py": r"\| JMVAE, 2-D \| accuracy of a probe.* \| – \| 0\.\d+ \(1\) \|",
+    "jmvae_table_1_celeba.py": r"\| CMMA \| -6920\.0 \| -\d+\.\d \(1\) \| -44\.6 \| -\d+\.\d \(1\) \|",
     "jmvae_table_1_mnist.py": r"\| JMVAE-kl \| -422\.4 \| -\d+\.\d \(1\) \| -0\.263 \| -\d\.\d+ \(1\) \|",
+    "mopoe_figure_1_polymnist.py": r"\| MoPoE, beta 2\.5 \| – \| [01]\.\d+ \(1\) \| – \| -\d+ \(1\) \|",
+    "mopoe_figure_3_polymnist.py": r"\| MoPoE \| coherence, 4 given \| 0\.830 \| [01]\.\d+ \(1\) \|",
 }
 # those that take more than a few seconds
-SLOW = ()
+SLOW = ("mopoe_figure_1_polymnist.py", "mopoe_figure_3_polymnist.py")
 
 
 def scripts():
@@ -114,7 +119,7 @@ def test_limited_budget_is_planned_once_and_said(table):
     plan = record["plan"]
     assert plan["epochs"] == 4 and plan["examples"] < experiment.SMOKE_ROWS and plan["warmup"] == 200
     assert record["rows"]["kl"]["number"]["value"] == 5.0
-    assert f"{plan['examples']:,} training examples: the budget." in record["departures"]
+    assert f"Training examples: {plan['examples']:,}, the budget." in record["departures"]
     assert table("--budget", "0.0001", "--seeds", "1")["plan"] == plan
 
 

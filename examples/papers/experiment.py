@@ -28,14 +28,18 @@ import torch
 from torch import Tensor
 
 from multipyro.data import Modality, MultimodalData, Splits
+from multipyro.data.scenes.composition import WORDS as SCENE_WORDS
+from multipyro.data.scenes.composition import draw_scene, sentence
 from multipyro.data.storage import write_atomically
-from multipyro.inference import fit_recipe, load
+from multipyro.inference import TrainingSettings, fit_recipe, load
+from multipyro.inference.options import Option
 from multipyro.inference.presets import PRESETS, Preset
 from multipyro.inference.runs import versions
 from multipyro.inference.sweeps import Cell, CellResult, run_cells
 
 __all__ = ["Experiment", "Run", "Trial", "run"]
 
+MAX_COLUMNS = 3
 MIN_EPOCHS = 5
 SMOKE_ROWS = 24
 CHARACTERS = "*abcdefghijklmnopqrstuvwxyz0123456789-,;.!?:'\"\\/|_@#$%^&~`+=<>()[]{} \n"
@@ -49,13 +53,11 @@ class Run:
     Args:
         method: The method; None for that of the preset.
         options: Options of the method in place of those of the preset.
-        preset: The preset in place of that of the experiment.
         changes: Fields of the preset in place of its own.
     """
 
     method: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    preset: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -68,10 +70,11 @@ class Trial:
         guide: The variational program.
         recipe: The recipe.
         splits: The data.
-        run: How it was trained.
+        run: The row that it belongs to.
+        settings: How it was trained.
         full: Whether it is measured on as much as in the paper.
         smoke: Whether nothing but that it runs matters.
-        folder: Folder of the cell, for figures.
+        folder: Folder of the cell; figures (.png) that the first seed leaves there become part of the result.
     """
 
     model: Any
@@ -79,6 +82,7 @@ class Trial:
     recipe: Any
     splits: Splits
     run: Run
+    settings: TrainingSettings
     full: bool
     smoke: bool
     folder: Path
@@ -108,6 +112,7 @@ class Experiment:
         draw: Called with the results of all rows and a file name without suffix; writes figures, returns their paths.
         departures: What differs from the paper beside the departures of the preset, each a sentence.
         reduced: What `measure` has less of with a limited budget, a sentence.
+        data_options: Options of the data set in place of those of the preset.
     """
 
     name: str
@@ -120,10 +125,12 @@ class Experiment:
     draw: Callable[[Mapping[str, Mapping[str, Any]], Path], Sequence[Path]] | None = None
     departures: Sequence[str] = ()
     reduced: str = ""
+    data_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def preset_of(self, one: Run, smoke: bool = False) -> Preset:
-        """The preset of a run, tiny in a smoke test."""
-        changed = replace(PRESETS[one.preset or self.preset], **one.changes)
+    def preset_of(self, one: Run, data_options: Mapping[str, Any], smoke: bool = False) -> Preset:
+        """The preset of a run, with other options of the data set, and tiny in a smoke test."""
+        changed = replace(PRESETS[self.preset], **one.changes)
+        changed = replace(changed, data_options={**changed.data_options, **self.data_options, **data_options})
         return replace(changed, latent_dim=2, hidden_features=(16, 16)) if smoke else changed
 
 
@@ -136,6 +143,7 @@ def run(experiment: Experiment) -> None:
     parser.add_argument("--rows", nargs="+", choices=list(experiment.rows), help="only these rows")
     parser.add_argument("--workers", type=int, default=0, help="cells at once, each in a process; 0 for this one (0)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="where cells are computed")
+    parser.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="as in multipyro train")
     parser.add_argument("--data-root", type=Path, help="data folder, instead of MULTIPYRO_DATA")
     parser.add_argument("--out", type=Path, help="folder of the runs and of the result (runs/papers/NAME-BUDGET)")
     args = parser.parse_args()
@@ -143,7 +151,9 @@ def run(experiment: Experiment) -> None:
         parser.error(f"--budget must be a number of minutes or full, got {args.budget!r}")
     if args.smoke:
         args.budget, args.seeds = "smoke", 1
-    args.rows = args.rows or list(experiment.rows)
+    args.all_rows, args.rows = not args.rows, args.rows or list(experiment.rows)
+    pairs = (text.partition("=") for text in args.data_option)
+    args.data_option = {name: Option(name, None).parse(value) for name, _, value in pairs}
     args.out = args.out or Path("runs/papers") / f"{experiment.name}-{args.budget}"
     with tempfile.TemporaryDirectory() if args.smoke else nullcontext(args.out) as folder:
         _sweep(experiment, args, Path(folder))
@@ -157,7 +167,6 @@ def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
             for number, one in enumerate(experiment.rows[label]):
                 cells.append(_cell(experiment, f"{_slug(label)}-{number}-{seed}", one, seed, plan, args))
                 members.append((label, seed))
-    names = iter(members)
 
     def report(cell: Cell, result: CellResult) -> None:
         failure = (result.error.splitlines() or ["not started"])[-1]
@@ -166,7 +175,7 @@ def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
     results = run_cells(cells, out, workers=args.workers, engine=args.engine, report=report)
     table = {label: {} for label in args.rows}
     per_seed: dict[tuple[str, int], dict[str, float]] = {}
-    for member, result in zip(names, results.values(), strict=True):
+    for member, result in zip(members, results.values(), strict=True):
         if result.values is not None:
             per_seed.setdefault(member, {}).update(result.values["metrics"])
     for label in args.rows:
@@ -192,9 +201,13 @@ def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
         "unfinished": [name for name, result in results.items() if result.values is None],
         "unit": experiment.unit,
         "rows": table,
-        "departures": _departures(experiment, plan),
+        "departures": _departures(experiment, plan, args.data_option),
     }
-    files = [] if experiment.draw is None else experiment.draw(table, out / experiment.name)
+    files = [] if experiment.draw is None else list(experiment.draw(table, out / experiment.name))
+    for cell, (label, seed) in zip(cells, members, strict=True):
+        for picture in sorted((out / cell.name).glob("*.png")) if seed == 0 else ():
+            files.append(out / f"{experiment.name}-{_slug(label)}-{picture.name}")
+            write_atomically(files[-1], picture.read_bytes())
     text = _markdown(record, files)
     write_atomically(out / f"{experiment.name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_atomically(out / f"{experiment.name}.md", text)
@@ -202,18 +215,25 @@ def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
 
 
 def _cell(experiment: Experiment, name: str, one: Run, seed: int, plan: dict, args: argparse.Namespace) -> Cell:
-    described = experiment.preset_of(one).arguments(one.method)
+    described = experiment.preset_of(one, args.data_option).arguments(one.method)
     key = {"preset": described, "options": one.options, "changes": list(one.changes), "seed": seed, "plan": plan}
-    arguments = {"experiment": experiment, "one": one, "seed": seed, "plan": plan, "data_root": args.data_root}
+    arguments = {"experiment": experiment, "one": one, "seed": seed, "plan": plan}
+    arguments |= {"data_options": args.data_option, "data_root": args.data_root}
     return Cell(name, train_and_measure, arguments, json.loads(json.dumps(key, default=str)))
 
 
 def train_and_measure(
-    folder: Path, experiment: Experiment, one: Run, seed: int, plan: Mapping[str, Any], data_root: Path | None
+    folder: Path,
+    experiment: Experiment,
+    one: Run,
+    seed: int,
+    plan: Mapping[str, Any],
+    data_options: Mapping[str, Any],
+    data_root: Path | None,
 ) -> dict[str, Any]:
     """Trains one run, or continues it, and measures it: what a cell computes."""
     smoke = plan["budget"] == "smoke"
-    settings = experiment.preset_of(one, smoke)
+    settings = experiment.preset_of(one, data_options, smoke)
     splits = _data(settings, plan, data_root)
     torch.manual_seed(seed)
     options = {**one.options, **({} if plan["warmup"] is None else {"warmup": plan["warmup"]})}
@@ -224,7 +244,7 @@ def train_and_measure(
     history = fit_recipe(recipe, splits, settings.settings(**training)).history
     trained = load(folder / "run")
     torch.manual_seed(seed)
-    trial = Trial(*trained, splits, one, plan["budget"] == "full", smoke, folder)
+    trial = Trial(*trained, splits, one, settings.settings(**training), plan["budget"] == "full", smoke, folder)
     metrics = {name: None if value is None else float(value) for name, value in experiment.measure(trial).items()}
     return {"metrics": metrics, "epochs": len(history), "parameters": recipe.num_parameters}
 
@@ -239,7 +259,7 @@ def _data(settings: Preset, plan: Mapping[str, Any], data_root: Path | None) -> 
 
 def _plan(experiment: Experiment, args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """How long every row is trained; stored, so that a continued run follows it."""
-    paper = PRESETS[experiment.preset]
+    paper = experiment.preset_of(Run(), args.data_option)
     epochs, warmup = paper.training["epochs"], paper.options.get("warmup")
     if args.smoke:
         return {"budget": "smoke", "epochs": 1, "warmup": None if warmup is None else 0, "examples": SMOKE_ROWS}
@@ -249,7 +269,8 @@ def _plan(experiment: Experiment, args: argparse.Namespace, out: Path) -> dict[s
     examples = len(paper.splits(args.data_root).train)
     if args.budget != "full":
         runs = [one for label in args.rows for one in experiment.rows[label]]
-        cost = sum(_seconds_per_example(experiment.preset_of(one), one, args.data_root) for one in runs)
+        presets = [experiment.preset_of(one, args.data_option) for one in runs]
+        cost = sum(_seconds_per_example(*pair, args.data_root) for pair in zip(presets, runs, strict=True))
         affordable = 60 * float(args.budget) / cost
         epochs = min(epochs, max(MIN_EPOCHS, math.floor(affordable / examples)))
         examples = min(examples, max(paper.training["batch_size"], math.floor(affordable / epochs)))
@@ -272,44 +293,46 @@ def _seconds_per_example(settings: Preset, one: Run, data_root: Path | None) -> 
     return min(seconds)
 
 
-def _departures(experiment: Experiment, plan: Mapping[str, Any]) -> list[str]:
+def _departures(experiment: Experiment, plan: Mapping[str, Any], data_options: Mapping[str, Any]) -> list[str]:
     """Every setting that differs, and why."""
     paper = PRESETS[experiment.preset]
     said = []
     if plan["budget"] != "full":
-        said.append(f"{plan['epochs']} epochs of each stage in place of {paper.training['epochs']}: the budget.")
-        said.append(f"{plan['examples']:,} training examples: the budget.")
+        said.append(f"Epochs of each stage: {plan['epochs']} in place of {paper.training['epochs']}, the budget.")
+        said.append(f"Training examples: {plan['examples']:,}, the budget.")
         if plan["warmup"] is not None:
-            said.append(f"The KL grows over {plan['warmup']} epochs in place of {paper.options['warmup']}.")
+            said.append(f"Epochs over which the KL grows: {plan['warmup']} in place of {paper.options['warmup']}.")
         said += [experiment.reduced] * bool(experiment.reduced)
+    said += [f"The data has {name}={value}." for name, value in data_options.items()]
     said.append("The parameters are those of the epoch with the best validation bound.")
     return [*said, *experiment.departures, *paper.departures]
 
 
 def _markdown(record: Mapping[str, Any], files: Sequence[Path]) -> str:
+    """The table, as long as it is narrow; of many metrics with one line each."""
     metrics = list(dict.fromkeys(name for row in record["rows"].values() for name in row))
-    header = [""] + [f"{name}{part}" for name in metrics for part in (", published", ", ours")]
-    lines = [
-        f"# {record['title']}",
-        "",
-        f"`{record['command']}`",
-        "",
-        f"{record['unit']}. Mean ± standard deviation",
-        "",
-    ]
-    lines[4] += " over seeds, and their number."
-    lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines = [f"# {record['title']}", "", f"`{record['command']}`", ""]
+    lines += [f"{record['unit']}. Ours is the mean ± standard deviation over seeds, and their number.", ""]
+    if len(metrics) <= MAX_COLUMNS:
+        lines += _line(["", *(f"{name}, {whose}" for name in metrics for whose in ("published", "ours"))])
+        lines += ["|" + " --- |" * (1 + 2 * len(metrics))]
+    else:
+        lines += [*_line(["", "metric", "published", "ours"]), "|" + " --- |" * 4]
     for label, row in record["rows"].items():
-        cells = []
-        for name in metrics:
-            cell = row.get(name) or {"published": None, "value": None}
-            cells += [_number(cell["published"]), _ours(cell)]
-        lines.append("| " + " | ".join([label, *cells]) + " |")
+        pairs = {name: [_number(cell["published"]), _ours(cell)] for name, cell in row.items()}
+        if len(metrics) <= MAX_COLUMNS:
+            lines += _line([label, *(text for name in metrics for text in pairs.get(name, ["–", "–"]))])
+        else:
+            lines += [line for name, pair in pairs.items() for line in _line([label, name, *pair])]
     lines += ["", *(f"![{file.stem}]({file.name})\n" for file in files), "What differs from the paper:", ""]
     lines += [f"* {sentence}" for sentence in record["departures"]]
     if record["unfinished"]:
         lines += ["", f"Not finished: {', '.join(record['unfinished'])}."]
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
 
 
 def _ours(cell: Mapping[str, Any]) -> str:
@@ -333,6 +356,8 @@ def _slug(label: str) -> str:
 def _command(args: argparse.Namespace) -> str:
     """The command, without the folders of one machine."""
     words = [f"examples/papers/{Path(sys.argv[0]).name}", "--budget", args.budget, "--seeds", str(args.seeds)]
+    words += [] if args.all_rows else ["--rows", *args.rows]
+    words += [word for name, value in args.data_option.items() for word in ("--data-option", f"{name}={value}")]
     return shlex.join(["python", *words])
 
 
@@ -342,6 +367,9 @@ def noise(settings: Preset) -> Splits:
     parts = []
     for name in Splits.NAMES:
         x = {key: _noise(modality, generator) for key, modality in modalities.items()}
+        if settings.data == "two-objects":
+            texts = [sentence(draw_scene(0, row), 0, row) for row in range(SMOKE_ROWS)]
+            x["text"] = torch.tensor([[SCENE_WORDS.index(word) for word in text] for text in texts])
         labels = torch.arange(SMOKE_ROWS) % 10
         parts.append(MultimodalData("noise", modalities, x, labels=labels, split=name))
     splits = Splits(*parts)
@@ -364,8 +392,7 @@ def _modalities(settings: Preset) -> dict[str, Modality]:
     image, form = settings.data_options, settings.data_options.get("form", "attributes")
     gray = "bernoulli" if image.get("binarize", "dynamic") != "none" else "continuous_bernoulli"
     digit, label = Modality("image", (1, 28, 28), "image", gray), Modality("label", (), "label", "categorical", 10)
-    color = Modality("image", (3, 64, 64), "image", "laplace")
-    scene = Modality("image", (3, 112, 112), "image", "beta")
+    color, scene = (Modality("image", (3, 64, 64), "image", likelihood) for likelihood in ("laplace", "beta"))
 
     def text(name: str, length: int, **tokens: Any) -> Modality:
         (spelled,) = tokens.values()
@@ -390,8 +417,8 @@ def _modalities(settings: Preset) -> dict[str, Modality]:
         ),
         "celeba": (color, described[form]),
         "cub": (color, text("caption", 32, vocabulary=("<exc>", "<pad>", "<eos>", *WORDS[1:]))),
-        "two-objects": (scene, text("text", 9, vocabulary=WORDS[1:])),
-        "one-object": (scene, text("text", 4, vocabulary=WORDS[1:])),
+        "two-objects": (scene, text("text", 9, vocabulary=SCENE_WORDS)),
+        "one-object": (scene, text("text", 4, vocabulary=SCENE_WORDS)),
     }
     known["mnist-svhn-text"] = (*known["mnist-svhn"], text("text", 8, alphabet=CHARACTERS))
     return {modality.name: modality for modality in known[settings.data]}
