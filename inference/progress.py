@@ -68,6 +68,13 @@ class Progress:
         if self._is_shown and self._bar is None:
             self._print(text, "\n")
 
+    def note(self, text: str) -> None:
+        """Writes a line that stays, above a bar too."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            self.finish_line(text)
+
     def time_left(self, completed: int, total: int | None) -> str:
         """`", 0:01:30 left"`; empty if it is unknown."""
         if total is None or completed <= self._begin:

@@ -73,7 +73,7 @@ def test_a_file_sets_any_argument_and_flags_win(tmp_path, name, text):
     ("name", "text", "message"),
     [
         ("a.yaml", "method: mvae\nepoch: 3", "unknown argument epoch: choose from"),
-        ("a.yaml", "method: mvae\nepochs: many", "epochs must be an integer, got 'many'"),
+        ("a.yaml", "method: mvae\nepochs: many", "epochs must be an integer (at least 1), got 'many'"),
         ("a.yaml", "- mvae", "must be a mapping"),
         ("a.yaml", "a: [", "a.yaml"),
         ("a.toml", "a = ", "a.toml"),

@@ -1,8 +1,6 @@
 """Training settings: what is accepted, what is refused, and with which words."""
 
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,23 +9,24 @@ import torch
 from multipyro.inference.training.settings import TrainingSettings
 
 REFUSED = {
-    "no epochs": ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
-    "a fraction": ({"batch_size": 2.5}, TypeError, "batch_size must be a whole number, got 2.5"),
-    "a truth value": ({"epochs": True}, TypeError, "epochs must be a whole number, got True"),
-    "text": ({"lr": "0.1"}, TypeError, "lr must be a number, got '0.1'"),
-    "not finite": ({"lr": float("nan")}, ValueError, "lr must be a finite number"),
-    "negative": ({"lr": -1.0}, ValueError, "lr must be at least 0, got -1.0"),
-    "optimizer": ({"optimizer": "lion"}, ValueError, "optimizer must be one of adam, .*, got lion"),
-    "schedule": ({"lr_schedule": 3}, TypeError, "lr_schedule must be a name or a function, got 3"),
+    "no epochs": ({"epochs": 0}, ValueError, r"epochs must be an integer \(at least 1\), got 0"),
+    "a fraction": ({"batch_size": 2.5}, ValueError, r"batch_size must be an integer \(at least 1\), got 2.5"),
+    "a truth value": ({"epochs": True}, ValueError, r"epochs must be an integer \(at least 1\), got True"),
+    "text": ({"lr": "0.1"}, ValueError, r"lr must be a number \(at least 0\), got '0.1'"),
+    "not finite": ({"lr": float("nan")}, ValueError, r"lr must be a number \(at least 0\), got nan"),
+    "negative": ({"lr": -1.0}, ValueError, r"lr must be a number \(at least 0\), got -1.0"),
+    "optimizer": ({"optimizer": "lion"}, ValueError, "optimizer must be 'adam' or .* or a function, got 'lion'"),
+    "schedule": ({"lr_schedule": 3}, ValueError, "lr_schedule must be 'constant' or .* or a function, got 3"),
     "two warm-ups": (
         {"lr_schedule": "one-cycle", "lr_warmup": 2},
         ValueError,
         "lr_warmup is for schedules without a built-in warm-up",
     ),
+    "compile": ({"compile": "always"}, ValueError, "compile must be 'auto' or True or False, got 'always'"),
     "device": ({"device": "gpu:first"}, ValueError, "device must be auto, cpu"),
-    "precision": ({"precision": "8-bit"}, ValueError, "precision must be one of 32-true, bf16-mixed"),
-    "logger": ({"logger": ["csv", "paper"]}, ValueError, "logger must be one of csv, tensorboard, got csv, paper"),
-    "not a logger": ({"logger": object()}, TypeError, "has no method log_metrics"),
+    "precision": ({"precision": "8-bit"}, ValueError, "precision must be '32-true' or 'bf16-mixed', got '8-bit'"),
+    "logger": ({"logger": ["csv", "paper"]}, TypeError, "logger must be csv or tensorboard, .*, got 'paper'"),
+    "not a logger": ({"logger": object()}, TypeError, r"or an object with log_metrics\(metrics, step\), got"),
     "events nowhere": ({"logger": "tensorboard"}, ValueError, "pass out"),
     "callback": ({"callbacks": [object()]}, TypeError, "has none of the methods on_fit_start"),
     "resume nowhere": ({"resume": True}, ValueError, "resume needs the folder of the run: pass out"),
@@ -60,10 +59,3 @@ def test_a_callback_of_the_trainer_of_lightning_is_refused():
 
 def test_every_setting_is_described_for_the_command_line():
     assert all(setting.metadata["help"] for setting in dataclasses.fields(TrainingSettings))
-
-
-def test_the_settings_need_no_heavy_package():
-    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print('torch' in sys.modules)"
-    file = sys.modules[TrainingSettings.__module__].__file__
-    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

@@ -77,8 +77,9 @@ def _method_option(name: str) -> Option:
 def _setting(setting: Any) -> Option:
     """The argument of a field of `TrainingSettings`, which checks the value itself."""
     kind = str | Names | None if setting.type is Any else setting.type
-    default, choices = _DEFAULTS.get(setting.name, setting.default), ", ".join(setting.metadata["choices"])
-    return Option(setting.name, default, kind, setting.metadata["help"] + (f": {choices}" if choices else ""))
+    if Callable in Option(setting.name, None, kind).kinds:
+        kind |= str  # FILE.py:NAME
+    return Option(setting.name, _DEFAULTS.get(setting.name, setting.default), kind, setting.metadata["help"])
 
 
 _DATA = (

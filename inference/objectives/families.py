@@ -35,6 +35,10 @@ class SubsetFamily(ABC):
         """The same family, but each subset counts only in the rows of which it is a proper part."""
         return replace(self, per_row=True)
 
+    def drawn(self, modalities: Subset) -> "SubsetFamily":
+        """The family with the subsets of one step in place of random ones."""
+        return ListedSubsets(self.per_row, tuple(self.subsets(modalities))) if self.is_random else self
+
     @abstractmethod
     def _subsets(self, modalities: Subset) -> list[Subset]:
         """All subsets of the family."""

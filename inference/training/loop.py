@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -32,7 +33,8 @@ __all__ = ["Trainer"]
 # steps between reads of the losses, each of which waits for an accelerator
 _INTERVAL = 50
 # entries of a checkpoint besides the programs: the progress of the stage
-_PARTS = {"updates": list, "history": list, "step": int, "best": float, "waited": int, "stopped": bool, "rng": Tensor}
+_PARTS = {"updates": list, "modes": list, "history": list, "step": int, "best": float, "waited": int, "stopped": bool}
+_PARTS |= {"rng": Tensor}
 
 
 class Trainer:
@@ -104,7 +106,7 @@ class Trainer:
         state.epochs = self._settings.epochs if stage.epochs is None else stage.epochs
         state.stage_name, state.step, state.stop = stage.name, 0, False
         state.steps_per_epoch = self._feed.steps_per_epoch
-        common = self._settings, self._worker, self._statements
+        common = self._settings, self._worker, self._statements, self._note
         self._steps = [TrainingStep(self._recipe, part, *common) for part in stage.updates or (stage,)]
         self._factor = lr_factor(self._settings, state.epochs, state.steps_per_epoch)
         schedules = [s for objective in (stage.objective, *stage.objectives) for s in schedules_of(objective)]
@@ -120,6 +122,8 @@ class Trainer:
     def _train_epoch(self) -> None:
         state, started, examples, first = self._state, time.perf_counter(), 0, None
         self._totals = [0.0] * len(self._steps)
+        for step in self._steps:
+            step.captured.start_epoch()
         for number, batch in enumerate(self._feed.training(state.epoch)):
             first = first or batch
             state.batch, state.examples = number, batch_rows(batch[0]) * self._worker.size
@@ -149,6 +153,9 @@ class Trainer:
         self._best, self._waited = (bound, 0) if is_better else (self._best, self._waited + 1)
         state.stop = self._settings.early_stopping is not None and self._waited >= self._settings.early_stopping
         self._reporter.epoch_end(state)
+        if self._settings.compile == "auto" and len(self._history) == 1 and self._is_ours():
+            for step in self._steps:
+                step.captured.choose(first, (state.epochs - 1) * examples / speed / len(self._steps))
         if self._run is not None and self._worker.is_main:
             self._save(is_better)
         self._reporter.checkpoint_end(state)
@@ -194,6 +201,18 @@ class Trainer:
         where = f"in epoch {self._state.epoch}, step {self._state.batch}"
         return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
 
+    def _is_ours(self) -> bool:
+        """Whether everything in the programs is multipyro's or torch's, so that each step does the same."""
+        parts = [part for module in self._modules for part in module.modules()]
+        places = {type(part).__module__.partition(".")[0] for part in (*self._programs, *parts)}
+        return places <= {"multipyro", "torch"}
+
+    def _note(self, text: str) -> None:
+        if self._settings.compile is True:
+            warnings.warn(text, stacklevel=2)
+        else:
+            self._reporter.note(text)
+
     @torch.no_grad()
     def _validate(self, first: Batch) -> dict[str, float]:
         """The metrics of the validation data per example, with every warm-up at its end.
@@ -224,6 +243,7 @@ class Trainer:
         checkpoint = {**state_of(self._modules, self._statements.names), "updates": updates, "history": self._history}
         checkpoint |= {"step": self._state.step, "stopped": self._state.stop, "rng": torch.get_rng_state()}
         checkpoint |= {"best": self._best, "waited": self._waited}
+        checkpoint |= {"modes": [step.captured.mode for step in self._steps]}
         # the last one after the best one: a run killed between the two repeats the epoch, and with it the best one
         names = ("best", "last") if is_better else ("last",)
         folder = self._run.stage_folder(self._state.stage)
@@ -239,6 +259,8 @@ class Trainer:
         try:
             for step, states in zip(self._steps, checkpoint["updates"], strict=True):
                 step.load_state_dict(states)
+            for step, mode in zip(self._steps, checkpoint["modes"], strict=True):
+                step.captured.mode = mode
             torch.set_rng_state(checkpoint["rng"])
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the run cannot be continued from {path}: {error}") from error

@@ -115,6 +115,10 @@ class Reporter:
             method(state)
         self._progress.update(state.step, _steps(state), lambda: f"{_place(state)}: loss {_loss(state):.4g}")
 
+    def note(self, text: str) -> None:
+        """Shows a line that stays."""
+        self._progress.note(text)
+
     def epoch_end(self, state: FitState) -> None:
         """After an epoch, whose metrics are the last of the history, and before its checkpoint is written."""
         self._call("on_epoch_end", state)

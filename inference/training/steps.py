@@ -1,7 +1,7 @@
 """One update of a batch: the loss, its gradient, the optimizer; and the error for a loss that is not finite."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from multipyro.inference.handlers import frozen, frozen_modules
 from multipyro.inference.objectives import Objective
+from multipyro.inference.objectives._base import BoundObjective
 from multipyro.inference.recipes import Recipe, Stage, Update
+from multipyro.inference.runs.checkpoints import programs_of
+from multipyro.inference.training.capture import CapturedGradients
 from multipyro.inference.training.devices import Worker
 from multipyro.inference.training.optimizers import ScheduledOptimizer, optimizer_factory
 from multipyro.inference.training.settings import TrainingSettings
@@ -36,10 +39,22 @@ class TrainingStep:
         settings: The settings of the run.
         worker: This process.
         statements: The parameter store of the run.
+        note: Called with a line that says why steps are not captured or compiled.
+
+    Attributes:
+        captured: What computes the gradients.
+        parameters: What is trained.
+        optimizers: The optimizers, by what they train.
     """
 
     def __init__(
-        self, recipe: Recipe, part: Stage | Update, settings: TrainingSettings, worker: Worker, statements: Statements
+        self,
+        recipe: Recipe,
+        part: Stage | Update,
+        settings: TrainingSettings,
+        worker: Worker,
+        statements: Statements,
+        note: Callable[[str], None],
     ) -> None:
         self._settings, self._worker, self._statements = settings, worker, statements
         self.name, self.objective, self._others = part.name, part.objective, recipe.others
@@ -57,22 +72,30 @@ class TrainingStep:
         self.parameters: list[Tensor] = []
         self.optimizers: dict[str, ScheduledOptimizer] = {}
         self._add({"": [p for module in self._train for p in module.parameters() if p.requires_grad]})
+        self.captured = CapturedGradients(
+            self._by_programs,
+            lambda objective, *batch: self._loss(objective.bind(self.model, self.guide), *batch),
+            self.objective,
+            self.parameters,
+            [buffer for module in programs_of(self.model, self.guide, *self._others) for buffer in module.buffers()],
+            worker,
+            note,
+        )
+        if settings.compile is True:
+            self.captured.mode = "compiled"
 
     def gradients(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
         """The loss of a batch, after leaving its gradients in the parameters; both summed over the processes."""
+        return self._worker.sum_gradients(self.captured(x, observed), self.parameters)
+
+    def _by_programs(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
+        """The loss of a batch, after leaving its gradients in the parameters, as the programs compute them."""
         for parameter in self.parameters:
             parameter.grad = None
-        with (
-            self._statements.recorded() if self._is_first else nullcontext({}) as shown,
-            frozen_modules(self._others, self._train) if self._others else nullcontext(),
-            self._worker.autocast(),
-        ):
-            if self._bound is None:
-                loss = torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, x, observed))
-            else:
-                loss = self._bound.differentiable_loss(x, observed)
-                if loss.requires_grad:
-                    loss.backward()
+        with self._statements.recorded() if self._is_first else nullcontext({}) as shown:
+            loss = self._loss(self._bound, x, observed)
+        if self._bound is not None and loss.requires_grad:
+            loss.backward()
         if self._is_whole and not self._is_first:
             shown = self._statements.new()
         modules: dict[str, list[Tensor]] = {}
@@ -82,7 +105,17 @@ class TrainingStep:
         if not self.parameters:
             raise ValueError(f"{self.name!r} has nothing to train: no parameter requires a gradient")
         self._is_first = False
-        return self._worker.sum_gradients(loss.detach(), self.parameters)
+        return loss.detach()
+
+    def _loss(self, bound: BoundObjective | None, x: Any, observed: Any) -> Tensor:
+        """The loss of a batch; of another objective than ours, after leaving its gradients in the parameters."""
+        with (
+            frozen_modules(self._others, self._train) if self._others else nullcontext(),
+            self._worker.autocast(),
+        ):
+            if bound is None:
+                return torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, x, observed))
+            return bound.differentiable_loss(x, observed)
 
     def apply(self, factor: float | None) -> None:
         """Updates the parameters by their gradients, the learning rate times `factor` unless that is None."""

@@ -1,0 +1,259 @@
+"""Captured steps: the graphs do what the programs do, with what changes from step to step, or it is said why not."""
+
+import shutil
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from test_recipes import NormalizedNetworks, recipe_of
+from torch import nn
+from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, toy_programs, without_time
+
+from multipyro.data import MultimodalData
+from multipyro.inference import METHODS, Networks, fit, fit_recipe
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
+from multipyro.inference.training import capture
+from multipyro.inference.training.capture import StepGraph
+from multipyro.testing import toy_data as many_modalities
+
+SETTINGS = {"epochs": 2, "batch_size": 16, "seed": 5, "progress": False, "device": "cpu"}
+COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """Graphs are replayed and not compiled; a list of the numbers of rows that they were called with."""
+    calls, call = [], StepGraph.__call__
+    monkeypatch.setattr(StepGraph, "compile", lambda graph, batch: None)
+
+    def recorded(graph, batch):
+        calls.append(len(next(iter(batch[0].values()))))
+        return call(graph, batch)
+
+    monkeypatch.setattr(StepGraph, "__call__", recorded)
+    return calls
+
+
+def data_of(method):
+    """40 rows of three modalities; each modality is missing in some, where the method can train on that."""
+    data = many_modalities(num_rows=40)
+    if METHODS[method].needs_complete_rows:
+        return data
+    observed = {name: torch.arange(40) % 5 != number for number, name in enumerate(data.modalities)}
+    return MultimodalData("toy", data.modalities, data.x, observed, data.labels, "train")
+
+
+# methods whose steps with missing rows cannot be captured
+DECIDING = ("jmvae-gan",)
+
+
+@pytest.mark.parametrize("made_by", [Networks, pytest.param(NormalizedNetworks, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", METHODS)
+def test_graphs_of_every_method_give_the_bits_of_the_programs(method, made_by, replayed):
+    """With a shorter last batch, missing rows or batch norm, a warm-up, frozen stages, clipping and a schedule."""
+    settings = {**SETTINGS, "epochs": 1, "gradient_clip": 5.0, "lr_schedule": "cosine"}
+    is_complete = made_by is NormalizedNetworks or method in DECIDING
+    data = many_modalities(num_rows=40) if is_complete else data_of(method)
+    results = {}
+    for compile in (False, True):
+        recipe = recipe_of(method, made_by=made_by, warmup=2)
+        history = fit_recipe(recipe, data, compile=compile, **settings).history
+        results[compile] = parameters(recipe.model, recipe.guide, *recipe.others), without_time(history)
+        assert bool(replayed) is compile
+    assert_same(results[False][0], results[True][0])
+    assert results[False][1] == results[True][1]
+    assert set(replayed) == {16}
+
+
+@COMPILER
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_steps_of_every_method_agree_to_rounding(method):
+    recipe, other = (recipe_of(method, made_by=NormalizedNetworks, warmup=2) for _ in range(2))
+    settings = {**SETTINGS, "epochs": 1, "optimizer": "sgd"}
+    data = many_modalities(num_rows=40)
+    history = fit_recipe(recipe, data, compile=True, **settings).history
+    expected = fit_recipe(other, data, compile=False, **settings).history
+    for row, true in zip(history, expected, strict=True):
+        assert row["train/bound"] == pytest.approx(true["train/bound"], rel=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[COMPILER, pytest.mark.slow])])
+def test_a_captured_run_goes_on_bit_for_bit(tmp_path, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(StepGraph, "compile", lambda graph, batch: None)
+
+    def run(out, **settings):
+        recipe = recipe_of("mopoe", ("signal", "label"), made_by=NormalizedNetworks, warmup=2)
+        data = many_modalities(("signal", "label"), 40)
+        result = fit_recipe(recipe, data, compile=True, out=tmp_path / out, **{**SETTINGS, "epochs": 3}, **settings)
+        return parameters(recipe.model, recipe.guide), without_time(result.history)
+
+    with pytest.raises(Killed):
+        run("killed", callbacks=[KillAt(epoch=1)])
+    resumed, whole = run("killed", resume=True), run("whole")
+    assert_same(resumed[0], whole[0])
+    assert resumed[1] == whole[1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_warmups_dropout_and_batch_norm_are_not_frozen_in_a_graph(replayed, precision):
+    def run(**settings):
+        model, guide = toy_programs()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            head = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 8))
+        head.out_features = 8
+        guide.encoders["signal"].network = head
+        loss = elbo(MODEL, GUIDE, {"z": LinearWarmup(9, "step")})
+        fit(model, guide, loss, toy_data(48), precision=precision, **{**SETTINGS, "epochs": 4}, **settings)
+        return parameters(model, guide)
+
+    captured = run(compile=True)
+    assert len(replayed) >= 12
+    assert_same(captured, run(compile=False))
+
+
+@pytest.mark.parametrize("method", DECIDING)
+def test_methods_that_decide_by_the_missing_rows_are_trained_by_their_programs(method, replayed):
+    recipe = recipe_of(method)
+    with pytest.warns(UserWarning, match="steps are not captured: a program depends on the values"):
+        fit_recipe(recipe, data_of(method), compile=True, **SETTINGS)
+
+
+def test_each_structure_of_random_subsets_has_its_graph(replayed, monkeypatch):
+    def run(compile):
+        recipe = recipe_of("mvae", random_subsets=1)
+        fit_recipe(recipe, many_modalities(num_rows=48), compile=compile, **{**SETTINGS, "epochs": 5})
+        return parameters(recipe.model, recipe.guide)
+
+    expected = run(False)
+    assert_same(run(True), expected)
+    monkeypatch.setattr(capture, "_MOST_GRAPHS", 2)
+    with pytest.warns(UserWarning, match="steps are not captured: there are more than 2 kinds of steps"):
+        assert_same(run(True), expected)
+
+
+def test_a_plain_function_with_statements_is_captured(replayed):
+    store, results = pyro.get_param_store(), []
+    for compile in (False, True):
+        store.clear()
+        with torch.no_grad():
+            NET.weight.fill_(0.5)
+            NET.bias.fill_(0.0)
+        model, _ = toy_programs()
+        fit(model, encode, elbo(MODEL, GUIDE), toy_data(), compile=compile, **SETTINGS)
+        results.append({**parameters(model, NET), "loc": store["loc"].clone(), "scale": store["scale"].clone()})
+    assert replayed
+    assert_same(*results)
+
+
+class Wrapped(nn.Module):
+    """A guide around another that gives it another batch in some steps."""
+
+    def __init__(self, guide):
+        super().__init__()
+        self.guide = guide
+        self.calls = 0
+
+
+class Deciding(Wrapped):
+    """What it gives depends on a value of the batch."""
+
+    def forward(self, x, observed=None):
+        return self.guide(x if x["signal"].sum() > 0 else {"label": x["label"]}, observed)
+
+
+class Alternating(Wrapped):
+    """What it gives depends on how often it was called."""
+
+    def forward(self, x, observed=None):
+        self.calls += 1
+        return self.guide(x if self.calls % 2 else {"label": x["label"]}, observed)
+
+
+class Selecting(Wrapped):
+    """It computes the mean of some rows."""
+
+    def forward(self, x, observed=None):
+        signal = x["signal"]
+        return self.guide({**x, "signal": signal - signal[signal[:, 0] > 0].mean(0)}, observed)
+
+
+REFUSED = {
+    "a decision": (Deciding, elbo(MODEL, GUIDE), r"depends on the values of a tensor \(test_capture.py, line \d+\)"),
+    "a counter": (Alternating, elbo(MODEL, GUIDE), "the captured step gives another loss or other gradients"),
+    "a selection": (Selecting, elbo(MODEL, GUIDE), "a program selects rows, whose number depends on the batch"),
+    "an ELBO of Pyro": (Wrapped, Trace_ELBO(), "Trace_ELBO is not an objective of multipyro"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_captured_is_trained_by_its_programs(case, replayed):
+    change, objective, message = REFUSED[case]
+    results = []
+    for compile in (False, True):
+        model, guide = toy_programs()
+        guide = guide if change is Wrapped else change(guide)
+        if compile:
+            with pytest.warns(UserWarning, match=f"^steps are not captured: .*{message}"):
+                fit(model, guide, objective, toy_data(), compile=True, **SETTINGS)
+        else:
+            fit(model, guide, objective, toy_data(), compile=False, **SETTINGS)
+        results.append(parameters(model, guide))
+    if change is not Alternating:  # the comparison has called it
+        assert_same(*results)
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Capturing always pays."""
+    monkeypatch.setattr(capture, "_CAPTURE_FROM", 0.0)
+    monkeypatch.setattr(capture, "_seconds", lambda function, batch: 0.0 * float(function(*batch)))
+
+
+def test_by_default_a_recipe_is_captured_after_its_first_epoch(replayed, cheap, capsys):
+    results = []
+    for compile in (False, "auto"):
+        recipe = recipe_of("mopoe")
+        fit_recipe(recipe, many_modalities(num_rows=48), compile=compile, **SETTINGS)
+        results.append(parameters(recipe.model, recipe.guide))
+    assert_same(*results)
+    assert replayed and capsys.readouterr().out == ""
+
+
+def test_by_default_short_trainings_and_programs_of_others_are_not_captured(replayed, cheap, monkeypatch):
+    model, guide = toy_programs()
+    fit(model, Alternating(guide), elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
+    fit(model, encode, elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
+    monkeypatch.undo()
+    fit(model, guide, elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
+    assert not replayed
+
+
+def test_by_default_a_captured_step_that_is_slower_is_given_up(replayed, cheap, monkeypatch, capsys):
+    monkeypatch.setattr(
+        capture, "_seconds", lambda function, batch: float(isinstance(function, capture.CapturedGradients))
+    )
+    recipe = recipe_of("mopoe")
+    fit_recipe(recipe, many_modalities(num_rows=48), **{**SETTINGS, "progress": True})
+    assert "steps are not captured: the captured step is slower" in capsys.readouterr().out
+    assert len(replayed) < 4
+
+
+def test_without_a_compiler_the_graph_is_replayed(monkeypatch):
+    def fail(graph, batch):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(StepGraph, "compile", fail)
+    results = []
+    for compile in (False, True):
+        recipe = recipe_of("mopoe")
+        if compile:
+            with pytest.warns(UserWarning, match="^steps are captured but not compiled: no compiler"):
+                fit_recipe(recipe, many_modalities(), compile=True, **SETTINGS)
+        else:
+            fit_recipe(recipe, many_modalities(), compile=False, **SETTINGS)
+        results.append(parameters(recipe.model, recipe.guide))
+    assert_same(*results)
