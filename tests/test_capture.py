@@ -11,8 +11,9 @@ from torch import nn
 from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, toy_programs, without_time
 
 from multipyro.data import MultimodalData
-from multipyro.inference import METHODS, Networks, fit, fit_recipe
+from multipyro.inference import METHODS, fit, fit_recipe
 from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
+from multipyro.inference.recipes import Networks
 from multipyro.inference.training import capture
 from multipyro.inference.training.capture import StepGraph
 from multipyro.testing import toy_data as many_modalities
