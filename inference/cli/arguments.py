@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from multipyro.inference.cli.commands import (
+    catalogs,
     check,
     compare,
-    datasets,
     demo,
     embed,
     evaluate,
     export,
     figures,
     generate,
-    methods,
     predict,
-    presets,
+    report,
     train,
 )
 from multipyro.inference.cli.jobs import METHOD_OPTIONS
@@ -225,6 +224,12 @@ COMMANDS: dict[str, Command] = {
             )
         },
     ),
+    "report": Command(
+        "write one HTML page about runs: metrics, verdicts, figures, settings",
+        report.run,
+        {"run": ("+", "run folders")},
+        {"": (Option("file", None, Path | None, "page to write (report.html in the run folder, or in this one)"),)},
+    ),
     "generate": Command(
         "generate modalities from others and draw them",
         generate.run,
@@ -276,17 +281,17 @@ COMMANDS: dict[str, Command] = {
     ),
     "methods": Command(
         "list the methods, or describe one: equation, options, paper",
-        methods.run,
+        catalogs.methods,
         {"method": ("?", "the method to describe")},
     ),
     "presets": Command(
         "list the settings of published experiments, or describe one",
-        presets.run,
+        catalogs.presets,
         {"preset": ("?", "the preset to describe")},
     ),
     "datasets": Command(
         "list the data sets: modalities, sizes, options, where they are found",
-        datasets.run,
+        catalogs.datasets,
         arguments={"": (_DATA_ROOT,)},
     ),
 }

@@ -5,8 +5,17 @@ from typing import Any
 
 from multipyro._optional import optional_imports
 from multipyro.inference.cli.console import printable
+from multipyro.inference.evaluation import PairedDifference
 
-__all__ = ["flat_metrics", "format_value", "markdown_table", "metric_title", "metrics_table", "table"]
+__all__ = [
+    "flat_metrics",
+    "format_difference",
+    "format_value",
+    "markdown_table",
+    "metric_title",
+    "metrics_table",
+    "table",
+]
 
 # the metrics of a report that are one number each
 _TABULATED = (
@@ -95,6 +104,15 @@ def format_value(value: Mapping[str, float] | None) -> str:
     if "low" in value:
         error = f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
     return f"{value['value']:.{digits}f}{error}{' *' if value.get('unreliable') else ''}"
+
+
+def format_difference(difference: PairedDifference | None) -> str:
+    """A paired difference with its error over test examples, and its deviation over seeds in parentheses."""
+    if difference is None:
+        return "–"
+    digits = 3 if abs(difference.value) < 10 else 2
+    spread = "" if difference.seed_std is None else f" ({difference.seed_std:.{digits}f})"
+    return f"{difference.value:+.{digits}f} ± {difference.se:.{digits}f}{spread}"
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:

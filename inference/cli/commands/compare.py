@@ -16,8 +16,15 @@ from multipyro.inference.cli.console import say
 from multipyro.inference.cli.jobs import check_options, load_data, training_job
 from multipyro.inference.cli.plugins import method_name
 from multipyro.inference.cli.saved_runs import read_report, training_of, write_json, write_report
-from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table, metric_title, table
-from multipyro.inference.evaluation import PairedDifference, evaluate, paired_differences
+from multipyro.inference.cli.tables import (
+    flat_metrics,
+    format_difference,
+    format_value,
+    markdown_table,
+    metric_title,
+    table,
+)
+from multipyro.inference.evaluation import evaluate, paired_differences
 from multipyro.inference.runs import checkpoint_of, load, read_run, versions
 
 __all__ = ["run", "summarize"]
@@ -53,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     differences = {method: paired_differences(examples[method], examples[first]) for method in others}
     names = list(dict.fromkeys(name for found in differences.values() for name in found))
     difference_rows = [
-        [metric_title(name), *(_difference(found.get(name)) for found in differences.values())] for name in names
+        [metric_title(name), *(format_difference(found.get(name)) for found in differences.values())] for name in names
     ]
     if others:
         title = f"{arguments.data}: difference from {first} on the same test examples ± its standard error"
@@ -76,15 +83,6 @@ def _say_tables(title: str, methods: Sequence[str], rows: Sequence[Sequence[str]
         columns = slice(1 + begin, 1 + begin + _COLUMNS)
         header = ["metric", *methods[begin : begin + _COLUMNS]]
         say(table(title, header, [[row[0], *row[columns]] for row in rows]))
-
-
-def _difference(difference: PairedDifference | None) -> str:
-    """A paired difference with its error over test examples, and its deviation over seeds in parentheses."""
-    if difference is None:
-        return "–"
-    digits = 3 if abs(difference.value) < 10 else 2
-    spread = "" if difference.seed_std is None else f" ({difference.seed_std:.{digits}f})"
-    return f"{difference.value:+.{digits}f} ± {difference.se:.{digits}f}{spread}"
 
 
 def summarize(reports: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float] | None]:
