@@ -3,6 +3,7 @@
 import argparse
 import base64
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -38,9 +39,10 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; m
 h1, h2, h3, dd, p, li, figcaption { overflow-wrap: anywhere; }
 h2 { border-top: 2px solid #0072b2; padding-top: .5rem; margin-top: 2.5rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 9rem; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .2rem .4rem; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7rem; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
 dt { color: #555; }
 dd { margin: 0; }
@@ -58,16 +60,6 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; font-size: .85rem; 
 {% if runs|length > 1 %}
 <nav><ul>{% for run in runs %}<li><a href="#run-{{ loop.index }}">{{ run.name }}</a></li>{% endfor %}</ul></nav>
 {% endif %}
-{% for table in tables %}
-<h2>{{ table.title }}</h2>
-<div class="wide"><table>
-<thead><tr><th>metric</th>{% for name in table.header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table></div>
-<p class="note">{{ table.note }}</p>
-{% endfor %}
 {% for run in runs %}
 <section id="run-{{ loop.index }}">
 <h2>{{ run.name }}</h2>
@@ -82,11 +74,25 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; font-size: .85rem; 
 {{ verdict.advice }}</li>{% endfor %}</ul>
 {% endfor %}
 {% endif %}
-{% if run.figures %}<h3>Figures</h3>{% endif %}
+</section>
+{% endfor %}
+{% for table in tables %}
+<h2>{{ table.title }}</h2>
+<div class="wide"><table>
+<thead><tr><th>metric</th>{% for name in table.header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table></div>
+<p class="note">{{ table.note }}</p>
+{% endfor %}
+{% for run in runs %}
+<section>
+<h2>Figures and settings of {{ run.name }}</h2>
 {% for figure in run.figures %}
 <figure><img src="{{ figure.source }}" alt="{{ figure.caption }}"><figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
-<h3>Commands</h3>
+<p>Commands that make this run again:</p>
 <pre>{{ run.commands }}</pre>
 <details><summary>Settings and versions</summary><pre>{{ run.settings }}</pre></details>
 </section>
@@ -97,7 +103,7 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; font-size: .85rem; 
 """
 _NOTE = (
     "Mean ± standard error over test examples, or the share with its 95 % interval in brackets. A star marks a "
-    "likelihood whose importance weights are not reliable at some examples; a dash, what does not exist."
+    "likelihood whose importance weights are not reliable at some examples. What no run has is left out."
 )
 _DIFFERENCES = "Paired by test example ± standard error; of runs that were evaluated on the same test data."
 
@@ -122,7 +128,7 @@ def page(runs: Sequence[Path]) -> str:
         from jinja2 import Environment
     names = [str(path) for path in runs]
     reports = [_report(path) for path in runs]
-    title = names[0] if len(runs) == 1 else f"{len(runs)} runs"
+    title = f"Report on {names[0] if len(runs) == 1 else f'{len(runs)} runs'}"
     sections = [_section(path, name, metrics) for path, name, (metrics, _) in zip(runs, names, reports, strict=True)]
     tables = [*_metrics(names, [metrics for metrics, _ in reports]), *_differences(names, reports)]
     template = Environment(autoescape=True).from_string(_TEMPLATE)
@@ -174,7 +180,7 @@ def _metrics(names: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> Iter
     """The table of the metrics, one column for each run that was evaluated."""
     flat = {name: flat_metrics(report) for name, report in zip(names, reports, strict=True) if report}
     if flat:
-        metrics = dict.fromkeys(metric for one in flat.values() for metric in one)
+        metrics = dict.fromkeys(metric for one in flat.values() for metric, value in one.items() if value is not None)
         rows = [[metric, *(format_value(one.get(metric)) for one in flat.values())] for metric in metrics]
         yield {"title": "Metrics", "header": list(flat), "rows": rows, "note": _NOTE}
 
@@ -218,7 +224,7 @@ def train_command(config: Mapping[str, Any], run: Path) -> str:
     if data["options"] is None:
         return f"# trained in Python, on {data['name'] or 'user-defined batches'}"
     file = data["options"].get("file")
-    flags: dict[str, Any] = {"data": data["name"] if file is None else (run / file).resolve()}
+    flags: dict[str, Any] = {"data": data["name"] if file is None else os.path.normpath(run / file)}
     if file is None and data["options"]:
         flags["data-option"] = _pairs(data["options"])
     flags |= {"modalities": list(config["modalities"]), "latent-dim": config["latent_dim"]}
@@ -228,7 +234,7 @@ def train_command(config: Mapping[str, Any], run: Path) -> str:
         for name, one in config["modalities"].items()
         if one["likelihood"] != KINDS[one["kind"]][0] or one.get("scale") is not None
     }
-    flags |= {"likelihood": _pairs(likelihoods), "missing": _pairs((settings["config"] or {}).get("missing", {}))}
+    flags |= {"likelihood": _pairs(likelihoods), "missing": _pairs((config.get("config") or {}).get("missing", {}))}
     flags["epochs"] = config["stages"][0]["epochs"]
     for setting in fields(TrainingSettings):
         if setting.name in settings and setting.name not in ("epochs", "config"):
