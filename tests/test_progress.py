@@ -1,10 +1,13 @@
 """Progress: a bar in a terminal, a line that changes in a notebook, finished lines elsewhere."""
 
+import re
 import sys
 
 import pytest
 
+from multipyro.inference.evaluation import _memory, check_guide
 from multipyro.inference.progress import Progress
+from multipyro.testing.linear_gaussian import LinearGaussian
 
 
 def run(progress, steps=3):
@@ -63,3 +66,16 @@ def test_the_time_left_is_estimated_from_what_was_done_here(monkeypatch):
     progress.restart(8)
     assert progress.time_left(9, 10) == ", 0:00:10 left"
     assert progress.time_left(8, 10) == progress.time_left(9, None) == ""
+
+
+def test_an_evaluation_shows_its_loops_and_the_time_left_only_if_asked_to(capsys, hurried, monkeypatch):
+    monkeypatch.setattr("multipyro.inference.progress._in_notebook", lambda: True)
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", 1000)
+    problem = LinearGaussian(1, 2)
+    x, arguments = problem.sample(20), {"num_simulated": 20, "num_samples": 30}
+    check_guide(problem.model(), problem.product_guide(), x, **arguments)
+    assert capsys.readouterr().out == ""
+    check_guide(problem.model(), problem.product_guide(), x, **arguments, progress=True)
+    lines = [line.strip() for line in capsys.readouterr().out.split("\r")]
+    assert any(re.fullmatch(r"likelihoods, 20 data points, 0:00:\d\d left", line) for line in lines)
+    assert any(line.startswith("calibration, 20 data points") for line in lines)

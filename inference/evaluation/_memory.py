@@ -1,6 +1,9 @@
-"""Splitting of batches and samples so that memory stays bounded."""
+"""Splitting of batches and samples so that memory stays bounded, and the progress of loops over the parts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
 
 import torch
 from pyro import poutine
@@ -9,13 +12,39 @@ from torch import Tensor, nn
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
+from multipyro.inference.progress import Progress
 
-__all__ = ["MAX_ELEMENTS", "chunks", "elements_per_row", "row_chunks"]
+__all__ = ["MAX_ELEMENTS", "chunks", "elements_per_row", "row_chunks", "show_progress", "shown"]
 
 #: elements of the largest tensor at once; beyond about 32 MB one decoder call is slower than several
 MAX_ELEMENTS = 8_000_000
 # samples per data point that should fit at once, if that many are requested
 _SAMPLES_AT_ONCE = 64
+# where the loops of an evaluation show how far they are; an evaluation has many, at any depth
+_PROGRESS: ContextVar[Progress | None] = ContextVar("progress", default=None)
+_Part = TypeVar("_Part")
+
+
+@contextmanager
+def show_progress(show: bool) -> Iterator[None]:
+    """Loops over data points inside show how far they are, each with the time left, if `show` is true."""
+    progress = Progress(show)
+    token = _PROGRESS.set(progress if show else _PROGRESS.get())
+    try:
+        yield
+    finally:
+        _PROGRESS.reset(token)
+        progress.close()
+
+
+def shown(parts: Sequence[_Part], what: str) -> Iterator[_Part]:
+    """The parts of a loop one after the other, with its progress where that is shown."""
+    if progress := _PROGRESS.get():
+        progress.restart()
+    for number, part in enumerate(parts, 1):
+        yield part
+        if progress:
+            progress.update(number, len(parts), lambda: what)
 
 
 def chunks(number: int, elements: int) -> Iterator[int]:
@@ -27,10 +56,10 @@ def chunks(number: int, elements: int) -> Iterator[int]:
         yield min(size, number - start)
 
 
-def row_chunks(rows: int, elements: int, num_samples: int) -> tuple[Tensor, ...]:
-    """Indices of rows, in parts small enough for 64 samples of each row (or all, if fewer) to fit at once."""
+def row_chunks(rows: int, elements: int, num_samples: int, what: str = "evaluating") -> Iterator[Tensor]:
+    """Indices of rows, in parts that leave room for 64 samples of each at once where so many are wanted."""
     samples = min(max(num_samples, 1), _SAMPLES_AT_ONCE)
-    return torch.arange(rows).split(max(1, MAX_ELEMENTS // (elements * samples)))
+    return shown(torch.arange(rows).split(max(1, MAX_ELEMENTS // (elements * samples))), f"{what}, {rows} data points")
 
 
 def elements_per_row(program: Program, *args: object, **kwargs: object) -> int:

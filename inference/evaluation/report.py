@@ -15,6 +15,7 @@ from multipyro.batch import is_missing, subsets_of
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._program_modules import count_parameters
 from multipyro.inference.evaluation._inputs import conditions_of, supports
+from multipyro.inference.evaluation._memory import show_progress
 from multipyro.inference.evaluation.attributes import AttributeScores, attribute_scores
 from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
 from multipyro.inference.evaluation.coherence import (
@@ -145,6 +146,7 @@ def evaluate(
     coherence_samples: int = 10_000,
     output: Output = "mean",
     seed: int = 0,
+    progress: bool = False,
 ) -> Report:
     """Computes all metrics on the test split.
 
@@ -173,6 +175,7 @@ def evaluate(
         coherence_samples: Number of samples from the prior for the joint coherence.
         output: `"mean"` or `"sample"` of the likelihoods, which classifiers are applied to.
         seed: Seed of every random number; torch's global generator is as before afterwards.
+        progress: Whether to show how far it is, and the time left.
 
     Returns:
         The report.
@@ -187,7 +190,7 @@ def evaluate(
         ['image', 'image+label', 'image+label+word']
     """
     started = time.perf_counter()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), show_progress(progress):
         torch.manual_seed(seed)
         modeled = [name for name in splits.test.modalities if name in getattr(model, "modalities", (name,))]
         classifiers = train_classifiers(splits.train.select(modeled), splits.test.select(modeled))

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> None:
         x,
         num_simulated=arguments.num_simulated,
         num_samples=arguments.num_samples,
+        progress=True,
     )
     write_json(arguments.run / "check.json", {"method": saved.config["method"], **check.to_dict()})
     figure = check.figure()

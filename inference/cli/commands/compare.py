@@ -125,5 +125,5 @@ def _report(run: Path, splits: Splits, num_samples: int, seed: int) -> tuple[dic
         if {**found, **found["data"], **found["settings"]}.items() >= wanted.items():
             return found, examples
     loaded = load(run)
-    report = evaluate(loaded.model, loaded.guide, splits, num_samples=num_samples, seed=seed)
+    report = evaluate(loaded.model, loaded.guide, splits, num_samples=num_samples, seed=seed, progress=True)
     return write_report(run, report), dict(report.examples)

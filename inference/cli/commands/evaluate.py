@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> None:
         num_samples=arguments.num_samples,
         output=arguments.pixels,
         seed=arguments.seed,
+        progress=True,
     )
     metrics = write_report(arguments.run, report, arguments.checkpoint)
     say(metrics_table(metrics, f"{saved.config['method']} on {saved.splits.test.name}"))

@@ -143,7 +143,7 @@ def calibrate(
     with evaluating(model, guide), poutine.block():
         head = first_row(x, None)
         elements = max(elements_per_row(restrict(part, list(x)), head) for part in (model, program))
-        for rows in row_chunks(batch_rows(x), elements, num_samples):
+        for rows in row_chunks(batch_rows(x), elements, num_samples, "calibration"):
             part, _ = take_rows(x, None, rows)
             truth = {name: value[rows] for name, value in simulation.latents.items()}
             parts.append(_ranks(model, program, part, given, scored, truth, num_samples))

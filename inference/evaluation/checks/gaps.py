@@ -115,7 +115,7 @@ def _bounds(
     with evaluating(model, guide), poutine.block():
         head = first_row(x, None)
         elements = max(elements_per_row(restrict(part, list(x)), head) for part in (model, program))
-        for rows in row_chunks(batch_rows(x), elements, _FITTED_SAMPLES):
+        for rows in row_chunks(batch_rows(x), elements, _FITTED_SAMPLES, "inference gaps"):
             part, _ = take_rows(x, None, rows)
             log_weights = bound_log_weights(model, guide, part, given, scored, num_samples)
             density = LatentDensity(model, part, None, scored)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from multipyro.batch import batch_rows, is_exposure, modalities_in, subsets_of
 from multipyro.inference.evaluation._inputs import as_names, check_known, check_values, conditions_of, supports
+from multipyro.inference.evaluation._memory import show_progress
 from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate, simulate
 from multipyro.inference.evaluation.checks.gaps import InferenceGap, inference_gap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest, two_sample_test
@@ -146,6 +147,7 @@ def check_guide(
     num_simulated: int = 500,
     num_ranked: int = 99,
     num_samples: int = 1000,
+    progress: bool = False,
 ) -> GuideCheck:
     """Checks a guide given every subset of the modalities, and says what the numbers mean and what to do.
 
@@ -170,6 +172,7 @@ def check_guide(
         num_simulated: Number of simulated data points.
         num_ranked: Samples of the guide among which each of them is ranked.
         num_samples: Importance samples of each data point for evidence and k-hat.
+        progress: Whether to show how far it is, and the time left.
 
     Returns:
         The check, with `summary()`, `to_dict()` and `figure()`.
@@ -196,17 +199,18 @@ def check_guide(
     if inputs:  # repeated up to the number of simulations
         rows = torch.arange(num_simulated) % batch_rows(x)
         inputs = {name: values[rows] for name, values in inputs.items()}
-    simulation = simulate(model, num_simulated, modalities_in(x), inputs)
-    test = UniformityTest(num_simulated, num_ranked)
-    checks = {}
-    for given in chosen:
-        calibration = calibrate(model, guide, simulation, given, num_ranked)
-        p_value, coverage = _p_value(test, calibration), _coverage(calibration)
-        gap = inference_gap(model, guide, x, given, num_samples)
-        dimensions = _dimensions(model, guide, x, given)
-        verdicts = judge_subset(given, calibration, p_value, coverage, gap, dimensions)
-        checks[given] = SubsetCheck(given, calibration, p_value, coverage, gap, dimensions, verdicts)
-    aggregate = None if conditions else _aggregate(model, guide, x, max(chosen, key=len))
+    with show_progress(progress):
+        simulation = simulate(model, num_simulated, modalities_in(x), inputs)
+        test = UniformityTest(num_simulated, num_ranked)
+        checks = {}
+        for given in chosen:
+            calibration = calibrate(model, guide, simulation, given, num_ranked)
+            p_value, coverage = _p_value(test, calibration), _coverage(calibration)
+            gap = inference_gap(model, guide, x, given, num_samples)
+            dimensions = _dimensions(model, guide, x, given)
+            verdicts = judge_subset(given, calibration, p_value, coverage, gap, dimensions)
+            checks[given] = SubsetCheck(given, calibration, p_value, coverage, gap, dimensions, verdicts)
+        aggregate = None if conditions else _aggregate(model, guide, x, max(chosen, key=len))
     power = _power(num_simulated, num_ranked, len(next(iter(checks.values())).calibration.names))
     settings = {"num_simulated": num_simulated, "num_ranked": num_ranked, "num_samples": num_samples}
     return GuideCheck(checks, aggregate, judge_aggregate(aggregate), power, {**settings, "num_data": batch_rows(x)})

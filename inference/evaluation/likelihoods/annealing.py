@@ -11,7 +11,7 @@ from torch import Tensor
 from multipyro.batch import batch_rows, is_exposure, modality_of
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
-from multipyro.inference.evaluation._memory import elements_per_row
+from multipyro.inference.evaluation._memory import elements_per_row, shown
 from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
 from multipyro.inference.evaluation.likelihoods.importance import Query
@@ -239,7 +239,7 @@ class _Path:
         total, weights = 0.0, []
         for number, (betas, sizes) in enumerate(self.schedules):
             state = _State(self, number, z)
-            for step in range(1, len(betas)):
+            for step in shown(range(1, len(betas)), f"annealing, {z.shape[1]} data points"):
                 total = total + (betas[step] - betas[step - 1]) * state.now
                 if step < len(betas) - 1 or number < len(self.schedules) - 1:
                     state, _ = state.moved(betas[step], sizes[step])
@@ -267,7 +267,7 @@ class _Path:
         betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=z.device) ** 4
         state, log_size = _State(self, number, z), torch.full(z.shape[1:2], math.log(_FIRST_STEP), device=z.device)
         sizes, spreads = [], []
-        for beta in betas:
+        for beta in shown(betas, f"annealing, step sizes of {z.shape[1]} data points"):
             state, acceptance = state.moved(beta, log_size.exp())
             log_size = log_size + _GAIN * (acceptance.mean(0) - _ACCEPTANCE).to(log_size)
             sizes.append(log_size)

@@ -177,7 +177,7 @@ def _estimates(
     elements = max(elements_per_row(part, head) for part in (program, *(restrict(guide, s) for s in subsets)))
     kept = (len(scored) + 2) * number // min(number, 64)
     parts = []
-    for chunk in row_chunks(len(rows), max(elements, kept), number):
+    for chunk in row_chunks(len(rows), max(elements, kept), number, "likelihoods"):
         part, masks = take_rows(x, observed, rows[chunk])
         size = max(1, _memory.MAX_ELEMENTS // (len(chunk) * elements))
         samples = weighted_samples(model, guide, part, masks, components, number, scored, size)
