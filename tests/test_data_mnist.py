@@ -11,7 +11,7 @@ import torchvision
 
 from multipyro.data import load_dataset
 from multipyro.data.sets import DIGIT_WORDS, load_mnist
-from multipyro.data.storage import idx as _idx
+from multipyro.data.storage import idx
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -138,7 +138,7 @@ def test_missing_files(tmp_path, monkeypatch):
 
 def test_a_partial_folder_is_not_completed_by_a_download(root, monkeypatch):
     (root / "MNIST" / "raw" / f"{LABELS}.gz").unlink()
-    monkeypatch.setattr(_idx, "_download", lambda files: pytest.fail("downloads"))
+    monkeypatch.setattr(idx, "_download", lambda files: pytest.fail("downloads"))
     with pytest.raises(FileNotFoundError, match=rf"MNIST is incomplete: {root}/MNIST/raw has no {LABELS}\[.gz\];"):
         load_mnist(root)
 
@@ -192,7 +192,7 @@ def fake_download(monkeypatch, fails=None):
 
     def download(folder, download):
         folders.append(folder)
-        written = fake_mnist.write_mnist(_idx.Path(folder), fake_mnist.contents(), packed=False)
+        written = fake_mnist.write_mnist(idx.Path(folder), fake_mnist.contents(), packed=False)
         if fails is not None:
             (written / LABELS).unlink()
             raise fails

@@ -9,7 +9,7 @@ import torchvision
 
 from multipyro.data import load_dataset
 from multipyro.data.sets import mnist_fashion as module
-from multipyro.data.storage import idx as _idx
+from multipyro.data.storage import idx
 from multipyro.data.storage.idx import idx_arrays
 
 IMAGES = "train-images-idx3-ubyte"
@@ -23,7 +23,7 @@ def root(tmp_path, monkeypatch):
     fake_mnist.expect(monkeypatch, digits)
     foreign = {hashlib.md5(content).hexdigest(): "MNIST" for content in digits.values()}
     expected = fake_mnist.expected(garments, "FashionMNIST", foreign)
-    monkeypatch.setattr(module, "_FILES", _idx.IdxSet(expected.name, expected.files, 60, foreign))
+    monkeypatch.setattr(module, "_FILES", idx.IdxSet(expected.name, expected.files, 60, foreign))
     fake_mnist.write_mnist(tmp_path / "data", digits, packed=False)
     fake_mnist.write_mnist(tmp_path / "data", garments, packed=True, name="FashionMNIST")
     return tmp_path / "data"
@@ -112,7 +112,7 @@ def test_missing_files(root, monkeypatch):
         path.unlink()
 
     def download(folder, download):
-        fake_mnist.write_mnist(_idx.Path(folder), fake_mnist.contents(1), packed=False, name="FashionMNIST")
+        fake_mnist.write_mnist(idx.Path(folder), fake_mnist.contents(1), packed=False, name="FashionMNIST")
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
     assert len(load_dataset("mnist-fashion", root).train) > 20

@@ -250,11 +250,11 @@ def test_shadows_lie_where_an_object_keeps_the_light_away(shape):
 
 def test_shadows_are_as_a_slow_count_of_rays_says():
     scene, size = place((0.3, 0.2), shape="cube", rotation=30.0), 24
-    from multipyro.data.scenes import shadows as _light
+    from multipyro.data.scenes import shadows
 
     points = np.array([[0.9, -0.2, 0.0], [-0.4, 0.6, 0.0], [0.3, 0.9, 0.0], [-0.6, 0.3, 0.0], [5.0, 5.0, 0.0]]).T
-    lamp = np.asarray(LIGHTS[2])[:, None] + 0.5 * _light._BALL
-    found = _light._visible(scene, points.astype(np.float32), lamp)
+    lamp = np.asarray(LIGHTS[2])[:, None] + 0.5 * shadows._BALL
+    found = shadows._visible(scene, points.astype(np.float32), lamp)
     matrix = np.linalg.inv(scene.objects[0].to_world())
     steps = np.linspace(0, 0.5, 4000)
     wanted = []

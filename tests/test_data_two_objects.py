@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from multipyro.data import load_dataset
-from multipyro.data.scenes import render_jobs as _shards
-from multipyro.data.scenes import renderer as _render
+from multipyro.data.scenes import render_jobs, renderer
 from multipyro.data.scenes import two_objects as module
 from multipyro.data.scenes.composition import (
     COLORS,
@@ -68,13 +67,13 @@ def painted(small, monkeypatch):
 
     def render(recipe, numbers, processes):
         for number in numbers:
-            arrays = _shards._arrays(recipe, number, Painter(recipe.size))
+            arrays = render_jobs._arrays(recipe, number, Painter(recipe.size))
             header = {"recipe": np.array(recipe.header(number))}
             path = small / recipe.name(number)
             write_atomically(path, lambda file, parts=(header | arrays): np.savez_compressed(file, **parts))
             written.append(path)
 
-    monkeypatch.setattr(_shards, "_render", render)
+    monkeypatch.setattr(render_jobs, "_render", render)
     return written
 
 
@@ -234,31 +233,31 @@ def test_what_is_said_to_be_missing(painted, monkeypatch):
 
 
 def test_without_pyvista_an_error_says_what_to_install(small, monkeypatch):
-    monkeypatch.setattr(_shards, "can_render", lambda: False)
+    monkeypatch.setattr(render_jobs, "can_render", lambda: False)
     with pytest.raises(ImportError, match=r'30 scenes are not rendered .*pip install "multipyro\[render\]"'):
         load_scenes("one-object", size=32)
     monkeypatch.setitem(sys.modules, "pyvista", None)
-    assert "pyvista" not in vars(_render)
+    assert "pyvista" not in vars(renderer)
     with pytest.raises(ImportError, match=r'pip install "multipyro\[render\]"'):
-        _render.Renderer(32)
+        renderer.Renderer(32)
 
 
 def test_a_worker_that_fails_says_why(small, monkeypatch):
-    monkeypatch.setattr(_shards, "can_render", lambda: True)
-    monkeypatch.setattr(_shards, "_WORKER", "raise SystemExit('no display')")
+    monkeypatch.setattr(render_jobs, "can_render", lambda: True)
+    monkeypatch.setattr(render_jobs, "_WORKER", "raise SystemExit('no display')")
     with pytest.raises(RuntimeError, match="rendering failed with exit status 1.*: no display"):
-        _shards._render(SceneRecipe(1, True, 32, 0, 1), [0], 1)
+        render_jobs._render(SceneRecipe(1, True, 32, 0, 1), [0], 1)
 
 
 def test_a_run_that_ends_early_goes_on(painted, monkeypatch):
-    render = _shards._render
+    render = render_jobs._render
 
     def interrupted(recipe, numbers, processes):
         render(recipe, numbers[:3], processes)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(_shards, "_render", interrupted)
+        patched.setattr(render_jobs, "_render", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_scenes("two-objects", size=32)
     assert len(painted) == 3
@@ -287,8 +286,8 @@ render_worker()
 
 
 def test_worker_processes_write_what_one_process_does(small, monkeypatch, capfd):
-    monkeypatch.setattr(_shards, "can_render", lambda: True)
-    monkeypatch.setattr(_shards, "_WORKER", PAINTER)
+    monkeypatch.setattr(render_jobs, "can_render", lambda: True)
+    monkeypatch.setattr(render_jobs, "_WORKER", PAINTER)
     splits = load_scenes("two-objects", size=32, num_rows=5, processes=2)
     assert "15/15" in capfd.readouterr().err
     for name, first in (("train", 0), ("validation", 20), ("test", 30)):

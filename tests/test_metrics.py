@@ -194,6 +194,10 @@ def test_tables_show_a_dash_for_what_does_not_exist(small):
     table = metrics_table(found, "jmvae")
     assert table.row_count == len(flat) + len(found["classifier_accuracy"])
     assert list(table.columns[1].cells)[1] == "–"
+    assert table.caption is None
+    estimate = {"value": -1.0, "se": 0.1, "unreliable": 0.02}
+    starred = metrics_table({"log_likelihood": {"image": estimate}, "classifier_accuracy": {}}, "jmvae")
+    assert starred.caption.startswith("* importance weights unreliable")
     assert format_value({"value": 0.5, "se": 0.01}) == "0.500 ± 0.010"
     assert format_value({"value": -123.456, "se": None}) == "-123.46"
     assert markdown_table(["a", "b"], [["1", "–"]]) == "| a | b |\n| --- | --- |\n| 1 | – |\n"

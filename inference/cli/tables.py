@@ -120,13 +120,16 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
 
     A share counted by classifiers has its bracket, the range that their accuracy on real data allows, beside it.
     """
-    rows = []
-    for name, value in flat_metrics(metrics).items():
+    rows, estimates = [], flat_metrics(metrics)
+    for name, value in estimates.items():
         bracket = (value or {}).get("bracket")
         rows.append([name, format_value(value), "" if bracket is None else f"{bracket[0]:.3f} to {bracket[1]:.3f}"])
     for name, accuracy in metrics["classifier_accuracy"].items():
         rows.append([f"accuracy of the classifier of {name}", "–" if accuracy is None else f"{accuracy:.3f}", ""])
-    return table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
+    result = table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
+    if any((value or {}).get("unreliable") for value in estimates.values()):
+        result.caption = "* importance weights unreliable at some test examples: see the warnings in metrics.json"
+    return result
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
