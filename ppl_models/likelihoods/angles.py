@@ -53,6 +53,8 @@ class VonMisesLikelihood(ConcentrationLikelihood):
 
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         cosine, sine = outputs.unbind(-1)
+        # at the origin, where there is no direction, older versions of torch give atan2 a gradient of NaN
+        cosine = torch.where((cosine == 0) & (sine == 0), 1.0, cosine)
         return StableVonMises(torch.atan2(sine, cosine), bounded_log(self.log_concentration).exp())
 
     def check_values(self, values: Tensor, name: str) -> None:
