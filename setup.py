@@ -58,7 +58,7 @@ setup(
     # Parts of the tests have passed with the lower bounds; an upper bound stands only where a break is known.
     # The modules import with torch, pyro-ppl and numpy alone; see multipyro/_optional.py for the others.
     install_requires=[
-        "lightning-fabric>=2.2",
+        "lightning-fabric>=2.4",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pillow>=10.2",

@@ -238,7 +238,8 @@ def test_gray_of_16_bits_is_scaled(tmp_path, kind):
     else:
         Image.fromarray(GRAYS.astype(">u2") if kind.startswith("big") else GRAYS).save(path)
     with Image.open(path) as image:
-        assert image.mode == {"png": "I;16", "tiff": "I;16", "pgm": "I"}.get(kind, "I;16B")
+        # Pillow before 10.3 reads a PNG of 16 bits as one of 32
+        assert image.mode in {"png": ("I", "I;16"), "tiff": ("I;16",), "pgm": ("I",)}.get(kind, ("I;16B",))
     expected = np.rint(GRAYS / 257)
     assert (decode_images([path], ["1"], (1, 2, 4))[0, 0] == expected).all()
     assert (decode_images([path], ["1"], (3, 2, 4))[0] == expected).all()

@@ -8,6 +8,7 @@ from toy import assert_same, parameters, toy_data, toy_programs
 from multipyro.inference import TrainingSettings, fit
 from multipyro.inference.training.optimizers import lr_factor, optimizer_factory
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 QUICK = {"epochs": 2, "batch_size": 16, "seed": 5, "progress": False}
 
 
@@ -87,6 +88,7 @@ def test_optimizers_by_name_are_those_of_torch(name):
     assert_same(parameters(*mine), parameters(*plain), atol=1e-6)
 
 
+@pytest.mark.skipif(TORCH < (2, 4), reason="torch has a fused Adam on the CPU since 2.4")
 def test_adam_is_fused():
     optimizer = optimizer_factory("adam", 1e-3)([torch.zeros(1, requires_grad=True)])
     assert optimizer.param_groups[0]["fused"] is True
@@ -111,8 +113,8 @@ def test_bfloat16_is_used_where_asked_for():
 
     class Watched(Trace_ELBO):
         def loss_and_grads(self, model, guide, x, observed=None):
-            kinds.add(torch.is_autocast_enabled("cpu"))
+            kinds.add((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
             return super().loss_and_grads(model, guide, x, observed)
 
     result = fit(*toy_programs(), Watched(), toy_data(), precision="bf16-mixed", **QUICK)
-    assert kinds == {True} and result.epochs == 2
+    assert kinds == {torch.bfloat16} and result.epochs == 2

@@ -144,6 +144,10 @@ def test_each_update_is_logged_and_has_an_optimizer_of_its_own(tmp_path):
     assert "momentum" in groups[2] and "betas" in groups[0]
 
 
+def plain_values(state):
+    return {name: None if value is None else torch.as_tensor(value).tolist() for name, value in state.items()}
+
+
 @pytest.mark.parametrize("batch", [1, 3, 8, 11])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, batch):
     whole = recipe_of()
@@ -158,9 +162,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, batch):
     ours, theirs = (read_checkpoint(path) for path in last)
     assert any(name.startswith("programs.2.layers.1.running_mean") for name in ours["state_dict"])
     for mine, other in zip(optimizer_states(ours), optimizer_states(theirs), strict=True):
-        assert {name: torch.as_tensor(value).tolist() for name, value in mine.items()} == {
-            name: torch.as_tensor(value).tolist() for name, value in other.items()
-        }
+        assert plain_values(mine) == plain_values(other)
 
 
 def test_jmvae_gan_goes_on_bit_for_bit_and_is_loaded_whole(tmp_path):

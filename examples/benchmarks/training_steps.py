@@ -236,8 +236,9 @@ def check(floor, objective, model, guide, x):
 
 
 def stepper(loss, parameters, fused):
-    """A function that takes one optimizer step."""
-    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=fused)
+    """A function that takes one optimizer step; before torch 2.4, no optimizer on a CPU is fused."""
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=fused and version >= (2, 4))
 
     def step(x):
         optimizer.zero_grad()
