@@ -14,9 +14,9 @@ Expressions are values: they can be printed, compared, pickled and used as keys.
 """
 
 import functools
-import importlib
 import inspect
 import operator
+import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -276,8 +276,7 @@ class Binding:
         key = handler, arguments
         program = self._programs.pop(key, None)
         if program is None:
-            module, _, name = handler.partition(":")
-            program = getattr(importlib.import_module(module), name)(**dict(arguments))
+            program = pkgutil.resolve_name(handler)(**dict(arguments))
         self._programs[key] = program
         if len(self._programs) > _MOST_PROGRAMS:
             del self._programs[next(iter(self._programs))]
@@ -303,7 +302,7 @@ def substitute(value: Any, change: Callable[[Any], Any]) -> Any:
         items = tuple(substitute(item, change) for item in value)
         return value if all(map(operator.is_, items, value)) else items
     if isinstance(value, dict):
-        return {key: substitute(item, change) for key, item in value.items()}
+        return type(value)({key: substitute(item, change) for key, item in value.items()})
     if not is_dataclass(value) or isinstance(value, type):
         return value
     settings = {setting.name: getattr(value, setting.name) for setting in fields(value)}

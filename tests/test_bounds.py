@@ -246,7 +246,7 @@ def test_random_subsets_are_proper_and_drawn_by_size_without_repetition():
     loss = subset_elbo(num_random_subsets=3)
     sizes = {2: 0, 3: 0, 4: 0}
     for _ in range(600):
-        names = [term.name for term in loss.terms(problem.modalities)]
+        names = [term.elbo.name for term in loss.terms(problem.modalities)]
         assert names[:6] == ["", *problem.modalities]
         drawn = [tuple(name.split("+")) for name in names[6:]]
         assert len(set(drawn)) == 3

@@ -187,11 +187,10 @@ class Objective(ELBO):
         return self.traces(model, guide, *args, **kwargs)
 
     def _binding(self, model: Program, guide: Program) -> Binding:
-        """The programs that the expressions in this objective stand for; rebuilt when model or guide change."""
+        """The programs that the expressions in this objective stand for: kept by `bind`, else made for each call."""
         binding = vars(self).get("_cached_binding")
-        if binding is None or binding.model is not model or binding.guide is not guide:
-            binding = vars(self)["_cached_binding"] = Binding(model, guide)
-        return binding
+        is_bound = binding is not None and binding.model is model and binding.guide is guide
+        return binding if is_bound else Binding(model, guide)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_cached")}
@@ -216,8 +215,9 @@ class BoundObjective:
     """
 
     def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
-        # a copy, so that calls of the objective with other programs do not replace the handlers of these
+        # the copy keeps the handlers, and the objective itself no model alive
         self.objective, self.model, self.guide = copy.copy(objective), model, guide
+        vars(self.objective)["_cached_binding"] = Binding(model, guide)
 
     def evaluate(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Evaluation:
         """As `Objective.evaluate`."""

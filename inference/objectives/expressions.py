@@ -15,7 +15,7 @@ once and each encoder runs once.
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pyro import poutine
@@ -27,25 +27,21 @@ from multipyro.guides import StratifiedMixture
 from multipyro.inference.handlers import where_proper
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
 from multipyro.inference.objectives.families import SINGLES, SubsetFamily, random_subsets
-from multipyro.inference.objectives.sites import TracePair, closed_form, log_prob_of
+from multipyro.inference.objectives.sites import TracePair, closed_form
 from multipyro.inference.objectives.spec import instances_in
 from multipyro.inference.objectives.weights import (
+    BySubset,
     SiteWeights,
     Weight,
-    WeightScope,
     as_weight,
-    as_weights,
     check_choice,
     is_one,
     number,
-    weight_of,
-    weights_text,
 )
 from multipyro.inference.programs import (
     GUIDE,
     MODEL,
     SUBSET,
-    Binding,
     Program,
     ProgramExpression,
     Subset,
@@ -71,9 +67,22 @@ class Expression(Objective):
             raise AttributeError(f"{name} of an objective cannot be changed: make another objective")
         super().__setattr__(name, value)
 
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def terms(self, modalities: Subset) -> Sequence["Term"]:
+        """The terms for a batch with these modalities; random subsets are drawn in each call, others made once."""
+        made = vars(self).setdefault("_cached_terms", {})
+        if modalities in made:
+            return made[modalities]
+        terms = tuple(self._terms(modalities))
+        if not any(family.is_random for family in instances_in(self, SubsetFamily)):
+            made[modalities] = terms
+        return terms
+
     @abstractmethod
-    def terms(self, modalities: Subset) -> Iterator["Term"]:
-        """The terms for a batch with these modalities; random subsets are drawn in each call."""
+    def _terms(self, modalities: Subset) -> Iterator["Term"]:
+        """Makes the terms."""
 
     def __add__(self, other: Objective) -> "Sum":
         return Sum((*_summands(self), *_summands(other)))
@@ -89,103 +98,41 @@ class Expression(Objective):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        step = _Step(self._binding(model, guide), x, observed)
-        for term in self._expanded(modalities_in(x)):
-            term.add_to(step)
-        return step.result
-
-    def _expanded(self, modalities: Subset) -> Sequence["Term"]:
-        """The terms, which are made once where no subset is random."""
-        expansions = vars(self).setdefault("_cached_terms", {})
-        if modalities not in expansions:
-            is_random = any(family.is_random for family in instances_in(self, SubsetFamily))
-            expansions[modalities] = None if is_random else tuple(self.terms(modalities))
-        terms = expansions[modalities]
-        return tuple(self.terms(modalities)) if terms is None else terms
+        binding, modalities = self._binding(model, guide), modalities_in(x)
+        result = Evaluation(torch.zeros(()))
+        q_traces: dict[tuple[ProgramExpression, int], poutine.Trace] = {}
+        for weight, term in self.terms(modalities):
+            q = term.q, term.num_particles
+            if q not in q_traces:  # a guide that several terms have is traced once
+                q_traces[q] = trace_of(binding[term.q], term.num_particles, x, observed)
+            p_trace = replayed(binding[term.p], q_traces[q], term.num_particles, x, observed)
+            pair = TracePair.of_traces(p_trace, q_traces[q])
+            term.add_to(result, pair, weight.value(len(modalities)), len(modalities))
+        return result
 
 
-@dataclass(frozen=True)
-class Term:
-    """One ELBO of a sum, for one subset.
+class Term(NamedTuple):
+    """One term of a sum.
 
     Args:
-        elbo: The ELBO.
-        p: Its generative program, without placeholders for subsets.
-        q: Its variational program, likewise.
-        scope: What the weights of its sites may depend on.
-        name: Prefix of its sums in reports, empty for a main term.
-        weights: The weights around it, each with its scope.
+        weight: The product of the weights around it.
+        elbo: The ELBO, without placeholders for subsets.
     """
 
+    weight: Weight
     elbo: "Elbo"
-    p: ProgramExpression
-    q: ProgramExpression
-    scope: WeightScope
-    name: str
-    weights: tuple[tuple[Weight, WeightScope], ...] = ()
-
-    def weighted(self, weight: Weight) -> "Term":
-        """The term with a weight around it."""
-        scope = WeightScope(self.scope.num_modalities)
-        return replace(self, weights=((weight, scope), *self.weights))
 
     def within(self, subset: Subset, of_each_row: bool) -> "Term":
         """The term with a subset in place of `SUBSET`; `of_each_row` as in `SubsetFamily`."""
 
         def with_subset(part: Any) -> Any:
-            return subset if isinstance(part, SubsetPlaceholder) else part
+            if isinstance(part, SubsetPlaceholder):
+                return subset
+            return part.of(subset) if isinstance(part, BySubset) else part
 
-        p, q = substitute(self.p, with_subset), substitute(self.q, with_subset)
-        return Term(
-            self.elbo,
-            where_proper(p, subset) if of_each_row else p,
-            q,
-            self.scope.within(subset),
-            self.name or subset_text(subset),
-            tuple((weight, scope.within(subset)) for weight, scope in self.weights),
-        )
-
-    def add_to(self, step: "_Step") -> None:
-        """Adds the term to the evaluation of a step."""
-        pair, elbo = step.traces(self), self.elbo
-        weight: float | Tensor = 1.0
-        for factor, scope in self.weights:
-            weight = weight * factor.value(scope)
-        reconstruction = elbo.reconstruction.value(self.scope)
-        for name, site in pair.p_sites.items():
-            factor = weight * weight_of(name, elbo.sites, self.scope)
-            if name in pair.latents:
-                step.result.add(name, pair.masked(name, -self._kl(pair, name)), factor, "kl", self.name)
-            else:
-                step.result.add(name, pair.masked(name, log_prob_of(site)), factor * reconstruction, prefix=self.name)
-
-    def _kl(self, pair: TracePair, name: str) -> Tensor:
-        mixture, prior = pair.q_sites[name]["fn"], pair.p_sites[name]
-        if self.elbo.kl == "components" and isinstance(mixture, StratifiedMixture):
-            divergences = [closed_form(component, prior["fn"]) for component in mixture.components]
-            if all(divergence is not None for divergence in divergences):
-                mean = (mixture.weights * torch.stack(divergences, -1)).sum(-1)
-                return scale_and_mask(mean, prior["scale"], pair.q_sites[name]["mask"])
-        return pair.kl(name, exact=self.elbo.kl != "sampled" and pair.is_ordered)
-
-
-class _Step:
-    """The evaluation of one batch: the sums so far, and the traces of the guides so far."""
-
-    def __init__(self, binding: Binding, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
-        self.binding, self.x, self.observed = binding, x, observed
-        self.result = Evaluation(torch.zeros(()))
-        self._traces: dict[tuple[ProgramExpression, int], poutine.Trace] = {}
-
-    def traces(self, term: Term) -> TracePair:
-        """The sites of a term's programs; a guide that several terms share is traced once."""
-        particles = term.elbo.num_particles
-        key = term.q, particles
-        if key not in self._traces:
-            self._traces[key] = trace_of(self.binding[term.q], particles, self.x, self.observed)
-        q_trace = self._traces[key]
-        p_trace = replayed(self.binding[term.p], q_trace, particles, self.x, self.observed)
-        return TracePair.of_traces(p_trace, q_trace)
+        weight, elbo = substitute(self.weight, with_subset), substitute(self.elbo, with_subset)
+        p = where_proper(elbo.p, subset) if of_each_row else elbo.p
+        return Term(weight, replace(elbo, p=p, name=elbo.name or subset_text(subset)))
 
 
 @dataclass(eq=False, repr=False)
@@ -194,7 +141,7 @@ class Elbo(Expression):
 
     p: ProgramExpression
     q: ProgramExpression
-    sites: Mapping[str, Weight] = field(default_factory=dict)
+    sites: SiteWeights = field(default_factory=SiteWeights)
     _: KW_ONLY
     reconstruction: Weight = number("", 1.0)
     kl: KL = "analytic"
@@ -202,16 +149,35 @@ class Elbo(Expression):
     name: str = ""
 
     def __post_init__(self) -> None:
-        super().__init__(self.num_particles)
+        Objective.__init__(self, self.num_particles)
         check_choice("kl", self.kl, KL)
 
-    def terms(self, modalities: Subset) -> Iterator[Term]:
-        yield Term(self, self.p, self.q, WeightScope(len(modalities)), self.name)
+    def _terms(self, modalities: Subset) -> Iterator[Term]:
+        yield Term(as_weight(1.0), self)
 
     def equation(self) -> str:
-        weights = weights_text({"x": self.reconstruction, **self.sites})
+        weights = SiteWeights({"x": self.reconstruction, **self.sites})
         kl = "; mean KL of the components" if self.kl == "components" else ""
         return f"ELBO({self.p!r} || {self.q!r}{weights}{kl})"
+
+    def add_to(self, result: Evaluation, pair: TracePair, weight: float | Tensor, num_modalities: int) -> None:
+        """Adds the weighted sites of the two programs to an evaluation."""
+        reconstruction = weight * self.reconstruction.value(num_modalities)
+        for name in pair.p_sites:
+            factor = self.sites.of(name, num_modalities)
+            if name in pair.latents:
+                result.add(name, pair.masked(name, -self._kl(pair, name)), weight * factor, "kl", self.name)
+            else:
+                result.add(name, pair.masked(name, pair.log_prob(name)), reconstruction * factor, prefix=self.name)
+
+    def _kl(self, pair: TracePair, name: str) -> Tensor:
+        mixture, prior = pair.q_sites[name]["fn"], pair.p_sites[name]
+        if self.kl == "components" and isinstance(mixture, StratifiedMixture):
+            divergences = [closed_form(component, prior["fn"]) for component in mixture.components]
+            if all(divergence is not None for divergence in divergences):
+                mean = (mixture.weights * torch.stack(divergences, -1)).sum(-1)
+                return scale_and_mask(mean, prior["scale"], pair.q_sites[name]["mask"])
+        return pair.kl(name, exact=self.kl != "sampled" and pair.is_ordered)
 
 
 @dataclass(eq=False, repr=False)
@@ -226,17 +192,12 @@ class Weighted(Expression):
     weight: Weight
     body: Expression
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def terms(self, modalities: Subset) -> Iterator[Term]:
-        for term in self.body.terms(modalities):
-            yield term.weighted(self.weight)
+    def _terms(self, modalities: Subset) -> Iterator[Term]:
+        for weight, term in self.body.terms(modalities):
+            yield Term(self.weight * weight, term)
 
     def equation(self) -> str:
-        body = self.body.equation()
-        body = f"({body})" if isinstance(self.body, Sum) else body
-        return body if is_one(self.weight) else f"{self.weight!r} {body}"
+        return _grouped(self.body) if is_one(self.weight) else f"{self.weight!r} {_grouped(self.body)}"
 
 
 @dataclass(eq=False, repr=False)
@@ -249,10 +210,7 @@ class Sum(Expression):
 
     summands: tuple[Expression, ...]
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def terms(self, modalities: Subset) -> Iterator[Term]:
+    def _terms(self, modalities: Subset) -> Iterator[Term]:
         for summand in self.summands:
             yield from summand.terms(modalities)
 
@@ -267,23 +225,19 @@ class SumOver(Expression):
     family: SubsetFamily
     body: Expression
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def terms(self, modalities: Subset) -> Iterator[Term]:
+    def _terms(self, modalities: Subset) -> Iterator[Term]:
         for subset in self.family.subsets(modalities):
             for term in self.body.terms(modalities):
                 yield term.within(subset, self.family.per_row)
 
     def equation(self) -> str:
-        body = self.body.equation()
-        return f"sum_{{{self.family!r}}} {f'({body})' if isinstance(self.body, Sum) else body}"
+        return f"sum_{{{self.family!r}}} {_grouped(self.body)}"
 
 
 def elbo(
     p: Program | ProgramExpression,
     q: Program | ProgramExpression,
-    sites: SiteWeights | None = None,
+    sites: Mapping[str, float | Tensor | Weight] | None = None,
     *,
     reconstruction: float | Tensor | Weight = 1.0,
     kl: KL = "analytic",
@@ -323,7 +277,7 @@ def elbo(
     return Elbo(
         as_expression(p),
         as_expression(q),
-        as_weights(sites),
+        SiteWeights(sites),
         reconstruction=as_weight(reconstruction),
         kl=kl,
         num_particles=num_particles,
@@ -350,7 +304,9 @@ def sum_over(family: SubsetFamily, body: Expression) -> SumOver:
     return SumOver(family, body)
 
 
-def subset_elbo(num_random_subsets: int = 0, sites: SiteWeights | None = None, *, kl: KL = "analytic") -> Expression:
+def subset_elbo(
+    num_random_subsets: int = 0, sites: Mapping[str, float | Tensor | Weight] | None = None, *, kl: KL = "analytic"
+) -> Expression:
     r"""The joint ELBO, one of every single modality, and those of random subsets: the objective of MVAE.
 
     .. math:: L = \sum_{S} \mathrm{ELBO}(m|_S \,\|\, g|_S), \qquad
@@ -392,3 +348,8 @@ def _summands(objective: Any) -> tuple[Expression, ...]:
     if not isinstance(objective, Expression):
         raise TypeError(f"only sums of ELBOs can be added up, got {type(objective).__name__}")
     return objective.summands if isinstance(objective, Sum) else (objective,)
+
+
+def _grouped(objective: Expression) -> str:
+    """The equation of a factor: a sum in brackets."""
+    return f"({objective.equation()})" if isinstance(objective, Sum) else objective.equation()

@@ -12,7 +12,7 @@ from multipyro.guides import StratifiedMixture, product_of_experts
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed
 from multipyro.inference.objectives.sites import TracePair, closed_form, log_prob_of, sample_sites
 from multipyro.inference.objectives.stratified import expert_mixture
-from multipyro.inference.objectives.weights import SiteWeights, WeightScope, as_weights, weight_of, weights_text
+from multipyro.inference.objectives.weights import SiteWeights, Weight
 from multipyro.inference.programs import Program
 
 __all__ = ["JensenShannonELBO", "jensen_shannon"]
@@ -92,15 +92,15 @@ class JensenShannonELBO(Objective):
 
     weights: Mapping[str, float] | None = None
     prior_samples: bool = False
-    sites: SiteWeights = field(default_factory=dict)
+    sites: Mapping[str, float | Tensor | Weight] = field(default_factory=dict)
     num_particles: int = 1
 
     def __post_init__(self) -> None:
         super().__init__(self.num_particles)
-        self.sites = as_weights(self.sites)
+        self.sites = SiteWeights(self.sites)
 
     def equation(self) -> str:
-        return f"E_g log m(x|z) - JS(experts of g, prior{weights_text(self.sites)})"
+        return f"E_g log m(x|z) - JS(experts of g, prior{self.sites})"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -115,7 +115,7 @@ class JensenShannonELBO(Objective):
             model_trace = replayed(model, guide_trace, self.num_particles, x, observed)
         pair = TracePair.of_traces(model_trace, guide_trace)
         result = Evaluation(torch.zeros((), dtype=divergence.dtype, device=divergence.device))
-        scope = WeightScope(len(modalities_in(x)))
+        num_modalities = len(modalities_in(x))
         for name, site in pair.p_sites.items():
             if name == "z":
                 value, kind = -divergence, "divergence"
@@ -123,5 +123,5 @@ class JensenShannonELBO(Objective):
                 value, kind = -pair.kl(name), "kl"
             else:
                 value, kind = log_prob_of(site), "reconstruction"
-            result.add(name, pair.masked(name, value), weight_of(name, self.sites, scope), kind)
+            result.add(name, pair.masked(name, value), self.sites.of(name, num_modalities), kind)
         return result

@@ -13,14 +13,7 @@ from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
 from multipyro.inference.objectives.stratified import WithoutSampling, expert_mixture
-from multipyro.inference.objectives.weights import (
-    SiteWeights,
-    WeightScope,
-    as_weights,
-    check_choice,
-    weight_of,
-    weights_text,
-)
+from multipyro.inference.objectives.weights import SiteWeights, Weight, check_choice
 from multipyro.inference.programs import MODEL, Program
 
 __all__ = ["LinearMixtureELBO"]
@@ -70,15 +63,15 @@ class LinearMixtureELBO(Objective):
 
     num_particles: int = 1
     gradient: Gradient = "unbiased"
-    sites: SiteWeights = field(default_factory=dict)
+    sites: Mapping[str, float | Tensor | Weight] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__init__(self.num_particles)
         check_choice("gradient", self.gradient, Gradient)
-        self.sites = as_weights(self.sites)
+        self.sites = SiteWeights(self.sites)
 
     def equation(self) -> str:
-        return f"mean over experts of their ELBOs (m || g{weights_text(self.sites)}), each decoder run once"
+        return f"mean over experts of their ELBOs (m || g{self.sites}), each decoder run once"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -86,7 +79,7 @@ class LinearMixtureELBO(Objective):
         guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
         mixture, binding = expert_mixture(guide_sites), self._binding(model, guide)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))
-        scope = WeightScope(len(modalities_in(x)))
+        num_modalities = len(modalities_in(x))
         for index, (name, expert) in enumerate(zip(mixture.names, mixture.components, strict=True)):
             share = mixture.weights[..., index]
             z = expert.rsample((self.num_particles,))
@@ -102,7 +95,7 @@ class LinearMixtureELBO(Objective):
                 value = factor * log_prob_of(sites[site]) if site == name else -pair.kl(site)
                 value = torch.where(share > 0, pair.masked(site, share * value if site == "z" else value), 0.0)
                 kind = "reconstruction" if site == name else "kl"
-                result.add(site, value, weight_of(site, self.sites, scope), kind)
+                result.add(site, value, self.sites.of(site, num_modalities), kind)
         return result
 
     def _factor(self, mixture: StratifiedMixture, index: int, z: Tensor) -> Tensor:

@@ -15,14 +15,7 @@ from multipyro.batch import modalities_in, private_modality
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
-from multipyro.inference.objectives.weights import (
-    SiteWeights,
-    WeightScope,
-    as_weights,
-    check_choice,
-    weight_of,
-    weights_text,
-)
+from multipyro.inference.objectives.weights import SiteWeights, Weight, check_choice
 from multipyro.inference.programs import Program, ProgramExpression
 
 __all__ = ["StratifiedELBO", "WithoutSampling", "expert_mixture"]
@@ -86,7 +79,7 @@ class StratifiedELBO(Objective):
     num_particles: int = 1
     gradient: Gradient = "reparam"
     bound: Bound = "stratified"
-    sites: SiteWeights = field(default_factory=dict)
+    sites: Mapping[str, float | Tensor | Weight] = field(default_factory=dict)
     auxiliary: Mapping[str, nn.Module] | ProgramExpression | None = None
 
     def __post_init__(self) -> None:
@@ -95,14 +88,12 @@ class StratifiedELBO(Objective):
         check_choice("bound", self.bound, Bound)
         if self.auxiliary and self.gradient == "dreg":
             raise ValueError("gradient must be 'reparam' or 'stl' with auxiliary priors, got 'dreg'")
-        self.sites = as_weights(self.sites)
+        self.sites = SiteWeights(self.sites)
 
     def equation(self) -> str:
         auxiliary = ", private latents of other modalities from auxiliary priors" if self.auxiliary else ""
         gradient = "" if self.gradient == "reparam" else f", {self.gradient} gradient"
-        return (
-            f"{self.bound} {self.num_particles}-sample bound of (m || g{weights_text(self.sites)}){auxiliary}{gradient}"
-        )
+        return f"{self.bound} {self.num_particles}-sample bound of (m || g{self.sites}){auxiliary}{gradient}"
 
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
@@ -133,8 +124,8 @@ class StratifiedELBO(Objective):
                 part = part - (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
                 part = torch.where(own_strata[name], part, 0.0) if name in own_strata else part
             parts[name] = pair.masked(name, part)
-        scope = WeightScope(len(modalities_in(x)))
-        log_weights = sum(weight_of(name, self.sites, scope) * part for name, part in parts.items())
+        num_modalities = len(modalities_in(x))
+        log_weights = sum(self.sites.of(name, num_modalities) * part for name, part in parts.items())
         log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])
         result = Evaluation(self._bound(log_weights, shares, values))
         for name, part in parts.items():

@@ -2,10 +2,10 @@
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,69 +14,43 @@ from multipyro.inference.programs import Subset, subset_text
 
 __all__ = [
     "NUM_MODALITIES",
+    "BySubset",
     "LinearWarmup",
     "SiteWeights",
     "Weight",
-    "WeightScope",
     "as_weight",
-    "as_weights",
     "by_subset",
     "check_choice",
     "is_one",
     "number",
-    "weight_of",
-    "weights_text",
 ]
 
+_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
-class WeightScope(NamedTuple):
-    """The quantities that the value of a weight may depend on.
 
-    Args:
-        num_modalities: The number of modalities in the batch.
-        subset: The subset that the innermost sum around the weight has reached; None outside of sums.
-    """
+def _arithmetic(symbol: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The methods of an operator, with the weight on the left and with the weight on the right."""
 
-    num_modalities: int
-    subset: Subset | None = None
+    def left(weight: "Weight", other: Any) -> "Weight":
+        return Arithmetic(symbol, weight, as_weight(other)) if _is_weight(other) else NotImplemented
 
-    def within(self, subset: Subset) -> "WeightScope":
-        """The scope in which the next outer sum has reached `subset`."""
-        return self if self.subset else self._replace(subset=subset)
+    def right(weight: "Weight", other: Any) -> "Weight":
+        return Arithmetic(symbol, as_weight(other), weight) if _is_weight(other) else NotImplemented
+
+    return left, right
 
 
 class Weight(ABC):
     """A weight that is printed and compared as a value; `+`, `-`, `*` and `/` combine weights and numbers."""
 
     @abstractmethod
-    def value(self, scope: WeightScope) -> float | Tensor:
-        """The present value, a number or a tensor `()` or `(batch,)`."""
+    def value(self, num_modalities: int) -> float | Tensor:
+        """The present value in a batch of so many modalities, a number or a tensor `()` or `(batch,)`."""
 
-    def __add__(self, other: Any) -> "Weight":
-        return Arithmetic("+", self, as_weight(other))
-
-    def __radd__(self, other: Any) -> "Weight":
-        return Arithmetic("+", as_weight(other), self)
-
-    def __sub__(self, other: Any) -> "Weight":
-        return Arithmetic("-", self, as_weight(other))
-
-    def __rsub__(self, other: Any) -> "Weight":
-        return Arithmetic("-", as_weight(other), self)
-
-    def __truediv__(self, other: Any) -> "Weight":
-        return Arithmetic("/", self, as_weight(other))
-
-    def __rtruediv__(self, other: Any) -> "Weight":
-        return Arithmetic("/", as_weight(other), self)
-
-    def __mul__(self, other: Any) -> Any:
-        if not isinstance(other, Weight | float | int | Tensor):
-            return NotImplemented  # a weight times an objective is an objective
-        return Arithmetic("*", self, as_weight(other))
-
-    def __rmul__(self, other: Any) -> "Weight":
-        return Arithmetic("*", as_weight(other), self)
+    __add__, __radd__ = _arithmetic("+")
+    __sub__, __rsub__ = _arithmetic("-")
+    __mul__, __rmul__ = _arithmetic("*")
+    __truediv__, __rtruediv__ = _arithmetic("/")
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +65,7 @@ class Number(Weight):
     number: float | Tensor
     symbol: str = field(default="", compare=False)
 
-    def value(self, scope: WeightScope) -> float | Tensor:
+    def value(self, num_modalities: int) -> float | Tensor:
         return self.number
 
     def __repr__(self) -> str:
@@ -110,13 +84,19 @@ class BySubset(Weight):
     numbers: tuple[tuple[Subset, float], ...]
     symbol: str = field(compare=False)
 
-    def value(self, scope: WeightScope) -> float:
+    def of(self, subset: Subset) -> Number:
+        """The weight of one subset."""
+        return Number(self._number(subset, f"the subset {subset_text(subset)}"), repr(self))
+
+    def value(self, num_modalities: int) -> float:
+        return self._number(None, "a term outside of a sum")
+
+    def _number(self, subset: Subset | None, place: str) -> float:
         try:
-            return dict(self.numbers)[scope.subset]
+            return dict(self.numbers)[subset]
         except KeyError:
-            subset = "a term outside of a sum" if scope.subset is None else f"the subset {subset_text(scope.subset)}"
             subsets = ", ".join(subset_text(key) for key, _ in self.numbers)
-            raise ValueError(f"the weight {self!r} has no number for {subset}: it has those of {subsets}") from None
+            raise ValueError(f"the weight {self!r} has no number for {place}: it has those of {subsets}") from None
 
     def __repr__(self) -> str:
         return f"{self.symbol}_A"
@@ -126,16 +106,14 @@ class BySubset(Weight):
 class NumModalities(Weight):
     """The number of modalities in the batch."""
 
-    def value(self, scope: WeightScope) -> float:
-        return float(scope.num_modalities)
+    def value(self, num_modalities: int) -> float:
+        return float(num_modalities)
 
     def __repr__(self) -> str:
         return "M"
 
 
 NUM_MODALITIES = NumModalities()
-
-_OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,8 +130,8 @@ class Arithmetic(Weight):
     left: Weight
     right: Weight
 
-    def value(self, scope: WeightScope) -> float | Tensor:
-        return _OPERATORS[self.symbol](self.left.value(scope), self.right.value(scope))
+    def value(self, num_modalities: int) -> float | Tensor:
+        return _OPERATORS[self.symbol](self.left.value(num_modalities), self.right.value(num_modalities))
 
     def __repr__(self) -> str:
         if self.symbol in "+-":
@@ -209,7 +187,7 @@ class LinearWarmup(Weight):
         """The present value, a tensor `()` that is changed in place."""
         return self._current
 
-    def value(self, scope: WeightScope) -> Tensor:
+    def value(self, num_modalities: int) -> Tensor:
         return self._current
 
     def step(self) -> None:
@@ -240,7 +218,29 @@ class LinearWarmup(Weight):
         return peak if self.length <= 1 else f"warmup({self.length} {self.unit}s to {peak})"
 
 
-SiteWeights = Mapping[str, float | Tensor | Weight]
+class SiteWeights(dict[str, Weight]):
+    """Site name -> weight; 1 for a site that is not in it.
+
+    Args:
+        weights: Numbers, tensors `()` or `(batch,)`, schedules, or arithmetic with them.
+
+    Example:
+        >>> weights = SiteWeights({"z": 0.5, "label": 10, "image": 1})
+        >>> str(weights), weights.of("label", num_modalities=2), weights.of("word", num_modalities=2)
+        ('; z: 0.5, label: 10', 10, 1.0)
+    """
+
+    def __init__(self, weights: Mapping[str, float | Tensor | Weight] | None = None) -> None:
+        super().__init__({site: as_weight(weight) for site, weight in (weights or {}).items()})
+
+    def of(self, site: str, num_modalities: int) -> float | Tensor:
+        """The present weight of a site in a batch of so many modalities."""
+        return self[site].value(num_modalities) if site in self else 1.0
+
+    def __str__(self) -> str:
+        """The weights as an equation prints them, without those that are 1."""
+        listed = ", ".join(f"{site}: {weight!r}" for site, weight in self.items() if not is_one(weight))
+        return f"; {listed}" if listed else ""
 
 
 def as_weight(weight: float | Tensor | Weight) -> Weight:
@@ -249,27 +249,9 @@ def as_weight(weight: float | Tensor | Weight) -> Weight:
     Raises:
         TypeError: If it is neither, nor a weight.
     """
-    if isinstance(weight, Weight):
-        return weight
-    if isinstance(weight, bool) or not isinstance(weight, int | float | Tensor):
+    if not _is_weight(weight):
         raise TypeError(f"a weight must be a number, a tensor or a schedule, got {type(weight).__name__}")
-    return Number(weight)
-
-
-def as_weights(sites: SiteWeights | None) -> dict[str, Weight]:
-    """The weights of sites, each as a weight."""
-    return {site: as_weight(weight) for site, weight in (sites or {}).items()}
-
-
-def weight_of(site: str, sites: Mapping[str, Weight], scope: WeightScope) -> float | Tensor:
-    """The present weight of a site, 1 by default."""
-    return sites[site].value(scope) if site in sites else 1.0
-
-
-def weights_text(sites: Mapping[str, Weight]) -> str:
-    """The weights of sites as an equation prints them, without those that are 1."""
-    listed = ", ".join(f"{name}: {weight!r}" for name, weight in sites.items() if not is_one(weight))
-    return f"; {listed}" if listed else ""
+    return weight if isinstance(weight, Weight) else Number(weight)
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -305,3 +287,7 @@ def is_one(weight: Weight) -> bool:
         return weight.length <= 1 and weight.peak == 1
     is_number = isinstance(weight, Number) and isinstance(weight.number, int | float)
     return is_number and not weight.symbol and weight.number == 1
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, Weight | int | float | Tensor) and not isinstance(value, bool)

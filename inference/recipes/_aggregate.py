@@ -14,7 +14,6 @@ from multipyro.batch import Rows, batch_rows, fill_missing, private_modality
 from multipyro.guides import AggregateGuide, Guide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
-from multipyro.inference.objectives.weights import SiteWeights
 from multipyro.inference.options import Bounds, Weight
 from multipyro.inference.programs import Handler, Part, Program, Subset, handler, substitute, unwrap
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting
@@ -52,7 +51,7 @@ def q_agg_elbo(subsets: Sequence[Subset], teacher: Subset) -> Objective:
     return sum_over(listed_subsets(subsets, requires=teacher), body)
 
 
-def q_true_elbo(subsets: Sequence[Subset], sites: SiteWeights | None = None) -> Objective:
+def q_true_elbo(subsets: Sequence[Subset], sites: Mapping[str, float] | None = None) -> Objective:
     r"""The flows fitted to the frozen model's own posteriors.
 
     .. math:: \sum_A \mathrm{ELBO}(p(z)\, p(x_A \mid z) \,\|\, q_\phi(z \mid x_A))

@@ -10,7 +10,7 @@ from torch import nn
 
 from multipyro.data import Modality
 from multipyro.inference._program_modules import count_parameters
-from multipyro.inference.objectives.weights import LinearWarmup, SiteWeights
+from multipyro.inference.objectives.weights import LinearWarmup
 from multipyro.inference.options import Bounds, Option, Weight, options_of
 from multipyro.inference.programs import Program
 from multipyro.inference.recipes.networks import Networks
@@ -175,12 +175,12 @@ class Weighting:
         return LinearWarmup(self.warmup, peak=self.beta)
 
     @property
-    def sites(self) -> SiteWeights:
+    def sites(self) -> dict[str, float | LinearWarmup]:
         """Site -> weight, the KL's growing over the warm-up."""
         return {**self.likelihoods, "z": self.schedule}
 
     @property
-    def sites_at_peak(self) -> SiteWeights:
+    def sites_at_peak(self) -> dict[str, float]:
         """Site -> weight without a warm-up, as later terms and stages have it."""
         return {**self.likelihoods, "z": self.beta}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from multipyro.inference.objectives.weights import LinearWarmup, SiteWeights
+from multipyro.inference.objectives.weights import LinearWarmup
 from multipyro.inference.recipes._base import Weighting
 from multipyro.inference.recipes.networks import Networks
 
@@ -26,7 +26,7 @@ class PrivateLatents:
     dims: dict[str, int]
     likelihoods: dict[str, nn.Module]
     encoders: dict[str, nn.Module]
-    sites: SiteWeights
+    sites: dict[str, float | LinearWarmup]
 
 
 def private_latents(
