@@ -8,11 +8,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor, nn
 
 __all__ = [
     "RowwiseDistribution",
     "choose_rows",
+    "common_shape",
     "detached",
     "expected_value",
     "is_rebuilt",
@@ -27,6 +29,15 @@ __all__ = [
 # parameters of which a constructor takes one, the one to rebuild from first; a Cholesky factor costs no factorization
 _ALTERNATIVES = (("scale_tril", "covariance_matrix", "precision_matrix"), ("logits", "probs"))
 _MEAN_SAMPLES = 64
+
+
+def common_shape(*shapes: Sequence[int]) -> torch.Size:
+    """The shape that several shapes broadcast to; `torch.broadcast_shapes` imports sympy first, which takes seconds.
+
+    Raises:
+        ValueError: If they do not broadcast.
+    """
+    return torch.Size(broadcast_shape(*shapes))
 
 
 def map_parameters(function: Callable[..., Tensor], *distributions: dist.Distribution) -> dist.Distribution | None:
@@ -177,7 +188,7 @@ class RowwiseDistribution(dist.TorchDistribution):
     ) -> None:
         self.distributions, self.index = list(distributions), index
         shapes = [distribution.batch_shape for distribution in distributions]
-        batch_shape = torch.broadcast_shapes(*shapes, index.shape)
+        batch_shape = common_shape(*shapes, index.shape)
         super().__init__(batch_shape, distributions[0].event_shape, validate_args=validate_args)
 
     @property
@@ -282,7 +293,7 @@ class _Reindexed(_Wrapper):
         return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        lead = torch.broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape)
+        lead = common_shape(value.shape[: value.dim() - self.event_dim], self.batch_shape)
         value = value.expand(lead + self.event_shape)
         return self.outward(self.inner.log_prob(self.inward(value, -1 - self.event_dim)), -1)
 
@@ -304,7 +315,7 @@ class _Detached(_Wrapper):
         return sample_from(self.inner, sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        lead = torch.broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape)
+        lead = common_shape(value.shape[: value.dim() - self.event_dim], self.batch_shape)
         value = value.expand(lead + self.event_shape)
         with torch.enable_grad():
             constant = value.detach().requires_grad_()

@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
+from multipyro._distributions import common_shape
 from multipyro._program import Program
 from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, exposure_of, fill_missing
 from multipyro.ppl_models.likelihoods.base import batch_shape_text
@@ -117,7 +118,7 @@ def masked(mask: Tensor | None) -> AbstractContextManager:
 
 def concatenated(*latents: Tensor) -> Tensor:
     """Latents and features `(..., batch, size)` with different leading dimensions, joined along the last one."""
-    lead = torch.broadcast_shapes(*[part.shape[:-1] for part in latents])
+    lead = common_shape(*[part.shape[:-1] for part in latents])
     return torch.cat([part.expand(*lead, part.shape[-1]) for part in latents], -1)
 
 

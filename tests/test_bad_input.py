@@ -1,13 +1,15 @@
 """Bad input: a clear error that names what was seen and what was expected, before anything is lost."""
 
 import re
+from dataclasses import replace
+from unittest import mock
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from toy import toy_networks
+from toy import toy_data, toy_networks
 
 from multipyro.guides import (
     JointEncoder,
@@ -19,8 +21,19 @@ from multipyro.guides import (
     ProductOfExperts,
     product_of_experts,
 )
-from multipyro.inference import build, cross_generate, embed, log_likelihood, restrict
-from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, StratifiedELBO, elbo, subset_elbo
+from multipyro.inference import METHODS, build, cross_generate, embed, frozen, log_likelihood, restrict
+from multipyro.inference.objectives import (
+    GUIDE,
+    MODEL,
+    SINGLES,
+    SUBSET,
+    LinearWarmup,
+    StratifiedELBO,
+    elbo,
+    subset_elbo,
+    sum_over,
+)
+from multipyro.inference.recipes import Stage, method
 from multipyro.ppl_models import (
     MLP,
     BernoulliLikelihood,
@@ -357,6 +370,31 @@ def test_a_method_that_trains_parts_of_its_own_guide_takes_no_other(method):
     with pytest.raises(ValueError, match=re.escape(f"{method} takes no guide but its own")):
         build(method, toy_networks(), 2, guide=ProductOfExperts)
     build("jmvae-kl", toy_networks(), 2, guide=ProductOfExperts)
+
+
+def test_an_objective_that_names_a_part_by_subset_takes_any_guide_that_has_it():
+    parts = sum_over(SINGLES, elbo(frozen(MODEL) | SUBSET, frozen(GUIDE, train=[GUIDE.part("encoders", SUBSET)])))
+
+    @method("by part", title="one encoder for each ELBO", paper="this test")
+    def by_part(networks, latent_dim, weighting):
+        return replace(METHODS["mvae"](networks, latent_dim, weighting), stages=(Stage(parts),))
+
+    with mock.patch.dict(METHODS, {by_part.name: by_part}):
+        recipe = build("by part", toy_networks(), 2, guide=MixtureOfExperts)
+        assert recipe.stages[0].objective.loss(recipe.model, recipe.guide, toy_data().x) > 0
+
+        class Joint(JointGuide):
+            def __init__(self, latent_dim, encoders):
+                super().__init__(latent_dim, {"signal": MLP(4, 8), "label": OneHotMLP(3, 8)})
+
+        with pytest.raises(ValueError, match="refers to g.encoders.signal, which this Joint does not have"):
+            build("by part", toy_networks(), 2, guide=Joint)
+
+
+@pytest.mark.parametrize("name", ("bridged", "cmma", "cvae", "jmvae-gan", "jmvae-kl", "telbo", "vlvae"))
+def test_a_method_of_several_modalities_refuses_a_single_one(name):
+    with pytest.raises(ValueError, match=re.escape(f"{name} needs at least 2 modalities, got ['signal']")):
+        build(name, toy_networks().select(["signal"]), 2)
 
 
 def test_what_a_joint_guide_does_not_answer():

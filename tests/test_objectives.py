@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import functools
+import gc
 import pickle
+import weakref
 
 import pyro
 import pyro.distributions as dist
@@ -252,6 +254,17 @@ def test_handlers_are_made_once_for_a_model_and_a_guide(monkeypatch):
     other, _ = programs()
     objective.loss(other, guide, batch())
     assert len(made) == 8
+
+
+@pytest.mark.parametrize("objective", (subset_elbo(), StratifiedELBO(2)), ids=str)
+def test_an_objective_keeps_no_model_alive(objective):
+    model, guide = programs()
+    objective.loss(model, guide, batch())
+    objective.bind(model, guide).evaluate(batch())
+    references = weakref.ref(model), weakref.ref(guide)
+    del model, guide
+    gc.collect()
+    assert references[0]() is None and references[1]() is None
 
 
 def test_nothing_goes_stale_and_nothing_piles_up():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from multipyro._distributions import (
+    common_shape,
     detached,
     expected_value,
     map_parameters,
@@ -75,7 +76,7 @@ class StratifiedMixture(dist.TorchDistribution):
             components = tuple(components)
             if not components:
                 raise ValueError("a mixture needs at least one component, got none")
-            batch_shape = torch.broadcast_shapes(*[component.batch_shape for component in components])
+            batch_shape = common_shape(*[component.batch_shape for component in components])
             stack, number, event_shape = stacked(components), len(components), components[0].event_shape
             self._parts = () if stack is not None else components
         if len(event_shape) != 1:
@@ -87,7 +88,7 @@ class StratifiedMixture(dist.TorchDistribution):
         if names is not None and len(names) != number:
             raise ValueError(f"names must be {number}, one per component, got {list(names)}")
         self.names = None if names is None else tuple(names)
-        batch_shape = torch.broadcast_shapes(batch_shape, weights.shape[:-1])
+        batch_shape = common_shape(batch_shape, weights.shape[:-1])
         self._stack = None if stack is None else stack.expand((number, *batch_shape))
         self._parts = tuple(part.expand(batch_shape) for part in self._parts)
         self.weights = weights.expand(*batch_shape, number)

@@ -8,7 +8,7 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro._distributions import representative_tensor
+from multipyro._distributions import common_shape, representative_tensor
 from multipyro.batch import Rows
 
 __all__ = ["Experts", "check_prior", "product_of_experts", "subset_products"]
@@ -193,7 +193,7 @@ def _terms(
             log_precision = torch.where(mask, log_precision, _MISSING)
             loc = torch.where(mask, loc, 0.0)
         terms[name] = log_precision, loc
-    shape = _common_shape([part.shape for term in terms.values() for part in term])
+    shape = common_shape(*{part.shape for term in terms.values() for part in term})  # nearly all are equal
     return {name: _contiguous(term, shape) for name, term in terms.items()}
 
 
@@ -234,13 +234,8 @@ def _prior_term(prior: dist.Distribution | nn.Module) -> Term:
 def _contiguous(term: Term, shape: Sequence[int]) -> Term:
     # torch rounds exp and log differently on broadcast operands; with one layout for all, a product with a missing
     # expert is bit for bit the product without it
-    shape = _common_shape([torch.Size(shape), term[1].shape])
+    shape = common_shape(shape, term[1].shape)
     return term[0].expand(shape).contiguous(), term[1].expand(shape).contiguous()
-
-
-def _common_shape(shapes: Sequence[torch.Size]) -> Sequence[int]:
-    # comparing costs a tenth of broadcasting, and nearly all shapes are equal
-    return shapes[0] if shapes and all(shape == shapes[0] for shape in shapes) else torch.broadcast_shapes(*shapes)
 
 
 def _stack(terms: Sequence[Term]) -> Term:

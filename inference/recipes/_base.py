@@ -1,9 +1,9 @@
 """The parts of a method: a model, a guide, and the stages that train them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pyro.infer import ELBO
 from torch import nn
@@ -197,6 +197,7 @@ class MethodInfo:
         subsets: Which subsets the guide supports.
         networks: Number of encoders as the number `M` of modalities grows.
         needs_complete_rows: Whether every training row must contain every modality.
+        min_modalities: The smallest number of modalities that it is defined for.
         takes: The modalities that it takes by default, and what it predicts from what.
         architectures: Architectures of its paper's networks, of which a modality gets the first that suits it with
             `--networks paper`.
@@ -215,17 +216,34 @@ class MethodInfo:
     subsets: str = "every subset"
     networks: str = "M encoders"
     needs_complete_rows: bool = False
+    min_modalities: int = 1
     takes: str = "all; any to any"
     architectures: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
+    def weighting(self) -> type[Weighting]:
+        """The class of the weights that `build` takes, by the annotation of its parameter `weighting`."""
+        return get_type_hints(self.build).get("weighting", Weighting)
+
+    @cached_property
     def options(self) -> dict[str, Option]:
-        """Option name -> its default, type and choices, read from the signature of `build`."""
-        return options_of(self.build)
+        """Option name -> its default, type and choices, read from the signatures of `build` and of its weights."""
+        common = options_of(Weighting)
+        private = {name: option for name, option in options_of(self.weighting).items() if name not in common}
+        return {**options_of(self.build), **private}
 
     def __call__(self, networks: Networks, latent_dim: int, weighting: Weighting, **options: Any) -> Recipe:
-        """Builds the method, for another method that extends it."""
+        """Builds the method, also for another method that extends it and has plain weights.
+
+        Raises:
+            ValueError: If there are too few modalities.
+        """
+        names = list(networks.modalities)
+        if len(names) < self.min_modalities:
+            raise ValueError(f"{self.name} needs at least {self.min_modalities} modalities, got {names}")
+        if not isinstance(weighting, self.weighting):
+            weighting = self.weighting(**{item.name: getattr(weighting, item.name) for item in fields(weighting)})
         return self.build(networks, latent_dim, weighting, **options)
 
 

@@ -1,43 +1,20 @@
-"""Private latents of a recipe, from two options: their sizes and the weight of their KLs."""
+"""The options of methods with private latents: their sizes and the weight of their KLs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-from torch import nn
+from functools import cached_property
+from typing import Any
 
 from multipyro.inference.objectives.weights import LinearWarmup
+from multipyro.inference.options import Count, Weight
 from multipyro.inference.recipes._base import Weighting
-from multipyro.inference.recipes.networks import Networks
 
-__all__ = ["PrivateLatents", "private_latents"]
-
-
-@dataclass(frozen=True)
-class PrivateLatents:
-    """The changes to a recipe by private latents; with no private latent, none.
-
-    Args:
-        dims: Modality name -> size of its private latent.
-        likelihoods: Modality name -> likelihood over its latents, of every modality.
-        encoders: Modality name -> encoder of its private latent.
-        sites: Site -> weight, those of the private latents `z_<modality>` included.
-    """
-
-    dims: dict[str, int]
-    likelihoods: dict[str, nn.Module]
-    encoders: dict[str, nn.Module]
-    sites: dict[str, float | LinearWarmup]
+__all__ = ["PrivateWeighting"]
 
 
-def private_latents(
-    networks: Networks,
-    latent_dim: int,
-    weighting: Weighting,
-    private: int | Mapping[str, int] | None,
-    private_beta: float | Mapping[str, float],
-    family: str = "normal",
-) -> PrivateLatents:
-    r"""Private latents `z_m` beside the shared one, as in eq. 34 of MoPoE.
+@dataclass(frozen=True, kw_only=True)
+class PrivateWeighting(Weighting):
+    r"""The weights of a method that may have private latents `z_m` beside the shared one, as in eq. 34 of MoPoE.
 
     .. math:: E \sum_m \log p(x_m \mid z, z_m) - \beta\,[\mathrm{KL}(z) + \sum_m \beta_m \mathrm{KL}(z_m)]
 
@@ -45,32 +22,50 @@ def private_latents(
         Generalized Multimodal ELBO (Sutter et al., 2021), eq. 34.
 
     Args:
-        networks: Builds decoders and encoders.
-        latent_dim: Size of the shared latent.
-        weighting: Weights of the sites; its `beta` and warm-up scale the KLs of the private latents too.
-        private: Size of every private latent, or modality name -> size; None for none.
-        private_beta: `beta_m`, one for all or modality name -> number (1 where it is not named).
-        family: Family of the private posteriors, `"normal"` or `"laplace"`.
+        private: Size of every modality's private latent, or modality -> size; None for none, in `mmvae+` for that of
+            the shared latent, as in its paper.
+        private_beta: Weight `beta_m` of the KLs of the private latents beside `beta`, or modality -> weight, 1 for
+            those that it does not name.
 
     Raises:
         ValueError: If an unknown modality is named, a size is below 1, or a modality without a private latent has a
             weight.
     """
-    dims = dict.fromkeys(networks.modalities, private) if isinstance(private, int) else dict(private or {})
-    unknown = [name for name in dims if name not in networks.modalities]
-    if unknown:
-        raise ValueError(f"private names unknown modalities {unknown}: there are {list(networks.modalities)}")
-    small = {name: size for name, size in dims.items() if size < 1}
-    if small:
-        raise ValueError(f"sizes of private latents must be at least 1, got {small}")
-    betas = dict(private_beta) if isinstance(private_beta, Mapping) else dict.fromkeys(dims, private_beta)
-    unknown = [name for name in betas if name not in dims]
-    if unknown:
-        raise ValueError(f"private_beta names {unknown}, but private latents have {list(dims)}")
-    parts = {name: networks.select([name]) for name in networks.modalities}
-    likelihoods = {name: part.likelihoods(latent_dim + dims.get(name, 0))[name] for name, part in parts.items()}
-    encoders = {name: parts[name].encoders(size, family)[name] for name, size in dims.items()}
-    schedules = {
-        f"z_{name}": LinearWarmup(weighting.warmup, peak=weighting.beta * betas.get(name, 1.0)) for name in dims
-    }
-    return PrivateLatents(dims, likelihoods, encoders, {**weighting.sites, **schedules})
+
+    private: Count | Mapping[str, Count] | None = None
+    private_beta: Weight | Mapping[str, Weight] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        dims = self.private_dims
+        unknown = [name for name in dims if name not in self.modalities]
+        if unknown:
+            raise ValueError(f"private names unknown modalities {unknown}: there are {list(self.modalities)}")
+        small = {name: size for name, size in dims.items() if size < 1}
+        if small:
+            raise ValueError(f"sizes of private latents must be at least 1, got {small}")
+
+    @cached_property
+    def private_dims(self) -> dict[str, int]:
+        """Modality -> size of its private latent, for those that have one."""
+        return _by_name(self.private or {}, self.modalities)
+
+    @cached_property
+    def private_schedules(self) -> dict[str, LinearWarmup]:
+        """Private latent -> weight of its KL, growing over the warm-up."""
+        betas = _by_name(self.private_beta, self.private_dims)
+        unknown = [name for name in betas if name not in self.private_dims]
+        if unknown:
+            raise ValueError(f"private_beta names {unknown}, but private latents have {list(self.private_dims)}")
+        peaks = {name: self.beta * betas.get(name, 1.0) for name in self.private_dims}
+        return {f"z_{name}": LinearWarmup(self.warmup, peak=peak) for name, peak in peaks.items()}
+
+    @property
+    def sites(self) -> dict[str, float | LinearWarmup]:
+        """Site -> weight, those of the KLs growing over the warm-up."""
+        return {**super().sites, **self.private_schedules}
+
+
+def _by_name(value: Any, names: Iterable[str]) -> dict[str, Any]:
+    """A value for each name: the one of all, or those of a mapping."""
+    return dict(value) if isinstance(value, Mapping) else dict.fromkeys(names, value)

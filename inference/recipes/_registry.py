@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from multipyro.data import Modality
+from multipyro.inference.objectives.expressions import Expression
 from multipyro.inference.objectives.spec import instances_in
 from multipyro.inference.options import Option, check_options, options_of
 from multipyro.inference.programs import Binding, Part, Program
@@ -111,9 +112,8 @@ def build(
         raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
     info = METHODS[method]
     values = check_options(options_for(method), options, method)
-    method_options = {name: value for name, value in values.items() if name in info.options}
-    weighting = Weighting(networks.modalities, **{name: values[name] for name in options_of(Weighting)})
-    recipe = info.build(networks, latent_dim, weighting, **method_options)
+    weighting = info.weighting(networks.modalities, **{name: values[name] for name in options_of(info.weighting)})
+    recipe = info(networks, latent_dim, weighting, **{name: values[name] for name in options_of(info.build)})
     recipe = replace(recipe, name=method, latent_dim=latent_dim, options=values, networks=networks)
     if guide is not None:
         if not isinstance(guide, type):  # `load` takes it by its name
@@ -158,7 +158,9 @@ def _check_trainable(recipe: Recipe, original: Program) -> None:
                 f"{recipe.name} takes no guide but its own, parts of which its stage {stage.name!r} trains: "
                 f"{recipe.guide_class} has none of them"
             )
-        for part in instances_in(stage.objectives, Part):
+        modalities = tuple(recipe.model.modalities)
+        sums = [o.terms(modalities) if isinstance(o, Expression) else o for o in stage.objectives]
+        for part in instances_in(sums, Part):
             try:
                 part.resolve(Binding(recipe.model, recipe.guide))
             except ValueError as error:

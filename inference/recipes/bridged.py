@@ -19,6 +19,7 @@ __all__ = ["bridged"]
     paper="Yadav et al., eq. 7-9",
     networks="M branches, 1 fusion, M (M - 1) bridges",
     needs_complete_rows=True,
+    min_modalities=2,
 )
 def bridged(
     networks: Networks,

@@ -24,6 +24,7 @@ Names = str | Sequence[str] | None
     subsets="the condition; condition and target",
     networks="1 joint encoder per direction",
     needs_complete_rows=True,
+    min_modalities=2,
     takes="the first two; the second to the first",
 )
 def cvae(
@@ -55,6 +56,7 @@ def cvae(
     subsets="the condition; condition and target",
     networks="1 joint encoder and 1 prior network per direction",
     needs_complete_rows=True,
+    min_modalities=2,
     takes="the first two; the second to the first",
 )
 def cmma(
@@ -82,8 +84,6 @@ def _conditional(
     decoder_sees_condition: bool,
 ) -> Recipe:
     names = list(networks.modalities)
-    if len(names) < 2:
-        raise ValueError(f"a conditional model needs a condition and a target, got the modalities {names}")
     target = _names(target, [m for m in names if m not in _names(given, names[1:2])][:1])
     given = _names(given, [m for m in names if m not in target][:1])
     networks, conditions = networks.select(target + given), networks.select(given)

@@ -52,6 +52,7 @@ def jmvae(
     title="joint encoder, subset encoders fitted to it",
     paper="Suzuki et al., eq. 4",
     networks="2^M - 1 encoders",
+    min_modalities=2,
     architectures=("strided",),
 )
 def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha: Weight = 1.0) -> Recipe:

@@ -16,6 +16,7 @@ __all__ = ["jmvae_gan"]
     title="JMVAE-kl with a decoder trained against a discriminator",
     paper="Suzuki et al., section 6.2",
     networks="2^M - 1 encoders, 1 discriminator",
+    min_modalities=2,
     architectures=("strided",),
 )
 def jmvae_gan(

@@ -6,14 +6,14 @@ gets depends on the expert that `z` came from, so the estimator is `StratifiedEL
 code's gradient for more than one particle is the plain one, and so is the default here.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import GUIDE, StratifiedELBO
-from multipyro.inference.options import Count, Weight
-from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
-from multipyro.inference.recipes._private import private_latents
+from multipyro.inference.options import Count
+from multipyro.inference.recipes._base import Recipe, Stage, method
+from multipyro.inference.recipes._private import PrivateWeighting
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
@@ -29,31 +29,29 @@ __all__ = ["mmvae_plus"]
 def mmvae_plus(
     networks: Networks,
     latent_dim: int,
-    weighting: Weighting,
+    weighting: PrivateWeighting,
     *,
     particles: Count = 10,
     gradient: Literal["reparam", "stl"] = "reparam",
-    private: Count | Mapping[str, Count] | None = None,
-    private_beta: Weight | Mapping[str, Weight] = 1.0,
 ) -> Recipe:
     """MMVAE+.
 
     Args:
         networks: Builds the parts.
         latent_dim: Size of the shared latent.
-        weighting: Weights of the sites.
+        weighting: Weights of the sites, and the sizes of the private latents.
         particles: Number K of samples of each expert.
         gradient: That of `StratifiedELBO`.
-        private: Size of every modality's private latent, or modality -> size; None for that of the shared latent, as
-            in the paper.
-        private_beta: Weight of the KLs of the private latents beside `beta`, or modality -> weight.
     """
-    private = latent_dim if private is None else private
-    latents = private_latents(networks, latent_dim, weighting, private, private_beta, "laplace")
-    priors = {name: LaplacePrior(size, learn=False) for name, size in latents.dims.items()}
-    model = MultimodalModel(latent_dim, latents.likelihoods, LaplacePrior(latent_dim, learn=False), private=priors)
-    auxiliary = {name: LaplacePrior(size) for name, size in latents.dims.items()}
+    if weighting.private is None:
+        weighting = replace(weighting, private=latent_dim)
+    dims = weighting.private_dims
+    priors = {name: LaplacePrior(size, learn=False) for name, size in dims.items()}
+    likelihoods = networks.likelihoods(latent_dim, dims)
+    model = MultimodalModel(latent_dim, likelihoods, LaplacePrior(latent_dim, learn=False), private=priors)
+    auxiliary = {name: LaplacePrior(size) for name, size in dims.items()}
+    private = networks.private_encoders(dims, "laplace")
     encoders = networks.encoders(latent_dim, "laplace")
-    guide = MixtureOfExperts(latent_dim, encoders, private=latents.encoders, auxiliary=auxiliary)
-    objective = StratifiedELBO(particles, gradient, sites=latents.sites, auxiliary=GUIDE.part("auxiliary"))
+    guide = MixtureOfExperts(latent_dim, encoders, private=private, auxiliary=auxiliary)
+    objective = StratifiedELBO(particles, gradient, sites=weighting.sites, auxiliary=GUIDE.part("auxiliary"))
     return Recipe(model, guide, (Stage(objective),))

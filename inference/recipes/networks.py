@@ -89,17 +89,27 @@ class Networks:
         """Widths of the layers after joined branches."""
         return self._sizes.joint_features
 
-    def likelihoods(self, latent_dim: int) -> dict[str, nn.Module]:
-        """Modality name -> likelihood over latents `(..., batch, latent_dim)`."""
+    def likelihoods(self, latent_dim: int, private: Mapping[str, int] | None = None) -> dict[str, nn.Module]:
+        """Modality name -> likelihood over latents `(..., batch, latent_dim)`, to which its private one is appended.
+
+        Args:
+            latent_dim: Size of the shared latent.
+            private: Modality name -> size of its private latent.
+        """
         likelihoods = {}
         for name, modality in self.modalities.items():
-            decoder = self._architectures[name].decoder(modality, self._sizes, latent_dim)
+            size = latent_dim + (private or {}).get(name, 0)
+            decoder = self._architectures[name].decoder(modality, self._sizes, size)
             likelihoods[name] = likelihood_class(modality.likelihood)(decoder, **self._likelihood_options(name))
         return likelihoods
 
     def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
         """Modality name -> encoder to a distribution of the family `"normal"` or `"laplace"`."""
         return {name: _ENCODERS[family](self._deep(net), latent_dim) for name, net in self.branches().items()}
+
+    def private_encoders(self, private: Mapping[str, int], family: str = "normal") -> dict[str, nn.Module]:
+        """Modality name -> encoder of its private latent, whose size is `private[name]`."""
+        return {name: self.select([name]).encoders(size, family)[name] for name, size in private.items()}
 
     def subset_encoders(self, latent_dim: int) -> dict[tuple[str, ...], nn.Module]:
         """Proper subset -> encoder: that of the modality for a single one, a joint encoder for a larger subset."""

@@ -19,6 +19,7 @@ __all__ = ["telbo"]
     paper="Vedantam et al., 2018",
     networks="2^M - 1 encoders",
     needs_complete_rows=True,
+    min_modalities=2,
 )
 def telbo(
     networks: Networks,

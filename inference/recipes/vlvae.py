@@ -85,6 +85,7 @@ def _guide(
     paper="Cremer and Kushman, eq. 1, 3, 5",
     subsets="the image, the text (by its flow), both (by the image)",
     networks="1 encoder, 1 flow",
+    min_modalities=2,
     takes="the first and the last; either from the other",
     architectures=("instance", "gru"),
     defaults={"aggregate": True},
@@ -109,8 +110,6 @@ def vlvae(
         shared: Whether the paper's shared layers are added.
     """
     names = tuple(networks.modalities)
-    if len(names) < 2:
-        raise ValueError(f"vlvae takes two modalities, an image and a text, got {list(names)}")
     pair = (names[0], names[-1])
     networks, text = networks.select(pair), networks.modalities[names[-1]]
     given = pair if inference == "joint" else pair[:1]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from multipyro._distributions import common_shape
 from multipyro.ppl_models.likelihoods._numerics import bounded_log, log_ratio_of_gammas
 from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood, Likelihood, check_finite
 
@@ -101,7 +102,7 @@ class ZeroInflated(dist.TorchDistribution):
     def __init__(
         self, base_dist: dist.TorchDistribution, zero_logits: Tensor, validate_args: bool | None = None
     ) -> None:
-        shape = torch.broadcast_shapes(base_dist.batch_shape, zero_logits.shape)
+        shape = common_shape(base_dist.batch_shape, zero_logits.shape)
         self.base_dist, self.zero_logits = base_dist.expand(shape), zero_logits.expand(shape)
         super().__init__(shape, validate_args=validate_args)
 

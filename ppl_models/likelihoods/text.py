@@ -8,6 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from multipyro._distributions import common_shape
 from multipyro.ppl_models.likelihoods.base import Likelihood, check_class_ids
 from multipyro.ppl_models.networks._layers import embed
 
@@ -77,7 +78,7 @@ class AutoregressiveCategorical(dist.TorchDistribution):
         Returns:
             Normalized logits `(..., batch, length, num_classes)`.
         """
-        lead = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        lead = common_shape(value.shape[:-1], self.batch_shape)
         tokens = value.expand(*lead, self.length).reshape(-1, self.length)
         logits = self.decode(self._features(lead), lambda position, _: tokens[:, position])
         return logits.log_softmax(-1).reshape(*lead, self.length, self.num_classes)

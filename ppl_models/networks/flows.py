@@ -9,6 +9,7 @@ from pyro.nn import ConditionalDenseNN
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from multipyro._distributions import common_shape
 from multipyro.ppl_models.networks.heads import feature_size
 
 __all__ = ["ConditionalFlow", "FlowDistribution", "RealNVP"]
@@ -113,7 +114,7 @@ class RealNVP(nn.Module):
             context: Features `(batch, context_dim)`; None for an unconditional flow.
         """
         context = self.couplings[0].layers[0].weight.new_zeros(0) if context is None else context
-        base = base.expand(torch.broadcast_shapes(base.batch_shape, context.shape[:-1]))
+        base = base.expand(common_shape(base.batch_shape, context.shape[:-1]))
         *before, last = map(Permute, self.orders)
         transforms = []
         for order, (fixed, _), network in zip(before, self.sizes, self.couplings, strict=True):
