@@ -324,7 +324,7 @@ def test_the_recipe_accepts_names_of_modalities_and_names_unknown_ones(method):
     for options in ({"given": "nothing"}, {"given": "label", "target": "label"}):
         with pytest.raises(ValueError, match="nothing|label"):
             build(method, networks, 2, **options)
-    with pytest.raises(ValueError, match="needs a condition and a target"):
+    with pytest.raises(ValueError, match="needs at least 2 modalities"):
         build(method, toy_networks().select(["label"]), 2)
 
 

@@ -134,6 +134,20 @@ def test_heavy_packages_are_imported_by_the_functions_that_need_them(module):
     assert in_a_subprocess(code) == []
 
 
+def test_a_step_does_not_import_sympy():
+    code = """
+import json, sys
+from multipyro.inference import build
+from multipyro.inference.recipes import Networks
+from multipyro.testing import toy_data
+data = toy_data(["signal", "label"])
+recipe = build("mopoe", Networks(data.modalities, (4,)), 2)
+recipe.stages[0].objective.loss_and_grads(recipe.model, recipe.guide, dict(data.x))
+print(json.dumps("sympy" in sys.modules))
+"""
+    assert in_a_subprocess(code) is False
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_one_way(name):
     _, folder, *_ = (*name.split("."), None)
