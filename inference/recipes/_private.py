@@ -48,7 +48,7 @@ class PrivateWeighting(Weighting):
     @cached_property
     def private_dims(self) -> dict[str, int]:
         """Modality -> size of its private latent, for those that have one."""
-        return _by_name(self.private or {}, self.modalities)
+        return _by_name({} if self.private is None else self.private, self.modalities)
 
     @cached_property
     def private_schedules(self) -> dict[str, LinearWarmup]:
