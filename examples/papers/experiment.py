@@ -384,7 +384,9 @@ def _noise(modality: Modality, generator: torch.Generator) -> Tensor:
     binary = torch.randint(2, shape, generator=generator).float()
     if modality.likelihood == "bernoulli":
         return binary
-    return 2 * binary - 1 if modality.kind == "vector" else 0.1 + 0.8 * torch.rand(shape, generator=generator)
+    if modality.kind == "vector":
+        return 2 * binary - 1
+    return torch.randint(1, 255, shape, generator=generator) / 255
 
 
 def _modalities(settings: Preset) -> dict[str, Modality]:
@@ -395,8 +397,8 @@ def _modalities(settings: Preset) -> dict[str, Modality]:
     color, scene = (Modality("image", (3, 64, 64), "image", likelihood) for likelihood in ("laplace", "beta"))
 
     def text(name: str, length: int, **tokens: Any) -> Modality:
-        (spelled,) = tokens.values()
-        return Modality(name, (length,), "text", "categorical", len(spelled), **tokens)
+        number = len(tokens.get("alphabet") or tokens["vocabulary"])
+        return Modality(name, (length,), "text", "categorical", number, **tokens)
 
     number = {"attributes": 40, "visual": 18}.get(form)
     described = {
@@ -420,5 +422,6 @@ def _modalities(settings: Preset) -> dict[str, Modality]:
         "two-objects": (scene, text("text", 9, vocabulary=SCENE_WORDS)),
         "one-object": (scene, text("text", 4, vocabulary=SCENE_WORDS)),
     }
-    known["mnist-svhn-text"] = (*known["mnist-svhn"], text("text", 8, alphabet=CHARACTERS))
+    digits = text("text", 8, alphabet=CHARACTERS, class_names=tuple("abcdefghij"))
+    known["mnist-svhn-text"] = (*known["mnist-svhn"], digits)
     return {modality.name: modality for modality in known[settings.data]}
