@@ -60,7 +60,7 @@ def test_predictions_as_arrays_agree_with_the_library(run, tmp_path):
 def test_only_missing_modalities_are_predicted_by_default(run, tmp_path, capsys):
     file = tmp_path / "a.csv"
     assert main(["predict", str(run), "--file", str(file)]) == 2
-    assert "no modality is missing in the data: name what to predict with --target" in capsys.readouterr().err
+    assert "nothing is missing in the data: name what to predict with --target" in capsys.readouterr().err
     small = ["--epochs", "1", "--latent-dim", "2", "--hidden", "8", "--no-figure", "--out", str(tmp_path / "run")]
     assert main(["train", "mvae", "--missing", "label=0.5", *small]) == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["config"]["missing"]["label"] == 0.5

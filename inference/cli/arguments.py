@@ -253,6 +253,7 @@ COMMANDS: dict[str, Command] = {
             "": (
                 replace(_GIVEN, help="modalities to condition on (what is observed)"),
                 replace(_TARGET, help="modalities to predict (the values that are missing)"),
+                Option("impute", False, bool, "only missing values, from all observed ones (default without --target)"),
                 _num_samples(100, "posterior predictive samples per example"),
                 Option("quantiles", (0.05, 0.5, 0.95), tuple[Share, ...], "quantiles of predicted numbers"),
                 Option("keep_samples", False, bool, "write the samples too (.npz)"),

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     saved = open_run(arguments)
     parts = saved.parts(arguments.part)
     given, target = _given_and_target(arguments, saved, parts)
-    impute = arguments.given is None and arguments.target is None
+    impute = _imputes(arguments)
     modalities = {name: saved.recipe.networks.modalities[name] for name in target}
     torch.manual_seed(arguments.seed)
     origin: dict[str, list] = {"part": [], "id": []}
@@ -63,8 +63,7 @@ def _given_and_target(
 ) -> tuple[list[str], list[str]]:
     """The modalities that are conditioned on, and those that are predicted.
 
-    Without either flag they are all, and those of which something is missing: what is observed of them is conditioned
-    on too.
+    To impute they are all, and those of which something is missing: what is observed of them is conditioned on too.
     """
     available, model = list(saved.splits.test.modalities), list(saved.recipe.model.modalities)
     for flag, names, known in (("given", arguments.given, available), ("target", arguments.target, model)):
@@ -72,13 +71,14 @@ def _given_and_target(
         if unknown:
             raise ValueError(f"--{flag} names {', '.join(unknown)}: there are {', '.join(known)}")
     usable = [name for name in available if name in model]
-    if arguments.given is None and arguments.target is None:
+    if _imputes(arguments):
         conditions = getattr(saved.recipe.model, "conditions", ())
-        modalities = [saved.recipe.networks.modalities[name] for name in model if name not in conditions]
+        names = arguments.target or [name for name in model if name not in conditions]
+        modalities = [saved.recipe.networks.modalities[name] for name in names]
         target = [m.name for m in modalities if any(_missing(part, m).any() for part in parts)]
         if not target:
-            raise ValueError("no modality is missing in the data: name what to predict with --target")
-        return usable, target
+            raise ValueError("nothing is missing in the data: name what to predict with --target")
+        return arguments.given or usable, target
     target = arguments.target or [name for name in model if name not in arguments.given]
     given = arguments.given or [name for name in usable if name not in target]
     if not target:
@@ -86,6 +86,11 @@ def _given_and_target(
     if not given:
         raise ValueError(f"nothing is left to predict {', '.join(target)} from")
     return given, target
+
+
+def _imputes(arguments: argparse.Namespace) -> bool:
+    """Whether only missing values are predicted: by request, or where no flag says what to predict from what."""
+    return arguments.impute or (arguments.given is None and arguments.target is None)
 
 
 def _missing(part: MultimodalData, modality: Modality) -> torch.Tensor:

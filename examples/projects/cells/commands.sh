@@ -1,0 +1,29 @@
+#!/bin/sh
+# From files to results. Run it in this folder; EPOCHS=1 for a quick look.
+set -e
+EPOCHS=${EPOCHS:-60}
+
+python make_data.py
+
+# what would be trained
+multipyro train mvtcae --data cells.toml --hidden 128 128 --latent-dim 10 --dry-run
+
+# three methods, trained and compared by paired likelihoods of the same held-out cells
+multipyro compare mvtcae mopoe mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples 100 --out runs
+
+# the proteins that were not measured, with their uncertainty
+multipyro predict runs/mvtcae-cells-0 --part all --file imputed/mvtcae.csv
+multipyro predict runs/mopoe-cells-0 --part all --file imputed/mopoe.csv
+multipyro predict runs/mvae-cells-0 --part all --file imputed/mvae.csv
+python ../measure.py cells imputed/mvtcae.csv imputed/mopoe.csv imputed/mvae.csv
+
+# a table of latent positions with the names of the cells
+multipyro embed runs/mvtcae-cells-0 --part all --file embedding.csv
+
+# the run and its data in another folder, and what can be shared without the data
+mkdir -p moved/data
+cp -r runs/mvtcae-cells-0 moved/run
+cp cells.toml cells.csv rna.npy moved/data
+multipyro predict moved/run --data moved/data/cells.toml --part all --file moved/imputed.csv
+cmp imputed/mvtcae.csv moved/imputed.csv
+multipyro export runs/mvtcae-cells-0 --out moved/mvtcae.zip

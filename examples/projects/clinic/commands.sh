@@ -1,0 +1,29 @@
+#!/bin/sh
+# From files to results. Run it in this folder; EPOCHS=1 for a quick look.
+set -e
+EPOCHS=${EPOCHS:-60}
+
+python make_data.py
+
+# what would be trained
+multipyro train mvtcae --data clinic.toml --hidden 128 128 --latent-dim 8 --dry-run
+
+# three methods, trained and compared by paired likelihoods of the same held-out patients
+multipyro compare mvtcae mopoe mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --num-samples 100 --out runs
+
+# everything that is missing: laboratory values, notes and scans, a folder each
+multipyro predict runs/mvtcae-clinic-0 --part all --file imputed/mvtcae
+multipyro predict runs/mopoe-clinic-0 --part all --file imputed/mopoe
+multipyro predict runs/mvae-clinic-0 --part all --file imputed/mvae
+python ../measure.py clinic imputed/mvtcae imputed/mopoe imputed/mvae
+
+# a table of latent positions with the numbers of the patients
+multipyro embed runs/mvtcae-clinic-0 --part all --file embedding.csv
+
+# the run and its data in another folder, and what can be shared without the data
+mkdir -p moved/data
+cp -r runs/mvtcae-clinic-0 moved/run
+cp -r clinic.toml patients.csv scans moved/data
+multipyro predict moved/run --data moved/data/clinic.toml --part all --file moved/imputed
+cmp imputed/mvtcae/predictions.csv moved/imputed/predictions.csv
+multipyro export runs/mvtcae-clinic-0 --out moved/mvtcae.zip
