@@ -1,7 +1,6 @@
 """The command line, every command on the digits."""
 
 import json
-import re
 import resource
 import shutil
 import subprocess
@@ -93,7 +92,7 @@ def test_evaluate_writes_metrics(run, capsys):
     )
 
 
-def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
+def test_a_metric_that_does_not_exist_is_null_and_not_printed(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "cvae", "--out", str(out), *SMALL]) == 0
     capsys.readouterr()
@@ -101,7 +100,8 @@ def test_a_metric_that_does_not_exist_is_null_and_a_dash(tmp_path, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["coherence"]["conditional"]["image->label"] is None
     assert metrics["coherence"]["conditional"]["label->image"] is not None
-    assert re.search(r"coherence image->label\s*│\s*–", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert "coherence label->image" in printed and "coherence image->label" not in printed
 
 
 def test_the_parameters_of_the_last_epoch_can_be_evaluated(run, tmp_path, capsys):
@@ -169,12 +169,12 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     assert main(arguments) == 0 and evaluated == []
     assert json.loads((tmp_path / "compare.json").read_text()) == whole
     assert main(["6" if value == "5" else value for value in arguments]) == 0
-    assert evaluated == [{"num_samples": 6, "seed": seed} for seed in (0, 1)] * 2
+    assert evaluated == [{"num_samples": 6, "seed": seed, "progress": True} for seed in (0, 1)] * 2
     # and for other classes
     kept["data"]["labels_hash"]["test"] = "of other classes"
     (tmp_path / "mvae-digits-0" / "metrics.json").write_text(json.dumps(kept))
     evaluated.clear()
-    assert main(arguments) == 0 and evaluated[0] == {"num_samples": 5, "seed": 0}
+    assert main(arguments) == 0 and evaluated[0]["num_samples"] == 5
 
 
 def test_demo(tmp_path, capsys):

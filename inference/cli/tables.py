@@ -1,5 +1,6 @@
 """Tables of metrics for a terminal and for Markdown; what does not exist is a dash."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,10 @@ _PARTS = {
     "guide_conditional_log_likelihood": ("mean", "logmeanexp"),
     "attributes": ("average_precision", "error_rate"),
 }
+
+
+# rows of a table for each kind of metric
+_MOST_OF_A_KIND = 8
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> Any:
@@ -118,17 +123,30 @@ def format_difference(difference: PairedDifference | None) -> str:
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
     """The report of one run as a table for the terminal.
 
-    A share counted by classifiers has its bracket, the range that their accuracy on real data allows, beside it.
+    Of each kind of metric at most eight are shown, and none that does not exist for the run. Beside a share that
+    classifiers counted is the bracket that their accuracy on real data allows.
     """
-    rows, estimates = [], flat_metrics(metrics)
-    for name, value in estimates.items():
-        bracket = (value or {}).get("bracket")
-        rows.append([name, format_value(value), "" if bracket is None else f"{bracket[0]:.3f} to {bracket[1]:.3f}"])
+    rows, notes, shown, left_out = [], [], Counter(), 0
+    estimates = {path: value for path, value in _estimates(metrics) if _has_title(path)}
+    for path, value in estimates.items():
+        if value is None or value["value"] is None:
+            continue
+        kind = "/".join(path.split("/")[: 2 if path.startswith("coherence/") else 1])
+        shown[kind] += 1
+        left_out += shown[kind] > _MOST_OF_A_KIND
+        if shown[kind] <= _MOST_OF_A_KIND:
+            bracket = value.get("bracket")
+            allowed = "" if bracket is None else f"{bracket[0]:.3f} to {bracket[1]:.3f}"
+            rows.append([metric_title(path), format_value(value), allowed])
     for name, accuracy in metrics["classifier_accuracy"].items():
-        rows.append([f"accuracy of the classifier of {name}", "–" if accuracy is None else f"{accuracy:.3f}", ""])
-    result = table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
+        if accuracy is not None:
+            rows.append([f"accuracy of the classifier of {name}", f"{accuracy:.3f}", ""])
     if any((value or {}).get("unreliable") for value in estimates.values()):
-        result.caption = "* importance weights unreliable at some test examples: see the warnings in metrics.json"
+        notes.append("* importance weights unreliable at some test examples: see the warnings in metrics.json")
+    if left_out:
+        notes.append(f"{left_out} further metrics are in metrics.json")
+    result = table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
+    result.caption = "\n".join(notes) or None
     return result
 
 
