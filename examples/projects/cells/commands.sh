@@ -1,15 +1,15 @@
 #!/bin/sh
-# From files to results. Run it in this folder; EPOCHS=1 for a quick look.
+# From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-EPOCHS=${EPOCHS:-60}
+ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
 
-python make_data.py
+python make_data.py --rows $ROWS
 
 # what would be trained
 multipyro train mvtcae --data cells.toml --hidden 128 128 --latent-dim 10 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out cells
-multipyro compare mvtcae mopoe mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples 100 --out runs
+multipyro compare mvtcae mopoe mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --out runs
 
 # the proteins that were not measured, with their uncertainty
 multipyro predict runs/mvtcae-cells-0 --part all --file imputed/mvtcae.csv

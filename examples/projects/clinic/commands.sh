@@ -1,15 +1,15 @@
 #!/bin/sh
-# From files to results. Run it in this folder; EPOCHS=1 for a quick look.
+# From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-EPOCHS=${EPOCHS:-60}
+ROWS=${ROWS:-1000} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
 
-python make_data.py
+python make_data.py --rows $ROWS
 
 # what would be trained
 multipyro train mvtcae --data clinic.toml --hidden 128 128 --latent-dim 8 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out patients
-multipyro compare mvtcae mopoe mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --num-samples 100 --out runs
+multipyro compare mvtcae mopoe mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --out runs
 
 # everything that is missing: laboratory values, notes and scans, a folder each
 multipyro predict runs/mvtcae-clinic-0 --part all --file imputed/mvtcae
