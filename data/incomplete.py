@@ -28,7 +28,7 @@ def drop_modalities(data: MultimodalData, missing: float | Mapping[str, float], 
         seed: Seed of the draws.
 
     Returns:
-        The same values, with masks for the modalities that some example lacks.
+        The same values, with masks for the modalities that are missing in some example.
 
     Raises:
         ValueError: If a fraction is out of range or a modality unknown.

@@ -44,5 +44,5 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Prints classes of the examples and the methods where a page asks for them."""
+    """Replaces the marks on a page by classes of the examples and tables."""
     return with_lists(with_table(with_sources(markdown)))

@@ -3,7 +3,7 @@
 In a linear-Gaussian model everything has a closed form. A guide whose standard deviations are 0.5, 0.7, 1 or 1.5 times
 those of the exact posterior proposes in 2 to 64 dimensions; `log_likelihood` estimates log p(image, label) and
 log p(label | image), first with the guide alone as its proposal, as the papers do, then as it does by default. Annealed
-importance sampling, which sees no guide, and its sandwich are held against the same truth. Then simulation-based
+importance sampling, which uses no guide, and its sandwich are compared with the same truth. Then simulation-based
 calibration: how often it rejects the exact guide, and guides of other widths.
 
 Expect the guide alone to be nats too low with a stated error of hundredths where it is narrow, and flagged by k-hat;

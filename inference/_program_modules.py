@@ -1,4 +1,4 @@
-"""The modules that a program is made of, found through the code of a plain function."""
+"""The modules of a program, and those that the code of a plain function refers to."""
 
 import functools
 import inspect
@@ -10,30 +10,30 @@ from torch import nn
 
 __all__ = ["count_parameters", "modules_of"]
 
-# code that holds no module of a user's; what a closure of theirs holds is still looked at
+# packages whose code refers to no module of a user; closures of their functions are still searched
 _LIBRARIES = frozenset({"builtins", "lightning", "multipyro", "numpy", "pyro", "torch", "torchvision"})
 
 
 def modules_of(program: Callable[..., Any]) -> tuple[nn.Module, ...]:
-    """The modules a program is made of: itself, or those that a plain function's code refers to.
+    """The modules of a program: itself, or those that the code of a plain function refers to.
 
-    Looked at are closures, globals by name (also as attributes of an imported Python module), default arguments, bound
-    arguments and objects, containers, and so on through every helper function. A module that a function makes anew at
-    each call, or takes from elsewhere by a computed name, is not found.
+    The search covers closures, globals by name (also as attributes of an imported Python module), default arguments,
+    bound arguments and objects, containers, and all of these in every helper function. It does not find a module that a
+    function creates in each call or looks up by a computed name.
     """
-    found: dict[int, nn.Module] = {}
-    seen: dict[int, Any] = {}  # the things themselves too, so that no identity is used twice
+    modules: dict[int, nn.Module] = {}
+    visited: dict[int, Any] = {}  # with the values, so that no identity is reused
     waiting: list[Any] = [program]
     while waiting:
-        thing = waiting.pop()
-        if id(thing) in seen:
+        value = waiting.pop()
+        if id(value) in visited:
             continue
-        seen[id(thing)] = thing
-        if isinstance(thing, nn.Module):
-            found[id(thing)] = thing
+        visited[id(value)] = value
+        if isinstance(value, nn.Module):
+            modules[id(value)] = value
         else:
-            waiting += reversed(list(_inside(thing)))
-    return tuple(found.values())
+            waiting += reversed(list(_inside(value)))
+    return tuple(modules.values())
 
 
 def count_parameters(*programs: Callable[..., Any]) -> int:
@@ -41,29 +41,29 @@ def count_parameters(*programs: Callable[..., Any]) -> int:
     return sum({id(p): p.numel() for root in modules_of(programs) for p in root.parameters()}.values())
 
 
-def _inside(thing: Any) -> Iterator[Any]:
-    """What a program's code can reach from one thing, modules of Python and classes excepted."""
-    if isinstance(thing, Mapping):
-        yield from thing.values()
-    elif isinstance(thing, list | tuple | set | frozenset):
-        yield from thing
-    elif isinstance(thing, functools.partial):
-        yield from (thing.func, *thing.args, *thing.keywords.values())
-    elif inspect.ismethod(thing):
-        yield from (thing.__self__, thing.__func__)
-    elif inspect.isfunction(thing):
-        yield from _of_function(thing)
-    elif not isinstance(thing, type | types.ModuleType) and _top(type(thing)) not in _LIBRARIES - {"multipyro"}:
-        yield from getattr(thing, "__dict__", {}).values()
-        for base in type(thing).__mro__:
+def _inside(value: Any) -> Iterator[Any]:
+    """The values that the code of a program can reach from one value, except Python modules and classes."""
+    if isinstance(value, Mapping):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from value
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif inspect.ismethod(value):
+        yield from (value.__self__, value.__func__)
+    elif inspect.isfunction(value):
+        yield from _of_function(value)
+    elif not isinstance(value, type | types.ModuleType) and _top(type(value)) not in _LIBRARIES - {"multipyro"}:
+        yield from getattr(value, "__dict__", {}).values()
+        for base in type(value).__mro__:
             if _top(base) not in _LIBRARIES:
-                yield from (getattr(thing, name, None) for name in getattr(base, "__slots__", ()))
+                yield from (getattr(value, name, None) for name in getattr(base, "__slots__", ()))
                 yield from vars(base).values()
 
 
-def _top(thing: Any) -> str:
-    """The package that a class or a function was defined in."""
-    return (thing.__module__ or "").partition(".")[0]
+def _top(value: Any) -> str:
+    """The package in which a class or a function is defined."""
+    return (value.__module__ or "").partition(".")[0]
 
 
 def _of_function(function: types.FunctionType) -> Iterator[Any]:

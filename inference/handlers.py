@@ -24,8 +24,8 @@ __all__ = [
     "latents_from",
     "predictive",
     "proposal",
+    "receives",
     "restrict",
-    "sees",
     "where_proper",
     "without_completion",
 ]
@@ -186,7 +186,7 @@ def latents_from(
     record = _Record()
     with record:
         conditional(guide)(x, observed)
-    visible = {name: values for name, values in x.items() if sees(guide, modality_of(name))}
+    visible = {name: values for name, values in x.items() if receives(guide, modality_of(name))}
     return _LatentsFromGuide(record.sites, {name: Rows(visible, observed).informing(name) for name in record.sites})
 
 
@@ -227,7 +227,7 @@ def _innermost(guide: Program, change: Callable[[Guide], Program]) -> Program:
     return guide
 
 
-def sees(program: Program, modality: str) -> bool:
+def receives(program: Program, modality: str) -> bool:
     """Whether no handler around a program hides a modality from it."""
     while isinstance(program, Handler):
         if isinstance(program, _Restricted) and modality not in program.settings[0]:

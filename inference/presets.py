@@ -192,7 +192,7 @@ _ALL = (
             _SOFTPLUS,
             "The batch size is that of the released code, whose limits on gradients and Adam's epsilon of 1e-4 are "
             "left out: the paper has none.",
-            "The layers of CVAE and CMMA, not in the paper, are as wide as the others; CVAE's decoder sees features of "
+            "The layers of CVAE and CMMA, not in the paper, are as wide as the others; CVAE's decoder gets features of "
             "the condition.",
             "The link of 64 units from the first to the second layer of JMVAE-h's encoder is two layers of 512.",
         ),

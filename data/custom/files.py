@@ -84,7 +84,7 @@ def load_examples(
 
     Columns and arrays are found by their names; classes, vocabularies, sizes of images and scalings are those of the
     descriptions. A modality that the source does not have is left out: it is missing in every example. Where the model
-    has no missing entries, an example that lacks one lacks the modality.
+    has no missing entries, an example with a missing entry does not have the modality.
 
     Args:
         source: A table, see `from_table`; or the path of a description or of arrays, see `load_file`. A description

@@ -152,7 +152,7 @@ def trained_on(splits: Splits, names: Sequence[str], config: Mapping[str, Any], 
     """What a run with this configuration is trained on: the test data stays complete.
 
     Args:
-        splits: The data with all modalities that `config` knows.
+        splits: The data with all modalities in `config`.
         names: The modalities of the model.
         config: `missing`, the share of the examples that miss each modality; and whether to `drop_incomplete` ones.
         seed: Seed of the missing modalities.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from multipyro.batch import batch_rows, check_batch, fill_missing
 from multipyro.guides import Guide
-from multipyro.inference.handlers import sees
+from multipyro.inference.handlers import receives
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models.conditional import check_conditions
 
@@ -66,7 +66,7 @@ def supports(guide: Program, given: Sequence[str]) -> bool:
     inner = unwrap(guide)
     if not isinstance(inner, Guide):
         return True
-    ordered = tuple(name for name in inner.modalities if name in given and sees(guide, name))
+    ordered = tuple(name for name in inner.modalities if name in given and receives(guide, name))
     return len(ordered) == len(given) and (inner.subsets is None or ordered in inner.subsets)
 
 

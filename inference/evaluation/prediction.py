@@ -26,7 +26,7 @@ from multipyro.inference.evaluation._inputs import (
     take_rows,
 )
 from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
-from multipyro.inference.handlers import conditional, generative, predictive, sees
+from multipyro.inference.handlers import conditional, generative, predictive, receives
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
@@ -241,7 +241,7 @@ def _embedded(
                 sites = sample_sites(poutine.trace(program).get_trace(part, masks))
             if name not in sites:
                 raise ValueError(f"an embedding is the site {name!r}, but this guide only has {list(sites)}")
-            visible = {modality: values for modality, values in part.items() if sees(guide, modality)}
+            visible = {modality: values for modality, values in part.items() if receives(guide, modality)}
             codes.append(_embedding(guide, sites[name], Rows(visible, masks).informing(name), output))
     return torch.cat(codes)
 

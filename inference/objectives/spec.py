@@ -144,5 +144,5 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+def _name(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"

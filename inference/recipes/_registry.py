@@ -144,7 +144,7 @@ def equations(method: str, modalities: Sequence[str] = ("image", "text"), **opti
 
 
 def _check_trainable(recipe: Recipe, original: Program) -> None:
-    """Raises if a stage trains, or its objective refers to, parts of the method's own guide that another one lacks."""
+    """Raises if a stage trains, or its objective refers to, parts that a user-defined guide does not have."""
     if getattr(recipe.model, "conditions", ()):
         raise ValueError(
             f"{recipe.name} takes no guide but its own, which is the prior that predicts, given the conditions alone"

@@ -1,4 +1,4 @@
-"""Estimates of log-likelihoods, with errors that tell the truth about them."""
+"""Estimates of log-likelihoods, with standard errors and diagnostics."""
 
 from multipyro.inference.evaluation.likelihoods.annealing import Annealing, bidirectional_sandwich
 from multipyro.inference.evaluation.likelihoods.bounds import (

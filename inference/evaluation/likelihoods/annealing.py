@@ -24,7 +24,7 @@ from multipyro.inference.programs import Program
 __all__ = ["Annealing", "annealed_likelihoods", "bidirectional_sandwich"]
 
 _ACCEPTANCE = 0.8
-# how fast the pre-run adapts its step sizes
+# rate at which the preliminary run adapts its step sizes
 _GAIN = 0.3
 _FIRST_STEP = 0.2
 _JITTER = 0.2
@@ -37,10 +37,10 @@ class Annealing:
     """Settings of annealed importance sampling.
 
     Args:
-        num_chains: Chains of each data point, each of which gives one weight.
+        num_chains: Number of chains per data point; each has one weight.
         num_temperatures: Number of intermediate distributions.
-        leapfrogs: Leapfrogs of the one Hamiltonian move at each.
-        num_simulated: Number of simulated data points of the sandwich that comes with an estimate; 0 for none.
+        leapfrogs: Number of leapfrog steps of the Hamiltonian move at each of them.
+        num_simulated: Number of simulated data points of the sandwich beside an estimate; 0 for none.
 
     Raises:
         ValueError: If a number is too small.
@@ -70,7 +70,7 @@ def annealed_likelihoods(
     queries: Sequence[Query],
     settings: Annealing,
 ) -> list[LogLikelihood]:
-    """Estimates of several likelihoods, each by chains of its own, with a sandwich on data simulated like `x`."""
+    """Estimates of several likelihoods, each by separate chains, with a sandwich on data simulated like `x`."""
     conditions = conditions_of(model)
     inputs = {name: values for name, values in x.items() if is_exposure(name) or name in conditions}
     estimates, sandwiches = [], {}
@@ -103,8 +103,8 @@ def annealed_log_weights(
 
     The chains of all data points move at once. A stage anneals the likelihoods of some modalities in, after those of
     the stages before, so that the weights of the last stage divided by those of the first estimate a conditional with
-    the same chains. Step sizes, one for each data point and temperature, and the temperatures are chosen in a run of
-    their own whose chains are thrown away; afterwards nothing is adapted, so the mean weight is unbiased.
+    the same chains. Step sizes, one for each data point and temperature, and the temperatures are chosen in a
+    preliminary run whose chains are discarded; afterwards nothing is adapted, so the mean weight is unbiased.
 
     References:
         Annealed Importance Sampling (Neal, 2001); On the Quantitative Analysis of Decoder-Based Generative Models (Wu
@@ -147,17 +147,17 @@ def bidirectional_sandwich(
 
     Args:
         model: The generative program.
-        num_data_points: How many data points to simulate.
+        num_data_points: Number of data points to simulate.
         target: The modalities to simulate; all of the model's by default.
         settings: Settings of the annealing.
-        inputs: What the model reads and does not simulate, the conditions of a conditional model and exposures; as many
-            data points are simulated.
+        inputs: Inputs that are not simulated: the conditions of a conditional model, and exposures; as many data points
+            are simulated.
 
     Returns:
         The `Sandwich`.
 
     Raises:
-        ValueError: If a latent is not a real vector, or a conditional model lacks its conditions.
+        ValueError: If a latent is not a real vector, or the conditions of a conditional model are missing.
 
     Example:
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
@@ -215,7 +215,7 @@ def _row_chunks(model, x, observed, scored: Sequence[str], settings: Annealing) 
 
 
 class _Path:
-    """The distributions from the prior to the posterior of the data points of one batch, and the moves along it."""
+    """The distributions from the prior to the posterior of one batch of data points, and the moves between them."""
 
     def __init__(
         self,
@@ -260,8 +260,8 @@ class _Path:
     def _prepared(self, number: int, z: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The temperatures and step sizes of one stage, and chains at its end.
 
-        Temperatures are placed so that each step changes the log-weight by as much as any other, in standard
-        deviations over the chains.
+        Temperatures are placed so that all steps change the log-weight by the same number of standard deviations over
+        the chains.
         """
         steps = self.settings.num_temperatures
         betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=z.device) ** 4
@@ -318,7 +318,7 @@ class _State:
         return self._chosen(accepted, state), probability
 
     def _gradient(self, beta: Tensor) -> Tensor:
-        # a path out of every density has no finite gradient, and will be rejected
+        # a trajectory that has left the support has no finite gradient, and will be rejected
         return (self.before_gradient + beta * self.now_gradient).nan_to_num(0.0, 0.0, 0.0)
 
     def _log_density(self, beta: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Bounds under the guide alone, and likelihoods of what a guide predicts: they evaluate the guide, not the model."""
+"""Bounds under the guide alone, and likelihoods of its predictions: they evaluate the guide, not the model."""
 
 import functools
 import math
@@ -70,7 +70,7 @@ def importance_weighted_bound(
     observed: Mapping[str, Tensor] | None = None,
     weights: Mapping[str, float] | None = None,
 ) -> LogLikelihood:
-    r"""A lower bound on `log p(x_T)` with `K` samples of what the guide predicts from some modalities.
+    r"""A lower bound on `log p(x_T)` with `K` samples of the guide given some modalities.
 
     .. math:: E \log \tfrac1K \sum_k \frac{p(z_k) \prod_{m \in T} p(x_m | z_k)}{q(z_k | x_G)} \le \log p(x_T),
         \qquad z_k \sim q(z | x_G)
@@ -97,7 +97,7 @@ def importance_weighted_bound(
             likelihood.
 
     Returns:
-        A `LogLikelihood`, whose k-hat tells how far the bound may lie below.
+        A `LogLikelihood`, whose k-hat shows whether the bound may lie far below.
 
     Raises:
         ValueError: If a modality is unknown or its values are invalid, a data point contains nothing of `given`, or the
@@ -188,10 +188,10 @@ def guide_conditional_log_likelihood(
     A layer of latents that the guide's `conditional` leaves to the model, as that of a hierarchical guide does, is
     sampled `N` times from :math:`p(z_1 | z_{2,i})` for each `i`, and all `N^2` terms count.
 
-    These evaluate the guide: importance weights, which would remove exactly the collapse of `q(z | x_G)` that is to be
-    shown, are left out. Both are `N`-sample bounds and not estimates: the log-mean-exp of ten samples of an image can
-    lie a hundred nats below the density it bounds, which `guide_predictive_log_likelihood` estimates. The model's own
-    conditional is `log_likelihood(..., given=...)`.
+    These evaluate the guide: importance weights, which would hide the collapse of `q(z | x_G)`, are left out. Both are
+    `N`-sample bounds and not estimates: the log-mean-exp of ten samples of an image can lie a hundred nats below the
+    density it bounds, which `guide_predictive_log_likelihood` estimates. The model's own conditional is
+    `log_likelihood(..., given=...)`.
 
     References:
         Improving Bi-directional Generation between Different Modalities with Variational Autoencoders (Suzuki et
@@ -236,7 +236,7 @@ def conditional_terms(
     num_samples: int,
     observed: Mapping[str, Tensor] | None,
 ) -> Tensor:
-    """`log p(x_T | z)` of each sample from what the guide predicts, `(terms, batch)`, float64."""
+    """`log p(x_T | z)` of each sample of the guide, `(terms, batch)`, float64."""
     given, target = select_given(given, x, "given"), select_given(target, x, "target")
     check_known(model, [*given, *target])
     x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
@@ -277,7 +277,7 @@ def guide_predictive_log_likelihood(
     prior: float = 0.1,
     max_samples: int | None = None,
 ) -> LogLikelihood:
-    r"""The log-density of the truth under what the guide predicts, by importance sampling.
+    r"""The log-density of the targets under the guide's prediction, by importance sampling.
 
     .. math:: \log \int q(z | x_G)\, p(x_T | z)\, dz \approx
         \log \tfrac1K \sum_k \frac{q(z_k | x_G)\, p(x_T | z_k)}{r(z_k)}
@@ -311,8 +311,8 @@ def guide_predictive_log_likelihood(
         A `LogLikelihood` in nats, likelihoods unweighted.
 
     Raises:
-        ValueError: If a modality is unknown or its values are invalid, `given` and `target` overlap, a data point lacks
-            one of them, or the guide does not support one of the two.
+        ValueError: If a modality is unknown or its values are invalid, `given` and `target` overlap, one of them is
+            missing in a data point, or the guide does not support one of the two.
         TypeError: If the model is conditional, so that there is no `q(z | x_T)`, or the guide completes what is missing
             (`IterativeSampling`), so that its `q(z | x_G)` has no density.
 
@@ -350,7 +350,7 @@ def guide_predictive_log_likelihood(
 
 
 class _Prediction(nn.Module):
-    """A model whose latents come from what a guide predicts, in place of its prior: conditional on what that is given.
+    """A model with the distribution of a guide in place of its prior, conditional on the guide's inputs.
 
     Attributes:
         conditions: The modalities that the guide is given.
@@ -361,9 +361,9 @@ class _Prediction(nn.Module):
         self.model, self.latents, self.conditions = model, latents, tuple(conditions)
 
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
-        # private latents of what is given do not reach the target, and its own are the model's to sample
+        # private latents of given modalities do not affect the target, whose private latents the model samples
         with poutine.block(hide_fn=lambda site: private_modality(site["name"]) is not None):
-            with poutine.trace() as sampled:  # records the values that handlers outside decide on
+            with poutine.trace() as sampled:  # records the values that outer handlers set
                 self.latents(x, observed)
         with poutine.block(hide=list(sampled.trace.nodes)):
             return poutine.replay(self.model, trace=sampled.trace)(x, observed)

@@ -1,4 +1,4 @@
-"""What a likelihood estimate reports: the values, their errors, and what is wrong with them."""
+"""The result of a likelihood estimate: the values, their errors, and warnings."""
 
 import math
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ class LogLikelihood:
         values: The estimates, `(batch,)`, float64.
         standard_errors: Their Monte Carlo standard errors, `(batch,)`.
         khat: Pareto k-hat of the importance weights, `(batch,)`. Above 0.7 neither the value nor its standard error is
-            to be trusted: most often the value is too low. NaN with fewer than 25 samples; None without weights.
+            reliable: most often the value is too low. NaN with fewer than 25 samples; None without weights.
         ess: Effective sample size, `(batch,)`.
-        growth: `L(K) - L(K / 2)`, `(batch,)`: what the last doubling of the samples added. Its mean estimates the bias
-            that remains.
+        growth: `L(K) - L(K / 2)`, `(batch,)`: the gain from the last doubling of the samples. Its mean estimates the
+            remaining bias.
         num_samples: Number of samples of each data point in all, `(batch,)`; larger where an estimate was refined.
         proposal: Component of the proposal -> samples, of `num_samples` at first.
         method: How the values were computed.
@@ -79,7 +79,7 @@ class LogLikelihood:
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """Why the numbers may be wrong; empty where nothing speaks against them."""
+        """Why the numbers may be wrong; empty if there is no indication."""
         found = []
         if not self.values.isfinite().all():
             found.append(f"{int((~self.values.isfinite()).sum())} data points have no finite likelihood")
@@ -116,7 +116,7 @@ class LogLikelihood:
         return Difference(values.mean().item(), se, math.hypot(self.mc_se, other.mc_se), values)
 
     def negated(self) -> "LogLikelihood":
-        """The estimate with the signs of its values changed, as a bound from above is made of inverse weights."""
+        """The estimate with the signs of its values changed, for an upper bound from inverse weights."""
         growth = None if self.growth is None else -self.growth
         return replace(self, values=-self.values, growth=growth)
 
@@ -180,7 +180,7 @@ class Sandwich:
     """A lower and an upper estimate of the log-likelihood of the same simulated data.
 
     The expectation of `lower` is at most the true value and that of `upper` at least, so a small `gap` certifies both,
-    and with them the settings on data as the model makes it.
+    and the settings for data as simulated by the model.
 
     Attributes:
         lower: Annealed from the prior to the posterior.

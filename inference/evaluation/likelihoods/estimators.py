@@ -18,7 +18,7 @@ from multipyro.inference.programs import Program
 
 __all__ = ["check_scored", "checked_samples", "estimate_of", "log_likelihood", "log_likelihoods"]
 
-# most samples of a refined estimate, as a multiple
+# default maximum of samples of a refined estimate, as a multiple
 _BUDGET = 4
 # fewer samples have no k-hat
 _FEWEST_REFINED = 25
@@ -50,8 +50,8 @@ def log_likelihood(
     Without `given` the denominator is `K`. The proposal `r` is a mixture of the guide given `T + G`, and of the guide
     given `G`, each at every scale of `scales`, of the guide given the subsets one modality below (`related`), and of
     the model's prior. Every weight has the density of the whole mixture (the balance heuristic), and the numbers of
-    samples are fixed in advance. A guide narrower than the posterior, as mean-field guides and likelihood weights above
-    1 make it, gives weights without a variance and estimates that are too low by far more than their standard error
+    samples are fixed in advance. A guide narrower than the posterior, as with mean-field guides and likelihood weights
+    above 1, gives weights without a variance and estimates that are too low by far more than their standard error
     shows; the wider components repair that.
 
     A conditional is one ratio over common samples, so the noise of `log p(x_G)` cancels, and the value of a discrete
@@ -64,14 +64,14 @@ def log_likelihood(
     the result, and its summary says so. No weight is clipped or smoothed.
 
     A conditional model only has likelihoods given its conditions: `log p(x_T | w)` is one evidence under its prior
-    `p(z | w)`. Private latents that the guide does not propose (those of modalities it is not given) are drawn from the
-    model.
+    `p(z | w)`. Private latents that the guide does not propose (those of modalities that it is not given) are drawn
+    from the model.
 
     References:
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024), for k-hat; Optimally Combining Sampling Techniques
         for Monte Carlo Rendering (Veach and Guibas, 1995), for the balance heuristic; Safe and Effective Importance
-        Sampling (Owen and Zhou, 2000), for the share of the prior. The papers' own estimators have functions of their
-        own, such as `mopoe_log_likelihood`.
+        Sampling (Owen and Zhou, 2000), for the share of the prior. The estimators of the papers are separate functions,
+        such as `mopoe_log_likelihood`.
 
     Args:
         model: The generative program.
@@ -86,11 +86,11 @@ def log_likelihood(
         related: Share of the samples from the guide given related subsets.
         prior: Share of the samples from the model's prior; at least one sample where there are enough for one of each
             component.
-        max_samples: Most samples of a refined estimate. Equal to `num_samples`, nothing is refined, nor fitted. By
-            default four times `num_samples`, and nothing is refined with fewer than 25.
+        max_samples: Maximum of samples of a refined estimate. Equal to `num_samples`, nothing is refined, nor fitted.
+            By default four times `num_samples`, and nothing is refined with fewer than 25.
         method: `"importance"`, or `"ais"` for annealed importance sampling: chains that move from the prior to the
-            posterior, which need no guide and cost a hundred times as much. It is what other estimates are held
-            against; the result has the gap of a sandwich on simulated data, which certifies the settings.
+            posterior, which need no guide and cost a hundred times as much. It is the reference for other
+            estimates; the result has the gap of a sandwich on simulated data, which certifies the settings.
         annealing: Settings of `"ais"`, which ignores those of the proposal.
 
     Returns:
@@ -209,7 +209,7 @@ def log_likelihoods(
 
 
 def checked_samples(num_samples: int, max_samples: int | None) -> int:
-    """The most samples of a data point, `max_samples` or a multiple of `num_samples`; raises on bad numbers."""
+    """The maximum of samples of a data point, `max_samples` or a multiple of `num_samples`; raises on bad numbers."""
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if max_samples is None:
@@ -226,7 +226,7 @@ def estimate_of(
     number: int,
     method: str = "importance sampling",
 ) -> LogLikelihood:
-    """The estimate that statistics of importance weights make."""
+    """The estimate from statistics of importance weights."""
     counts = {part.label: count for part, count in zip(components, allocate(components, number), strict=True)}
     absent = [label for label, count in counts.items() if not count]
     return LogLikelihood(

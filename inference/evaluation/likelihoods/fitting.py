@@ -22,7 +22,7 @@ _CANDIDATES = 32
 _DEGREES = 5.0
 _SMALLEST_SCALE = 1e-4
 _FIRST_RATE, _LAST_RATE = 0.5, 0.01
-# short memories of gradients, as a few dozen steps are all there are
+# short averages of gradients, for a few dozen steps
 _BETAS = (0.7, 0.9)
 # second derivatives of all pairs of latents cost as many gradients as there are latents
 _MOST_COVARIANCES = 128
@@ -94,8 +94,8 @@ def fit_normals(density: LatentDensity, loc: Tensor, scale: Tensor, steps: int =
 
     Args:
         density: The joint density.
-        loc: Where the means start, `(batch, dim)`.
-        scale: Where the standard deviations start, `(batch, dim)`.
+        loc: Initial means, `(batch, dim)`.
+        scale: Initial standard deviations, `(batch, dim)`.
         steps: Number of steps of Adam.
         full: Whether to add correlations; never with more than 128 latents.
 
@@ -111,14 +111,14 @@ def fit_normals(density: LatentDensity, loc: Tensor, scale: Tensor, steps: int =
         mean, std = loc + scale * shift, scale * log_factor.exp()
         half = torch.randn(samples // 2, *loc.shape, dtype=loc.dtype, device=loc.device)
         z = mean + std * torch.cat([half, -half])
-        # without the gradient of the normal's parameters, whose mean is 0: at the best normal no noise is left
+        # without the score term, whose mean is 0: at the best normal no noise is left
         log_normal = torch.distributions.Normal(mean.detach(), std.detach()).log_prob(z).sum(-1)
         return sum(density(z)) - log_normal
 
     with torch.enable_grad():
         for _ in range(steps):
             gradients = torch.autograd.grad(-log_ratios(_SAMPLES).mean(0).sum(), [shift, log_factor])
-            # a step outside the range of a decoder's numbers is no step
+            # skip steps out of the range in which the decoder is finite
             shift.grad, log_factor.grad = (gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients)
             optimizer.step()
             for group in optimizer.param_groups:
@@ -160,10 +160,10 @@ def _negative_hessian(density: LatentDensity, z: Tensor) -> Tensor:
 
 
 def starting_point(density: LatentDensity, latents: GuideLatents | ProgramLatents) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations to fit from, `(batch, dim)` each.
+    """Initial means and standard deviations of a fit, `(batch, dim)` each.
 
-    The mean is the most likely of the guide's mean and some of its samples: between the modes of a mixture it may be
-    none of them.
+    The mean is the most likely of the guide's mean and some of its samples: the mean of a mixture may lie between its
+    modes.
     """
     values = latents.sample(_CANDIDATES, "guide", 1.0)
     prior = density.split(density.prior_sample(_CANDIDATES))

@@ -112,7 +112,7 @@ def importance_sampled(
 
     Data points with a k-hat above 0.5 in one of the queries are estimated anew, for all queries, with a proposal that
     has normals fitted to their posteriors, then with four times the samples, and so on until `max_samples`. The fits
-    see the data and none of the samples that an estimate is made of, and an estimate is made of its last samples alone.
+    do not use the samples of an estimate, and an estimate uses its last samples alone.
 
     Args:
         model: The generative program.
@@ -120,9 +120,9 @@ def importance_sampled(
         x: Modality name -> values `(batch, *event)`: all modalities scored, and conditions.
         observed: Modality name -> data points in which it is observed.
         components: The mixture.
-        queries: What to estimate.
-        num_samples: Samples of each data point at first.
-        max_samples: Most samples of one estimate; equal to `num_samples`, nothing is refined.
+        queries: The likelihoods to estimate.
+        num_samples: Initial number of samples per data point.
+        max_samples: Maximum of samples of one estimate; equal to `num_samples`, nothing is refined.
 
     Returns:
         One `WeightStatistics` for each query, and the number of samples of each data point in all, int64 `(batch,)`.
@@ -139,7 +139,7 @@ def importance_sampled(
                 break
             refine = torch.stack([each.khat[pending] for each in statistics]) > _REFINED
             if mixture is components:
-                # what is reliable at every data point needs no fit
+                # nothing to refine
                 unclear = [query for query, rows in zip(queries, refine, strict=True) if rows.any()]
                 mixture = with_fits(components, evidences_of(unclear, x, conditions_of(model))) if unclear else mixture
             else:

@@ -1,4 +1,4 @@
-"""Sources of latents for the components of a proposal, and the handler that gives them to a model."""
+"""Sources of latents for the components of a proposal, and the handler that sets them in a model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

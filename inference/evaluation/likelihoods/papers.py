@@ -81,7 +81,7 @@ def mopoe_log_likelihood(
     The released code stores its samples with the data points as the fast dimension and reads them with the samples as
     the fast one, so each of its averages is over `K` different data points. The result is near the best of `K` data
     points, many nats above the likelihood, and no estimate of it. `mix_data_points` does the same, to compare with
-    published numbers; it is off by default. (That code also takes 12 samples where the paper says 15.)
+    published numbers; it is off by default. (That code also uses 12 samples, the paper 15.)
 
     References:
         Generalized Multimodal ELBO (Sutter et al., 2021), Table 4.
@@ -184,7 +184,7 @@ def mmvae_log_likelihoods(
 def bridged_log_likelihoods(
     model: Program, guide: Program, x: Mapping[str, Tensor], target: str, num_samples: int = 5000
 ) -> BridgedLikelihoods:
-    r"""Bridged VAE's Tables 1 to 3: what it costs to give the guide one modality in place of all.
+    r"""Bridged VAE's Tables 1 to 3: the loss from giving the guide one modality instead of all.
 
     Both columns are bounds on `log p(x_m)` with `K` samples; no other modality is scored.
 
@@ -247,7 +247,7 @@ def jmvae_log_likelihood(
         given: The modalities `G`.
         target: The modalities `T`.
         num_samples: Number `N` of samples of each data point; for JMVAE-h `N^2` terms count.
-        channels: What the log-densities are divided by.
+        channels: Divisor of the log-densities.
 
     Returns:
         A `LogLikelihood` without k-hat, as nothing is weighted.
@@ -301,7 +301,7 @@ def vlvae_log_likelihood(
 
     Raises:
         ValueError: As in `guide_predictive_log_likelihood`.
-        TypeError: As there.
+        TypeError: As in `guide_predictive_log_likelihood`.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts

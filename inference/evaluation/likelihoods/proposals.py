@@ -36,7 +36,7 @@ __all__ = [
 #: the scales that a guide proposes at. Against a guide half as wide as the posterior, in 16 dimensions and at K = 1000,
 #: they bring a bias of -1.43 nats to 0.000
 SCALES = (1.0, 1.5, 2.0)
-# share of the samples of a refinement from what was fitted
+# share of the samples of a refinement from the fitted distributions
 _FITTED = 0.6
 
 
@@ -58,7 +58,7 @@ class Component:
 
     @property
     def source(self) -> tuple[tuple[str, ...], bool]:
-        """What its samples come from: the subset, and whether they come from a fit."""
+        """The source of its samples: the subset, and whether they come from a fit."""
         return self.subset, self.kind != "guide"
 
     @property
@@ -127,8 +127,8 @@ def mixture_of(
 def with_fits(components: Sequence[Component], evidences: Sequence[tuple[str, ...]]) -> list[Component]:
     """The mixture with normals fitted to each data point's posterior given each of `evidences`, at 60 %.
 
-    Each normal comes at its own width and half as wide again, and as a Student-t distribution, whose tails are above
-    those of any posterior under a normal or Laplace prior.
+    Each normal is used at its width and 1.5 times as wide, and as a Student-t distribution, whose tails are above those
+    of any posterior under a normal or Laplace prior.
     """
     share = _FITTED / (3 * len(evidences))
     fitted = [
@@ -228,7 +228,7 @@ class Proposal:
         return self._latents[component.source].names if component.subset else ()
 
     def _trace(self, pieces: Sequence[tuple[Component, int]]) -> poutine.Trace:
-        """A trace of the model with the latents of these components; what they do not cover, the model draws."""
+        """A trace of the model with the latents of these components; others are sampled by the model."""
         number = sum(count for _, count in pieces)
         drawn = [
             self._latents[part.source].sample(count, part.kind, part.scale) for part, count in pieces if part.subset

@@ -17,7 +17,7 @@ __all__ = [
     "weight_statistics",
 ]
 
-#: Pareto k-hat above which neither a mean of weights nor its standard error is to be trusted
+#: Pareto k-hat above which neither a mean of weights nor its standard error is reliable
 UNRELIABLE = 0.7
 # fewest tail weights from which a shape is estimated, as in the loo and arviz packages
 _SMALLEST_TAIL = 5
@@ -28,7 +28,7 @@ class Calibration:
     """Weights of samples that give a control variate its known mean.
 
     Attributes:
-        weights: What each sample counts, `(samples, batch)`, 1 without calibration.
+        weights: Weight of each sample, `(samples, batch)`, 1 without calibration.
         control: The control variate, centered within each component; 0 where there is no calibration.
     """
 
@@ -95,7 +95,7 @@ class Strata:
         return Calibration(torch.where(valid, weights, 1.0), torch.where(valid, centered, 0.0))
 
     def residuals(self, values: Tensor, calibration: Calibration) -> Tensor:
-        """What a calibrated mean of `values` still varies by: their part that the control does not explain."""
+        """The residual of `values` after regression on the control, which is the variation of a calibrated mean."""
         variance = calibration.control.square().sum(0)
         explained = (calibration.control * values).sum(0) / torch.where(variance > 0, variance, 1.0)
         return values - explained * calibration.control
@@ -106,14 +106,14 @@ class Strata:
 
 @dataclass(frozen=True)
 class WeightStatistics:
-    """What a set of importance weights says about each data point, `(batch,)` each, float64.
+    """Statistics of a set of importance weights, `(batch,)` each, float64.
 
     Attributes:
         value: The log of the mean weight, or of the ratio of two mean weights, in nats.
         standard_error: Its Monte Carlo standard error.
         khat: Pareto shape of the largest weights; the larger of two for a ratio.
         ess: Effective sample size; the smaller of two for a ratio.
-        growth: `L(K) - L(K / 2)`: what the estimate gains from its last doubling of the samples.
+        growth: `L(K) - L(K / 2)`: the gain from the last doubling of the samples.
     """
 
     value: Tensor
@@ -166,7 +166,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 def pareto_k(log_weights: Tensor) -> Tensor:
     r"""The shape of a generalized Pareto distribution fitted to the largest weights, `(batch,)`.
 
-    Above 0.7 the mean of the weights is not to be trusted at this number of samples, nor is its standard error; above
+    Above 0.7 the mean of the weights is unreliable at this number of samples, and so is its standard error; above
     0.5 the weights have no variance, above 1 no mean. The tail consists of `min(K / 5, 3 sqrt(K))` weights. The fit is
     the empirical Bayes estimate of Zhang and Stephens, with the weak prior of Vehtari et al. around 0.5.
 
