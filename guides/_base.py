@@ -17,13 +17,23 @@ from torch import Tensor, nn
 from multipyro._distributions import scattered
 from multipyro._modes import batch_norms, evaluation_mode
 from multipyro._program import Program
-from multipyro.batch import Masks, Rows, Values, batch_rows, check_batch, check_module_names, fill_missing
+from multipyro.batch import (
+    Masks,
+    Rows,
+    Values,
+    batch_rows,
+    check_batch,
+    check_module_names,
+    covariates_in,
+    fill_missing,
+)
 from multipyro.guides._encoder_cache import encode_once
 from multipyro.guides.algebra.products import Experts
 from multipyro.ppl_models.conditional import IndependentPrior
+from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.priors import StandardNormalPrior
 
-__all__ = ["Guide", "Posterior", "check_fit", "check_latent_dims", "encode", "encode_joint"]
+__all__ = ["Guide", "Posterior", "check_fit", "check_latent_dims", "encode_joint", "encode_modality"]
 
 #: a distribution over `z`, or site -> distribution
 Posterior = dist.Distribution | dict[str, dist.Distribution]
@@ -185,7 +195,7 @@ class Guide(Program, metaclass=_AbstractProgram):
             ValueError: If an encoder returns a distribution of another latent size.
         """
         rows, encoders = Rows(x, observed), self.encoders
-        experts = {name: encode(encoders[name], x[name], rows.of(name)) for name in rows.modalities}
+        experts = {name: encode_modality(encoders[name], x, name, rows) for name in rows.modalities}
         for name, expert in experts.items():
             if tuple(expert.event_shape) != (self.latent_dim,):
                 raise ValueError(
@@ -209,11 +219,11 @@ class Guide(Program, metaclass=_AbstractProgram):
         sites, private, rows = {"z": shared}, self.private, Rows(x, observed)
         for name in self.modalities:
             if name in x and name in private:
-                sites[f"z_{name}"] = encode(private[name], x[name], rows.of(name))
+                sites[f"z_{name}"] = encode_modality(private[name], x, name, rows)
         return sites if len(sites) > 1 else shared
 
     def validate_inputs(self, x: Mapping[str, Tensor | None], observed: Masks = None) -> dict[str, Tensor]:
-        """Validates a batch and returns the modalities that it contains, in the order of the guide.
+        """Validates a batch and returns the modalities that it contains, in the order of the guide, and its covariates.
 
         Raises:
             TypeError: If a value or a mask is not a tensor.
@@ -227,12 +237,13 @@ class Guide(Program, metaclass=_AbstractProgram):
         if batch_rows(present) == 0:
             raise ValueError("x contains no data points")
         dtype = next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
-        for name, values in present.items():
+        covariates = covariates_in(x)
+        for name, values in (present | covariates).items():
             if dtype is not None and values.is_floating_point() and values.dtype != dtype:
                 raise ValueError(f"modality {name!r} is {values.dtype}, this guide {dtype}: convert one of them")
         if not self.supports(tuple(present)):
             raise ValueError(f"{self._supported()}, got {'+'.join(present)}")
-        return present
+        return present | covariates
 
     def _supported(self) -> str:
         """The supported subsets, for messages."""
@@ -350,10 +361,15 @@ def encode(
     return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))
 
 
+def encode_modality(encoder: nn.Module, x: Values, modality: str, rows: Rows) -> dist.Distribution | Tensor:
+    """As `encode`, for the encoder of one modality of a batch."""
+    return encode(encoder, encoder_input(encoder, x, modality), rows.of(modality))
+
+
 def encode_joint(encoder: nn.Module, x: Values, observed: Masks = None) -> dist.Distribution:
     """As `encode`, for an encoder that is called with a dict, and the rows that contain all of `x`."""
     rows = Rows(x, observed)
-    values = {name: x[name] for name in rows.modalities}
+    values = {name: x[name] for name in rows.modalities} | covariates_in(x)
     return encode(encoder, values, rows.all_of(rows.modalities), *values.values(), *map(rows.of, rows.modalities))
 
 

@@ -9,8 +9,9 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
-from multipyro.batch import Masks, Rows, Values, fill_missing
+from multipyro.batch import Masks, Rows, Values, fill_missing, selected
 from multipyro.guides._base import Guide, Posterior, check_fit, check_latent_dims
+from multipyro.ppl_models.networks.covariates import encoder_input
 
 __all__ = ["AggregateGuide"]
 
@@ -87,7 +88,7 @@ class AggregateGuide(Guide):
         """The flow of exactly the modalities of `x`, active or not, of batch shape `(batch,)`."""
         subset = tuple(name for name in self.modalities if name in x)
         flow = self.flows["+".join(subset)]
-        return flow(x[subset[0]] if len(subset) == 1 else {name: x[name] for name in subset})
+        return flow(encoder_input(flow, x, subset[0]) if len(subset) == 1 else selected(x, subset))
 
     @pyro_method
     def sample_aggregate(self, x: Values) -> dict[str, Tensor]:
@@ -104,8 +105,8 @@ class AggregateGuide(Guide):
         if not subsets:
             return teacher(x, observed)
         exactly = torch.stack([rows.exactly(subset) for subset in subsets])  # (flows, batch)
-        filled = {name: fill_missing(values, rows.of(name)) for name, values in x.items() if name in present}
-        choices = [self.aggregate({name: filled[name] for name in subset}) for subset in subsets]
+        filled = {name: fill_missing(values, rows.masks.get(name)) for name, values in selected(x, present).items()}
+        choices = [self.aggregate(selected(filled, subset)) for subset in subsets]
         index, by_flow = exactly.to(torch.uint8).argmax(0), exactly.any(0)
         if self.teacher.supports(present):
             # for the teacher, nothing is observed in the rows of the flows

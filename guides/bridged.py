@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from multipyro.batch import Masks, Rows, Values
-from multipyro.guides._base import Guide, encode
+from multipyro.guides._base import Guide, encode_modality
 from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
 from multipyro.ppl_models.networks.mlp import MLP
 
@@ -88,7 +88,7 @@ class BridgedGuide(Guide):
 
     def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         rows, branches = Rows(x, observed), self.branches
-        features = {name: encode(branches[name], x[name], rows.of(name)) for name in rows.modalities}
+        features = {name: encode_modality(branches[name], x, name, rows) for name in rows.modalities}
         return self.fusion(torch.cat([self._completed(name, features, rows) for name in self.modalities], -1))
 
     def _completed(self, name: str, features: Mapping[str, Tensor], rows: Rows) -> Tensor:

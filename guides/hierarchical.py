@@ -5,11 +5,12 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multipyro.batch import Masks, Rows, Values, fill_missing
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once
+from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
 from multipyro.ppl_models.networks.mlp import MLP
 
@@ -89,16 +90,16 @@ class HierarchicalGuide(Guide):
         if rows.masks:
             requirement = f"this guide needs all of {list(self.modalities)}: IterativeSampling completes them"
             self._check_rows(rows, rows.all_of(self.modalities), requirement)
-            x = {name: fill_missing(x[name], rows.of(name)) for name in self.modalities}
-        inputs = tuple(x[name] for name in self.modalities)
-        return encode_once(self.heads, inputs, lambda: self._layers(inputs))
+            x = {name: fill_missing(values, rows.masks.get(name)) for name, values in x.items()}
+        return encode_once(self.heads, tuple(x.values()), lambda: self._layers(x))
 
     def conditional(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
         return {self.embedding: self.posterior(x, observed)[self.embedding]}
 
-    def _layers(self, inputs: tuple[Tensor, ...]) -> dict[str, dist.Distribution]:
-        branches, path, heads = self.branches, self.path, self.heads
-        features = torch.cat([branches[name](values) for name, values in zip(self.modalities, inputs, strict=True)], -1)
+    def _layers(self, x: Values) -> dict[str, dist.Distribution]:
+        path, heads = self.path, self.heads
+        features = [branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()]
+        features = torch.cat(features, -1)
         layers = {"z1": heads[0](features)}
         for number, step in enumerate(path, start=1):
             features = step(features)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multipyro._distributions import is_rebuilt, unflattened
 from multipyro._modes import evaluation_mode
-from multipyro.batch import Masks, Rows, Values, batch_rows
+from multipyro.batch import Masks, Rows, Values, batch_rows, covariates_in
 from multipyro.guides._base import Guide, Posterior, check_fit
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
 from multipyro.guides.algebra.mixtures import StratifiedMixture
@@ -169,11 +169,11 @@ class IterativeSampling(Guide):
 
     def _completed(self, x: Values, masks: Mapping[str, Tensor], missing: list[str], number: int) -> dict[str, Tensor]:
         """All modalities of `number` rows, with the missing ones as of the last round but one."""
-        model, guide = self._model[0], self.guide
-        targets = dict.fromkeys(missing)
+        model, guide, covariates = self._model[0], self.guide, covariates_in(x)
+        targets = dict.fromkeys(missing) | covariates
 
         def merged(completions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            result = {}
+            result = dict(covariates)
             for name in self.modalities:
                 if name not in masks:
                     result[name] = x[name] if name in x else completions[name]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from multipyro._distributions import choose_rows
-from multipyro.batch import Masks, Rows, Values
-from multipyro.guides._base import Guide, check_latent_dims, encode, encode_joint
+from multipyro.batch import Masks, Rows, Values, selected
+from multipyro.guides._base import Guide, check_latent_dims, encode_joint, encode_modality
 from multipyro.ppl_models.networks.heads import JointEncoder, Scale
 
 __all__ = ["JointGuide"]
@@ -78,5 +78,5 @@ class JointGuide(Guide):
         """The posterior of the network of `subset`, in the rows that contain all of it."""
         network = self.joint if subset == self.modalities else self.networks["+".join(subset)]
         if len(subset) == 1 and subset != self.modalities:
-            return encode(network, x[subset[0]], rows.of(subset[0]))
-        return encode_joint(network, {name: x[name] for name in subset}, rows.masks)
+            return encode_modality(network, x, subset[0], rows)
+        return encode_joint(network, selected(x, subset), rows.masks)

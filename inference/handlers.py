@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro._distributions import RowwiseDistribution
-from multipyro.batch import Rows, batch_rows, fill_missing, is_exposure, modality_of
+from multipyro.batch import Rows, batch_rows, covariate_entry, fill_missing, is_input, modality_of, selected
 from multipyro.guides import Guide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
@@ -27,6 +28,7 @@ __all__ = [
     "receives",
     "restrict",
     "where_proper",
+    "with_covariates",
     "without_completion",
 ]
 
@@ -158,6 +160,30 @@ def predictive(model: Program, guide: Program, target: Sequence[str]) -> nn.Modu
     return _Predictive(model, guide, (target,) if isinstance(target, str) else tuple(target))
 
 
+def with_covariates(program: Program, covariates: Mapping[str, Any]) -> nn.Module:
+    """The same program under other values of covariates, whatever a batch contains.
+
+    A model under `{"site": 2}` predicts as if every data point were from site 2; the guide beside it still infers the
+    latents by the covariates of the batch.
+
+    Args:
+        program: A model or a guide, called as `program(x, observed=None)`.
+        covariates: Name -> class id, or standardized number or numbers, the same for all data points; or a tensor of
+            the values of several data points, which are taken in turn.
+
+    Returns:
+        The program, called as before.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, Covariates, MultimodalModel, NormalLikelihood
+        >>> image = NormalLikelihood(MLP(2 + 3, 4))
+        >>> model = MultimodalModel(2, {"image": image}, covariates=Covariates({"site": 3}))
+        >>> with_covariates(model, {"site": 2})({"image": None}, num_rows=5)["image"].shape
+        torch.Size([5, 4])
+    """
+    return _WithCovariates(program, covariates)
+
+
 def latents_from(
     guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
 ) -> "_LatentsFromGuide":
@@ -239,9 +265,29 @@ def receives(program: Program, modality: str) -> bool:
 class _Restricted(Handler):
     def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
         (modalities,) = self.settings
-        inside = {name: values for name, values in x.items() if modality_of(name) in modalities}
+        inside = selected(x, modalities)
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
         return self.program(inside, masks, **kwargs)
+
+
+class _WithCovariates(Handler):
+    def forward(
+        self,
+        x: Mapping[str, Any],
+        observed: Mapping[str, Tensor] | None = None,
+        num_rows: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        (covariates,) = self.settings
+        parameters = (parameter for module in modules_of(self.program) for parameter in module.parameters())
+        device = next((parameter.device for parameter in parameters), None)
+        fixed = {}
+        for name, value in covariates.items():
+            if not isinstance(value, Tensor):
+                value = torch.tensor([value] if isinstance(value, int) else [np.atleast_1d(value).tolist()])
+            rows = torch.arange(batch_rows(x, num_rows)) % len(value)
+            fixed[covariate_entry(name)] = value[rows].to(device)
+        return self.program({**x, **fixed}, observed, **kwargs)
 
 
 class _WhereProper(Handler):
@@ -350,7 +396,7 @@ class _Predictive(nn.Module):
     def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
         model, masks = unwrap(self.decode), observed or {}
         if hasattr(model, "modalities"):  # the decoders of what is given need not run
-            inputs = [name for name in x if name in getattr(model, "conditions", ()) or is_exposure(name)]
+            inputs = [name for name in x if name in getattr(model, "conditions", ()) or is_input(name)]
             given = {name: x[name] for name in inputs}
             masks = {name: mask for name, mask in masks.items() if name in given}
         else:  # a plain function may read the number of data points from them

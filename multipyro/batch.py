@@ -2,12 +2,14 @@
 
 A batch is `(x, observed)`: `x` has the values of each modality, the batch first, and `observed` the rows in which it is
 observed. Within an observed value, a missing entry is NaN, or -1 in integer data; likelihoods and encoders with
-`missing_entries=True` accept it. Beside its modalities, `x` may contain the exposure of a modality of counts under the
-name `<modality>.exposure`: an input of its likelihood, which is neither scored nor inferred.
+`missing_entries=True` accept it. Beside its modalities, `x` may contain inputs, which are neither scored nor inferred;
+their names have a dot. `<modality>.exposure` is the exposure of a modality of counts, an input of its likelihood;
+`<name>.covariate` is a covariate, such as a batch, a site or an age, an input of decoders and encoders.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +21,17 @@ __all__ = [
     "batch_rows",
     "check_batch",
     "check_module_names",
+    "covariate_entry",
+    "covariates_in",
     "exposure_of",
     "fill_missing",
-    "is_exposure",
+    "is_input",
     "is_missing",
     "mark_missing",
     "modalities_in",
     "modality_of",
     "private_modality",
+    "selected",
     "subsets_of",
 ]
 
@@ -65,7 +70,7 @@ class Rows:
     """
 
     def __init__(self, x: Mapping[str, Tensor | None], observed: Masks = None) -> None:
-        present = {name: values for name, values in x.items() if values is not None and not is_exposure(name)}
+        present = {name: values for name, values in x.items() if values is not None and not is_input(name)}
         self.modalities = tuple(present)
         self.masks = {name: observed[name] for name in present if name in observed} if observed else {}
         self._like = next(iter([*self.masks.values(), *present.values()]), None)
@@ -129,7 +134,7 @@ def check_batch(x: Mapping[str, Tensor | None], observed: Masks, modalities: Seq
     """Raises if a batch has modalities that the program does not have, or masks that are not bool `(batch,)`."""
     if not isinstance(x, Mapping):
         raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
-    unknown = [name for name in x if modality_of(name) not in modalities]
+    unknown = [name for name in x if modality_of(name) not in modalities and not _is_covariate(name)]
     if unknown:
         raise ValueError(f"unknown modality {unknown}: this program has {list(modalities)}")
     for name, values in x.items():
@@ -189,19 +194,43 @@ def exposure_of(modality: str, x: Mapping[str, Tensor | None]) -> Tensor | None:
     return x.get(f"{modality}.exposure")
 
 
-def is_exposure(entry: str) -> bool:
-    """Whether an entry of a batch is an exposure, which is an input of a likelihood and not a modality."""
-    return entry.endswith(".exposure")
+def covariate_entry(name: str) -> str:
+    """The entry of a batch that contains a covariate."""
+    return f"{name}.covariate"
+
+
+def covariates_in(x: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """The entries of a batch that contain covariates."""
+    return {entry: values for entry, values in x.items() if _is_covariate(entry)}
+
+
+def is_input(entry: str) -> bool:
+    """Whether an entry of a batch is an input of programs, an exposure or a covariate, and not a modality."""
+    return "." in entry
 
 
 def modalities_in(x: Mapping[str, Tensor | None]) -> tuple[str, ...]:
-    """The modalities of a batch, without exposures."""
-    return tuple(entry for entry in x if not is_exposure(entry))
+    """The modalities of a batch, without inputs."""
+    return tuple(entry for entry in x if not is_input(entry))
+
+
+def selected(x: Mapping[str, Any], modalities: Collection[str]) -> dict[str, Any]:
+    """The entries of a batch that concern some modalities: their values and exposures, and all covariates.
+
+    Example:
+        >>> list(selected({"image": 0, "genes": 1, "genes.exposure": 2, "site.covariate": 3}, ["genes"]))
+        ['genes', 'genes.exposure', 'site.covariate']
+    """
+    return {entry: v for entry, v in x.items() if modality_of(entry) in modalities or _is_covariate(entry)}
 
 
 def modality_of(entry: str) -> str:
     """The modality that an entry of a batch belongs to: its values or its exposure."""
     return entry.removesuffix(".exposure")
+
+
+def _is_covariate(entry: str) -> bool:
+    return entry.endswith(".covariate")
 
 
 def is_missing(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from multipyro.ppl_models.conditional import ConditionalModel, IndependentPrior
 from multipyro.ppl_models.hierarchical import HierarchicalModel
 from multipyro.ppl_models.likelihoods import *  # noqa: F403
 from multipyro.ppl_models.multimodal import MultimodalModel
-from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, OneHotMLP
+from multipyro.ppl_models.networks import MLP, ConvDecoder, ConvEncoder, Covariates, OneHotMLP, WithCovariates
 from multipyro.ppl_models.priors import FlowPrior, LaplacePrior, StandardNormalPrior
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ConditionalModel",
     "ConvDecoder",
     "ConvEncoder",
+    "Covariates",
     "FlowPrior",
     "HierarchicalModel",
     "IndependentPrior",
@@ -20,5 +21,6 @@ __all__ = [
     "MultimodalModel",
     "OneHotMLP",
     "StandardNormalPrior",
+    "WithCovariates",
     *likelihoods.__all__,
 ]

@@ -14,6 +14,7 @@ from multipyro._distributions import common_shape
 from multipyro._program import Program
 from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, exposure_of, fill_missing
 from multipyro.ppl_models.likelihoods.base import batch_shape_text
+from multipyro.ppl_models.networks.covariates import Covariates
 
 __all__ = ["GenerativeProgram", "concatenated", "masked"]
 
@@ -30,17 +31,25 @@ class GenerativeProgram(Program):
         likelihoods: Modality name -> likelihood module.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
         conditions: Names of modalities that the model conditions on.
+        covariates: Makes the features of the covariates that the likelihoods take; None for none.
 
     Raises:
         ValueError: If there are no likelihoods, or a modality has the name of a latent (`z`, `z1`, `z_...`), of a
             plate, or of an attribute of torch modules.
     """
 
-    def __init__(self, likelihoods: Mapping[str, nn.Module], name: str, conditions: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        likelihoods: Mapping[str, nn.Module],
+        name: str,
+        conditions: Iterable[str] = (),
+        covariates: Covariates | None = None,
+    ) -> None:
         super().__init__(name)
         _check_names([*likelihoods, *conditions])
         self.conditions = tuple(conditions)
         self.likelihoods = nn.ModuleDict(likelihoods)
+        self.covariates = covariates
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -64,7 +73,7 @@ class GenerativeProgram(Program):
         Args:
             x: Modality name -> values `(batch, *event)`. A modality whose value is None is sampled, and one that is
                 absent has no site. `<modality>.exposure` is the exposure of a modality of counts, `(batch,)` or
-                `(batch, *event)`; see `CountLikelihood`.
+                `(batch, *event)`; see `CountLikelihood`. `<name>.covariate` is a covariate; see `Covariates`.
             observed: Modality name -> bool `(batch,)`, the rows in which it is observed; an absent key means all rows.
             num_rows: Number of rows when `x` has no values.
 
@@ -75,9 +84,11 @@ class GenerativeProgram(Program):
         rows = Rows(x, observed)
         with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
             sites, inputs = self._sample_latents(x, rows)
-            likelihoods = self.likelihoods
+            likelihoods, covariates = self.likelihoods, self.covariates
             for name in [name for name in x if name in inputs]:
                 latents, mask, exposure = inputs[name], rows.masks.get(name), exposure_of(name, x)
+                if covariates is not None:
+                    latents = concatenated(latents, covariates(x, latents.dtype))
                 sites[name] = _observe(name, likelihoods[name], latents, x[name], mask, exposure)
         return sites
 

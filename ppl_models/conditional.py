@@ -8,8 +8,9 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows
+from multipyro.batch import Rows, batch_rows, covariates_in
 from multipyro.ppl_models._generative import GenerativeProgram, concatenated
+from multipyro.ppl_models.networks.covariates import Covariates, encoder_input
 
 __all__ = ["ConditionalModel", "IndependentPrior", "check_conditions"]
 
@@ -38,6 +39,7 @@ class ConditionalModel(GenerativeProgram):
             called with the values of a single condition or with a dict of several; `N(0, I)` if None.
         features: Condition -> feature network, whose output is concatenated with `z`; none by default.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
+        covariates: Makes the features of covariates; the likelihoods are called with them too, concatenated last.
 
     Sites:
         `z`, and each target of `x` under its name, in the plate `data`.
@@ -63,6 +65,7 @@ class ConditionalModel(GenerativeProgram):
         prior: nn.Module | None = None,
         features: Mapping[str, nn.Module] | None = None,
         name: str = "model",
+        covariates: Covariates | None = None,
     ) -> None:
         conditions = (conditions,) if isinstance(conditions, str) else tuple(conditions)
         both = [condition for condition in conditions if condition in likelihoods]
@@ -74,7 +77,7 @@ class ConditionalModel(GenerativeProgram):
         unknown = [condition for condition in features or {} if condition not in conditions]
         if unknown:
             raise ValueError(f"features names {unknown}, which are not conditions: there are {list(conditions)}")
-        super().__init__(likelihoods, name, conditions)
+        super().__init__(likelihoods, name, conditions, covariates)
         self.latent_dim = latent_dim
         self.features = nn.ModuleDict(features)
         self.prior = IndependentPrior(latent_dim) if prior is None else prior
@@ -83,10 +86,11 @@ class ConditionalModel(GenerativeProgram):
         self, x: Mapping[str, Tensor | None], rows: Rows
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         check_conditions(self.conditions, x, rows.masks if is_validation_enabled() else None)
-        given = {name: x[name] for name in self.conditions}
-        features = self.features
-        z = pyro.sample("z", self.prior(next(iter(given.values())) if len(given) == 1 else given))
-        latents = concatenated(z, *[features[name](given[name]) for name in features])
+        given = {name: x[name] for name in self.conditions} | covariates_in(x)
+        one = encoder_input(self.prior, given, self.conditions[0]) if len(self.conditions) == 1 else given
+        z = pyro.sample("z", self.prior(one))
+        features = [network(encoder_input(network, given, name)) for name, network in self.features.items()]
+        latents = concatenated(z, *features)
         return {"z": z}, dict.fromkeys(self._modules["likelihoods"], latents)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from multipyro.batch import Rows
 from multipyro.ppl_models._generative import GenerativeProgram, masked
+from multipyro.ppl_models.networks.covariates import Covariates
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["HierarchicalModel"]
@@ -30,6 +31,7 @@ class HierarchicalModel(GenerativeProgram):
             `(..., batch, latent_dims[l])`, they return event shape `(latent_dims[l - 1],)`.
         prior: Module that returns the prior over `zL` when called; `N(0, I)` if None.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
+        covariates: Makes the features of covariates; the likelihoods are called with them too, concatenated last.
 
     Sites:
         `zL, ..., z1` in this order, each modality of `x` under its name, all in the plate `data`.
@@ -56,8 +58,9 @@ class HierarchicalModel(GenerativeProgram):
         transitions: Sequence[nn.Module],
         prior: nn.Module | None = None,
         name: str = "model",
+        covariates: Covariates | None = None,
     ) -> None:
-        super().__init__(likelihoods, name)
+        super().__init__(likelihoods, name, covariates=covariates)
         if not latent_dims or len(transitions) != len(latent_dims) - 1:
             raise ValueError(
                 f"L layers need L sizes and L - 1 transitions, got sizes {list(latent_dims)} and {len(transitions)} "

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from multipyro.batch import Rows
 from multipyro.ppl_models._generative import GenerativeProgram, concatenated, masked
+from multipyro.ppl_models.networks.covariates import Covariates
 from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["MultimodalModel"]
@@ -30,6 +31,7 @@ class MultimodalModel(GenerativeProgram):
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
         private: Modality name -> size of its private latent with the prior `N(0, I)`, or a module that returns its
             prior when called; other modalities have none.
+        covariates: Makes the features of covariates; the likelihoods are called with them too, concatenated last.
 
     Sites:
         `z`, `z_<modality>` for each modality of `x` with a private latent (masked in the rows where it is missing),
@@ -57,8 +59,9 @@ class MultimodalModel(GenerativeProgram):
         trunk: nn.Module | None = None,
         name: str = "model",
         private: Mapping[str, int | nn.Module] | None = None,
+        covariates: Covariates | None = None,
     ) -> None:
-        super().__init__(likelihoods, name)
+        super().__init__(likelihoods, name, covariates=covariates)
         self.latent_dim = latent_dim
         self.prior = StandardNormalPrior(latent_dim) if prior is None else prior
         self.trunk = nn.Identity() if trunk is None else trunk

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from multipyro.batch import batch_rows, check_batch, fill_missing
+from multipyro.batch import batch_rows, check_batch, covariates_in, fill_missing
 from multipyro.guides import Guide
-from multipyro.inference.handlers import receives
+from multipyro.inference.handlers import receives, with_covariates
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models.conditional import check_conditions
 
@@ -19,6 +19,7 @@ __all__ = [
     "select_given",
     "supports",
     "take_rows",
+    "with_covariates_of",
 ]
 
 
@@ -81,3 +82,9 @@ def take_rows(
     """Some rows of the modalities in `x` and of their masks."""
     masks = None if observed is None else {name: mask[indices] for name, mask in observed.items() if name in x}
     return {name: values[indices] for name, values in x.items()}, masks
+
+
+def with_covariates_of(model: Program, x: Mapping[str, Tensor]) -> Program:
+    """A model that samples from its prior with the covariates of some data points, in turn; the model without any."""
+    covariates = {entry.removesuffix(".covariate"): values for entry, values in covariates_in(x).items()}
+    return with_covariates(model, covariates) if covariates else model

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from multipyro.batch import Rows, batch_rows, modalities_in
+from multipyro.batch import Rows, batch_rows, modalities_in, selected
 from multipyro.inference.evaluation._inputs import (
     check_known,
     check_values,
@@ -110,7 +110,7 @@ def latent_dimensions(
         x, observed = take_rows(x, observed, informed.nonzero()[:, 0])
         if not batch_rows(x):
             raise ValueError(f"no data point has any of {list(given)}")
-    conditions = {name: x[name] for name in conditions_of(model)}
+    conditions = selected(x, conditions_of(model))
     name = latent_site(guide)
     with evaluating(model, guide), poutine.block():
         posterior = latent_distribution(guide, x, given, observed)

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from multipyro._optional import INSTALL, optional_imports
-from multipyro.batch import Rows, batch_rows, modalities_in
+from multipyro.batch import Rows, batch_rows, modalities_in, selected
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation._memory import chunks, elements_per_row
 from multipyro.inference.evaluation.likelihoods import LogLikelihood
@@ -108,10 +108,10 @@ def to_inference_data(
     az = _arviz()
     conditions = conditions_of(model)
     target = tuple(name for name in modalities_in(x) if name not in conditions)
-    evidence = {name: x[name] for name in given}
+    evidence = selected(x, given)
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
     posterior, stats, reason = _posterior(model, guide, evidence, target, num_samples, masks)
-    prior = _prior(model, {name: x[name] for name in conditions}, target, num_samples, number)
+    prior = _prior(model, selected(x, conditions), target, num_samples, number)
     latents = [name for name in posterior if name not in target]
     dims = {name: _dims(name, x[name], x[name].dim() - 1) for name in modalities_in(x)}
     dims |= {name: _dims(name, posterior[name], posterior[name].dim() - 2) for name in latents}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multipyro._distributions import expected_value
 from multipyro._modes import evaluation_mode
-from multipyro.batch import Rows, batch_rows, check_batch, fill_missing, modalities_in
+from multipyro.batch import Rows, batch_rows, check_batch, fill_missing, modalities_in, selected
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
@@ -213,7 +213,7 @@ def embed(
     if not x:
         raise ValueError("x contains no modality to embed")
     check_batch(x, observed, getattr(unwrap(guide), "modalities", tuple(x)))
-    x = dict(x) if given is None else {name: x[name] for name in select_given(given, x, "given")}
+    x = dict(x) if given is None else selected(x, select_given(given, x, "given"))
     if batch_rows(x) == 0:
         raise ValueError("x contains no data points")
     incomplete = [m for m, values in x.items() if fill_missing(values, (observed or {}).get(m)).isnan().any()]
@@ -357,9 +357,10 @@ def _unconditional_target(model: Program, target: Sequence[str] | None) -> tuple
             f"this model generates given {list(conditions_of(model))} and has no joint distribution to sample from: "
             "pass them to cross_generate"
         )
-    if target is None and not hasattr(model, "modalities"):
+    modalities = getattr(unwrap(model), "modalities", None)
+    if target is None and modalities is None:
         raise ValueError("this model does not list its modalities: name the target")
-    target = as_names(model.modalities if target is None else target)
+    target = as_names(modalities if target is None else target)
     check_known(model, target)
     return target
 

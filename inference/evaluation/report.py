@@ -11,10 +11,10 @@ import numpy
 import torch
 from torch import Tensor
 
-from multipyro.batch import is_missing, subsets_of
+from multipyro.batch import is_missing, selected, subsets_of
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._program_modules import count_parameters
-from multipyro.inference.evaluation._inputs import conditions_of, supports
+from multipyro.inference.evaluation._inputs import conditions_of, supports, with_covariates_of
 from multipyro.inference.evaluation._memory import show_progress
 from multipyro.inference.evaluation.attributes import AttributeScores, attribute_scores
 from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
@@ -282,7 +282,8 @@ def _coherence(task: _Task) -> dict[str, Any]:
     conditional_model = bool(conditions_of(model))
     joint, by_number = None, {}
     if len(classifiers) > 1 and not conditional_model:
-        joint = joint_coherence(model, classifiers, task.coherence_samples, task.output)
+        varied = with_covariates_of(model, test.rows(torch.arange(min(len(test), task.coherence_samples)))[0])
+        joint = joint_coherence(varied, classifiers, task.coherence_samples, task.output)
     modeled = [name for name in task.names if name in getattr(model, "modalities", task.names)]
     # of two modalities it is the mean of the two directions
     if len(modeled) > 2 and classifiers and not conditional_model:
@@ -362,7 +363,7 @@ def _attributes(task: _Task, given: Sequence[str], target: str) -> AttributeScor
     if not task.can_predict([target], given) or not task.can_infer(given) or not len(indices):
         return None
     x, _ = task.splits.test.select([*given, target]).rows(indices)
-    evidence = {name: values for name, values in x.items() if name != target}
+    evidence = selected(x, given)
     predicted = cross_generate(task.model, task.guide, evidence, [target], output="mean")[target][0]
     complete = ~is_missing(x[target]).flatten(1).any(1)
     if not complete.any():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from multipyro._modes import batch_norms, batch_statistics
-from multipyro.batch import batch_rows
+from multipyro.batch import batch_rows, covariates_in
 from multipyro.inference.handlers import frozen, frozen_modules, generative
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
 from multipyro.inference.objectives.sites import sample_sites
@@ -83,7 +83,7 @@ class AdversarialLoss(Objective):
         """
         binding = self._binding(model, guide)
         name, rows = self.modality, (observed or {}).get(self.modality)
-        sampled = _mean(self._prior_trace(binding, generator, batch_rows(x)), name)
+        sampled = _mean(self._prior_trace(binding, generator, covariates_in(x), batch_rows(x)), name)
         if x.get(name) is None or (rows is not None and not rows.any()):
             return Generated(sampled[:0].detach(), sampled[:0].detach(), sampled, sampled.new_zeros(()))
         posterior = trace_of(binding[frozen(GUIDE)], 1, x, observed)
@@ -94,14 +94,16 @@ class AdversarialLoss(Objective):
             real, reconstructed, density = real[rows], reconstructed[rows], density[rows]
         return Generated(real, reconstructed, sampled, density.sum())
 
-    def _prior_trace(self, binding: Binding, generator: ProgramExpression, num_rows: int) -> poutine.Trace:
+    def _prior_trace(
+        self, binding: Binding, generator: ProgramExpression, covariates: Mapping[str, Tensor], num_rows: int
+    ) -> poutine.Trace:
         program = binding[generative(generator, (self.modality,))]
         if self.prior == "uniform":
-            samples = poutine.trace(binding[frozen(MODEL)]).get_trace({}, num_rows=num_rows)
+            samples = poutine.trace(binding[frozen(MODEL)]).get_trace(covariates, num_rows=num_rows)
             for site in sample_sites(samples).values():
                 site["value"] = torch.rand_like(site["value"]) * 2.0 - 1.0
             program = poutine.replay(program, trace=samples)
-        return poutine.trace(program).get_trace({}, num_rows=num_rows)
+        return poutine.trace(program).get_trace(covariates, num_rows=num_rows)
 
 
 @dataclass(eq=False, repr=False)

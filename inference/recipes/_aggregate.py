@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, fill_missing, private_modality
+from multipyro.batch import Rows, batch_rows, fill_missing, private_modality, selected
 from multipyro.guides import AggregateGuide, Guide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
@@ -19,6 +19,7 @@ from multipyro.inference.programs import Handler, Part, Program, Subset, handler
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import FlowPrior, MultimodalModel
+from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.networks.flows import ConditionalFlow
 
 __all__ = ["aggregate_prior_elbo", "q_agg_elbo", "q_true_elbo", "with_aggregates"]
@@ -204,7 +205,7 @@ class _Features(nn.Module):
         self.out_features = sum(branch.out_features for branch in branches.values())
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([branch(x[name]) for name, branch in self.branches.items()], -1)
+        return torch.cat([branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()], -1)
 
 
 def _features(networks: Networks, subset: Subset) -> nn.Module:
@@ -215,9 +216,9 @@ def _features(networks: Networks, subset: Subset) -> nn.Module:
 def _complete_rows(
     x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, subset: Subset
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The modalities of a subset, filled, and the rows that contain all of them; None for all rows."""
+    """The entries of a subset, filled, and the rows that contain all of it; None for all rows."""
     rows = Rows(x, observed).all_of(subset)
-    return {name: fill_missing(x[name], rows) for name in subset}, rows
+    return {name: fill_missing(values, rows) for name, values in selected(x, subset).items()}, rows
 
 
 def _masked(rows: Tensor | None) -> AbstractContextManager:

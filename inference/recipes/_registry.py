@@ -98,7 +98,7 @@ def build(
 
     Raises:
         ValueError: If the method or an option is unknown; the message lists those available. If the method trains parts
-            that only its own guide has, and another is given.
+            that only its own guide has, and another is given. If there are covariates and the method ignores them.
         TypeError: If `guide` is not a class.
 
     Example:
@@ -114,6 +114,11 @@ def build(
     values = check_options(options_for(method), options, method)
     weighting = info.weighting(networks.modalities, **{name: values[name] for name in options_of(info.weighting)})
     recipe = info(networks, latent_dim, weighting, **{name: values[name] for name in options_of(info.build)})
+    if networks.covariates and getattr(recipe.model, "covariates", None) is None:
+        raise ValueError(
+            f"{method} does not pass the covariates {list(networks.covariates)} to its model: make it with "
+            "covariates=networks.covariate_features()"
+        )
     recipe = replace(recipe, name=method, latent_dim=latent_dim, options=values, networks=networks)
     if guide is not None:
         if not isinstance(guide, type):  # `load` takes it by its name

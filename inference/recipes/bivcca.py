@@ -45,7 +45,7 @@ def bivcca(
         weighting: Weights of the sites.
         mu: Weight of the first modality's ELBO, or modality -> weight; equal weights by default.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim))
     shares = by_subset("mu", {(name,): share for name, share in _shares(mu, tuple(networks.modalities)).items()})
     m, g, a = MODEL, GUIDE, SUBSET

@@ -94,7 +94,14 @@ def _conditional(
         prior = JointEncoder(conditions.branches(), latent_dim, networks.joint_features)
     features = conditions.branches() if decoder_sees_condition else {}
     width = latent_dim + sum(network.out_features for network in features.values())
-    model = ConditionalModel(latent_dim, networks.select(target).likelihoods(width), given, prior, features)
+    model = ConditionalModel(
+        latent_dim,
+        networks.select(target).likelihoods(width),
+        given,
+        prior,
+        features,
+        covariates=networks.covariate_features(),
+    )
     # given the conditions alone the guide is the model's prior itself, so that no prediction depends on a target
     encoders = {tuple(given): model.prior}
     guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)

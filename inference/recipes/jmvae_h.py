@@ -55,7 +55,9 @@ def jmvae_h(
         return NormalEncoder(MLP(above, hidden[-1], hidden[:-1], activate_output=True), below)
 
     transitions = [down(above, below) for below, above in zip(dims[:-1], dims[1:], strict=True)]
-    model = HierarchicalModel(dims, networks.likelihoods(dims[0]), transitions)
+    model = HierarchicalModel(
+        dims, networks.likelihoods(dims[0]), transitions, covariates=networks.covariate_features()
+    )
     guide = IterativeSampling(model, HierarchicalGuide(dims, networks.branches(), hidden), rounds, start, completion)
     sites = {**weighting.likelihoods, **{f"z{layer}": weighting.schedule for layer in range(1, layers + 1)}}
     return Recipe(model, guide, (Stage(elbo(MODEL, without_completion(GUIDE), sites)),))

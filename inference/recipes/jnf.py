@@ -61,7 +61,7 @@ def jnf(
         step_size: Size of a leapfrog step; adapted by default.
         divide_once: Whether a product of flows is divided by the prior once, as in the released code.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
     flows = {
         name: ConditionalFlow(branch, latent_dim, flow_steps, base=NormalEncoder(branch, latent_dim))
         for name, branch in networks.branches().items()

@@ -37,7 +37,9 @@ def mmjsd(
         prior_samples: Whether the prior has its share of the samples that are decoded.
     """
     dims = weighting.private_dims
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim, dims), private=dims)
+    model = MultimodalModel(
+        latent_dim, networks.likelihoods(latent_dim, dims), private=dims, covariates=networks.covariate_features()
+    )
     private = networks.private_encoders(dims)
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim), private=private)
     return Recipe(model, guide, (Stage(JensenShannonELBO(divergence_weights, prior_samples, weighting.sites)),))

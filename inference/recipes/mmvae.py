@@ -42,7 +42,13 @@ def mmvae(
     """
     prior = LaplacePrior(latent_dim) if family == "laplace" else None
     dims = weighting.private_dims
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim, dims), prior, private=dims)
+    model = MultimodalModel(
+        latent_dim,
+        networks.likelihoods(latent_dim, dims),
+        prior,
+        private=dims,
+        covariates=networks.covariate_features(),
+    )
     private = networks.private_encoders(dims)
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family), private=private)
     if bound == "linear":

@@ -48,7 +48,13 @@ def mmvae_plus(
     dims = weighting.private_dims
     priors = {name: LaplacePrior(size, learn=False) for name, size in dims.items()}
     likelihoods = networks.likelihoods(latent_dim, dims)
-    model = MultimodalModel(latent_dim, likelihoods, LaplacePrior(latent_dim, learn=False), private=priors)
+    model = MultimodalModel(
+        latent_dim,
+        likelihoods,
+        LaplacePrior(latent_dim, learn=False),
+        private=priors,
+        covariates=networks.covariate_features(),
+    )
     auxiliary = {name: LaplacePrior(size) for name, size in dims.items()}
     private = networks.private_encoders(dims, "laplace")
     encoders = networks.encoders(latent_dim, "laplace")

@@ -37,7 +37,9 @@ def mopoe(
         prior_expert: Which products have the prior as an expert.
     """
     dims = weighting.private_dims
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim, dims), private=dims)
+    model = MultimodalModel(
+        latent_dim, networks.likelihoods(latent_dim, dims), private=dims, covariates=networks.covariate_features()
+    )
     private = networks.private_encoders(dims)
     guide = MixtureOfProducts(latent_dim, networks.encoders(latent_dim), prior_expert=prior_expert, private=private)
     kl = "components" if objective == "subsets" else "sampled"

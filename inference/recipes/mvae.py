@@ -30,7 +30,9 @@ def mvae(
         random_subsets: Number of random subsets per step, beside the full one and the single ones.
     """
     dims = weighting.private_dims
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim, dims), private=dims)
+    model = MultimodalModel(
+        latent_dim, networks.likelihoods(latent_dim, dims), private=dims, covariates=networks.covariate_features()
+    )
     private = networks.private_encoders(dims)
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), private=private)
     return Recipe(model, guide, (Stage(subset_elbo(random_subsets, weighting.sites)),))

@@ -35,7 +35,7 @@ def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: 
         weighting: Weights of the sites.
         ratio: The ratio `a` between the two divergences.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
     m, g, A, M = MODEL, GUIDE, SUBSET, NUM_MODALITIES
     a, beta = number("a", ratio), weighting.schedule

@@ -22,7 +22,7 @@ from multipyro.inference.recipes.architectures import (
     first_suitable,
 )
 from multipyro.ppl_models.likelihoods import Likelihood
-from multipyro.ppl_models.networks import Discriminator
+from multipyro.ppl_models.networks import Covariates, Discriminator, WithCovariates
 from multipyro.ppl_models.networks.heads import chain, trunk
 
 __all__ = ["Networks", "likelihood_class", "networks_for"]
@@ -44,12 +44,15 @@ class Networks:
         normalized: Whether vectors and what follows joined branches are those of JMVAE for CelebA, with batch norm;
             None if an architecture requires it.
         architectures: Modality name -> name of its architecture; the default one for modalities that are not in it.
+        covariates: Name -> description, a label, an ordinal or a vector, of what decoders and encoders are conditioned
+            on.
 
     Raises:
         ValueError: If there are no modalities, or an architecture is unknown or does not suit its modality.
 
     Attributes:
         architectures: Modality name -> name of its architecture.
+        covariates: Name -> description of each covariate.
         joint_features: Widths of the layers after joined branches, for `JointGuide` and `JointEncoder`.
 
     Example:
@@ -65,6 +68,7 @@ class Networks:
         hidden_features: Sequence[int],
         normalized: bool | None = None,
         architectures: Mapping[str, str] | None = None,
+        covariates: Mapping[str, Modality] | None = None,
     ) -> None:
         if not modalities:
             raise ValueError("modalities is empty: a model needs at least one")
@@ -73,7 +77,7 @@ class Networks:
             raise ValueError(f"architectures name unknown modalities {unknown}: there are {list(modalities)}")
         names = {**default_architectures(modalities), **(architectures or {})}
         self._architectures = {name: architecture_for(names[name], m) for name, m in modalities.items()}
-        self.modalities = dict(modalities)
+        self.modalities, self.covariates = dict(modalities), dict(covariates or {})
         self.architectures = {name: architecture.name for name, architecture in self._architectures.items()}
         if normalized is None:
             normalized = any(architecture.batch_norm for architecture in self._architectures.values())
@@ -89,8 +93,20 @@ class Networks:
         """Widths of the layers after joined branches."""
         return self._sizes.joint_features
 
+    def covariate_features(self) -> Covariates | None:
+        """What makes the features of the covariates, the argument `covariates` of models; None without covariates."""
+        sizes = {name: m.num_classes if m.is_discrete else m.shape for name, m in self.covariates.items()}
+        return Covariates(sizes) if sizes else None
+
+    def input_size(self, latent_dim: int) -> int:
+        """The size of what decoders are called with: latents, and the features of the covariates."""
+        covariates = self.covariate_features()
+        return latent_dim if covariates is None else latent_dim + covariates.out_features
+
     def likelihoods(self, latent_dim: int, private: Mapping[str, int] | None = None) -> dict[str, nn.Module]:
         """Modality name -> likelihood over latents `(..., batch, latent_dim)`, to which its private one is appended.
+
+        The features of the covariates come last.
 
         Args:
             latent_dim: Size of the shared latent.
@@ -98,7 +114,7 @@ class Networks:
         """
         likelihoods = {}
         for name, modality in self.modalities.items():
-            size = latent_dim + (private or {}).get(name, 0)
+            size = self.input_size(latent_dim + (private or {}).get(name, 0))
             decoder = self._architectures[name].decoder(modality, self._sizes, size)
             likelihoods[name] = likelihood_class(modality.likelihood)(decoder, **self._likelihood_options(name))
         return likelihoods
@@ -147,12 +163,14 @@ class Networks:
         """Modality name -> feature network with `features` outputs, by a linear layer where its own number differs."""
         sizes = replace(self._sizes, features=features)
         networks = {name: feature_network(self._architectures[name], m, sizes) for name, m in self.modalities.items()}
-        if features is None:
+        if features is not None:
+            networks = {
+                name: net if net.out_features == features else chain(net, nn.Linear(net.out_features, features))
+                for name, net in networks.items()
+            }
+        if not self.covariates:
             return networks
-        return {
-            name: net if net.out_features == features else chain(net, nn.Linear(net.out_features, features))
-            for name, net in networks.items()
-        }
+        return {name: WithCovariates(net, self.covariate_features()) for name, net in networks.items()}
 
     def select(self, modalities: Sequence[str]) -> "Networks":
         """The same networks for some of the modalities."""
@@ -161,7 +179,7 @@ class Networks:
             raise ValueError(f"modalities must be some of {list(self.modalities)}, got {list(modalities)}")
         descriptions = {name: self.modalities[name] for name in modalities}
         architectures = {name: self.architectures[name] for name in modalities}
-        return Networks(descriptions, self.hidden_features, self._sizes.normalized, architectures)
+        return Networks(descriptions, self.hidden_features, self._sizes.normalized, architectures, self.covariates)
 
     def _likelihood_options(self, name: str) -> dict[str, Any]:
         """The arguments of a modality's likelihood beside its decoder."""
@@ -202,6 +220,7 @@ def networks_for(
     modalities: Mapping[str, Modality],
     hidden_features: Sequence[int] | None = None,
     architectures: Mapping[str, str] | str | None = None,
+    covariates: Mapping[str, Modality] | None = None,
 ) -> Networks:
     """The networks for a data set's modalities.
 
@@ -210,6 +229,7 @@ def networks_for(
         hidden_features: Widths of the hidden layers: 512-512 by default, 256-256 when everything is small (8x8 digits).
         architectures: Modality name -> name of its architecture, or one architecture for all modalities that it suits;
             see `Networks`.
+        covariates: Name -> description of each covariate, `data.covariates` of a data set.
 
     Returns:
         The networks, built anew at each call of their methods.
@@ -230,4 +250,4 @@ def networks_for(
         if not suitable:
             raise ValueError(f"the architecture {architectures!r} suits none of the modalities {list(modalities)}")
         architectures = suitable
-    return Networks(modalities, hidden_features, architectures=architectures)
+    return Networks(modalities, hidden_features, architectures=architectures, covariates=covariates)

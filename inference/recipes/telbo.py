@@ -39,7 +39,7 @@ def telbo(
         subset_weights: Modality -> weight of its likelihood in the terms of the subsets; that of the joint term by
             default.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
     encoders = networks.subset_encoders(latent_dim)
     guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
     m, g, a = MODEL, GUIDE, SUBSET

@@ -27,6 +27,6 @@ def vae(networks: Networks, latent_dim: int, weighting: Weighting, *, modality: 
         modality: The modality; the first one by default.
     """
     networks = networks.select([next(iter(networks.modalities)) if modality is None else modality])
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim))
+    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, weighting.sites)),))

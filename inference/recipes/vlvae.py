@@ -21,7 +21,7 @@ import pyro.distributions as dist
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.batch import Rows
+from multipyro.batch import Rows, selected
 from multipyro.guides import Guide, JointGuide, NormalEncoder
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.options import Share
@@ -62,7 +62,7 @@ class _FirstOnly(Guide):
         rows = Rows(x, observed)
         if is_validation_enabled() and other in x and first in rows.masks and rows.exactly([other]).any():
             raise ValueError(f"a row contains {other} without {first}, which this guide does not support")
-        return self.experts({first: x[first]}, observed)[first]
+        return self.experts(selected(x, (first,)), observed)[first]
 
 
 def _guide(
@@ -118,13 +118,14 @@ def vlvae(
     if text.kind == "text":
         *widths, features = networks.hidden_features
         if parts is None:
-            network = MLP(latent_dim, features, widths, activate_output=True)
+            network = MLP(networks.input_size(latent_dim), features, widths, activate_output=True)
         else:
-            network = trunk(parts.decoder.out_features)
+            network = trunk(networks.input_size(parts.decoder.out_features))
         likelihoods[text.name] = AutoregressiveTextLikelihood(
             network, text.num_classes, *text.shape, token_dropout=token_dropout
         )
-    model = MultimodalModel(latent_dim, likelihoods, trunk=None if parts is None else parts.decoder)
+    decoder = None if parts is None else parts.decoder
+    model = MultimodalModel(latent_dim, likelihoods, trunk=decoder, covariates=networks.covariate_features())
     guide = _guide(networks, latent_dim, pair, given, parts)
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE | given, weighting.sites)),), teacher=given)
 

@@ -2,6 +2,7 @@
 
 from multipyro.ppl_models.networks.batch_norm_conv import BatchNormConvDecoder, BatchNormConvEncoder
 from multipyro.ppl_models.networks.conv import ConvDecoder, ConvEncoder
+from multipyro.ppl_models.networks.covariates import Covariates, WithCovariates
 from multipyro.ppl_models.networks.discriminator import Discriminator
 from multipyro.ppl_models.networks.inputs import TransformedInput
 from multipyro.ppl_models.networks.instance_norm_conv import InstanceNormConvDecoder, InstanceNormConvEncoder
@@ -29,6 +30,7 @@ __all__ = [
     "CharacterEncoder",
     "ConvDecoder",
     "ConvEncoder",
+    "Covariates",
     "Discriminator",
     "GRUTextEncoder",
     "InstanceNormConvDecoder",
@@ -42,4 +44,5 @@ __all__ = [
     "SentenceDecoder",
     "SentenceEncoder",
     "TransformedInput",
+    "WithCovariates",
 ]

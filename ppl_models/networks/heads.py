@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.networks.mlp import MLP
 
 __all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "Scale", "chain", "feature_size", "trunk"]
@@ -101,7 +102,8 @@ class LaplaceEncoder(nn.Module):
 class JointEncoder(nn.Module):
     r"""A diagonal Gaussian from several modalities: one branch each, concatenated, then an MLP and the heads.
 
-    Called with a dict, modality name -> values `(batch, *event)`.
+    Called with a dict, modality name -> values `(batch, *event)`; it may contain covariates, for branches that take
+    them.
 
     Args:
         branches: Modality name -> feature network with an attribute `out_features`.
@@ -132,4 +134,5 @@ class JointEncoder(nn.Module):
         self.encoder = NormalEncoder(network, latent_dim, scale)
 
     def forward(self, x: Mapping[str, Tensor]) -> dist.Distribution:
-        return self.encoder(torch.cat([branch(x[name]) for name, branch in self.branches.items()], -1))
+        features = [branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()]
+        return self.encoder(torch.cat(features, -1))

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, modality_of
+from multipyro.batch import batch_rows, selected
 from multipyro.inference.evaluation._inputs import as_names, conditions_of, first_row, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
 from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
@@ -15,7 +15,7 @@ from multipyro.inference.evaluation.likelihoods.latents import latents_of
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
-from multipyro.inference.programs import Program
+from multipyro.inference.programs import Program, unwrap
 
 __all__ = ["Calibration", "Simulation", "calibrate", "simulate"]
 
@@ -79,7 +79,8 @@ def simulate(
         model: The generative program.
         num_data_points: Number of data points.
         target: The modalities to simulate; all of the model's by default.
-        inputs: Conditions of a conditional model and exposures, from which that many data points are simulated.
+        inputs: Conditions of a conditional model, exposures and covariates, from which as many data points as they have
+            are simulated.
 
     Returns:
         The simulated data points, `inputs` among their values.
@@ -91,7 +92,9 @@ def simulate(
         (torch.Size([5, 4]), torch.Size([5, 2]))
     """
     inputs, conditions = dict(inputs or {}), conditions_of(model)
-    names = tuple(name for name in (model.modalities if target is None else as_names(target)) if name not in conditions)
+    names = tuple(
+        name for name in (unwrap(model).modalities if target is None else as_names(target)) if name not in conditions
+    )
     number = batch_rows(inputs) if inputs else num_data_points
     program = restrict(generative(model, names), [*names, *conditions])
     with evaluating(model), poutine.block():
@@ -137,7 +140,7 @@ def calibrate(
     """
     given, conditions = as_names(given), conditions_of(model)
     program = conditional(guide)
-    x = {name: values for name, values in simulation.x.items() if modality_of(name) in (*given, *conditions)}
+    x = selected(simulation.x, (*given, *conditions))
     scored = [name for name in given if name not in conditions]
     parts = []
     with evaluating(model, guide), poutine.block():

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, modality_of
+from multipyro.batch import batch_rows, selected
 from multipyro.inference.evaluation._inputs import as_names, conditions_of, first_row, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_mean
@@ -86,7 +86,7 @@ def inference_gap(
     conditions = conditions_of(model)
     given = as_names(given)
     scored = tuple(name for name in given if name not in conditions)
-    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *conditions)}
+    x = selected(x, (*given, *conditions))
     try:
         guided, best, khat = _bounds(model, guide, x, given, scored, num_samples)
     except NotImplementedError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from multipyro.batch import batch_rows, is_exposure, modalities_in, subsets_of
+from multipyro.batch import batch_rows, covariates_in, is_input, modalities_in, subsets_of
 from multipyro.inference.evaluation._inputs import as_names, check_known, check_values, conditions_of, supports
 from multipyro.inference.evaluation._memory import show_progress
 from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate, simulate
@@ -195,7 +195,7 @@ def check_guide(
     chosen = _subsets(guide, modalities_in(x), conditions) if subsets is None else [as_names(part) for part in subsets]
     if not chosen:
         raise ValueError(f"the guide supports no subset of {list(modalities_in(x))}")
-    inputs = {name: values for name, values in x.items() if is_exposure(name) or name in conditions}
+    inputs = {name: values for name, values in x.items() if is_input(name) or name in conditions}
     if inputs:  # repeated up to the number of simulations
         rows = torch.arange(num_simulated) % batch_rows(x)
         inputs = {name: values[rows] for name, values in inputs.items()}
@@ -254,7 +254,7 @@ def _aggregate(model: Program, guide: Program, x: Mapping[str, Tensor], given: S
     """One sample of the posterior of each data point against as many of the prior."""
     posterior = embed(guide, x, given, output="sample")
     site = getattr(unwrap(guide), "embedding", "z")
-    return two_sample_test(posterior, simulate(model, len(posterior)).latents[site])
+    return two_sample_test(posterior, simulate(model, len(posterior), inputs=covariates_in(x)).latents[site])
 
 
 def _power(num_ranks: int, num_samples: int, dims: int, simulations: int = 200) -> float:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from multipyro.batch import Rows
+from multipyro.batch import Rows, selected
 from multipyro.data import MultimodalData, Splits
-from multipyro.inference.evaluation._inputs import conditions_of, supports
+from multipyro.inference.evaluation._inputs import conditions_of, supports, with_covariates_of
 from multipyro.inference.evaluation.coherence import indices_with
 from multipyro.inference.evaluation.figures.attributes import word_histogram_figure
 from multipyro.inference.evaluation.figures.curves import by_number_figure, training_curves_figure
@@ -157,12 +157,13 @@ class _Figures:
         """What the prior generates."""
         if self.conditions or not hasattr(unwrap(self.model), "modalities"):
             return
+        model = with_covariates_of(self.model, self.data.rows(torch.arange(len(self.data)))[0])
         caption = "Samples of all modalities, one column for each latent from the prior."
-        yield NamedFigure("joint-samples", caption, joint_samples_figure(self.model, self.modalities, self.num_rows))
+        yield NamedFigure("joint-samples", caption, joint_samples_figure(model, self.modalities, self.num_rows))
         for name, modality in self.modalities.items():
             if modality.kind == "image":
                 caption = f"Nine samples of {name} for each of 64 latents from the prior: a tile varies in noise alone."
-                yield NamedFigure(f"latent-samples-{name}", caption, latent_samples_figure(self.model, modality))
+                yield NamedFigure(f"latent-samples-{name}", caption, latent_samples_figure(model, modality))
 
     def latents(self) -> Iterator[NamedFigure]:
         """Maps of the latents, traversals, and posteriors of a latent of two dimensions."""
@@ -200,7 +201,7 @@ class _Figures:
             if not len(rows):
                 continue
             x, _ = self.data.select([*given, name]).rows(rows)
-            generated = cross_generate(self.model, self.guide, {given[0]: x[given[0]]}, [name])[name][0]
+            generated = cross_generate(self.model, self.guide, selected(x, given), [name])[name][0]
             caption = f"How often each word occurs in {name}: in test data, and generated from {given[0]}."
             both = {"test data": x[name], f"generated from {given[0]}": generated}
             yield NamedFigure(f"words-{name}", caption, word_histogram_figure(self.modalities[name], both))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multipyro.batch import modalities_in
 from multipyro.data import Modality
-from multipyro.inference.evaluation._inputs import as_names, take_rows
+from multipyro.inference.evaluation._inputs import as_names, take_rows, with_covariates_of
 from multipyro.inference.evaluation.dimensions import latent_dimensions, latent_site
 from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
@@ -86,6 +86,7 @@ def traversals_figure(
     name = latent_site(guide)
     first, masks = take_rows(x, observed, torch.arange(1))
     mean = embed(guide, first, given, masks)
+    model = with_covariates_of(model, first)
     scale = prior_latents(model, 1_000)[name].std(0)
     offsets = torch.linspace(-span, span, num_steps, dtype=mean.dtype)
     codes = mean.repeat(len(order), num_steps, 1)

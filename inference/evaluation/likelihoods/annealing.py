@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, is_exposure, modality_of
+from multipyro.batch import batch_rows, is_input, selected
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row, shown
@@ -19,7 +19,7 @@ from multipyro.inference.evaluation.likelihoods.weights import Strata, WeightSta
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
-from multipyro.inference.programs import Program
+from multipyro.inference.programs import Program, unwrap
 
 __all__ = ["Annealing", "annealed_likelihoods", "bidirectional_sandwich"]
 
@@ -72,18 +72,18 @@ def annealed_likelihoods(
 ) -> list[LogLikelihood]:
     """Estimates of several likelihoods, each by separate chains, with a sandwich on data simulated like `x`."""
     conditions = conditions_of(model)
-    inputs = {name: values for name, values in x.items() if is_exposure(name) or name in conditions}
+    inputs = {name: values for name, values in x.items() if is_input(name) or name in conditions}
     estimates, sandwiches = [], {}
     for query in queries:
         names = (*query.given, *query.target)
         stages = [stage for stage in (query.given, query.target) if stage]
         if names not in sandwiches:
             number = min(settings.num_simulated, batch_rows(x))
-            used = {name: value for name, value in inputs.items() if modality_of(name) in (*names, *conditions)}
+            used = selected(inputs, (*names, *conditions))
             some = {name: value[:number] for name, value in used.items()}
             sandwich = bidirectional_sandwich(model, number, names, settings, some) if number else None
             sandwiches[names] = sandwich
-        part = {name: values for name, values in x.items() if modality_of(name) in (*names, *conditions)}
+        part = selected(x, (*names, *conditions))
         log_weights = annealed_log_weights(model, part, observed, stages, settings)
         estimates.append(replace(annealed_estimate(log_weights, settings), sandwich=sandwiches[names]))
     return estimates
@@ -171,7 +171,7 @@ def bidirectional_sandwich(
     absent = [name for name in conditions_of(model) if name not in given]
     if absent:
         raise ValueError(f"this model generates given {list(conditions_of(model))}: inputs do not contain {absent}")
-    target = tuple(name for name in (model.modalities if target is None else target) if name not in given)
+    target = tuple(name for name in (unwrap(model).modalities if target is None else target) if name not in given)
     number = batch_rows(given) if given else num_data_points
     lower, upper = [], []
     with evaluating(model), poutine.block():

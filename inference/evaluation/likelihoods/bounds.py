@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, modalities_in, modality_of, private_modality
+from multipyro.batch import Rows, batch_rows, modalities_in, private_modality, selected
 from multipyro.guides import IterativeSampling
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation._inputs import (
@@ -163,7 +163,7 @@ def _checked_bound(
     check_known(model, [*given, *target])
     check_scored(model, target, conditions)
     used = {*given, *target, *conditions}
-    x = {name: values for name, values in x.items() if modality_of(name) in used}
+    x = selected(x, used)
     check_values(model, x, observed)
     rows = Rows({name: x[name] for name in given}, observed).any()
     if rows is not None and not rows.all():
@@ -239,7 +239,7 @@ def conditional_terms(
     """`log p(x_T | z)` of each sample of the guide, `(terms, batch)`, float64."""
     given, target = select_given(given, x, "given"), select_given(target, x, "target")
     check_known(model, [*given, *target])
-    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
+    x = selected(x, (*given, *target))
     check_values(model, x, observed)
     check_scored(model, target, given)
     guided, scored = restrict(conditional(guide), given), restrict(model, [*target, *conditions_of(model)])
@@ -249,7 +249,7 @@ def conditional_terms(
         elements = max(elements_per_row(scored, head), elements_per_row(guided, head))
         for rows in row_chunks(batch_rows(x), elements, num_samples):
             part, masks = take_rows(x, observed, rows)
-            evidence, evidence_masks = take_rows({name: x[name] for name in given}, observed, rows)
+            evidence, evidence_masks = take_rows(selected(x, given), observed, rows)
             terms = []
             with encoders_run_once():
                 for number in chunks(num_samples, len(rows) * elements):
@@ -333,7 +333,7 @@ def guide_predictive_log_likelihood(
     if set(given) & set(target):
         raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
     check_known(model, [*given, *target])
-    x = {name: values for name, values in x.items() if modality_of(name) in (*given, *target)}
+    x = selected(x, (*given, *target))
     check_values(model, x, observed)
     missing = {name: int((~mask).sum()) for name, mask in (observed or {}).items() if name in x and not mask.all()}
     if missing:

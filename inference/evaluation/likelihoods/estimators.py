@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from multipyro.batch import modalities_in, modality_of
+from multipyro.batch import modalities_in, selected
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.likelihoods.annealing import Annealing, annealed_likelihoods
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
@@ -189,7 +189,7 @@ def log_likelihoods(
     checked = [_query(model, x, conditions, *query) for query in queries]
     evidences = evidences_of(checked, x, conditions)
     used = {name for evidence in evidences for name in evidence}
-    x = {name: values for name, values in x.items() if modality_of(name) in used}
+    x = selected(x, used)
     check_values(model, x, observed)
     if method == "ais":
         return annealed_likelihoods(model, x, observed, checked, Annealing() if annealing is None else annealing)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from multipyro.batch import modality_of
+from multipyro.batch import selected
 from multipyro.inference.evaluation._inputs import conditions_of
 from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
 from multipyro.inference.evaluation.likelihoods.latents import GuideLatents, ProgramLatents
@@ -190,7 +190,7 @@ class FittedLatents:
         latents: GuideLatents | ProgramLatents,
     ) -> None:
         conditions = conditions_of(model)
-        part = {name: x[name] for name in x if modality_of(name) in (*subset, *conditions)}
+        part = selected(x, (*subset, *conditions))
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
         self._density = LatentDensity(model, part, masks, [name for name in subset if name not in conditions])
         self._fit = fit_normals(self._density, *starting_point(self._density, latents))

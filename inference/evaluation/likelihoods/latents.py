@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from multipyro.batch import Rows
+from multipyro.batch import Rows, selected
 from multipyro.guides import Guide
 from multipyro.guides.algebra.widening import matched_normal, widened
 from multipyro.inference.handlers import restrict
@@ -29,7 +29,7 @@ def latents_of(
     program: Program, subset: Sequence[str], x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
 ) -> "GuideLatents | ProgramLatents":
     """The latents that a program samples given one subset of the modalities of `x`."""
-    part = {name: x[name] for name in subset}
+    part = selected(x, subset)
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
     kind = GuideLatents if isinstance(unwrap(program), Guide) else ProgramLatents
     return kind(restrict(program, subset), part, masks)
