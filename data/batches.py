@@ -80,8 +80,8 @@ def as_batch(batch: Any, modalities: Sequence[str] | None) -> Batch:
     Args:
         batch: A pair `(x, observed)`; a dict of modality name to values, None or no such key where the batch does not
             have the modality; or one value per modality, as of a `TensorDataset`, in the order of `modalities`.
-        modalities: Names of the modalities, each of which may have an exposure `"<modality>.exposure"` in a dict; None
-            if they are unknown, and then the batch must name them.
+        modalities: Names of the modalities, beside which a dict may contain exposures `"<modality>.exposure"` and
+            covariates `"<name>.covariate"`; None if they are unknown, and then the batch must name them.
 
     Raises:
         TypeError: If it is none of these.
@@ -114,7 +114,8 @@ def as_batch(batch: Any, modalities: Sequence[str] | None) -> Batch:
             "a batch must be a dict of modality name to tensor, a pair (x, observed), or one tensor per modality, got "
             f"{type(batch).__name__}"
         )
-    names = [name.removesuffix(".exposure") for name in (*batch, *(masks or {}))]
+    entries = [entry for entry in (*batch, *(masks or {})) if not entry.endswith(".covariate")]
+    names = [entry.removesuffix(".exposure") for entry in entries]
     unknown = [name for name in names if modalities is not None and name not in modalities]
     if unknown:
         raise ValueError(f"a batch has the unknown modality {unknown[0]!r}: there are {list(modalities)}")

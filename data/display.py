@@ -44,15 +44,13 @@ def _title(data: "MultimodalData") -> str:
 
 
 def _rows(data: "MultimodalData") -> list[tuple[str, ...]]:
-    return [
-        tuple(
-            map(
-                printable,
-                (name, m.kind, m.shape, m.likelihood, _values(data, m), _missing(data, name)),
-            )
-        )
+    rows = [
+        (name, m.kind, m.shape, m.likelihood, _values(data, m), _missing(data, name))
         for name, m in data.modalities.items()
     ]
+    covariates = [] if data.covariate_data is None else _rows(data.covariate_data)
+    rows += [(name, f"{kind}, covariate", shape, "", *rest) for name, kind, shape, _, *rest in covariates]
+    return [tuple(map(printable, row)) for row in rows]
 
 
 def _observed(data: "MultimodalData", name: str) -> Tensor:

@@ -46,6 +46,9 @@ class MultimodalData:
         label_names: Names of the classes in `labels`.
         exposures: Counts modality -> exposure of each row, positive floats `(rows,)`, such as the library size of a
             cell; a batch has them as `x["<modality>.exposure"]`.
+        covariate_data: What decoders and encoders are conditioned on, such as a batch, a site or an age: the same rows
+            with a label, an ordinal or a vector for each covariate, present in every row; a batch has them as
+            `x["<name>.covariate"]`. None for none.
 
     Raises:
         TypeError: If a value is not a tensor or has the wrong dtype: int64 for discrete modalities and for labels, bool
@@ -71,6 +74,7 @@ class MultimodalData:
     weights: Tensor | None = None
     label_names: tuple[str, ...] | None = None
     exposures: Mapping[str, Tensor] | None = None
+    covariate_data: "MultimodalData | None" = None
 
     def __post_init__(self) -> None:
         if set(self.x) != set(self.modalities) or not self.x:
@@ -88,6 +92,7 @@ class MultimodalData:
             _check(name, values, shape, dtypes)
         object.__setattr__(self, "ids", np.arange(len(self)) if self.ids is None else np.asarray(self.ids))
         sizes = {name: len(values) for name, (values, _, _) in tensors.items()} | {"ids": len(self.ids)}
+        sizes |= {} if self.covariate_data is None else {"covariates": len(self.covariate_data)}
         if len(set(sizes.values())) > 1:
             listed = ", ".join(f"{name}: {size}" for name, size in sizes.items())
             raise ValueError(f"all tensors must have the same number of rows, got {listed}")
@@ -98,12 +103,19 @@ class MultimodalData:
                 raise ValueError(f"exposures are of counts, got some of {name!r}")
             if not (exposure.isfinite() & (exposure > 0)).all():
                 raise ValueError(f"exposures of {name!r} must be finite and positive")
+        if self.covariate_data is not None:
+            _check_covariates(self.covariate_data, self.modalities)
 
     def _expected(self, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Shape of an example of a modality, and the dtypes it may have."""
         modality = self.modalities[name]
         integers = {"image": ("uint8",), "counts": _INTEGERS}.get(modality.kind, ())
         return modality.shape, ("int64",) if modality.is_discrete else ("a floating dtype", *integers)
+
+    @property
+    def covariates(self) -> dict[str, Modality]:
+        """Name -> description of each covariate."""
+        return {} if self.covariate_data is None else dict(self.covariate_data.modalities)
 
     def __len__(self) -> int:
         return len(next(iter(self.x.values())))
@@ -136,6 +148,8 @@ class MultimodalData:
         digest = hashlib.sha256()
         tensors = {**self.x, **{f"observed/{name}": mask for name, mask in (self.observed or {}).items()}}
         tensors |= {f"exposures/{name}": exposure for name, exposure in (self.exposures or {}).items()}
+        if self.covariate_data is not None:
+            tensors |= {f"covariates/{name}": values for name, values in self.covariate_data.x.items()}
         for name in sorted(tensors):
             values = tensors[name]
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
@@ -201,6 +215,31 @@ class MultimodalData:
         }
         return replace(self, modalities={**self.modalities, **changed})
 
+    def with_covariates(self, names: Sequence[str]) -> "MultimodalData":
+        """The same rows, with some of the modalities as covariates, beside those that there are already.
+
+        Args:
+            names: Modalities of kind label, ordinal or vector, which every row has; or covariates already.
+
+        Raises:
+            ValueError: If a modality is unknown or cannot be a covariate, or none would be left.
+
+        Example:
+            >>> from multipyro.data import load_dataset
+            >>> digits = load_dataset("digits").train.with_covariates(["label"])
+            >>> list(digits.modalities), list(digits.covariates)
+            (['image', 'word'], ['label'])
+        """
+        names = [name for name in names if name not in self.covariates]
+        if not names:
+            return self
+        chosen = replace(self.select(names), labels=None, exposures=None, transform=None, covariate_data=None)
+        if self.covariate_data is not None:
+            old = self.covariate_data
+            chosen = replace(chosen, modalities={**old.modalities, **chosen.modalities}, x={**old.x, **chosen.x})
+        rest = self.select([name for name in self.modalities if name not in names])
+        return replace(rest, covariate_data=chosen)
+
     def with_split(self, split: str) -> "MultimodalData":
         """The same rows under the name of another split."""
         return replace(self, split=split)
@@ -248,6 +287,7 @@ class MultimodalData:
             ids=self.ids[index if isinstance(index, slice) else index.numpy()],
             weights=None if self.weights is None else self.weights[index],
             exposures=taken(self.exposures),
+            covariate_data=None if self.covariate_data is None else self.covariate_data.take(index),
         )
 
     def complete(self) -> "MultimodalData":
@@ -275,6 +315,9 @@ class MultimodalData:
             x = self.transform(x, generator if generator is not None else seeded_generator(self.split))
         for name, exposure in (self.exposures or {}).items():
             x[f"{name}.exposure"] = exposure.index_select(0, index)
+        if self.covariate_data is not None:
+            covariates, _ = self.covariate_data.rows(index)
+            x |= {f"{name}.covariate": values for name, values in covariates.items()}
         masks = None if self.observed is None else {n: mask.index_select(0, index) for n, mask in self.observed.items()}
         return x, masks
 
@@ -315,6 +358,24 @@ def _check_weights(weights: Tensor) -> None:
         raise ValueError("weights must be finite numbers that are not negative")
     if len(weights) and not weights.any():
         raise ValueError("weights are all 0: no row could be drawn")
+
+
+def _check_covariates(covariates: MultimodalData, modalities: Mapping[str, Modality]) -> None:
+    for name, description in covariates.modalities.items():
+        if name in modalities:
+            raise ValueError(f"{name!r} is a modality and a covariate: rename one of them")
+        if description.kind not in ("label", "ordinal", "vector"):
+            raise ValueError(f"covariate {name!r} must be of kind label, ordinal or vector, got {description.kind!r}")
+        values, mask = covariates.x[name], (covariates.observed or {}).get(name)
+        missing = ~mask if mask is not None else torch.zeros(len(covariates), dtype=torch.bool)
+        if values.is_floating_point():
+            missing = missing | values.isnan().any(1)
+        if missing.any():
+            row = covariates.ids[int(missing.nonzero()[0])]
+            raise ValueError(
+                f"covariate {name!r} is missing in {int(missing.sum())} rows (first: {row}), and every row needs it: "
+                "leave such rows out, or make the missing value a class"
+            )
 
 
 def _check(name: str, values: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:

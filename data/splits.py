@@ -62,6 +62,10 @@ class Splits:
         """The same parts described by other likelihoods, see `MultimodalData.with_likelihoods`."""
         return Splits(*(getattr(self, name).with_likelihoods(likelihoods, scales) for name in self.NAMES))
 
+    def with_covariates(self, names: Sequence[str]) -> "Splits":
+        """The same parts with some of the modalities as covariates, see `MultimodalData.with_covariates`."""
+        return Splits(*(getattr(self, name).with_covariates(names) for name in self.NAMES))
+
     def balanced(self, modality: str | None = None) -> "Splits":
         """The same parts, the classes equally frequent in training; see `MultimodalData.balanced`.
 

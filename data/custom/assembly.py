@@ -94,7 +94,7 @@ def assemble(
         exposures |= {} if exposure is None else {key: exposure}
     masks = {key: reading.observed for key, reading in readings.items() if not reading.observed.all()}
     try:
-        return MultimodalData(
+        data = MultimodalData(
             name,
             modalities,
             {key: reading.values for key, reading in readings.items()},
@@ -107,6 +107,7 @@ def assemble(
             label_names=extras.label_names,
             exposures=exposures or None,
         )
+        return data.with_covariates([key for key, spec in specs.items() if spec.get("covariate")])
     except (TypeError, ValueError) as error:
         raise type(error)(f"{source.place}: {error}") from error
 

@@ -75,6 +75,7 @@ def load_examples(
     source: Any,
     modalities: Mapping[str, Modality],
     *,
+    covariates: Mapping[str, Modality] | None = None,
     labels: str | None = None,
     label_names: Sequence[str] | None = None,
     ids: str | None = None,
@@ -90,6 +91,7 @@ def load_examples(
         source: A table, see `from_table`; or the path of a description or of arrays, see `load_file`. A description
             says where the modalities are, and which columns have labels and identifiers; its other rules do not apply.
         modalities: Modality name -> its description, read from data before; `modalities` of the training data.
+        covariates: Covariate -> its description, `covariates` of the training data; all must be there.
         labels: Column of a table with the class of each row, for metrics.
         label_names: The classes of the training data's labels.
         ids: See `from_table`.
@@ -112,8 +114,10 @@ def load_examples(
         ([1, 1], ['sex'])
     """
     file = Path(source).expanduser() if isinstance(source, str | os.PathLike) else None
+    covariates = covariates or {}
+    modalities = {**modalities, **covariates}
     if file is not None and file.suffix == ".npz":
-        return _from_arrays(file, modalities, label_names, name)
+        return _conditioned(_from_arrays(file, modalities, label_names, name), covariates)
     if file is not None and file.suffix == ".toml":
         described = open_toml(file)
         rows = Source(described.place, np.arange(described.rows), 0, described.table, described.arrays, "none")
@@ -125,7 +129,15 @@ def load_examples(
         rows = Source(table.title, np.arange(len(table)), 0, table, {}, "none")
         specs = specs_of(modalities, table)
     extras = Extras.from_columns(rows, labels, ids, None, label_names)
-    return assemble(name or title, rows, specs, modalities, extras)
+    return _conditioned(assemble(name or title, rows, specs, modalities, extras), covariates)
+
+
+def _conditioned(data: MultimodalData, covariates: Mapping[str, Modality]) -> MultimodalData:
+    """The data with its covariates, all of which it must have."""
+    absent = [name for name in covariates if name not in {**data.modalities, **data.covariates}]
+    if absent:
+        raise ValueError(f"{data.name} has no {', '.join(absent)}: the model is conditioned on it")
+    return data.with_covariates(list(covariates))
 
 
 def _from_arrays(

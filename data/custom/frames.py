@@ -24,6 +24,7 @@ def from_table(
     modalities: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     columns: Sequence[str] | None = None,
+    covariates: Sequence[str] = (),
     labels: str | None = None,
     split: Sequence[float] | str = SHARES,
     groups: str | None = None,
@@ -42,6 +43,8 @@ def from_table(
         modalities: Modality name -> what it is, with the keys that a TOML description has, see `load_toml`; by default
             every column that no other argument names is a modality.
         columns: The only columns that are modalities, where `modalities` is not given.
+        covariates: Modalities, or columns, that are none but condition the networks, such as a batch, a site or an age,
+            see `MultimodalData`; real ones are standardized.
         labels: Column with the class of each row, for metrics.
         split: Fractions of the rows for training, validation and test, drawn at random once; or a column with the name
             of the part of each row, one of `Splits.NAMES`.
@@ -79,6 +82,8 @@ def from_table(
         modalities = {column: {"column": column} for column in chosen}
     if not modalities:
         raise ValueError(f"{read.title} describes no modality")
+    flagged = {name: {**modalities.get(name, {"column": name}), "covariate": True} for name in covariates}
+    modalities = {**modalities, **flagged}
     check_modalities(read.title, modalities, True)
     parts = row_parts(read.title, read, len(read), split, groups, seed)
     source = Source(read.title, np.concatenate(parts), len(parts[0]), read, {}, "standardize")

@@ -20,10 +20,10 @@ _KIND_KEYS: dict[str, tuple[str, ...]] = {
     "counts": ("exposure",),
     "grid": ("scale", "scaling"),
     "image": ("scale", "folder", "size", "channels"),
-    "label": ("classes",),
-    "ordinal": ("classes",),
+    "label": ("classes", "covariate"),
+    "ordinal": ("classes", "covariate"),
     "text": ("length", "tokens"),
-    "vector": ("scale", "scaling"),
+    "vector": ("scale", "scaling", "covariate"),
 }
 _FILES_ONLY = ("folder", "size", "channels", "length", "tokens")
 # kinds of several columns together
@@ -40,6 +40,7 @@ _EXPECTED = {
     **{key: f"one of {values}" for key, values in _ONE_OF.items()},
     "classes": "a list of different strings",
     "columns": "a list of different names of columns",
+    "covariate": "true or false",
     "exposure": "'sum', or the name of a column",
     "length": f"a whole number from 1 to {_LENGTH}",
     "scale": "a number above 0, 'learned' or 'channels'",
@@ -168,6 +169,8 @@ def _is_valid(key: str, value: Any) -> bool:
         case "columns" | "classes":
             strings = _is_list(value) and bool(value) and all(isinstance(name, str) for name in value)
             return strings and len(set(value)) == len(value)
+        case "covariate":
+            return isinstance(value, bool)
         case "channels":
             return _is_whole(value, 1, 3) and value in _ONE_OF[key]
         case "scale":

@@ -27,6 +27,7 @@ def from_tensors(
     kinds: Mapping[str, str] | None = None,
     scaling: Mapping[str, str | Sequence[str]] | str | None = None,
     exposures: Mapping[str, str | Tensor] | None = None,
+    covariates: Sequence[str] = (),
     modalities: Mapping[str, Modality] | None = None,
     observed: Mapping[str, Tensor] | None = None,
     labels: Any = None,
@@ -51,6 +52,8 @@ def from_tensors(
             scaling for all real vectors. Nothing is scaled by default.
         exposures: Counts modality -> exposure of each row, `(rows,)`, or `"sum"` for the sum of the row; divided by
             the median of the training rows.
+        covariates: Which of `x` are no modalities but condition the networks, such as a batch, a site or an age, see
+            `MultimodalData`; real ones are standardized by default.
         modalities: Descriptions that modalities must follow, such as those of a trained model.
         observed: Modality name -> which examples have it, bool `(rows,)`.
         labels: Class of each example for metrics, int64 `(rows,)` or strings.
@@ -80,7 +83,7 @@ def from_tensors(
         'negative_binomial'
     """
     arrays = TensorRows(x, observed, labels, label_names, ids, weights)
-    for argument, given in (("kinds", kinds), ("modalities", modalities)):
+    for argument, given in (("kinds", kinds), ("covariates", covariates), ("modalities", modalities)):
         arrays.check_names(argument, given)
     number = len(arrays)
     if groups is not None and len(groups) != number:
@@ -89,8 +92,11 @@ def from_tensors(
         parts = parts_by_name(list(split), "split")
     else:
         parts = split_rows(number, split, seed, groups)
+    if scaling is None or isinstance(scaling, Mapping):
+        real = [key for key in covariates if str(getattr(x[key], "dtype", "")).startswith(("float", "torch.float"))]
+        scaling = {**dict.fromkeys(real, "standardize"), **(scaling or {})}
     source, specs, extras = arrays.source(np.concatenate(parts), len(parts[0]), kinds, scaling, exposures)
-    return assemble_splits(name, source, parts, specs, modalities or {}, extras)
+    return assemble_splits(name, source, parts, specs, modalities or {}, extras).with_covariates(covariates)
 
 
 class TensorRows:
@@ -134,9 +140,9 @@ class TensorRows:
     def __len__(self) -> int:
         return self._number
 
-    def check_names(self, argument: str, given: Mapping[str, Any] | None) -> None:
+    def check_names(self, argument: str, given: Iterable[str] | None) -> None:
         """Raises if an argument describes a modality that does not exist."""
-        unknown = [key for key in given or {} if key not in self._names]
+        unknown = [key for key in given or () if key not in self._names]
         if unknown:
             raise ValueError(f"{argument} describes {unknown}, which x does not contain: it has {self._names}")
 

@@ -30,6 +30,10 @@ r"""User-defined data that a TOML file describes: a table with images, classes, 
     kind = "counts"
     exposure = "minutes"           # a column, or "sum"
 
+    [modalities.site]
+    column = "site"                # conditions the networks, see `MultimodalData`; also an `ordinal` or numbers
+    covariate = true
+
     [modalities.spectrum]
     file = "spectrum.npy"          # an array, the rows first
     likelihood = "laplace"         # in place of the default of its kind

@@ -43,6 +43,7 @@ _SEED = Option("seed", 0, Annotated[int, Bounds(0, 2**32 - 1)], "seed of every r
 _DATA_ROOT = Option("data_root", None, Path | None, "data folder, instead of MULTIPYRO_DATA")
 _GIVEN = Option("given", None, Names | None, "modalities to condition on")
 _TARGET = Option("target", None, Names | None, "modalities to generate")
+_COVARIATES = Option("covariates", {}, Mapping[str, str], "values to generate under, instead of those of the examples")
 _RESUME = Option("resume", False, bool, "continue the run in the folder; with a larger --epochs a finished one too")
 
 
@@ -84,6 +85,7 @@ def _setting(setting: Any) -> Option:
 _DATA = (
     Option("data", "digits", str, "a data set, or FILE.toml, .csv, .tsv, .parquet or .npz"),
     Option("data_option", {}, Mapping[str, Any], "an option of the data set (see multipyro datasets), repeatable"),
+    Option("covariates", None, Names | None, "modalities that condition all networks, such as a batch or a site"),
     Option("modalities", None, Names | None, "modalities to use"),
     Option(
         "missing", {}, Share | Mapping[str, Share], "share of the training examples that miss each modality, or one"
@@ -241,6 +243,7 @@ COMMANDS: dict[str, Command] = {
                 _num_samples(8, "samples per example"),
                 Option("rows", 10, Count, "number of test examples"),
                 Option("file", REQUIRED, Path, "figure to write (.png, .pdf or .svg)"),
+                _COVARIATES,
                 *_RUN,
             )
         },
@@ -259,6 +262,7 @@ COMMANDS: dict[str, Command] = {
                 Option("keep_samples", False, bool, "write the samples too (.npz)"),
                 _PART,
                 replace(_TABLE, help=f"{_TABLE.help}, or a folder, for images"),
+                _COVARIATES,
                 *_RUN,
             )
         },

@@ -87,10 +87,11 @@ def load_data(arguments: argparse.Namespace) -> Splits:
         name: _ANY.parse(value) if isinstance(value, str) else value for name, value in arguments.data_option.items()
     }
     if Path(arguments.data).suffix in TABLES and arguments.modalities is not None:
-        options = {"columns": list(arguments.modalities), **options}
+        options = {"columns": [*arguments.modalities, *(arguments.covariates or ())], **options}
     init_from = getattr(arguments, "init_from", None)
     known = None if init_from is None else modalities_of(init_from)
     splits = load_dataset(arguments.data, arguments.data_root, modalities=known, **options)
+    splits = splits.with_covariates(arguments.covariates or ())
     if arguments.modalities is not None:
         splits = splits.select(arguments.modalities)
     splits = splits.with_sum_exposures(arguments.exposure or ())
@@ -137,7 +138,7 @@ def training_job(
     torch.manual_seed(seed)
     paper = arguments.networks == "paper"
     architectures = paper_architectures(method, modalities) if paper else arguments.networks or None
-    networks = networks_for(modalities, arguments.hidden, architectures)
+    networks = networks_for(modalities, arguments.hidden, architectures, splits.train.covariates)
     recipe = build(method, networks, arguments.latent_dim, guide, **_options(arguments, method))
     init_from = getattr(arguments, "init_from", None)
     if init_from is not None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from multipyro.data import DATASETS, Modality, MultimodalData, Splits, load_dataset, load_examples
@@ -19,12 +20,15 @@ from multipyro.inference.cli.jobs import trained_on
 from multipyro.inference.cli.plugins import guide_class, method_name
 from multipyro.inference.cli.transfer import check_described_as, options_of, source_of
 from multipyro.inference.evaluation import Report
+from multipyro.inference.handlers import with_covariates
+from multipyro.inference.programs import Program
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs import checkpoint_of, describe_modalities, load, read_run
 
 __all__ = [
     "SavedRun",
     "check_writable",
+    "model_under",
     "open_run",
     "read_report",
     "training_of",
@@ -94,6 +98,7 @@ def _own_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Split
     if is_data_file(source) and not Path(source).is_file():
         raise FileNotFoundError(f"the data of {arguments.run} is not at {source}: pass --data FILE")
     splits = load_dataset(source, arguments.data_root, **options_of(data)).with_sum_exposures(settings.get("exposure"))
+    splits = splits.with_covariates(list(config["covariates"] or ()))
     names = list(data["modalities"])
     before = splits.select([name for name in splits.train.modalities if name in {*settings.get("missing", ()), *names}])
     trained = trained_on(before, names, settings, config["settings"]["seed"]).select(names)
@@ -103,24 +108,24 @@ def _own_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Split
         raise ValueError(
             f"{arguments.run} was trained on other examples ({', '.join(other)}) of {data['name']} than there are now"
         )
-    return _described_as(splits.select(names), data["modalities"], arguments.run)
+    return _described_as(splits.select(names), {**data["modalities"], **(config["covariates"] or {})}, arguments.run)
 
 
 def _other_data(arguments: argparse.Namespace, recipe: Recipe, config: Mapping[str, Any]) -> Splits:
     """The data of `--data`, with those modalities of the run that it has, read by the descriptions of the run."""
-    wanted = recipe.networks.modalities
+    wanted, covariates = recipe.networks.modalities, recipe.networks.covariates
     if not is_data_file(arguments.data):
-        splits = load_dataset(arguments.data, arguments.data_root)
+        splits = load_dataset(arguments.data, arguments.data_root).with_covariates(list(covariates))
         names = [name for name in wanted if name in splits.train.modalities]
         if not names:
             raise ValueError(
                 f"--data {arguments.data} has none of the modalities {', '.join(wanted)} of {arguments.run}: it has "
                 f"{', '.join(splits.train.modalities)}"
             )
-        return _described_as(splits.select(names), describe_modalities(wanted), arguments.run)
+        return _described_as(splits.select(names), describe_modalities({**wanted, **covariates}), arguments.run)
     columns = {name: (config["data"]["options"] or {}).get(name) for name in ("labels", "ids")}
     label_names = config["data"].get("label_names")
-    test = load_examples(arguments.data, wanted, **columns, label_names=label_names)
+    test = load_examples(arguments.data, wanted, covariates=covariates, **columns, label_names=label_names)
     nothing = test.take(slice(0, 0))
     return Splits(nothing.with_split("train"), nothing.with_split("validation"), test)
 
@@ -141,8 +146,27 @@ def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Path) -> Split
     names = list(splits.train.modalities)
     likelihoods = {name: wanted[name]["likelihood"] for name in names}
     splits = splits.with_likelihoods(likelihoods, {name: wanted[name].get("scale") for name in names})
-    check_described_as(splits, {name: Modality(**wanted[name]) for name in names}, run)
+    check_described_as(splits, {name: Modality(**described) for name, described in wanted.items()}, run)
     return splits
+
+
+def model_under(recipe: Recipe, covariates: Mapping[str, str]) -> Program:
+    """The model of a run under other covariates than those of the examples, given as texts in the units of the data.
+
+    Raises:
+        ValueError: If the run has no such covariate, or a text is none of its values.
+    """
+    known, values = recipe.networks.covariates, {}
+    for name, text in covariates.items():
+        if name not in known:
+            raise ValueError(f"--covariates names {name}: the run has {', '.join(known) or 'none'}")
+        if known[name].class_names is not None:
+            values[name] = known[name].encode([text])
+        elif known[name].is_discrete:
+            values[name] = torch.tensor([int(text)])
+        else:
+            values[name] = known[name].from_units(torch.tensor([[float(number) for number in text.split(",")]]))
+    return with_covariates(recipe.model, values) if values else recipe.model
 
 
 def check_writable(folder: Path) -> None:

@@ -19,7 +19,7 @@ __all__ = ["arguments_of", "check_described_as", "initialize", "modalities_of", 
 
 
 def modalities_of(run: Path) -> dict[str, Modality]:
-    """The descriptions of a run's modalities.
+    """The descriptions of a run's modalities and covariates.
 
     Raises:
         ValueError: If it was trained from user-defined programs, or its `run.json` is damaged.
@@ -28,7 +28,8 @@ def modalities_of(run: Path) -> dict[str, Modality]:
     if content["modalities"] is None:
         raise ValueError(f"{run} was trained from user-defined programs, which describe no modalities")
     try:
-        return {name: Modality(**values) for name, values in content["modalities"].items()}
+        descriptions = {**content["modalities"], **(content["covariates"] or {})}
+        return {name: Modality(**values) for name, values in descriptions.items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"{run / 'run.json'} is damaged: {error}") from error
 
@@ -39,8 +40,9 @@ def check_described_as(splits: Splits, wanted: Mapping[str, Modality], run: Path
     Raises:
         ValueError: Names the modality and what differs.
     """
-    shared = [name for name in splits.train.modalities if name in wanted]
-    found = describe_modalities({name: splits.train.modalities[name] for name in shared})
+    described = {**splits.train.modalities, **splits.train.covariates}
+    shared = [name for name in described if name in wanted]
+    found = describe_modalities({name: described[name] for name in shared})
     expected = describe_modalities({name: wanted[name] for name in shared})
     found, expected = json.loads(json.dumps([found, expected]))
     for name, now in found.items():
@@ -107,6 +109,7 @@ def arguments_of(run: Path, whole: bool) -> dict[str, Any]:
         "data": source_of(run, data),
         "data_option": options_of(data),
         "modalities": list(dict.fromkeys([*config.get("missing", ()), *names])),
+        "covariates": list(content["covariates"] or ()),
         "likelihood": {name: _likelihood(data["modalities"][name]) for name in names},
     }
 

@@ -87,6 +87,7 @@ def describe_recipe(recipe: Recipe, epochs: int) -> dict[str, Any]:
         "architectures": None if networks is None else networks.architectures,
         "guide_class": recipe.guide_class,
         "modalities": None if networks is None else describe_modalities(networks.modalities),
+        "covariates": None if networks is None else describe_modalities(networks.covariates),
         "stages": stages,
     }
 

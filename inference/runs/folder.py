@@ -25,7 +25,7 @@ _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("settings", "options", "data", "versions"), dict),
     **dict.fromkeys(("method", "guide_class"), str | None),
-    **dict.fromkeys(("modalities", "architectures", "config"), dict | None),
+    **dict.fromkeys(("modalities", "covariates", "architectures", "config"), dict | None),
     **{"state": str, "stages": list, "latent_dim": int, "hidden_features": list | None},
 }
 # learning-rate schedules of another shape with more epochs

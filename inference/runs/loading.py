@@ -53,7 +53,7 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
     """
     content = read_run(run_folder)
     method, name = content["method"], content["guide_class"]
-    if method is None or content["modalities"] is None:
+    if method is None or content["modalities"] is None or content["covariates"] is None:
         raise ValueError(
             f"{run_folder} was trained from user-defined programs: build them and call "
             "multipyro.inference.load_state(checkpoint, model, guide)"
@@ -70,8 +70,11 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
         )
     damaged = f"{Path(run_folder) / 'run.json'} is damaged: "
     try:
-        modalities = {name: Modality(**values) for name, values in content["modalities"].items()}
-        networks = Networks(modalities, content["hidden_features"], architectures=content["architectures"])
+        modalities, covariates = (
+            {name: Modality(**values) for name, values in content[key].items()} for key in ("modalities", "covariates")
+        )
+        sizes, architectures = content["hidden_features"], content["architectures"]
+        networks = Networks(modalities, sizes, architectures=architectures, covariates=covariates)
         largest = max([content["latent_dim"], *content["hidden_features"]])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{damaged}{error}") from error

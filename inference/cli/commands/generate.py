@@ -4,7 +4,7 @@ import argparse
 
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.drawing import draw_cross_generation
-from multipyro.inference.cli.saved_runs import open_run
+from multipyro.inference.cli.saved_runs import model_under, open_run
 
 __all__ = ["run"]
 
@@ -21,5 +21,6 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.num_samples,
         arguments.rows,
         arguments.seed,
+        model_under(saved.recipe, arguments.covariates),
     )
     say(f"written to {arguments.file}")

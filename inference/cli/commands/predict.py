@@ -10,7 +10,7 @@ from multipyro.batch import is_missing
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.predictions import check_output, only_missing, summarize_samples, write_predictions
-from multipyro.inference.cli.saved_runs import SavedRun, open_run
+from multipyro.inference.cli.saved_runs import SavedRun, model_under, open_run
 from multipyro.inference.evaluation import cross_generate
 from multipyro.inference.progress import Progress
 
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     given, target = _given_and_target(arguments, saved, parts)
     impute = _imputes(arguments)
     modalities = {name: saved.recipe.networks.modalities[name] for name in target}
+    model = model_under(saved.recipe, arguments.covariates)
     torch.manual_seed(arguments.seed)
     origin: dict[str, list] = {"part": [], "id": []}
     summaries: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in target}
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     progress, total = Progress(), sum(len(rows) for _, rows in chunks)
     for part, rows in chunks:
         x, observed = part.select(given).rows(rows)
-        samples = cross_generate(saved.recipe.model, saved.recipe.guide, x, target, arguments.num_samples, observed)
+        samples = cross_generate(model, saved.recipe.guide, x, target, arguments.num_samples, observed)
         origin["part"] += [part.split] * len(rows)
         origin["id"] += part.ids[rows.numpy()].tolist()
         for name, values in samples.items():
