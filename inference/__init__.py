@@ -4,7 +4,7 @@
 """
 
 from multipyro.inference.evaluation import cross_generate, embed, evaluate, joint_samples, log_likelihood, reconstruct
-from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict
+from multipyro.inference.handlers import conditional, frozen, generative, predictive, restrict, with_covariates
 from multipyro.inference.recipes import METHODS, build, networks_for
 from multipyro.inference.runs import load
 from multipyro.inference.training import TrainingSettings, fit, fit_recipe
@@ -28,4 +28,5 @@ __all__ = [
     "predictive",
     "reconstruct",
     "restrict",
+    "with_covariates",
 ]

@@ -125,7 +125,7 @@ def test_restricted_programs_keep_covariates():
     assert set(restrict(model, ["x"])(x)) == {"z", "x"}
 
 
-def data_with_effect(number=900):
+def data_with_effect(number=600):
     """Two modalities of one latent, moved far apart by the batch."""
     generator = torch.Generator().manual_seed(1)
     batch, z = torch.arange(number) % 2, torch.randn(number, 2, generator=generator)
@@ -152,7 +152,7 @@ def test_an_embedding_shows_the_batch_only_without_the_covariate():
     for name, covariates in (("with", splits.train.covariates), ("without", {})):
         torch.manual_seed(0)
         recipe = build("mvae", networks_for(splits.train.modalities, (32,), covariates=covariates), 2)
-        fit_recipe(recipe, splits, epochs=60, batch_size=60, lr=3e-3, progress=False)
+        fit_recipe(recipe, splits, epochs=40, batch_size=50, lr=5e-3, progress=False)
         reached[name] = accuracy(embed(recipe.guide, rows), rows["batch.covariate"])
     assert reached["with"] < 0.6 < 0.9 < reached["without"]
 
@@ -242,14 +242,14 @@ def test_covariates_of_tables_are_mapped_by_the_descriptions_of_a_trained_model(
     ):
         with pytest.raises(ValueError, match=message):
             load_examples({**TABLE, **changed}, train.modalities, covariates=train.covariates)
-    with pytest.raises(ValueError, match=r"no columns \['site', 'age'\], which are covariates"):
+    with pytest.raises(ValueError, match="has no site, age: the model is conditioned on it"):
         load_examples({"gene": TABLE["gene"]}, train.modalities, covariates=train.covariates)
 
 
 def test_what_cannot_be_a_covariate_is_refused():
     with pytest.raises(ValueError, match="covariates describes"):
         from_tensors({"a": torch.randn(9, 2)}, covariates=["b"])
-    with pytest.raises(ValueError, match="covariate does not apply"):
+    with pytest.raises(ValueError, match="covariate 'i' must be of kind label, ordinal or vector, got 'image'"):
         from_tensors({"a": torch.randn(40, 2), "i": torch.rand(40, 1, 8, 8)}, covariates=["i"])
     label = {"a": Modality("a", (), "label", "categorical", 2)}
     data = MultimodalData("data", label, {"a": torch.tensor([0, 1])})

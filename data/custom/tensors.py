@@ -93,7 +93,7 @@ def from_tensors(
     else:
         parts = split_rows(number, split, seed, groups)
     if scaling is None or isinstance(scaling, Mapping):
-        real = [key for key in covariates if str(getattr(x[key], "dtype", "")).startswith(("float", "torch.float"))]
+        real = [key for key in covariates if "float" in str(getattr(x[key], "dtype", "")) and x[key].ndim < 3]
         scaling = {**dict.fromkeys(real, "standardize"), **(scaling or {})}
     source, specs, extras = arrays.source(np.concatenate(parts), len(parts[0]), kinds, scaling, exposures)
     return assemble_splits(name, source, parts, specs, modalities or {}, extras).with_covariates(covariates)
