@@ -31,6 +31,7 @@ from multipyro.guides import (
     NormalEncoder,
     StratifiedMixture,
 )
+from multipyro.inference.objectives import LinearMixtureELBO, StratifiedELBO
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 
 DTYPE, DIM = torch.float64, 2
@@ -222,6 +223,26 @@ def test_a_mixture_of_experts_with_missing_rows(family):
         alone = guide.encoders["b"](x["b"])
         torch.testing.assert_close(scores(mixture)[~rows], scores(alone)[~rows])
     assert all(map(torch.equal, *gradients)) and all(torch.isfinite(gradient).all() for gradient in gradients[0])
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "objective", (StratifiedELBO(2), StratifiedELBO(2, bound="tight"), LinearMixtureELBO(2)), ids=str
+)
+def test_the_bounds_of_mixtures_take_any_family_with_missing_rows(objective, family):
+    torch.manual_seed(0)
+    likelihoods = {name: NormalLikelihood(MLP(DIM, 3)) for name in "ab"}
+    model, x = MultimodalModel(DIM, likelihoods).double(), {"a": inputs(), "b": inputs(seed=5)}
+    guide = MixtureOfExperts(DIM, {"a": head(family, 0), "b": head("student", 1)})
+    rows, losses = torch.tensor([True, False, True, True, False]), []
+    for fill in (0.0, float("nan")):
+        guide.zero_grad()
+        torch.manual_seed(1)
+        losses.append(
+            objective.loss_and_grads(model, guide, {**x, "a": torch.where(rows[:, None], x["a"], fill)}, {"a": rows})
+        )
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in guide.parameters())
+    assert losses[0] == losses[1]
 
 
 @EVERY

@@ -27,6 +27,7 @@ from multipyro.inference.objectives import (
     SUBSET,
     Evaluation,
     GeneratorLoss,
+    LinearMixtureELBO,
     LinearWarmup,
     Objective,
     StratifiedELBO,
@@ -432,11 +433,15 @@ def test_a_latent_outside_the_plate_is_refused_by_name():
         pyro.sample("weight", dist.Normal(pyro.param("mean", torch.tensor(0.0)), 1.0))
         gaussian_guide(x)
 
-    with pytest.raises(ValueError, match="latent 'weight' of the generative program is outside the plate 'data'"):
-        elbo(MODEL, GUIDE).loss(model, guide, {"a": torch.zeros(3)})
+    for objective in (elbo(MODEL, GUIDE), StratifiedELBO(2), StratifiedELBO(2, bound="tight"), LinearMixtureELBO()):
+        with pytest.raises(ValueError, match="latent 'weight' of the .* is outside the plate 'data'"):
+            objective.loss(model, guide, {"a": torch.zeros(3)})
 
 
-def test_a_discrete_latent_is_refused_where_its_gradient_would_be_wrong():
+@pytest.mark.parametrize(
+    "objective", (elbo(MODEL, GUIDE), StratifiedELBO(2), StratifiedELBO(2, bound="tight")), ids=str
+)
+def test_a_discrete_latent_is_refused_where_its_gradient_would_be_wrong(objective):
     def model(x, observed=None):
         with pyro.plate("data", 3, dim=-1):
             z = pyro.sample("z", dist.Categorical(torch.ones(2)))
@@ -449,8 +454,8 @@ def test_a_discrete_latent_is_refused_where_its_gradient_would_be_wrong():
 
     x = {"a": torch.zeros(3)}
     with pytest.raises(ValueError, match="latent 'z' of the guide has the distribution Categorical, which has no"):
-        elbo(MODEL, GUIDE).loss_and_grads(model, guide, x)
-    assert elbo(MODEL, GUIDE).loss(model, guide, x) > 0  # the value alone is right
+        objective.loss_and_grads(model, guide, x)
+    assert objective.loss(model, guide, x) > 0  # the value alone is right
 
 
 def test_a_model_that_subsamples_its_data_scales_both_sides():

@@ -189,13 +189,13 @@ class StratifiedMixture(dist.TorchDistribution):
             value = samples.gather(0, _per_element(index, samples[0])[None])[0]
         else:
             chosen = map_parameters(lambda p: p.gather(0, _per_element(index, p)), self._stack)
-            value = chosen.rsample()
+            value = sample_from(chosen)
         return value.reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     def rsample_strata(self, sample_shape=()) -> Tensor:
         """Samples of every component, `(*sample_shape, num_components, *batch, latent_dim)`."""
         if self._stack is not None:
-            return self._stack.rsample(sample_shape)
+            return sample_from(self._stack, sample_shape)
         return torch.stack([sample_from(part, sample_shape) for part in self._parts], dim=len(sample_shape))
 
     def _leading_weights(self) -> Tensor:

@@ -8,11 +8,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from multipyro._distributions import sample_from
 from multipyro.batch import modalities_in
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
-from multipyro.inference.objectives.stratified import WithoutSampling, expert_mixture
+from multipyro.inference.objectives.stratified import expert_mixture, unsampled_sites
 from multipyro.inference.objectives.weights import SiteWeights, Weight, check_choice
 from multipyro.inference.programs import MODEL, Program
 
@@ -76,17 +77,17 @@ class LinearMixtureELBO(Objective):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
+        guide_sites = unsampled_sites(guide, x, observed)
         mixture, binding = expert_mixture(guide_sites), self._binding(model, guide)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))
         num_modalities = len(modalities_in(x))
         for index, (name, expert) in enumerate(zip(mixture.names, mixture.components, strict=True)):
             share = mixture.weights[..., index]
-            z = expert.rsample((self.num_particles,))
+            z = sample_from(expert, (self.num_particles,))
             factor = self._factor(mixture, index, z)
             values = {"z": self._along(z, share, factor)}
             if f"z_{name}" in guide_sites:
-                values[f"z_{name}"] = guide_sites[f"z_{name}"]["fn"].rsample((self.num_particles,))
+                values[f"z_{name}"] = sample_from(guide_sites[f"z_{name}"]["fn"], (self.num_particles,))
             program = poutine.condition(binding[MODEL | name], data=values)
             sites = sample_sites(poutine.trace(program).get_trace(x, observed))
             latents = {site: {**guide_sites[site], "value": values[site]} for site in values}

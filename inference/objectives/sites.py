@@ -11,7 +11,15 @@ from torch import Tensor
 
 from multipyro.batch import private_modality
 
-__all__ = ["TracePair", "check_latents", "closed_form", "log_prob_of", "sample_sites"]
+__all__ = [
+    "TracePair",
+    "check_latents",
+    "check_plates",
+    "check_reparametrized",
+    "closed_form",
+    "log_prob_of",
+    "sample_sites",
+]
 
 _PLATES = ("data", "num_particles_vectorized")
 
@@ -45,8 +53,9 @@ class TracePair:
         self.p_sites, self.q_sites = p_sites, q_sites
         self.latents = [name for name, site in q_sites.items() if not site["is_observed"]]
         check_latents(p_sites, self.latents)
-        if is_validation_enabled():
-            self._validate()
+        check_plates(p_sites, self.latents, "generative program")
+        check_plates(q_sites, self.latents, "guide")
+        check_reparametrized(q_sites)
 
     @classmethod
     def of_traces(cls, p_trace: poutine.Trace, q_trace: poutine.Trace) -> "TracePair":
@@ -93,30 +102,6 @@ class TracePair:
             return log_prob_of(q_site, p_site["scale"]) - log_prob_of(p_site)
         return scale_and_mask(divergence, p_site["scale"], q_site["mask"])
 
-    def _validate(self) -> None:
-        for side, sites in (("generative program", self.p_sites), ("guide", self.q_sites)):
-            for name, site in sites.items():
-                plates = [frame.name for frame in site["cond_indep_stack"]]
-                foreign = [plate for plate in plates if plate not in _PLATES]
-                if foreign:
-                    raise ValueError(
-                        f"site {name!r} of the {side} is in the plate {foreign[0]!r}, but the only plate of an "
-                        "objective is 'data': declare further dimensions of a site by `.to_event()`"
-                    )
-                if name in self.latents and "data" not in plates:
-                    raise ValueError(
-                        f"latent {name!r} of the {side} is outside the plate 'data': a latent that all data points "
-                        "share is not supported by this objective"
-                    )
-        if torch.is_grad_enabled():
-            for name in self.latents:
-                distribution = self.q_sites[name]["fn"]
-                if not distribution.has_rsample and _has_gradient(distribution):
-                    raise ValueError(
-                        f"latent {name!r} of the guide has the distribution {_innermost(distribution)}, which has no "
-                        "reparametrized samples, so that the gradient of the guide would be wrong"
-                    )
-
 
 def check_latents(p_sites: Mapping[str, dict], latents: Sequence[str]) -> None:
     """Raises unless the generative program's unobserved sites are exactly the latents that the guide samples."""
@@ -126,6 +111,38 @@ def check_latents(p_sites: Mapping[str, dict], latents: Sequence[str]) -> None:
     missing = [name for name in latents if name not in p_sites]
     if missing:
         raise ValueError(f"the guide samples {missing}, which the generative program does not: it has {list(p_sites)}")
+
+
+def check_plates(sites: Mapping[str, dict], latents: Sequence[str], program: str) -> None:
+    """Raises if a site is in a plate other than `data`, or a latent in none; with Pyro's validation enabled."""
+    if not is_validation_enabled():
+        return
+    for name, site in sites.items():
+        plates = [frame.name for frame in site["cond_indep_stack"]]
+        foreign = [plate for plate in plates if plate not in _PLATES]
+        if foreign:
+            raise ValueError(
+                f"site {name!r} of the {program} is in the plate {foreign[0]!r}, but the only plate of an objective is "
+                "'data': declare further dimensions of a site by `.to_event()`"
+            )
+        if name in latents and "data" not in plates:
+            raise ValueError(
+                f"latent {name!r} of the {program} is outside the plate 'data': a latent that all data points share is "
+                "not supported by this objective"
+            )
+
+
+def check_reparametrized(q_sites: Mapping[str, dict]) -> None:
+    """Raises if a latent has no reparametrized samples to pass a gradient through; with Pyro's validation enabled."""
+    if not (is_validation_enabled() and torch.is_grad_enabled()):
+        return
+    for name, site in q_sites.items():
+        distribution = site["fn"]
+        if not site["is_observed"] and not distribution.has_rsample and _has_gradient(distribution):
+            raise ValueError(
+                f"latent {name!r} of the guide has the distribution {_innermost(distribution)}, which has no "
+                "reparametrized samples, so that the gradient of the guide would be wrong"
+            )
 
 
 def sample_sites(trace: poutine.Trace) -> dict[str, dict]:

@@ -10,15 +10,21 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from multipyro._distributions import detached, representative_tensor
+from multipyro._distributions import detached, representative_tensor, sample_from
 from multipyro.batch import modalities_in, private_modality
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
-from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
+from multipyro.inference.objectives.sites import (
+    TracePair,
+    check_plates,
+    check_reparametrized,
+    log_prob_of,
+    sample_sites,
+)
 from multipyro.inference.objectives.weights import SiteWeights, Weight, check_choice
 from multipyro.inference.programs import Program, ProgramExpression
 
-__all__ = ["StratifiedELBO", "WithoutSampling", "expert_mixture"]
+__all__ = ["StratifiedELBO", "expert_mixture", "unsampled_sites"]
 
 Gradient = Literal["reparam", "stl", "dreg"]
 Bound = Literal["stratified", "tight"]
@@ -98,7 +104,7 @@ class StratifiedELBO(Objective):
     def evaluate(
         self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
     ) -> Evaluation:
-        guide_sites = sample_sites(poutine.trace(WithoutSampling()(guide)).get_trace(x, observed))
+        guide_sites = unsampled_sites(guide, x, observed)
         strata, shares = self._strata(guide_sites)
         values = {}
         for name, site in guide_sites.items():
@@ -106,7 +112,7 @@ class StratifiedELBO(Objective):
             if isinstance(site["fn"], StratifiedMixture):
                 values[name] = site["fn"].rsample_strata((self.num_particles,))
             else:
-                values[name] = site["fn"].rsample((self.num_particles, strata))
+                values[name] = sample_from(site["fn"], (self.num_particles, strata))
         auxiliary = self._binding(model, guide).resolved(self.auxiliary) or {}
         own_strata = self._own_strata(guide_sites, auxiliary)
         for name, stratum in own_strata.items():
@@ -191,7 +197,21 @@ def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
     return mixture
 
 
-class WithoutSampling(Messenger):
+def unsampled_sites(
+    guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
+) -> dict[str, dict]:
+    """The sites of a guide, whose latents have no samples yet: an objective samples each stratum itself.
+
+    Raises:
+        ValueError: As `TracePair`.
+    """
+    sites = sample_sites(poutine.trace(_WithoutSampling()(guide)).get_trace(x, observed))
+    check_plates(sites, list(sites), "guide")
+    check_reparametrized(sites)
+    return sites
+
+
+class _WithoutSampling(Messenger):
     """Visits the sites of a guide without sampling them: the objective samples each stratum itself."""
 
     def _pyro_sample(self, msg: dict) -> None:
