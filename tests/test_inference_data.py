@@ -13,8 +13,12 @@ from multipyro.guides import NormalEncoder, ProductOfExperts
 from multipyro.inference import METHODS, build, log_likelihood
 from multipyro.inference.evaluation import (
     _memory,
+    check_predictions,
     check_statistic,
+    color_histogram,
+    inference_data,
     predictive_log_weights,
+    stroke_width,
     supports,
     to_elpd,
     to_inference_data,
@@ -88,10 +92,55 @@ def test_fill_values_are_no_observed_data():
     assert x["image"][0].max() == 99
 
 
-def test_rows_times_draws_are_capped():
+def test_memory_is_bounded_without_dask(monkeypatch):
+    monkeypatch.setattr(inference_data, "find_spec", lambda name: None)
     model, guide, x = digits_like()
-    with pytest.raises(ValueError, match="5 data points times 7 samples are 35, more than max_draws=34: take fewer"):
-        to_inference_data(model, guide, x, 7, max_draws=34)
+    needed = 2 * 7 * 5 * (9 * 4 + 8)  # both groups, draws, data points, nine pixels and a label
+    to_inference_data(model, guide, x, 7, max_bytes=needed)
+    with pytest.raises(
+        ValueError, match=r"5 data points times 7 samples need 0.0 MiB, more than max_bytes=3079: .*dask"
+    ):
+        to_inference_data(model, guide, x, 7, max_bytes=needed - 1)
+
+
+def test_large_groups_are_generated_when_they_are_read(monkeypatch):
+    dask = pytest.importorskip("dask.array")
+    monkeypatch.setattr(_memory, "MAX_ELEMENTS", 60)
+    problem = LinearGaussian(2)
+    problem.scales = {"image": 1e-4, "label": 0.8}
+    x = problem.sample(6)
+    data = to_inference_data(problem.model(), problem.product_guide(), x, 30, ["label"], max_bytes=1)
+    images = data.posterior_predictive["image"]
+    assert isinstance(images.data, dask.Array) and images.data.npartitions > 1 and images.shape == (1, 30, 6, 4)
+    state = torch.get_rng_state()
+    first, again = images.values, images.values
+    assert torch.equal(torch.get_rng_state(), state) and (first == again).all()
+    labels = data.posterior_predictive["label"].values
+    assert labels.std(1).min() > 0.3 and images.dtype == first.dtype
+    for group, predicted in (("posterior", images), ("prior", data.prior_predictive["image"])):
+        z = torch.as_tensor(data[group]["z"].values)
+        expected = z @ problem.loadings["image"].T + problem.offsets["image"]
+        assert torch.allclose(torch.as_tensor(predicted.values), expected, atol=1e-3)
+    checked = check_statistic(data, "image", lambda image: image.amax(-1), "largest")
+    assert checked.posterior_predictive["largest"].values == pytest.approx(first.max(-1))
+    several = check_statistic(data, "image", lambda image: image[..., :2], "two")
+    assert several.posterior_predictive["two"].values == pytest.approx(first[..., :2])
+
+
+def test_names_stand_along_the_dimensions_and_missing_integers_are_left_out():
+    model, guide, x = digits_like()
+    x["label"][1] = -1
+    model.likelihoods["label"] = CategoricalLikelihood(MLP(2, 4, (8,)), missing_entries=True)
+    guide = ProductOfExperts(2, {"image": NormalEncoder(MLP((1, 3, 3), 8, ()), 2)})
+    ids = list("abcde")
+    data = to_inference_data(model, guide, x, 7, ["image"], coords={"data_point": ids})
+    assert data.posterior["data_point"].values.tolist() == ids
+    assert data.observed_data["label_data_point"].values.tolist() == ["a", "c", "d", "e"]
+    even = check_statistic(data, "label", lambda label: label % 2, "even")
+    assert even.posterior_predictive["even"].shape == (1, 7, 4)
+    assert even.posterior_predictive["even"].values == pytest.approx(
+        data.posterior_predictive["label"].values[:, :, [0, 2, 3, 4]] % 2
+    )
 
 
 def test_bad_input():
@@ -199,10 +248,49 @@ def test_a_statistic_stands_in_place_of_its_modality():
     assert ink.sample_stats["p_value"].values[1:] == pytest.approx(expected[1:])
     odd = check_statistic(data, "label", lambda label: label % 2, "odd")
     assert odd.observed_data["odd"].dims == ("label_data_point",) and odd.sample_stats["p_value"].shape == (3,)
-    with pytest.raises(ValueError, match=r"must return shape \(5,\), got \(\)"):
+    rows = check_statistic(data, "image", lambda image: image.mean((-3, -1)), "rows")
+    assert rows.posterior_predictive["rows"].dims[-1] == "rows_entry"
+    assert rows.sample_stats["p_value"].shape == (5, 3) and rows.sample_stats["p_value"][0].isnull().all()
+    with pytest.raises(ValueError, match=r"must return shape \(2,\) or \(2, 'k'\), got \(\)"):
         check_statistic(data, "image", torch.mean, "mean")
     with pytest.raises(ValueError, match="'word' is not observed: there are"):
         check_statistic(data, "word", torch.mean, "mean")
+
+
+def test_held_out_modalities_are_compared_with_what_the_others_predict():
+    problem = LinearGaussian(3)
+    x = problem.sample(300)
+    names = list(x)
+    observed = {names[0]: torch.arange(300) < 200}
+    x[names[0]][200:] = math.nan
+
+    def last(values):
+        return values[..., -1]
+
+    shares = check_predictions(problem.model(), problem.product_guide(), x, names[2], last, 200, observed)
+    assert list(shares) == [(names[0],), (names[1],), (names[0], names[1])]
+    assert [share.num for share in shares.values()] == [200, 300, 200]
+    assert all(share.low < 0.11 and share.high > 0.09 for share in shares.values())  # an exact guide is calibrated
+    shifted = check_predictions(problem.model(), problem.product_guide(3.0), x, names[2], last, 200, observed)
+    assert shifted[names[1],].low > 0.8
+
+
+def test_statistics_of_images():
+    lines = torch.zeros(2, 3, 1, 24, 24)
+    lines[0, :, :, :, 8:10] = 1.0
+    lines[1, :, :, 4:9] = 1.0
+    widths = stroke_width(lines)
+    assert widths.shape == (2, 3) and widths[:, 0].tolist() == pytest.approx([2.0, 5.0], rel=1e-3)
+    distance = (torch.arange(60) - torch.arange(60)[:, None]).abs()
+    blurred = torch.nn.functional.avg_pool2d((distance < 6).float()[None], 3, 1, 1)
+    assert stroke_width(blurred).item() == pytest.approx(11 / 2**0.5, rel=0.1)
+    assert stroke_width(torch.zeros(1, 5, 5)) == 0 and stroke_width(torch.full((1, 5, 5), math.nan)).isnan()
+    colors = torch.rand(4, 3, 10, 10)
+    shares = color_histogram(colors, 5).unflatten(-1, (3, 5))
+    torch.testing.assert_close(shares.sum(-1), torch.ones(4, 3))
+    assert shares[1, 2, 0] == pytest.approx((colors[1, 2] < 0.2).float().mean().item())
+    colors[0, 0, 0, 0] = math.nan
+    assert color_histogram(colors).isnan().all(-1).tolist() == [True, False, False, False]
 
 
 # arviz 0.23 asks pandas for what that will drop

@@ -40,6 +40,7 @@ from multipyro.inference.evaluation.estimates import (
     paired_difference,
 )
 from multipyro.inference.evaluation.inference_data import (
+    check_predictions,
     check_statistic,
     predictive_log_weights,
     to_elpd,
@@ -75,6 +76,7 @@ from multipyro.inference.evaluation.prediction import (
 )
 from multipyro.inference.evaluation.probes import latent_accuracy, latent_average_precision
 from multipyro.inference.evaluation.report import Report, evaluate, paired_differences
+from multipyro.inference.evaluation.statistics import color_histogram, stroke_width
 
 __all__ = [
     "Annealing",
@@ -106,8 +108,10 @@ __all__ = [
     "bridged_log_likelihoods",
     "calibrate",
     "check_guide",
+    "check_predictions",
     "check_statistic",
     "coherence_by_number",
+    "color_histogram",
     "conditional_coherence",
     "cross_generate",
     "decode",
@@ -136,6 +140,7 @@ __all__ = [
     "reconstruct",
     "sentence_vectors",
     "simulate",
+    "stroke_width",
     "supports",
     "symmetric_kl",
     "to_elpd",

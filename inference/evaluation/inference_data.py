@@ -1,7 +1,9 @@
 """Posterior predictive checks with arviz: samples of model and guide as InferenceData."""
 
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -10,9 +12,10 @@ from pyro import poutine
 from torch import Tensor
 
 from multipyro._optional import INSTALL, optional_imports
-from multipyro.batch import Rows, batch_rows, modalities_in, selected
-from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
-from multipyro.inference.evaluation._memory import chunks, elements_per_row
+from multipyro.batch import Rows, batch_rows, is_input, is_missing, modalities_in, selected, subsets_of
+from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given, supports
+from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
+from multipyro.inference.evaluation.estimates import Estimate, estimate_share
 from multipyro.inference.evaluation.likelihoods import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.proposals import site_log_prob
 from multipyro.inference.evaluation.likelihoods.weights import effective_sample_size, pareto_k
@@ -26,11 +29,13 @@ if TYPE_CHECKING:
     import numpy
     import xarray
 
-__all__ = ["check_statistic", "predictive_log_weights", "to_elpd", "to_inference_data"]
+__all__ = ["check_predictions", "check_statistic", "predictive_log_weights", "to_elpd", "to_inference_data"]
 
 _DATA_POINT = "data_point"
 # names of the dimensions of an image, and of a matrix
 _IMAGE, _MATRIX = ("channel", "row", "column"), ("row", "column")
+# Pyro's stack of handlers is one for all threads, and dask computes in several
+_LOCK = threading.Lock()
 _NO_LOG_LIKELIHOOD = (
     "not stored: every data point has its own latents, so leave-one-out on log p(x | z) is invalid. Compare models "
     "by to_elpd(log_likelihood(...)) of test data, check calibration by plot_loo_pit with predictive_log_weights(...)."
@@ -44,7 +49,8 @@ def to_inference_data(
     num_samples: int = 100,
     given: Sequence[str] | None = None,
     observed: Mapping[str, Tensor] | None = None,
-    max_draws: int = 1_000_000,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    max_bytes: int = 2**31,
 ) -> "arviz.InferenceData":
     r"""Samples for arviz's plots and statistics, in one chain, with the same parameters and different latents.
 
@@ -62,6 +68,9 @@ def to_inference_data(
       `khat`, the Pareto shape of its weights (below 0.7 if the guide covers that posterior), and `ess`, their
       effective sample size. Left out where the guide has no density, with the reason in `attrs`.
 
+    Where the predictive groups need more than `max_bytes`, they are arrays of dask, if it is installed: each block is
+    generated when it is read, from the latents beside it and a seed of its own, so it is the same every time.
+
     Draws have the dimensions `(chain, draw, data_point, ...)`. Those of an image are `<modality>_channel`,
     `<modality>_row` and `<modality>_column`, of a text `<modality>_position`, of other vectors, latents too,
     `<site>_entry`.
@@ -77,14 +86,15 @@ def to_inference_data(
         given: The modalities that the latents are inferred from; all of `x` by default.
         observed: Modality name -> which data points are observed, bool `(batch,)`. Where nothing of `given` is
             observed, latents come from the model's prior.
-        max_draws: Maximum of data points times samples.
+        coords: Dimension -> names along it, such as `{"data_point": ids, "labs_entry": ["age", "crp"]}`.
+        max_bytes: Most memory for the predictive groups.
 
     Returns:
         The groups.
 
     Raises:
-        ValueError: If there are more than `max_draws` data points times samples, a modality is unknown or its values
-            are invalid.
+        ValueError: If the predictive groups need more than `max_bytes` and dask is not installed, a modality is unknown
+            or its values are invalid.
         ModuleNotFoundError: If arviz is not installed.
 
     Example:
@@ -99,37 +109,34 @@ def to_inference_data(
     check_known(model, modalities_in(x))
     check_values(model, x, observed)
     given = modalities_in(x) if given is None else select_given(given, x, "given")
-    number = batch_rows(x)
-    if number * num_samples > max_draws:
-        raise ValueError(
-            f"{number} data points times {num_samples} samples are {number * num_samples}, more than "
-            f"max_draws={max_draws}: take fewer of either, or raise max_draws"
-        )
     az = _arviz()
     conditions = conditions_of(model)
     target = tuple(name for name in modalities_in(x) if name not in conditions)
+    lazy = _exceeds(x, target, num_samples, max_bytes)
     evidence = selected(x, given)
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-    posterior, stats, reason = _posterior(model, guide, evidence, target, num_samples, masks)
-    prior = _prior(model, selected(x, conditions), target, num_samples, number)
-    latents = [name for name in posterior if name not in target]
+    posterior, stats, reason = _posterior(model, guide, evidence, num_samples, masks)
+    inputs = {name: values for name, values in x.items() if name in conditions or is_input(name)}
+    prior = _prior(model, inputs, num_samples, batch_rows(x))
     dims = {name: _dims(name, x[name], x[name].dim() - 1) for name in modalities_in(x)}
-    dims |= {name: _dims(name, posterior[name], posterior[name].dim() - 2) for name in latents}
+    dims |= {name: _dims(name, values, values.dim() - 2) for name, values in posterior.items()}
     data = az.from_dict(
-        posterior=_draws(posterior, latents),
-        posterior_predictive=_draws(posterior, target),
-        prior=_draws(prior, [name for name in prior if name not in target]),
-        prior_predictive=_draws(prior, target),
-        sample_stats=_draws(stats, stats) or None,
+        posterior=_draws(posterior),
+        posterior_predictive=_replicates(model, posterior, inputs, {name: x[name] for name in target}, lazy),
+        prior=_draws(prior),
+        prior_predictive=_replicates(model, prior, inputs, {name: x[name] for name in target}, lazy),
+        sample_stats=_draws(stats) or None,
         constant_data={name: _array(x[name]) for name in conditions} or None,
         dims={**dims, **dict.fromkeys(stats, [_DATA_POINT])},
+        coords=coords,
     )
     if stats:
         log_weights = stats["log_weight"]
         for name, values in (("khat", pareto_k(log_weights)), ("ess", effective_sample_size(log_weights))):
             data.sample_stats[name] = ((_DATA_POINT,), _array(values))
-    data.extend(_observed(az, {name: x[name] for name in target}, observed, dims))
-    data.attrs.update({"given": "+".join(given), "log_likelihood": _NO_LOG_LIKELIHOOD})
+    measured, places = _observed(az, {name: x[name] for name in target}, observed, dims, coords or {})
+    data.extend(measured)
+    data.attrs.update({**places, "given": "+".join(given), "log_likelihood": _NO_LOG_LIKELIHOOD})
     if reason:
         data.attrs["sample_stats"] = reason
     return data
@@ -143,8 +150,8 @@ def check_statistic(
     Args:
         data: The result of `to_inference_data`.
         modality: The modality the statistic is of.
-        statistic: From values `(..., *event)` to numbers `(...)`, one per value: the brightness of an image, say, or
-            the width of its strokes.
+        statistic: From values `(..., *event)` to one number per value, `(...)`, or to several, `(..., k)`: the ink of
+            an image, say, `stroke_width` or `color_histogram`.
         name: Name of the statistic in the result.
 
     Returns:
@@ -152,7 +159,7 @@ def check_statistic(
         `sample_stats` as `p_value`: for each data point the share of replicates that are at most the observed value.
 
     Raises:
-        ValueError: If a group has no such modality, or the statistic does not return one number per value.
+        ValueError: If a group has no such modality, or the statistic does not return numbers of such a shape.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -166,27 +173,71 @@ def check_statistic(
     az = _arviz()
     if modality not in data.observed_data:
         raise ValueError(f"{modality!r} is not observed: there are {list(data.observed_data)}")
-    event_dim = data.posterior_predictive[modality].ndim - 3
-    groups = {}
-    for group in ("observed_data", "posterior_predictive", "prior_predictive"):
-        array = data[group][modality]
-        values = torch.as_tensor(array.values)
-        result = statistic(values)
-        expected = values.shape[: values.dim() - event_dim]
-        if tuple(result.shape) != tuple(expected):
-            raise ValueError(f"the statistic must return shape {tuple(expected)}, got {tuple(result.shape)}")
-        dims = array.dims[: array.ndim - event_dim]
-        template = array.isel(dict.fromkeys(array.dims[array.ndim - event_dim :], 0), drop=True)
-        groups[group] = template.copy(data=_array(result)).rename(name).to_dataset()
-        assert groups[group][name].dims == dims
-    observed, replicated = groups["observed_data"][name], groups["posterior_predictive"][name]
+    groups = {
+        group: _applied(statistic, data[group][modality], modality, name)
+        for group in ("observed_data", "posterior_predictive", "prior_predictive")
+    }
+    observed, replicated = groups["observed_data"], groups["posterior_predictive"]
     if observed.dims[0] != _DATA_POINT:  # integers: the data points that are observed
-        replicated = replicated.isel({_DATA_POINT: observed[observed.dims[0]].values})
+        replicated = replicated.isel({_DATA_POINT: data.attrs[f"{modality}_observed"]})
         replicated = replicated.rename({_DATA_POINT: observed.dims[0]}).assign_coords(observed.coords)
-        groups["posterior_predictive"] = replicated.to_dataset()
+        groups["posterior_predictive"] = replicated
     p_values = (replicated <= observed).mean(("chain", "draw")).where(observed.notnull())
-    groups["sample_stats"] = p_values.rename("p_value").to_dataset()
-    return az.InferenceData(**groups)
+    datasets = {group: values.rename(name).to_dataset() for group, values in groups.items()}
+    return az.InferenceData(**datasets, sample_stats=p_values.rename("p_value").to_dataset())
+
+
+def check_predictions(
+    model: Program,
+    guide: Program,
+    x: Mapping[str, Tensor],
+    target: str,
+    statistic: Callable[[Tensor], Tensor],
+    num_samples: int = 200,
+    observed: Mapping[str, Tensor] | None = None,
+    level: float = 0.9,
+) -> dict[tuple[str, ...], Estimate]:
+    """Cross-modal checks: a modality is held out, predicted from each subset of the others, and compared.
+
+    Args:
+        model: The generative program.
+        guide: The variational program.
+        x: The observed data, modality name -> values `(batch, *event)`.
+        target: The modality that is held out.
+        statistic: What is compared, one number per value of the target, as in `check_statistic`.
+        num_samples: Number of predictions per data point.
+        observed: Modality name -> which data points are observed, bool `(batch,)`. Only data points that contain the
+            target and the whole subset count.
+        level: Probability of the central interval of the predictions.
+
+    Returns:
+        Subset -> the share of data points whose observed statistic lies outside that interval of its predictions; about
+        `1 - level` if model and guide are right. Subsets that the guide does not support, or no data point contains,
+        are left out.
+
+    Example:
+        >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {name: NormalLikelihood(MLP(2, 3)) for name in "abc"})
+        >>> guide = ProductOfExperts(2, {name: NormalEncoder(MLP(3, 8), 2) for name in "abc"})
+        >>> x = {name: torch.randn(5, 3) for name in "abc"}
+        >>> list(check_predictions(model, guide, x, "b", lambda values: values.mean(-1), num_samples=20))
+        [('a',), ('c',), ('a', 'c')]
+    """
+    conditions, shares = set(conditions_of(model)), {}
+    rows = Rows(x, observed)
+    for given in subsets_of([name for name in modalities_in(x) if name != target]):
+        counted = rows.all_of([*given, target])
+        if not supports(guide, given) or not conditions <= set(given) or not (counted is None or counted.any()):
+            continue
+        part = selected(x, [*given, target])
+        if counted is not None:
+            part = {name: values[counted] for name, values in part.items()}
+        data = to_inference_data(model, guide, part, num_samples, given)
+        p_values = check_statistic(data, target, statistic, "statistic").sample_stats["p_value"].values
+        tails = torch.as_tensor(p_values)
+        shares[given] = estimate_share((tails < (1 - level) / 2) | (tails > (1 + level) / 2))
+    return shares
 
 
 def predictive_log_weights(data: "arviz.InferenceData", modality: str) -> "xarray.DataArray":
@@ -280,15 +331,13 @@ def _posterior(
     model: Program,
     guide: Program,
     x: Mapping[str, Tensor],
-    target: Sequence[str],
     num_samples: int,
     observed: Mapping[str, Tensor] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-    """Latents and targets given `x`, the statistics of their weights, and the reason why there are none."""
+    """Latents given `x`, the statistics of their weights, and the reason why there are none."""
     scored = restrict(model, modalities_in(x))
 
-    def weigh(sites: Mapping[str, dict], part: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None):
-        latents = {name: site for name, site in sites.items() if name not in target}
+    def weigh(latents: Mapping[str, dict], part: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None):
         values = {name: site["value"] for name, site in latents.items()}
         joint = sample_sites(poutine.trace(poutine.condition(scored, data=values)).get_trace(part, masks))
         log_joint = sum(site_log_prob(site) for site in joint.values())
@@ -302,46 +351,151 @@ def _posterior(
 
     reason = ""
     try:
-        values = generate(model, guide, x, target, num_samples, observed, "sample", weigh)
-    except NotImplementedError as error:  # raised by a guide without a density
+        values = generate(model, guide, x, (), num_samples, observed, "sample", weigh)
+    except NotImplementedError as error:  # what a guide without a density raises
         reason = f"not stored: {error}"
-        values = generate(model, guide, x, target, num_samples, observed, "sample")
+        values = generate(model, guide, x, (), num_samples, observed, "sample")
     stats = {name: values.pop(name) for name in ("lp", "log_weight") if name in values}
     return values, stats, reason
 
 
-def _prior(
-    model: Program, conditions: Mapping[str, Tensor], target: Sequence[str], num_samples: int, number: int
-) -> dict[str, Tensor]:
-    """Latents from the prior, and the targets decoded from them, site -> `(num_samples, number, *event)`."""
-    program = generative(model, target)
-    parts = []
+def _prior(model: Program, inputs: Mapping[str, Tensor], num_samples: int, number: int) -> dict[str, Tensor]:
+    """Latents from the prior, site -> `(num_samples, number, latent_dim)`."""
+    program = generative(model, ())
+    with evaluating(model), poutine.block(), pyro.plate("num_samples", num_samples, dim=-2):
+        sites = sample_sites(poutine.trace(program).get_trace(dict(inputs), num_rows=number))
+    return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
+
+
+def _replicates(
+    model: Program,
+    latents: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
+    like: Mapping[str, Tensor],
+    lazy: bool,
+) -> dict[str, Any]:
+    """Modalities generated from latents, in blocks of bounded memory: name -> `(1, num_samples, batch, *event)`.
+
+    Args:
+        model: The generative program.
+        latents: Site -> `(num_samples, batch, latent_dim)`.
+        inputs: Conditions, exposures and covariates of the data points.
+        like: The modalities to generate, with their observed values.
+        lazy: Whether the arrays are of dask, computed when they are read.
+    """
+    num_samples, number = next(iter(latents.values())).shape[:2]
     with evaluating(model), poutine.block():
-        head = {name: values[:1] for name, values in conditions.items()}
-        elements = elements_per_row(program, head, num_rows=1)
-        for samples in chunks(num_samples, number * elements):
-            with pyro.plate("num_samples", samples, dim=-2):
-                sites = sample_sites(poutine.trace(program).get_trace(dict(conditions), num_rows=number))
-            parts.append({name: site["value"] for name, site in sites.items() if not site["is_observed"]})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        head = {name: values[:1] for name, values in inputs.items()}
+        elements = elements_per_row(generative(model, tuple(like)), head, num_rows=1)
+    blocks = [
+        [(slice(begin, begin + samples), rows) for begin, samples in _starts(chunks(num_samples, len(rows) * elements))]
+        for rows in row_chunks(number, elements, num_samples)
+    ]
+
+    def block(target: Sequence[str], samples: slice, rows: Tensor) -> dict[str, "numpy.ndarray"]:
+        part = {name: values[samples][:, rows] for name, values in latents.items()}
+        program = poutine.condition(generative(model, target), data=part)
+        size = samples.stop - samples.start
+        with evaluating(model), poutine.block(), pyro.plate("num_samples", size, dim=-2):
+            given = {name: values[rows] for name, values in inputs.items()}
+            trace = poutine.trace(program).get_trace(given, num_rows=len(rows))
+        return {name: _array(trace.nodes[name]["value"]) for name in target}
+
+    import numpy
+
+    if not lazy:
+        made = [[block(tuple(like), *place) for place in line] for line in blocks]
+        return {
+            name: numpy.concatenate([numpy.concatenate([part[name] for part in line]) for line in made], axis=1)[None]
+            for name in like
+        }
+    import dask
+    from dask.array import concatenate, from_delayed
+
+    def later(name: str, samples: slice, rows: Tensor, seed: int) -> Any:
+        def compute() -> "numpy.ndarray":
+            with _LOCK, torch.random.fork_rng():
+                torch.manual_seed(seed)
+                return block((name,), samples, rows)[name]
+
+        shape = (samples.stop - samples.start, len(rows), *like[name].shape[1:])
+        dtype = _array(like[name][:1]).dtype
+        return from_delayed(dask.delayed(compute, pure=False)(), shape, dtype)
+
+    seeds = iter(torch.randint(2**31, (len(like) * sum(map(len, blocks)),)).tolist())
+    return {
+        name: concatenate([concatenate([later(name, *p, next(seeds)) for p in line]) for line in blocks], axis=1)[None]
+        for name in like
+    }
+
+
+def _starts(sizes: Iterator[int]) -> Iterator[tuple[int, int]]:
+    """Where parts of these sizes begin, with their sizes."""
+    begin = 0
+    for size in sizes:
+        yield begin, size
+        begin += size
+
+
+def _exceeds(x: Mapping[str, Tensor], target: Sequence[str], num_samples: int, max_bytes: int) -> bool:
+    """Whether both predictive groups need more memory than there is; raises if dask is not there to help."""
+    needed = 2 * num_samples * sum(x[name].numel() * x[name].element_size() for name in target)
+    if needed > max_bytes and find_spec("dask") is None:
+        raise ValueError(
+            f"{batch_rows(x)} data points times {num_samples} samples need {needed / 2**20:,.1f} MiB, more than "
+            f"max_bytes={max_bytes}: take fewer of either, raise max_bytes, or install dask (pip install "
+            '"dask[array]"), with which they are generated when they are read'
+        )
+    return needed > max_bytes
+
+
+def _applied(statistic: Callable, array: "xarray.DataArray", modality: str, name: str) -> "xarray.DataArray":
+    """A statistic of every value, block by block where the values are of dask."""
+    import xarray
+
+    lead = 1 + next(place for place, dim in enumerate(array.dims) if dim in (_DATA_POINT, f"{modality}_{_DATA_POINT}"))
+    result = statistic(torch.as_tensor(array.isel(dict.fromkeys(array.dims[:lead], slice(0, 2))).values))
+    shape, expected = tuple(result.shape), tuple(min(size, 2) for size in array.shape[:lead])
+    if shape[:lead] != expected or len(shape) > lead + 1:
+        raise ValueError(f"the statistic must return shape {expected} or {(*expected, 'k')}, got {shape}")
+    several = [f"{name}_entry"] if len(shape) > lead else []
+    return xarray.apply_ufunc(
+        lambda values: _array(statistic(torch.as_tensor(values))),
+        array,
+        input_core_dims=[array.dims[lead:]],
+        output_core_dims=[several],
+        dask="parallelized",
+        output_dtypes=[_array(result).dtype],
+        dask_gufunc_kwargs={"output_sizes": dict(zip(several, shape[lead:], strict=False))},
+    ).compute()
 
 
 def _observed(
-    az: Any, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, dims: Mapping[str, list[str]]
-) -> "arviz.InferenceData":
-    values, coordinates, dims = {}, {}, dict(dims)
+    az: Any,
+    x: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] | None,
+    dims: Mapping[str, list[str]],
+    coords: Mapping[str, Sequence[Any]],
+) -> tuple["arviz.InferenceData", dict[str, list[int]]]:
+    """The observed data, and for integers that are missing somewhere the places of the data points that have them."""
+    values, places, dims, coords = {}, {}, dict(dims), dict(coords)
+    ids = coords.get(_DATA_POINT, range(batch_rows(x)))
     for name in modalities_in(x):
         value = x[name]
-        mask = None if observed is None else observed.get(name)
-        if mask is None or bool(mask.all()):
+        present = None if observed is None else observed.get(name)
+        if value.is_floating_point():
+            mask = None if present is None else present.reshape(-1, *[1] * (value.dim() - 1))
+            values[name] = _array(value if mask is None else torch.where(mask, value, torch.nan))
+            continue
+        complete = ~is_missing(value).reshape(len(value), -1).any(1)
+        complete = complete if present is None else complete & present
+        if complete.all():
             values[name] = _array(value)
-        elif value.is_floating_point():
-            values[name] = _array(torch.where(mask.reshape(-1, *[1] * (value.dim() - 1)), value, torch.nan))
-        else:
-            values[name] = _array(value[mask])
-            coordinates[f"{name}_{_DATA_POINT}"] = _array(mask.nonzero()[:, 0])
-            dims[name] = [f"{name}_{_DATA_POINT}", *dims[name][1:]]
-    return az.from_dict(observed_data=values, dims=dims, coords=coordinates)
+            continue
+        values[name], places[f"{name}_observed"] = _array(value[complete]), complete.nonzero()[:, 0].tolist()
+        coords[f"{name}_{_DATA_POINT}"] = [ids[place] for place in places[f"{name}_observed"]]
+        dims[name] = [f"{name}_{_DATA_POINT}", *dims[name][1:]]
+    return az.from_dict(observed_data=values, dims=dims, coords=coords), places
 
 
 def _dims(name: str, values: Tensor, event_dim: int) -> list[str]:
@@ -357,8 +511,8 @@ def _dims(name: str, values: Tensor, event_dim: int) -> list[str]:
     return [_DATA_POINT, *(f"{name}_{dimension}" for dimension in event)]
 
 
-def _draws(values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, "numpy.ndarray"]:
-    return {name: _array(values[name])[None] for name in names}
+def _draws(values: Mapping[str, Tensor]) -> dict[str, "numpy.ndarray"]:
+    return {name: _array(value)[None] for name, value in values.items()}
 
 
 def _array(value: Tensor) -> "numpy.ndarray":
