@@ -6,7 +6,7 @@ replaces the Gaussian q(z|label) (On the Importance of Learning Aggregate Poster
 Autoencoders, Cremer and Kushman, sections 4.1 and 4.2). The same decoders are evaluated before and after.
 
 Expect the joint coherence to rise most of the way from that of N(0, I) to that of the exact aggregate, which is
-sampled by sampling the posterior of a random example: the rest is what the flow fails to fit. The log-likelihood under
+sampled by sampling the posterior of a random example: the rest is the error of the flow. The log-likelihood under
 the learned prior rises too. Results and their commands: `results/aggregates/README.md`.
 """
 

@@ -1,14 +1,14 @@
 """Which guides can be trusted, given which modalities, and do the verdicts of a check agree with other measurements?
 
 Each method is trained by `multipyro train`, and `check_guide` checks its guide given every subset that it supports.
-Beside the verdicts stand measurements that the check does not see: the coherence of what is generated from the subset;
+Beside the verdicts are measurements that are no part of the check: the coherence of what is generated from the subset;
 by how many nats the guide's prediction of a further modality is worse than the model's own conditional likelihood,
 paired over test examples, which is 0 for a calibrated guide; and the likelihood by annealed importance sampling, which
 has no guide. A run that was trained or checked before is not trained or checked again: run the same command to resume.
 
 Expect products of experts to be too narrow, and the narrower the more experts agree; mixtures to be too wide given
-several modalities; and joint samples to be incoherent where the aggregate posterior is easily told from the prior.
-Results: `results/guide_checks/README.md`.
+several modalities; and joint samples to be incoherent where the aggregate posterior is easily distinguished from the
+prior. Results: `results/guide_checks/README.md`.
 """
 
 import argparse
@@ -44,7 +44,7 @@ OPTIONS = {"mmvae": ["--particles", "4"]}
 
 
 def train(method, seed, args):
-    """The run folder of a method, trained if it is not."""
+    """The run folder of a method, which is trained if it has not been."""
     folder = args.out / f"{method}-{args.data}-{seed}"
     place = [] if args.data_root is None else ["--data-root", str(args.data_root)]
     options = [*args.training.split(), *OPTIONS.get(method, []), *place, "--seed", str(seed), "--no-figure"]
@@ -56,7 +56,7 @@ def train(method, seed, args):
 
 
 def measured(folder, splits, classifiers, args, seed):
-    """The check of a run, and what it is held against; from a file in its folder if it is there."""
+    """The check of a run and the measurements beside it, from a file in its folder if there is one."""
     file = folder / "measured.json"
     settings = {name: getattr(args, name) for name in ("rows", "simulated", "samples", "annealed_rows", "temperatures")}
     if file.exists():

@@ -41,7 +41,7 @@ def scaled_guide(problem, scale):
 
 
 def measured(estimate, exact):
-    """The bias of an estimate beside what it says about itself."""
+    """The bias of an estimate beside its stated error and k-hat."""
     bias = (estimate.values - exact).mean().item()
     return {
         "bias": bias,
@@ -164,7 +164,7 @@ def arguments(argv=None):
     parser.add_argument("--numbers", type=int, nargs="+", default=[100, 500], help="simulated data points")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="file of the numbers (.json)")
-    parser.add_argument("--smoke", action="store_true", help="only show that it runs")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs")
     return parser.parse_args(argv)
 
 

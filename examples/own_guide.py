@@ -8,8 +8,8 @@ commands train and evaluate it as the library's guides:
     multipyro evaluate runs/powered --guide examples/own_guide.py:PoweredExperts
 
 Run as a script, it does the same in Python and prints the learned powers and the coherence. Expect, with seed 0,
-powers of 0.95 (the experts' scales can say the same) and, on the 300 test examples, image -> label 0.80, label ->
-image 0.92, word -> image 0.93.
+powers of 0.95 (the scales of the experts have the same effect) and, on the 300 test examples, image -> label 0.80,
+label -> image 0.92, word -> image 0.93.
 """
 
 import argparse
