@@ -171,10 +171,43 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     assert main(["6" if value == "5" else value for value in arguments]) == 0
     assert evaluated == [{"num_samples": 6, "seed": seed, "progress": True} for seed in (0, 1)] * 2
     # and for other classes
-    kept["data"]["labels_hash"]["test"] = "of other classes"
-    (tmp_path / "mvae-digits-0" / "metrics.json").write_text(json.dumps(kept))
+    cell = json.loads((tmp_path / "mvae-digits-0" / "cell.json").read_text())
+    cell["key"]["labels_hash"]["test"] = "of other classes"
+    (tmp_path / "mvae-digits-0" / "cell.json").write_text(json.dumps(cell))
     evaluated.clear()
     assert main(arguments) == 0 and evaluated[0]["num_samples"] == 5
+
+
+def test_compare_shows_what_is_finished_and_names_what_failed(tmp_path, capsys, monkeypatch):
+    arguments = ["compare", "mvae", "mopoe", "--seeds", "2", "--num-samples", "5", "--out", str(tmp_path), *SMALL]
+    whole, calls = compare.evaluate, []
+
+    def evaluate(*args, **kwargs):
+        calls.append(kwargs)
+        if len(calls) == 2:
+            raise RuntimeError("no luck")
+        return whole(*args, **kwargs)
+
+    monkeypatch.setattr(compare, "evaluate", evaluate)
+    assert main(arguments) == 2
+    assert "1 of 4 runs failed; mvae-digits-1: RuntimeError: no luck" in capsys.readouterr().err
+    results = json.loads((tmp_path / "compare.json").read_text())
+    assert [results["methods"][name]["joint coherence"]["seeds"] for name in ("mvae", "mopoe")] == [1, 2]
+    assert results["differences"]["methods"]["mopoe"]["log_likelihood/image"]["seeds"] == 1
+    assert main(arguments) == 0 and len(calls) == 5
+    results = json.loads((tmp_path / "compare.json").read_text())["methods"]
+    assert [results[name]["joint coherence"]["seeds"] for name in ("mvae", "mopoe")] == [2, 2]
+
+
+@pytest.mark.slow
+def test_compare_in_several_processes(tmp_path):
+    arguments = ["compare", "mvae", "--seeds", "2", "--num-samples", "5", *SMALL]
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    assert main([*arguments, "--workers", "2", "--out", str(tmp_path / "two")]) == 0
+    one, two = (
+        json.loads((tmp_path / name / "compare.json").read_text())["methods"]["mvae"] for name in ("one", "two")
+    )
+    assert one["log p(image)"] == pytest.approx(two["log p(image)"])
 
 
 def test_demo(tmp_path, capsys):

@@ -184,6 +184,8 @@ COMMANDS: dict[str, Command] = {
                 Option("seeds", 3, Count, "number of seeds"),
                 _num_samples(1000, "importance samples per example for the likelihoods"),
                 Option("out", Path("runs/compare"), Path, "folder of the runs"),
+                Option("workers", 0, Annotated[int, Bounds(0)], "runs at once, in a process each; 0 for this one"),
+                Option("engine", "processes", Literal["processes", "ray"], "where further processes run"),
             ),
             **_TRAINING,
         },

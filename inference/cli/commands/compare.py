@@ -3,19 +3,17 @@
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from torch import Tensor
 
 from multipyro.data import Splits
 from multipyro.data.storage import write_atomically
-from multipyro.inference.cli.console import say
-from multipyro.inference.cli.jobs import check_options, load_data, training_job
+from multipyro.inference.cli.console import say, warn
+from multipyro.inference.cli.jobs import TrainingJob, check_options, load_data, training_job
 from multipyro.inference.cli.plugins import method_name
-from multipyro.inference.cli.saved_runs import read_report, training_of, write_json, write_report
+from multipyro.inference.cli.saved_runs import read_report, write_json, write_report
 from multipyro.inference.cli.tables import (
     flat_metrics,
     format_difference,
@@ -25,7 +23,10 @@ from multipyro.inference.cli.tables import (
     table,
 )
 from multipyro.inference.evaluation import evaluate, paired_differences
-from multipyro.inference.runs import checkpoint_of, load, read_run, versions
+from multipyro.inference.runs import load, versions
+from multipyro.inference.runs.description import describe_recipe, describe_settings
+from multipyro.inference.sweeps import Cell, CellResult, run_cells
+from multipyro.inference.training.settings import RESUMABLE
 
 __all__ = ["run", "summarize"]
 
@@ -34,46 +35,113 @@ _COLUMNS = 6
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains and evaluates every method with every seed, unless a finished run is there."""
-    methods = list(dict.fromkeys(map(method_name, arguments.method)))
-    check_options(arguments, methods)
+    """Trains and evaluates every method with every seed, each once, and compares what is finished.
+
+    Raises:
+        RuntimeError: If a training or an evaluation failed, after the others are compared; names the first failure.
+    """
+    places = {method_name(place): place for place in arguments.method}
+    check_options(arguments, list(places))
     splits = load_data(arguments)
-    for method in methods:  # so that an error in a method is raised before hours of training
-        training_job(arguments, method, splits, 0, arguments.out)
-    reports: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
-    examples: dict[str, list[dict[str, Tensor]]] = {method: [] for method in methods}
-    for method in methods:
+    shared = {"arguments": arguments, "splits": None if arguments.workers else splits}
+    cells: dict[tuple[str, int], Cell] = {}
+    for method, place in places.items():
+        key = _key(training_job(arguments, method, splits, 0, arguments.out), arguments.num_samples)
         for seed in range(arguments.seeds):
-            out = arguments.out / f"{method}-{Path(arguments.data).stem}-{seed}"
-            say(f"{method}, seed {seed}")
-            job = training_job(arguments, method, splits, seed, out, resume=True)
-            history = job.train().history
-            seconds = sum(epoch["seconds"] for epoch in history)
-            metrics, values = _report(out, splits, arguments.num_samples, seed)
-            reports[method].append({**metrics, "training_seconds": seconds})
-            examples[method].append(values)
-    results = {method: summarize(found) for method, found in reports.items()}
+            name = f"{method}-{Path(arguments.data).stem}-{seed}"
+            own = {"place": place, "seed": seed}
+            cells[method, seed] = Cell(name, _train_and_evaluate, {**shared, **own}, {**key, "seed": seed})
+    outcomes = run_cells(
+        list(cells.values()), arguments.out, workers=arguments.workers, engine=arguments.engine, report=_report_failure
+    )
+    failed = {name: outcome.error for name, outcome in outcomes.items() if outcome.values is None}
+    reports: dict[str, dict[int, dict[str, Any]]] = {}
+    examples: dict[str, dict[int, dict[str, Tensor]]] = {}
+    for (method, seed), cell in cells.items():
+        if cell.name not in failed:
+            metrics, values = read_report(arguments.out / cell.name)
+            reports.setdefault(method, {})[seed] = {**metrics, **outcomes[cell.name].values}
+            examples.setdefault(method, {})[seed] = values
+    if reports:
+        _write_tables(arguments, reports, examples)
+    if failed:
+        first, error = next(iter(failed.items()))
+        raise RuntimeError(
+            f"{len(failed)} of {len(cells)} runs failed; {first}: {error.splitlines()[-1]} (the same command starts "
+            "them again)"
+        )
+
+
+def _key(job: TrainingJob, num_samples: int) -> dict[str, Any]:
+    """What the result of a cell depends on, beside its seed."""
+    irrelevant = ("seed", *(name for name in RESUMABLE if name != "epochs"))
+    parts = {part: getattr(job.splits, part) for part in Splits.NAMES}
+    return {
+        "recipe": describe_recipe(job.recipe, job.settings.epochs),
+        "settings": describe_settings(job.settings, irrelevant),
+        "config": job.settings.config,
+        "num_samples": num_samples,
+        "content_hash": {name: part.content_hash for name, part in parts.items()},
+        "labels_hash": {name: part.labels_hash for name, part in parts.items()},
+        "versions": versions(),
+    }
+
+
+def _train_and_evaluate(
+    folder: Path, arguments: argparse.Namespace, splits: Splits | None, place: str, seed: int
+) -> dict[str, Any]:
+    """Trains one method with one seed, or continues it, and leaves its report in the folder."""
+    method = method_name(place)
+    say(f"{method}, seed {seed}")
+    splits = load_data(arguments) if splits is None else splits
+    history = training_job(arguments, method, splits, seed, folder, resume=True).train().history
+    loaded = load(folder)
+    report = evaluate(
+        loaded.model, loaded.guide, splits, num_samples=arguments.num_samples, seed=seed, progress=arguments.progress
+    )
+    write_report(folder, report)
+    return {"training_seconds": sum(epoch["seconds"] for epoch in history)}
+
+
+def _report_failure(cell: Cell, result: CellResult) -> None:
+    if result.error:
+        warn(f"{cell.name} failed: {result.error.splitlines()[-1]}")
+
+
+def _write_tables(
+    arguments: argparse.Namespace,
+    reports: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    examples: Mapping[str, Mapping[int, Mapping[str, Tensor]]],
+) -> None:
+    """Prints and writes the metrics of all methods, and their differences from the first, for each method by seed."""
+    methods = list(reports)
+    results = {method: summarize(list(found.values())) for method, found in reports.items()}
     names = list(dict.fromkeys(name for row in results.values() for name in row))
     rows = [[name, *(format_value(row.get(name)) for row in results.values())] for name in names]
     _say_tables(f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds", methods, rows)
     first, *others = methods
-    differences = {method: paired_differences(examples[method], examples[first]) for method in others}
+    differences = {}
+    for method in others:
+        seeds = [seed for seed in examples[method] if seed in examples[first]]
+        if seeds:
+            pairs = ([examples[name][seed] for seed in seeds] for name in (method, first))
+            differences[method] = paired_differences(*pairs)
     names = list(dict.fromkeys(name for found in differences.values() for name in found))
     difference_rows = [
         [metric_title(name), *(format_difference(found.get(name)) for found in differences.values())] for name in names
     ]
-    if others:
+    if differences:
         title = f"{arguments.data}: difference from {first} on the same test examples ± its standard error"
-        _say_tables(f"{title} (standard deviation over seeds)", others, difference_rows)
+        _say_tables(f"{title} (standard deviation over seeds)", list(differences), difference_rows)
     plain = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str | list)}
     record = {"seeds": arguments.seeds, "data": arguments.data, "settings": plain, "versions": versions()}
-    record |= {"rows": reports[methods[0]][0]["data"], "methods": results}
+    record |= {"rows": next(iter(reports[first].values()))["data"], "methods": results}
     plain_differences = {m: {name: one.to_dict() for name, one in found.items()} for m, found in differences.items()}
     record["differences"] = {"from": first, "methods": plain_differences}
     write_json(arguments.out / "compare.json", record)
     text = markdown_table(["metric", *results], rows)
-    if others:
-        text += "\n" + markdown_table([f"difference from {first}", *others], difference_rows)
+    if differences:
+        text += "\n" + markdown_table([f"difference from {first}", *differences], difference_rows)
     write_atomically(arguments.out / "compare.md", text)
     say(f"written to {arguments.out / 'compare.json'} and compare.md")
 
@@ -106,24 +174,3 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
         return None
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"value": statistics.fmean(values), "std": std, "seeds": len(values)}
-
-
-def _report(run: Path, splits: Splits, num_samples: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The report on a finished run; that in its folder if it is of the same programs, data and settings."""
-    wanted = {
-        "training": training_of(read_run(run)),
-        "checkpoint": checkpoint_of(run, "best").stem,
-        "versions": versions(),
-        "seed": seed,
-        "content_hash": {part: getattr(splits, part).content_hash for part in Splits.NAMES},
-        "labels_hash": {part: getattr(splits, part).labels_hash for part in Splits.NAMES},
-        "num_samples": num_samples,
-        "coherence_of": "mean",
-    }
-    with suppress(FileNotFoundError, ValueError, KeyError, AttributeError, TypeError, BadZipFile):
-        found, examples = read_report(run)
-        if {**found, **found["data"], **found["settings"]}.items() >= wanted.items():
-            return found, examples
-    loaded = load(run)
-    report = evaluate(loaded.model, loaded.guide, splits, num_samples=num_samples, seed=seed, progress=True)
-    return write_report(run, report), dict(report.examples)
