@@ -7,13 +7,18 @@ an unfused Adam, no distributions and no data loader. Before anything is timed, 
 for the same weights and the same latents.
 
 Columns, each divided by the floor: the floor with a fused Adam; our objective's step with a fused Adam; the whole loop
-of `fit`, with its loader, checks, logging and checkpoints. All run in turns in one process, and medians over the
-rounds are printed; a ratio within one run is what counts, since another load gives other milliseconds. Pin the process
-to one core (`taskset -c 0`) with OMP_NUM_THREADS=1, so that nothing else on the machine shares it.
+of `fit_recipe`, with its loader, checks, logging and checkpoints, without capturing and with `compile=True`, the epochs
+after the first, in which it compiles; and the step of multivae, with the same networks, if it is installed (for JMVAE
+the first stage of its TELBO, which has the same objective). It has none for VLVAE, and for TELBO with more than two
+modalities another second stage.
+
+All run in turns in one process, and medians over the rounds are printed, of CPU time: a ratio within one run is what
+counts, since another load gives other milliseconds. Run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
 import copy
+import dataclasses
 import itertools
 import statistics
 import tempfile
@@ -22,17 +27,19 @@ import time
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot, softplus
 
 from multipyro.data import Modality, MultimodalData
-from multipyro.inference import build, fit, fit_recipe
+from multipyro.inference import build, fit_recipe
 from multipyro.inference.handlers import frozen
-from multipyro.inference.recipes import Networks
+from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.recipes import Networks, Stage
 
 LOG_2PI = 1.8378770664093453
 # cell -> method, options, stage
 CELLS = {
     "jmvae": ("jmvae", {}, 0),
+    "mvae, joint": ("mvae", {"random_subsets": 0}, 0),
     "mvae, joint and unimodal": ("mvae", {"random_subsets": 0}, 0),
     "mvtcae": ("mvtcae", {}, 0),
     "mopoe": ("mopoe", {}, 0),
@@ -94,13 +101,20 @@ class Floor(nn.Module):
         self.heads = nn.ModuleDict({m: copy.deepcopy(encoders[m].heads) for m in self.modalities if m in encoders})
         self.decoders = nn.ModuleDict({m: copy.deepcopy(recipe.model.likelihoods[m].network) for m in self.modalities})
         self.likelihoods = {m: type(recipe.model.likelihoods[m]).__name__ for m in self.modalities}
+        subsets = (
+            [tuple(name.split("+")) for name in getattr(guide, "networks", {})] if cell == "telbo, stage 2" else []
+        )
+        self.subsets = [subset for subset in subsets if len(subset) > 1]
+        self.joint_branches = nn.ModuleList(copy.deepcopy(encoders["+".join(a)].branches) for a in self.subsets)
+        self.joint_heads = nn.ModuleList(copy.deepcopy(encoders["+".join(a)].encoder.heads) for a in self.subsets)
         if hasattr(guide, "joint"):
             self.branches = copy.deepcopy(guide.joint.branches)
             self.joint = copy.deepcopy(nn.Sequential(guide.joint.encoder.network, guide.joint.encoder.heads))
 
     def trained(self):
         if self.cell == "telbo, stage 2":
-            return [*self.networks.parameters(), *self.heads.parameters()]
+            encoders = (self.networks, self.heads, self.joint_branches, self.joint_heads)
+            return [parameter for part in encoders for parameter in part.parameters()]
         if self.cell == "telbo, stage 1":
             return [*self.branches.parameters(), *self.joint.parameters(), *self.decoders.parameters()]
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -143,15 +157,18 @@ class Floor(nn.Module):
         z = self.sampled(loc, scale, z)
         return sum(self.reconstruction(m, z, x).sum() for m in modalities) - kl_normal(loc, scale)
 
-    def loss(self, x, latents=(None,) * 8):
+    def loss(self, x, latents=(None,) * 30):
         """Minus the objective, summed over the batch, with fresh latents or the ones given."""
         names = self.modalities
         if self.cell == "telbo, stage 2":
             parameters = list(self.decoders.parameters())
             for parameter in parameters:
                 parameter.requires_grad_(False)
-            total = sum(self.elbo(*self.expert(m, x), x, [m], z) for m, z in zip(names, latents, strict=False))
-            return -total
+            experts = [((m,), self.expert(m, x)) for m in names]
+            for subset, branches, heads in zip(self.subsets, self.joint_branches, self.joint_heads, strict=True):
+                loc, raw = heads(torch.cat([branches[m](x[m]) for m in subset], -1)).chunk(2, -1)
+                experts.append((subset, (loc, softplus(raw) + 1e-6)))
+            return -sum(self.elbo(*expert, x, subset, z) for (subset, expert), z in zip(experts, latents, strict=False))
         if self.method in ("jmvae", "telbo"):
             return -self.elbo(*self.joint_posterior(x), x, names, latents[0])
         if self.method == "vlvae":
@@ -159,7 +176,7 @@ class Floor(nn.Module):
         experts = {m: self.expert(m, x) for m in names}
         if self.method == "mvae":
             total = self.elbo(*self.product(list(experts.values()), True), x, names, latents[0])
-            for m, z in zip(names, latents[1:], strict=False):
+            for m, z in zip(names if self.cell != "mvae, joint" else (), latents[1:], strict=False):
                 total = total + self.elbo(*self.product([experts[m]], True), x, [m], z)
             return -total
         if self.method == "mvtcae":
@@ -231,7 +248,7 @@ def check(floor, objective, model, guide, x):
     # the stratified bound samples its strata at one go, after a first visit of the guide
     values = latents.values[-1:] if floor.method == "mmvae" else latents.values
     with torch.no_grad():
-        theirs = floor.loss(x, [*values, *[None] * 8])
+        theirs = floor.loss(x, [*values, *[None] * 30])
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-2)
 
 
@@ -248,14 +265,94 @@ def stepper(loss, parameters, fused):
     return step
 
 
+def peer_of(cell, floor, modalities, latent_dim):
+    """The step of multivae with the networks of a floor; None if it is not installed or has no such objective."""
+    try:
+        from multivae import models
+        from multivae.data.datasets import MultimodalBaseDataset
+        from multivae.models.nn.base_architectures import BaseDecoder, BaseEncoder, BaseJointEncoder
+        from pythae.models.base.base_utils import ModelOutput
+    except ImportError:
+        return None
+    method, options, stage = CELLS[cell]
+    if method == "vlvae" or floor.subsets:
+        return None
+
+    class Encoder(BaseEncoder):
+        def __init__(self, network, heads):
+            super().__init__()
+            self.network, self.heads, self.latent_dim = network, heads, latent_dim
+
+        def forward(self, values):
+            loc, log_variance = self.heads(self.network(values)).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+    class JointEncoder(BaseJointEncoder):
+        def __init__(self):
+            super().__init__()
+            self.branches = nn.ModuleDict({m: without_one_hot(branch) for m, branch in floor.branches.items()})
+            self.joint, self.latent_dim = copy.deepcopy(floor.joint), latent_dim
+
+        def forward(self, x):
+            features = torch.cat([self.branches[m](x[m]) for m in self.branches], -1)
+            loc, log_variance = self.joint(features).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+    class Decoder(BaseDecoder):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.network(z))
+
+    def without_one_hot(network):  # its labels are one-hot vectors already
+        return copy.deepcopy(getattr(network, "mlp", network))
+
+    def encoder(m):
+        if m in floor.networks:
+            return Encoder(without_one_hot(floor.networks[m]), copy.deepcopy(floor.heads[m]))
+        return Encoder(nn.Flatten(), nn.Linear(10, 2 * latent_dim))  # of JMVAE and TELBO, unused in the first stage
+
+    name = {"jmvae": "TELBO", "telbo": "TELBO", "mopoe": "MoPoE"}.get(method, method.upper())
+    more = {
+        "TELBO": {"warmup": 1, "uses_likelihood_rescaling": False},
+        "MVAE": {"warmup": 0, "use_subsampling": cell != "mvae, joint"},
+        "MMVAE": {"K": options.get("particles"), "prior_and_posterior_dist": "normal", "loss": "iwae_looser"},
+        "MVTCAE": {"alpha": 5 / 6, "beta": 1.0},
+        "MoPoE": {},
+    }[name]
+    kinds = {"vector": "bernoulli", "label": "categorical", "image": "laplace"}
+    config = getattr(models, f"{name}Config")(
+        n_modalities=len(modalities),
+        latent_dim=latent_dim,
+        input_dims={m: modality.shape or (10,) for m, modality in modalities.items()},
+        decoders_dist={m: kinds[modality.kind] for m, modality in modalities.items()},
+        decoder_dist_params={m: {"scale": 0.75} for m, modality in modalities.items() if modality.kind == "image"},
+        **more,
+    )
+    decoders = {m: Decoder(copy.deepcopy(floor.decoders[m])) for m in modalities}
+    joint = {"joint_encoder": JointEncoder()} if name == "TELBO" else {}
+    model = getattr(models, name)(config, {m: encoder(m) for m in modalities}, decoders, **joint).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+
+    def step(x):
+        values = {m: one_hot(v, 10).float() if modalities[m].kind == "label" else v for m, v in x.items()}
+        optimizer.zero_grad()
+        model(MultimodalBaseDataset(values), epoch=stage + 1).loss.backward()
+        optimizer.step()
+
+    return step
+
+
 class Clock:
-    """Seconds at the end of each epoch of `fit`."""
+    """CPU seconds at the end of each epoch of `fit`."""
 
     def __init__(self):
         self.seconds = []
 
     def on_epoch_end(self, state):
-        self.seconds.append(time.perf_counter())
+        self.seconds.append(time.process_time())
 
 
 def main(args):
@@ -268,49 +365,51 @@ def main(args):
     print(
         f"{args.workload}, {torch.get_num_threads()} thread(s), torch {torch.__version__}: ratios to the floor, medians"
     )
-    print(f"{'':26}{'floor, ms':>10}{'fused Adam':>12}{'our step':>10}{'fit':>8}")
+    columns = ("fused Adam", "our step", "fit", *(() if args.smoke else ("compiled fit",)), "multivae")
+    print(f"{'':26}{'floor, ms':>10}" + "".join(f"{column:>14}" for column in columns))
     for cell, (method, options, stage) in CELLS.items():
         if args.cells and cell not in args.cells:
             continue
         recipe = build(method, Networks(modalities, hidden), latent_dim, **options)
-        if args.workload == "W2" and cell == "telbo, stage 2":
-            continue  # 30 encoders of subsets, which the floor does not write out
+        if cell == "mvae, joint":
+            recipe = dataclasses.replace(recipe, stages=(Stage(elbo(MODEL, GUIDE)),))
         objective, programs = recipe.stages[stage].objective, programs_of(recipe, stage)
         cell_batches = [{m: x[m] for m in recipe.model.modalities} for x in batches]
         check(Floor(cell, recipe), objective, *programs[:2], cell_batches[0])
         floors = [Floor(cell, recipe) for _ in range(2)]
         steppers = {
             "floor": stepper(lambda x, f=floors[0]: f.loss(x).backward(), floors[0].trained(), False),
-            "fused": stepper(lambda x, f=floors[1]: f.loss(x).backward(), floors[1].trained(), True),
-            "ours": stepper(lambda x, o=objective, p=programs: o.loss_and_grads(*p[:2], x), programs[2], True),
+            "fused Adam": stepper(lambda x, f=floors[1]: f.loss(x).backward(), floors[1].trained(), True),
+            "our step": stepper(lambda x, o=objective, p=programs: o.loss_and_grads(*p[:2], x), programs[2], True),
+            "multivae": peer_of(cell, floors[0], {m: modalities[m] for m in recipe.model.modalities}, latent_dim),
         }
-        seconds = {name: [] for name in (*steppers, "fit")}
+        seconds = {name: [] for name in ("floor", *columns)}
         for _ in range(rounds):
             for name, step in steppers.items():
+                if step is None:
+                    continue
                 step(cell_batches[0])
-                started = time.perf_counter()
+                started = time.process_time()
                 for x in cell_batches:
                     step(x)
-                seconds[name].append((time.perf_counter() - started) / steps)
-            seconds["fit"].append(_fit(recipe, stage, data, rows) / steps)
-        median = {name: statistics.median(times) for name, times in seconds.items()}
-        ratios = [median[name] / median["floor"] for name in ("fused", "ours", "fit")]
-        print(f"{cell:26}{median['floor'] * 1e3:10.2f}{ratios[0]:12.2f}{ratios[1]:10.2f}{ratios[2]:8.2f}", flush=True)
+                seconds[name].append((time.process_time() - started) / steps)
+            seconds["fit"] += [second / steps for second in _epochs(recipe, stage, data, rows, False)]
+            if "compiled fit" in seconds:
+                seconds["compiled fit"] += [second / steps for second in _epochs(recipe, stage, data, rows, True)]
+        median = {name: statistics.median(times) if times else None for name, times in seconds.items()}
+        ratios = ["" if median[name] is None else f"{median[name] / median['floor']:.2f}" for name in columns]
+        print(f"{cell:26}{median['floor'] * 1e3:10.2f}" + "".join(f"{ratio:>14}" for ratio in ratios), flush=True)
 
 
-def _fit(recipe, stage, data, rows):
-    """Seconds of the median epoch of `fit`, all that it does in an epoch included."""
+def _epochs(recipe, stage, data, rows, compile):
+    """CPU seconds of the epochs of `fit_recipe` in a stage after the first, all that it does in an epoch included."""
     clock = Clock()
     recipe = copy.deepcopy(recipe)
-    settings = {"epochs": 4, "batch_size": rows, "progress": False, "callbacks": [clock]}
+    settings = {"epochs": 4, "batch_size": rows, "progress": False, "callbacks": [clock], "compile": compile}
     with tempfile.TemporaryDirectory() as folder:
-        if len(recipe.stages) == 1:
-            fit(recipe.model, recipe.guide, recipe.stages[0].objective, data, out=folder, **settings)
-            times = clock.seconds
-        else:
-            fit_recipe(recipe, data, out=folder, **settings)
-            times = clock.seconds[4 * stage : 4 * stage + 4]
-    return statistics.median(after - before for before, after in itertools.pairwise(times))
+        fit_recipe(recipe, data, out=folder, **settings)
+    times = clock.seconds[4 * stage : 4 * stage + 4]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 if __name__ == "__main__":
