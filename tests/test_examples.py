@@ -22,6 +22,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = {
     "aggregates.py": r"jmvae-kl after +[01]\.\d+ ",
     "benchmarks/fit_against_svi.py": r"ratio \d+\.\d+",
+    "benchmarks/growth.py": r"samples of MMVAE +2 +\d+\.\d ms +\d+\.\d ms +\d\.\d+",
     "benchmarks/gradient_bias.py": r"stratified +2 +4 +encoders +\d+\.\d+",
     "benchmarks/loading.py": r"digits +\d+\.\d+ ms +\d+\.\d+ ms +0\.\d+",
     "benchmarks/one_trace_per_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
@@ -29,6 +30,7 @@ SCRIPTS = {
     "benchmarks/startup.py": r"multipyro --help +\d+\.\d+ s +[+-]\d+\.\d+ s",
     "benchmarks/training_steps.py": r"mopoe +\d+\.\d+ +\d+\.\d+ +\d+\.\d+",
     "benchmarks/subset_products.py": r"31 subsets of 5 experts(.|\n)*ratio \d+\.\d+",
+    "benchmarks/whole_steps.py": r"W2 +8 +\d+\.\d +\d+\.\d",
     "birds.py": r"both generated from the prior +-?\d\.\d+ ± \d\.\d+ ",
     "contact_sheets.py": r"digits +6 of 300 examples of test: image, label, word",
     "faces.py": r"sharpness, reconstruction +\d+\.\d+ ± \d+\.\d+ +\d.* ± (.|\n)*generated faces, Smiling right +[01]\.",

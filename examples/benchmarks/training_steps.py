@@ -405,10 +405,10 @@ def _epochs(recipe, stage, data, rows, compile):
     """CPU seconds of the epochs of `fit_recipe` in a stage after the first, all that it does in an epoch included."""
     clock = Clock()
     recipe = copy.deepcopy(recipe)
-    settings = {"epochs": 4, "batch_size": rows, "progress": False, "callbacks": [clock], "compile": compile}
+    settings = {"epochs": 3, "batch_size": rows, "progress": False, "callbacks": [clock], "compile": compile}
     with tempfile.TemporaryDirectory() as folder:
         fit_recipe(recipe, data, out=folder, **settings)
-    times = clock.seconds[4 * stage : 4 * stage + 4]
+    times = clock.seconds[3 * stage : 3 * stage + 3]
     return [after - before for before, after in itertools.pairwise(times)]
 
 
@@ -416,7 +416,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=("W1", "W2"), default="W1")
     parser.add_argument("--cells", nargs="+", choices=CELLS, help="some rows of the table")
-    parser.add_argument("--steps", type=int, default=20, help="steps of a round")
+    parser.add_argument("--steps", type=int, default=40, help="steps of a round, and of an epoch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="two steps, one round, to check that it runs")

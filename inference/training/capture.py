@@ -66,7 +66,8 @@ class StepGraph:
             gradients = torch.autograd.grad(result, parameters, allow_unused=True)
             return [result.detach(), *map(_laid_out, gradients, parameters)]
 
-        module = make_fx(run)(*_values(batch))
+        with pyro.validation_enabled(False):  # which reads values
+            module = make_fx(run)(*_values(batch))
         graph, inputs = module.graph, {}
         if any(map(_depends_on_values, graph.nodes)):
             raise ValueError("a program selects rows, whose number depends on the batch")
@@ -102,8 +103,9 @@ class CapturedGradients:
 
     There is a graph for each kind of step: for the batches that are as large as the first of their epoch, by their
     entries and by the random subsets of the objective. Other batches, and all while `mode` is `"eager"`, are left to
-    the programs. In the first step of each graph and of each epoch its result is compared with that of the programs.
-    If a graph cannot be captured, or its result differs by more than rounding, the programs compute all further steps.
+    the programs. The result of a graph is compared with that of the programs in its first step, and again in epochs 0,
+    1, 2, 4, 8 and so on. If a graph cannot be captured, or its result differs by more than rounding, the programs
+    compute all further steps.
 
     Args:
         eager: Computes the gradients of a batch by the programs, leaves them in the parameters, returns the loss.
@@ -136,10 +138,11 @@ class CapturedGradients:
         self._checked: set[Any] = set()
         self._rows: int | None = None
 
-    def start_epoch(self) -> None:
-        """Before the first step of an epoch."""
+    def start_epoch(self, epoch: int) -> None:
+        """Before the first step of an epoch, counted from 0 in a stage."""
         self._rows = None
-        self._checked.clear()
+        if epoch & (epoch - 1) == 0:
+            self._checked.clear()
 
     def __call__(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
         """The loss of a batch, after leaving its gradients in the parameters."""
@@ -170,14 +173,14 @@ class CapturedGradients:
         if seconds < _CAPTURE_FROM:
             return
         self.mode = "replayed"
-        self.start_epoch()
+        self.start_epoch(0)
         with self._undone():
             self(*batch)
             nodes = sum(graph.num_nodes for graph in self._graphs.values())
             if self.mode == "replayed" and seconds * _COMPILE_SAVES > 2 * _COMPILE_PER_NODE * nodes:
                 self.mode = "compiled"
                 self._graphs.clear()
-                self.start_epoch()
+                self.start_epoch(0)
                 self(*batch)
             if self.mode != "eager":
                 times = [[_seconds(function, batch) for function in (self._eager, self)] for _ in range(5)]
@@ -224,7 +227,7 @@ class CapturedGradients:
             raise TypeError(f"{type(objective).__name__} is not an objective of multipyro")
         if len(self._graphs) == _MOST_GRAPHS:
             raise ValueError(f"there are more than {_MOST_GRAPHS} kinds of steps")
-        with self._undone(), pyro.validation_enabled(False), _no_warnings():
+        with self._undone(), _no_warnings():
             graph = StepGraph(lambda *batch: self._loss(objective, *batch), self._parameters, batch)
         if self.mode == "compiled":
             try:

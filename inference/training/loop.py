@@ -123,7 +123,7 @@ class Trainer:
         state, started, examples, first = self._state, time.perf_counter(), 0, None
         self._totals = [0.0] * len(self._steps)
         for step in self._steps:
-            step.captured.start_epoch()
+            step.captured.start_epoch(state.epoch)
         for number, batch in enumerate(self._feed.training(state.epoch)):
             first = first or batch
             state.batch, state.examples = number, batch_rows(batch[0]) * self._worker.size
@@ -204,7 +204,8 @@ class Trainer:
     def _is_ours(self) -> bool:
         """Whether everything in the programs is multipyro's or torch's, so that each step does the same."""
         parts = [part for module in self._modules for part in module.modules()]
-        places = {type(part).__module__.partition(".")[0] for part in (*self._programs, *parts)}
+        objectives = [step.objective for step in self._steps]
+        places = {type(part).__module__.partition(".")[0] for part in (*self._programs, *parts, *objectives)}
         return places <= {"multipyro", "torch"}
 
     def _note(self, text: str) -> None:
