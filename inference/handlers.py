@@ -51,7 +51,7 @@ def restrict(program: Program, modalities: Sequence[str]) -> nn.Module:
         >>> sorted(restrict(model, ["label"])({"image": torch.zeros(5, 4), "label": torch.zeros(5).long()}))
         ['label', 'z']
     """
-    return _Restricted(program, (modalities,) if isinstance(modalities, str) else tuple(modalities))
+    return _Restricted(program, _names(modalities))
 
 
 @handler("{program} where {modalities} is proper")
@@ -78,7 +78,7 @@ def where_proper(program: Program, modalities: Sequence[str]) -> nn.Module:
         >>> trace.nodes["z"]["mask"]
         tensor([ True, False])
     """
-    return _WhereProper(program, (modalities,) if isinstance(modalities, str) else tuple(modalities))
+    return _WhereProper(program, _names(modalities))
 
 
 @handler("frozen({program}[ except {train}])")
@@ -124,7 +124,7 @@ def generative(model: Program, target: Sequence[str]) -> nn.Module:
         >>> generative(model, ["image"])({}, num_rows=3)["image"].shape
         torch.Size([3, 4])
     """
-    return _Generative(model, (target,) if isinstance(target, str) else tuple(target))
+    return _Generative(model, _names(target))
 
 
 def predictive(model: Program, guide: Program, target: Sequence[str]) -> nn.Module:
@@ -157,7 +157,7 @@ def predictive(model: Program, guide: Program, target: Sequence[str]) -> nn.Modu
         >>> Predictive(program, num_samples=7)({"image": torch.zeros(5, 4)})["label"].shape
         torch.Size([7, 5])
     """
-    return _Predictive(model, guide, (target,) if isinstance(target, str) else tuple(target))
+    return _Predictive(model, guide, _names(target))
 
 
 def with_covariates(program: Program, covariates: Mapping[str, Any]) -> nn.Module:
@@ -260,6 +260,10 @@ def receives(program: Program, modality: str) -> bool:
             return False
         program = program.program
     return True
+
+
+def _names(modalities: str | Sequence[str]) -> tuple[str, ...]:
+    return (modalities,) if isinstance(modalities, str) else tuple(modalities)
 
 
 class _Restricted(Handler):

@@ -6,7 +6,7 @@ import math
 import numbers
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -109,9 +109,9 @@ class Option:
         Raises:
             ValueError: If none of these is of the type.
         """
-        for read in (_literal, _literal_pairs, _pairs, _several, str, _literal_single, _single):
+        for value in _readings(text):
             try:
-                return _converted(read(text), self.type)
+                return _converted(value, self.type)
             except _MismatchError:
                 continue
         raise ValueError(f"{self.name} must be {self.expected}, got {text!r}")
@@ -247,39 +247,31 @@ def _plural(kind: Any) -> str:
     return f"{simple[1]}s{simple[2] or ''}" if simple else f"values, each {words}"
 
 
-def _literal(text: str) -> Any:
+def _readings(text: str) -> Iterator[Any]:
+    """The values that a text may stand for, the most specific first."""
+    items = text.split(",")
+    pairs = [item.rpartition("=") for item in items]
+    named = {name: value for name, separator, value in pairs if name and separator}
+    yield from _literals(text)
+    if len(named) == len(items):
+        if values := _literals(*named.values()):
+            yield dict(zip(named, values, strict=True))
+        yield named
+    if len(items) > 1:
+        yield items
+    yield text
+    if len(items) == 1:
+        if value := _literals(text):
+            yield value
+        yield [text]
+
+
+def _literals(*texts: str) -> list[Any]:
+    """The values of Python literals, `true`, `false` and `none` among them; empty if a text is none."""
     try:
-        return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
+        return [ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text)) for text in texts]
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise _MismatchError from None
-
-
-def _pairs(text: str) -> dict[str, str]:
-    pairs = [item.rpartition("=") for item in text.split(",")]
-    names = [name for name, _, _ in pairs]
-    if not all(separator and name for name, separator, _ in pairs) or len(set(names)) < len(names):
-        raise _MismatchError
-    return {name: value for name, _, value in pairs}
-
-
-def _literal_pairs(text: str) -> dict[str, Any]:
-    return {name: _literal(value) for name, value in _pairs(text).items()}
-
-
-def _several(text: str) -> list[str]:
-    if "," not in text:
-        raise _MismatchError
-    return text.split(",")
-
-
-def _single(text: str) -> list[str]:
-    if "," in text:
-        raise _MismatchError
-    return [text]
-
-
-def _literal_single(text: str) -> list[Any]:
-    return [_literal(text)]
+        return []
 
 
 def _argument_helps(docstring: str) -> dict[str, str]:

@@ -75,6 +75,29 @@ def test_texts_of_the_command_line_become_values(name, text, value):
 
 
 @pytest.mark.parametrize(
+    ("type_", "text", "value"),
+    [
+        (Sequence[str], "image", ("image",)),
+        (Sequence[str], "image,label", ("image", "label")),
+        (Sequence[int], "64", (64,)),
+        (Sequence[int], "64,32", (64, 32)),
+        (Sequence[int], "(64, 32)", (64, 32)),
+        (Sequence[int], "wide", None),
+        (Mapping[str, str], "a=b,a=c", None),
+        (Mapping[str, str] | str, "a=b,a=c", "a=b,a=c"),
+        (Mapping[str, str], "x=a=1", {"x=a": "1"}),
+    ],
+)
+def test_texts_of_lists_and_mappings(type_, text, value):
+    option = Option("sizes", None, type_)
+    if value is None:
+        with pytest.raises(ValueError, match="sizes must be"):
+            option.parse(text)
+    else:
+        assert option.parse(text) == value
+
+
+@pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("alpha", -1, "alpha must be a number (at least 0), got -1"),

@@ -1,6 +1,5 @@
 """The contract that every method keeps, as functions that raise an AssertionError which says what is broken."""
 
-import itertools
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from multipyro.batch import subsets_of
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference import METHODS, build, conditional, cross_generate, fit_recipe, frozen, load
 from multipyro.inference.evaluation import supports
@@ -132,7 +132,7 @@ def check_sites(recipe: Recipe, x: Mapping[str, Tensor]) -> None:
         AssertionError: If the sites differ; the message says where.
     """
     rows = len(next(iter(x.values())))
-    for subset in filter(lambda names: supports(recipe.guide, names), _subsets(recipe)):
+    for subset in filter(lambda names: supports(recipe.guide, names), subsets_of(recipe.model.modalities)):
         given = {name: x[name] for name in subset}
         for program in (recipe.guide, conditional(recipe.guide)):
             guide_trace = poutine.trace(program).get_trace(given)
@@ -216,7 +216,7 @@ def check_subsets(
     """
     target = [name for name in recipe.model.modalities if name not in getattr(recipe.model, "conditions", ())]
     supported = []
-    for subset in _subsets(recipe) if subsets is None else map(tuple, subsets):
+    for subset in subsets_of(recipe.model.modalities) if subsets is None else map(tuple, subsets):
         given = {name: x[name] for name in subset}
         if supports(recipe.guide, subset):
             supported.append(subset)
@@ -273,11 +273,6 @@ def _updates(recipe: Recipe, stage: Stage) -> Iterator[tuple[Objective, nn.Modul
 def _batch(recipe: Recipe, data: MultimodalData) -> dict[str, Tensor]:
     x, _ = data.rows(torch.arange(len(data)))
     return {name: values for name, values in x.items() if name in recipe.model.modalities}
-
-
-def _subsets(recipe: Recipe) -> list[tuple[str, ...]]:
-    names = recipe.model.modalities
-    return [subset for size in range(1, len(names) + 1) for subset in itertools.combinations(names, size)]
 
 
 def _state(recipe: Recipe) -> dict[str, Tensor]:

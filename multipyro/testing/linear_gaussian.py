@@ -6,7 +6,6 @@ Everything is computed in float64. If the columns of each `W_m` are orthogonal, 
 of experts is the exact posterior; otherwise the best diagonal guide stays below the evidence by a known gap.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.batch import subsets_of
 from multipyro.guides import Guide, MixtureOfExperts, ProductOfExperts
 from multipyro.ppl_models import MultimodalModel, NormalLikelihood
 
@@ -106,8 +106,7 @@ class LinearGaussian:
 
     def subsets(self) -> list[tuple[str, ...]]:
         """Every non-empty subset."""
-        sizes = range(1, len(self.modalities) + 1)
-        return [subset for size in sizes for subset in itertools.combinations(self.modalities, size)]
+        return subsets_of(self.modalities)
 
     def sample(self, rows: int, seed: int = 1) -> dict[str, Tensor]:
         """Samples of the model, modality name -> `(rows, size)`."""
