@@ -154,6 +154,12 @@ def test_metrics_by_the_number_of_given_modalities():
     low, high = several[2][0].get_segments()[0][:, 1].tolist()
     assert high - low == pytest.approx(2 * 0.02**0.5)  # the standard deviation of 0.4 and 0.6
     assert accuracy.containers[0][0].get_ydata().tolist() == pytest.approx([0.55, 0.8])
+    likelihoods = {"a->b": -4.0, "c->b": -2.0, "a+c->b": -1.0, "a->c": -8.0, "b->c": -6.0, "a+b->c": -5.0, "b->a": 9.0}
+    estimates = {name: {"value": value, "se": 0.2} for name, value in likelihoods.items()}
+    one = {**report([0.5, 0.8]), "conditional_log_likelihood": {**estimates, "b+c->a": None}}
+    *_, likelihood = by_number_figure({"mopoe": one}).axes
+    # of targets that have both numbers: b and c
+    assert likelihood.containers[0][0].get_ydata().tolist() == pytest.approx([-5.0, -3.0])
     with pytest.raises(ValueError, match="several numbers"):
         by_number_figure({"mvae": {"coherence": {"by_number": {}}, "latent_accuracy": {}}})
 

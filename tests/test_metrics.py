@@ -75,7 +75,7 @@ def test_the_report_has_what_metrics_json_promises(small):
     assert set(found["conditional_log_likelihood"]) >= {"label->image"}
     assert set(found["guide_conditional_log_likelihood"]["label->image"]) == {"mean", "logmeanexp"}
     values = list(estimates(found))
-    assert len(values) == 1 + 9 + 2 + 7 + 7 + 6 + 2 * 6
+    assert len(values) == 1 + 9 + 2 + 7 + 7 + 9 + 2 * 6
     single = [found["coherence"]["conditional"][f"{g}->{t}"] for g, t in itertools.permutations(small.test.x, 2)]
     value = statistics.fmean(estimate["value"] for estimate in single)
     assert found["coherence"]["by_number"]["1"]["value"] == pytest.approx(value, abs=0.2)

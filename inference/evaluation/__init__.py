@@ -39,6 +39,7 @@ from multipyro.inference.evaluation.estimates import (
     estimate_share,
     paired_difference,
 )
+from multipyro.inference.evaluation.features import SampleQuality, sample_quality
 from multipyro.inference.evaluation.inference_data import (
     check_predictions,
     check_statistic,
@@ -96,6 +97,7 @@ __all__ = [
     "MMVAELikelihoods",
     "PairedDifference",
     "Report",
+    "SampleQuality",
     "Sandwich",
     "Simulation",
     "SubsetCheck",
@@ -138,6 +140,7 @@ __all__ = [
     "paired_differences",
     "predictive_log_weights",
     "reconstruct",
+    "sample_quality",
     "sentence_vectors",
     "simulate",
     "stroke_width",

@@ -118,6 +118,11 @@ class _Task:
         """Pairs of one given modality and another."""
         return [(given, target) for given, target in self.directions() if len(given) == 1]
 
+    def likelihood_directions(self) -> list[tuple[tuple[str, ...], str]]:
+        """Pairs of what is given, one modality or several, and one modality that is not; of many, one or all others."""
+        others = [(tuple(name for name in self.names if name != target), target) for target in self.names]
+        return list(dict.fromkeys([*self.directions(), *(pair for pair in others if pair[0])]))
+
     def is_attributes(self, name: str) -> bool:
         """Whether a modality is a vector of attributes that data points have or do not have."""
         modality = self.splits.test.modalities[name]
@@ -317,7 +322,7 @@ def _likelihoods(task: _Task) -> tuple[dict[str, dict[str, LogLikelihood | None]
     """Evidences and conditionals from the same samples, so that they are consistent, and the values of data points."""
     data = task.few
     evidences = {subset: (subset, ()) for subset in task.subsets()}
-    conditionals = {pair: ((pair[1],), pair[0]) for pair in task.single_directions()}
+    conditionals = {pair: ((pair[1],), pair[0]) for pair in task.likelihood_directions()}
     queries = {key: query for key, query in {**evidences, **conditionals}.items() if _has_likelihood(task, *query)}
     x, observed = data.rows(torch.arange(len(data)))
     arguments = [(target, given or None) for target, given in queries.values()]

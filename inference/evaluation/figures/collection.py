@@ -94,9 +94,10 @@ def figures_of(
     if history:
         caption = "The bound in training and validation, and its parts, by epoch."
         yield NamedFigure("training", caption, training_curves_figure(history))
-    if report is not None and len(report["coherence"].get("by_number", {})) > 1:
-        caption = "Coherence and accuracy of latents by the number of given modalities, with 95 % intervals."
-        yield NamedFigure("by-number", caption, by_number_figure({report.get("method", "model"): report}))
+    with suppress(ValueError):  # with two modalities nothing is given but one
+        figure = by_number_figure({(report or {}).get("method", "model"): report or {}})
+        caption = "Coherence, accuracy of latents and log-likelihood by the number of given modalities."
+        yield NamedFigure("by-number", caption, figure)
 
 
 def rows_of_each_class(data: MultimodalData, num_rows: int, given: Sequence[str] = ()) -> Tensor:

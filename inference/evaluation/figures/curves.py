@@ -96,8 +96,9 @@ def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[
     """
     seeds = {name: [report] if isinstance(report, Mapping) else list(report) for name, report in reports.items()}
     panels = {
-        "coherence of generated modalities": lambda report: report["coherence"]["by_number"],
-        "latent accuracy": lambda report: _mean_by_size(report["latent_accuracy"]),
+        "coherence of generated modalities": lambda report: report.get("coherence", {}).get("by_number", {}),
+        "latent accuracy": lambda report: _mean_by_size(report.get("latent_accuracy", {})),
+        "log p(target | given), nats": lambda report: _targets_by_size(report.get("conditional_log_likelihood", {})),
     }
     drawn = {}
     for title, extract in panels.items():
@@ -105,7 +106,7 @@ def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[
         if any(len(line) > 1 for line in lines.values()):
             drawn[title] = lines
     if not drawn:
-        raise ValueError("no report has coherence or latent accuracy for several numbers of given modalities")
+        raise ValueError("no report has coherence, accuracies or likelihoods for several numbers of given modalities")
     figure = new_figure(3.4 * len(drawn), 2.8)
     for ax, (title, lines) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
         _errorbars(ax, lines)
@@ -190,15 +191,29 @@ def _error(estimate: Mapping[str, float]) -> tuple[float, float]:
 
 
 def _mean_by_size(subsets: Mapping[str, Mapping[str, float] | None]) -> dict[str, dict[str, float]]:
-    """The mean over the subsets of each size; its interval conservatively takes them as fully dependent."""
+    """The mean over the subsets of each size; its error takes them as fully dependent, which is on the safe side."""
     sizes: dict[str, list[Mapping[str, float]]] = {}
     for subset, estimate in subsets.items():
-        if estimate is not None:
+        if estimate is not None and estimate["value"] is not None:
             sizes.setdefault(str(subset.count("+") + 1), []).append(estimate)
-    return {
-        size: {key: sum(estimate[key] for estimate in same) / len(same) for key in ("value", "low", "high")}
-        for size, same in sizes.items()
-    }
+    return {size: _mean(same) for size, same in sizes.items()}
+
+
+def _targets_by_size(directions: Mapping[str, Mapping[str, float] | None]) -> dict[str, dict[str, float]]:
+    """The mean over targets, of those that have an estimate for every size, of the mean over subsets of each size."""
+    targets: dict[str, dict[str, Mapping[str, float] | None]] = {}
+    for direction, estimate in directions.items():
+        given, _, target = direction.rpartition("->")
+        targets.setdefault(target, {})[given] = estimate
+    lines = [_mean_by_size(subsets) for subsets in targets.values()]
+    sizes = dict.fromkeys(size for line in lines for size in line)
+    complete = [line for line in lines if len(line) == len(sizes)]
+    return {size: _mean([line[size] for line in complete]) for size in sizes if complete}
+
+
+def _mean(estimates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    keys = [key for key in ("value", "low", "high", "se") if all(key in estimate for estimate in estimates)]
+    return {key: sum(estimate[key] for estimate in estimates) / len(estimates) for key in keys}
 
 
 def _over_seeds(reports: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[float, dict[str, float]]:
