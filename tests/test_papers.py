@@ -58,6 +58,18 @@ def test_every_script_is_listed():
     assert [name for name in files if f"({name})" not in readme] == []
 
 
+def test_the_page_names_every_script_and_shows_every_number_that_was_measured():
+    page = (PAPERS.parents[1] / "docs" / "papers.md").read_text(encoding="utf-8")
+    assert [name for name in SCRIPTS if f"`python examples/papers/{name}" not in page] == []
+    results = sorted((PAPERS.parent / "results" / "papers").glob("*.json"))
+    assert results
+    for path in results:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert f"`{record['command']}`" in page and f"`{path.stem}.md`" in page
+        numbers = [cell for row in record["rows"].values() for cell in row.values() if cell["value"] is not None]
+        assert [cell for cell in numbers if f"| {experiment.format_number(cell['value'])}" not in page] == []
+
+
 @pytest.mark.parametrize("script", scripts())
 def test_script_runs_on_noise(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -37,7 +37,7 @@ from multipyro.inference.presets import PRESETS, Preset
 from multipyro.inference.runs import versions
 from multipyro.inference.sweeps import Cell, CellResult, run_cells
 
-__all__ = ["Experiment", "Run", "Trial", "run"]
+__all__ = ["Experiment", "Run", "Trial", "format_number", "noise", "run"]
 
 MAX_COLUMNS = 3
 MIN_EPOCHS = 5
@@ -319,7 +319,7 @@ def _markdown(record: Mapping[str, Any], files: Sequence[Path]) -> str:
     else:
         lines += [*_line(["", "metric", "published", "ours"]), "|" + " --- |" * 4]
     for label, row in record["rows"].items():
-        pairs = {name: [_number(cell["published"]), _ours(cell)] for name, cell in row.items()}
+        pairs = {name: [format_number(cell["published"]), _ours(cell)] for name, cell in row.items()}
         if len(metrics) <= MAX_COLUMNS:
             lines += _line([label, *(text for name in metrics for text in pairs.get(name, ["–", "–"]))])
         else:
@@ -338,11 +338,12 @@ def _line(cells: Sequence[str]) -> list[str]:
 def _ours(cell: Mapping[str, Any]) -> str:
     if cell["value"] is None:
         return "–"
-    spread = "" if cell["std"] is None else f" ± {_number(cell['std'], cell['value'])}"
-    return f"{_number(cell['value'])}{spread} ({cell['n']})"
+    spread = "" if cell["std"] is None else f" ± {format_number(cell['std'], cell['value'])}"
+    return f"{format_number(cell['value'])}{spread} ({cell['n']})"
 
 
-def _number(value: float | None, like: float | None = None) -> str:
+def format_number(value: float | None, like: float | None = None) -> str:
+    """A number with as many digits as its size, or that of another number, is worth; a dash for None."""
     if value is None:
         return "–"
     size = abs(value if like is None else like)
