@@ -15,7 +15,7 @@ from multipyro.inference import log_likelihood
 from multipyro.inference.evaluation import log_likelihoods
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.proposals import Component, allocate
-from multipyro.inference.evaluation.likelihoods.weights import Strata, pareto_k, weight_statistics
+from multipyro.inference.evaluation.likelihoods.weights import Strata, estimate_from, pareto_k
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
 from multipyro.testing.linear_gaussian import DTYPE, LinearGaussian
 
@@ -146,13 +146,13 @@ def test_calibration_gives_the_control_its_mean_and_lowers_the_error():
     strata = Strata([50, 50])
     control = (0.3 * torch.randn(100, 500, dtype=DTYPE) - 0.045).exp()
     weights = (control + 0.1 * torch.rand(100, 500, dtype=DTYPE)).log()
-    plain = weight_statistics(weights, None, strata)
-    calibrated = weight_statistics(weights, None, strata, control.log())
+    plain = estimate_from(weights, None, strata)
+    calibrated = estimate_from(weights, None, strata, control.log())
     torch.testing.assert_close(
-        weight_statistics(control.log(), None, strata, control.log()).value, torch.zeros(500, dtype=DTYPE)
+        estimate_from(control.log(), None, strata, control.log()).values, torch.zeros(500, dtype=DTYPE)
     )
-    assert calibrated.value.std() < 0.3 * plain.value.std()
-    assert 0.8 < calibrated.standard_error.mean() / calibrated.value.std() < 1.2
+    assert calibrated.values.std() < 0.3 * plain.values.std()
+    assert 0.8 < calibrated.standard_errors.mean() / calibrated.values.std() < 1.2
 
 
 def test_every_component_gets_a_sample_where_there_are_enough():

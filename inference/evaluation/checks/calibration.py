@@ -7,11 +7,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, selected
-from multipyro.inference.evaluation._inputs import as_names, conditions_of, first_row, take_rows
-from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
-from multipyro.inference.evaluation.likelihoods.latents import latents_of
+from multipyro.batch import batch_rows
+from multipyro.inference.evaluation._inputs import as_names, conditions_of
+from multipyro.inference.evaluation._memory import row_chunks
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
+from multipyro.inference.evaluation.likelihoods.latents import GuideLatents, ProgramLatents, latents_of
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
@@ -140,32 +140,23 @@ def calibrate(
     """
     given, conditions = as_names(given), conditions_of(model)
     program = conditional(guide)
-    x = selected(simulation.x, (*given, *conditions))
     scored = [name for name in given if name not in conditions]
+    data = ScoredData(model, simulation.x, None, ()).scored_by(scored)
     parts = []
     with evaluating(model, guide), poutine.block():
-        head = first_row(x, None)
-        elements = max(elements_per_row(restrict(part, list(x)), head) for part in (model, program))
-        for rows in row_chunks(batch_rows(x), elements, num_samples, "calibration"):
-            part, _ = take_rows(x, None, rows)
-            truth = {name: value[rows] for name, value in simulation.latents.items()}
-            parts.append(_ranks(model, program, part, given, scored, truth, num_samples))
+        elements = data.elements(restrict(program, list(data.x)))
+        for rows in row_chunks(len(data), elements, num_samples, "calibration"):
+            part, truth = data.rows(rows), {name: value[rows] for name, value in simulation.latents.items()}
+            parts.append(_ranks(part, latents_of(program, given, part.x, None), truth, num_samples))
     names, *columns = zip(*parts, strict=True)
     joined = [None if column[0] is None else torch.cat(column) for column in columns]
     return Calibration(names[0], *joined, num_samples)
 
 
 def _ranks(
-    model: Program,
-    program: Program,
-    x: Mapping[str, Tensor],
-    given: Sequence[str],
-    scored: Sequence[str],
-    truth: Mapping[str, Tensor],
-    num_samples: int,
+    data: ScoredData, source: GuideLatents | ProgramLatents, truth: Mapping[str, Tensor], num_samples: int
 ) -> tuple[tuple[str, ...], Tensor, Tensor | None, Tensor | None, Tensor]:
     """The fields of a `Calibration` for one batch."""
-    source = latents_of(program, given, x, None)
     sites = [name for name in source.names if name in truth]
     samples = {name: value for name, value in source.sample(num_samples, "guide", 1.0).items() if name in sites}
     flat = torch.cat([samples[name].flatten(2) for name in sites], -1)
@@ -174,7 +165,7 @@ def _ranks(
     # a sample that does not differ from the truth, as one cut to a range, counts as below it by chance
     below = (flat < true) | ((flat == true) & (torch.rand_like(flat) < 0.5))
     ranks, errors = below.sum(0), (true - flat.mean(0)) / flat.std(0)
-    density = LatentDensity(model, x, None, scored)
+    density = LatentDensity(data)
     joint = None
     if set(density.shapes) <= set(sites):
         z = torch.cat([density.join({n: truth[n][None] for n in density.shapes}), density.join(samples)])

@@ -7,12 +7,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, selected
-from multipyro.inference.evaluation._inputs import as_names, conditions_of, first_row, take_rows
-from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
+from multipyro.batch import selected
+from multipyro.inference.evaluation._inputs import as_names, conditions_of
+from multipyro.inference.evaluation._memory import row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_mean
 from multipyro.inference.evaluation.likelihoods.bounds import bound_log_weights
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.estimators import log_likelihood
 from multipyro.inference.evaluation.likelihoods.fitting import fit_normals, starting_point
@@ -88,7 +88,7 @@ def inference_gap(
     scored = tuple(name for name in given if name not in conditions)
     x = selected(x, (*given, *conditions))
     try:
-        guided, best, khat = _bounds(model, guide, x, given, scored, num_samples)
+        guided, best, khat = _bounds(ScoredData(model, x, None, scored), guide, given, num_samples)
     except NotImplementedError:
         return None
     evidence = log_likelihood(model, guide, x, scored, conditions or None, num_samples)
@@ -102,24 +102,16 @@ def inference_gap(
     )
 
 
-def _bounds(
-    model: Program,
-    guide: Program,
-    x: Mapping[str, Tensor],
-    given: Sequence[str],
-    scored: Sequence[str],
-    num_samples: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _bounds(data: ScoredData, guide: Program, given: Sequence[str], num_samples: int) -> tuple[Tensor, Tensor, Tensor]:
     """The ELBO of the guide, that of the best normal, and the guide's k-hat, of each data point."""
     program, parts = conditional(guide), []
-    with evaluating(model, guide), poutine.block():
-        head = first_row(x, None)
-        elements = max(elements_per_row(restrict(part, list(x)), head) for part in (model, program))
-        for rows in row_chunks(batch_rows(x), elements, _FITTED_SAMPLES, "inference gaps"):
-            part, _ = take_rows(x, None, rows)
-            log_weights = bound_log_weights(model, guide, part, given, scored, num_samples)
-            density = LatentDensity(model, part, None, scored)
-            start = starting_point(density, latents_of(program, given, part, None))
+    with evaluating(data.model, guide), poutine.block():
+        elements = data.elements(restrict(program, list(data.x)))
+        for rows in row_chunks(len(data), elements, _FITTED_SAMPLES, "inference gaps"):
+            part = data.rows(rows)
+            log_weights = bound_log_weights(data.model, guide, part.x, given, data.scored, num_samples)
+            density = LatentDensity(part)
+            start = starting_point(density, latents_of(program, given, part.x, None))
             best = fit_normals(density, *start, steps=_STEPS, full=False).bound
             parts.append((log_weights.mean(0), best, pareto_k(log_weights)))
     guided, best, khat = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -17,7 +17,7 @@ from multipyro.inference.evaluation.checks.uniformity import UniformityTest
 from multipyro.inference.evaluation.checks.verdicts import Verdict, judge_aggregate, judge_subset
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
-from multipyro.inference.evaluation.likelihoods.weights import UNRELIABLE
+from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE
 from multipyro.inference.evaluation.prediction import embed
 from multipyro.inference.programs import Program, unwrap
 

@@ -9,7 +9,7 @@ from multipyro.inference.evaluation.checks.gaps import InferenceGap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest
 from multipyro.inference.evaluation.dimensions import LatentDimensions
 from multipyro.inference.evaluation.estimates import Estimate
-from multipyro.inference.evaluation.likelihoods.weights import UNRELIABLE
+from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE
 
 __all__ = ["Verdict", "judge_aggregate", "judge_subset"]
 

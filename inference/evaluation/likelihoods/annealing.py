@@ -8,14 +8,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, is_input, selected
+from multipyro.batch import batch_rows
 from multipyro.inference.evaluation import _memory
-from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
-from multipyro.inference.evaluation._memory import elements_per_row, shown
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
+from multipyro.inference.evaluation._inputs import conditions_of
+from multipyro.inference.evaluation._memory import shown
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
 from multipyro.inference.evaluation.likelihoods.importance import Query
-from multipyro.inference.evaluation.likelihoods.weights import Strata, WeightStatistics, weight_statistics
+from multipyro.inference.evaluation.likelihoods.weights import Strata, estimate_from
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
@@ -63,39 +63,26 @@ class Annealing:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
-def annealed_likelihoods(
-    model: Program,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
-    queries: Sequence[Query],
-    settings: Annealing,
-) -> list[LogLikelihood]:
-    """Estimates of several likelihoods, each by separate chains, with a sandwich on data simulated like `x`."""
-    conditions = conditions_of(model)
-    inputs = {name: values for name, values in x.items() if is_input(name) or name in conditions}
+def annealed_likelihoods(data: ScoredData, queries: Sequence[Query], settings: Annealing) -> list[LogLikelihood]:
+    """Estimates of several likelihoods, each by separate chains, with a sandwich on simulated data like these."""
     estimates, sandwiches = [], {}
     for query in queries:
-        names = (*query.given, *query.target)
-        stages = [stage for stage in (query.given, query.target) if stage]
-        if names not in sandwiches:
-            number = min(settings.num_simulated, batch_rows(x))
-            used = selected(inputs, (*names, *conditions))
-            some = {name: value[:number] for name, value in used.items()}
-            sandwich = bidirectional_sandwich(model, number, names, settings, some) if number else None
-            sandwiches[names] = sandwich
-        part = selected(x, (*names, *conditions))
-        log_weights = annealed_log_weights(model, part, observed, stages, settings)
-        estimates.append(replace(annealed_estimate(log_weights, settings), sandwich=sandwiches[names]))
+        part = data.scored_by((*query.given, *query.target))
+        if part.scored not in sandwiches:
+            few = part.rows(torch.arange(min(settings.num_simulated, len(part)))).x
+            inputs = {name: values for name, values in few.items() if name not in part.scored}
+            sandwiches[part.scored] = (
+                bidirectional_sandwich(data.model, batch_rows(few), part.scored, settings, inputs)
+                if settings.num_simulated
+                else None
+            )
+        log_weights = annealed_log_weights(part, [stage for stage in (query.given, query.target) if stage], settings)
+        estimate = annealed_estimate(log_weights, settings)
+        estimates.append(replace(estimate, sandwich=sandwiches[part.scored]))
     return estimates
 
 
-def annealed_log_weights(
-    model: Program,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
-    stages: Sequence[Sequence[str]],
-    settings: Annealing,
-) -> list[Tensor]:
+def annealed_log_weights(data: ScoredData, stages: Sequence[Sequence[str]], settings: Annealing) -> list[Tensor]:
     r"""Log-weights of annealed importance sampling, `(chains, batch)`, float64, after each stage.
 
     .. math:: \log w = \sum_t (\beta_t - \beta_{t-1}) \log p(x_S \mid z_{t-1}), \qquad
@@ -111,9 +98,7 @@ def annealed_log_weights(
         et al., 2017).
 
     Args:
-        model: The generative program.
-        x: Modality name -> values `(batch, *event)`, conditions of a conditional model among them.
-        observed: Modality name -> data points in which it is observed.
+        data: The data points, scored by the modalities of all stages.
         stages: The modalities of each stage.
         settings: The settings.
 
@@ -121,9 +106,9 @@ def annealed_log_weights(
         One tensor for each stage.
     """
     weights: list[list[Tensor]] = [[] for _ in stages]
-    with evaluating(model), poutine.block():
-        for rows in _row_chunks(model, x, observed, [name for stage in stages for name in stage], settings):
-            path = _Path(model, *take_rows(x, observed, rows), stages, settings)
+    with evaluating(data.model), poutine.block():
+        for rows in _row_chunks(data, settings):
+            path = _Path(data.rows(rows), stages, settings)
             for parts, log_weight in zip(weights, path.forward(), strict=True):
                 parts.append(log_weight)
     return [torch.cat(parts, 1) for parts in weights]
@@ -180,8 +165,9 @@ def bidirectional_sandwich(
         )
         x = {**{name: trace.nodes[name]["value"] for name in target}, **given}
         latents = {n: s["value"] for n, s in sample_sites(trace).items() if n not in x}
-        for rows in _row_chunks(model, x, None, target, settings):
-            path = _Path(model, *take_rows(x, None, rows), [target], settings)
+        data = ScoredData(model, x, None, target)
+        for rows in _row_chunks(data, settings):
+            path = _Path(data.rows(rows), [target], settings)
             (forward,) = path.forward()
             lower.append(forward)
             upper.append(path.backward({name: value[rows] for name, value in latents.items()}))
@@ -192,40 +178,26 @@ def bidirectional_sandwich(
 
 def annealed_estimate(log_weights: Sequence[Tensor], settings: Annealing) -> LogLikelihood:
     """The estimate from log-weights after one stage, or from those of the last of two given the first."""
-    strata = Strata([len(log_weights[0])])
     below = log_weights[0] if len(log_weights) > 1 else None
-    statistics: WeightStatistics = weight_statistics(log_weights[-1], below, strata)
-    chains = torch.full((len(statistics.value),), settings.num_chains, dtype=torch.long)
-    return LogLikelihood(
-        statistics.value,
-        statistics.standard_error,
-        statistics.khat,
-        statistics.ess,
-        statistics.growth,
-        chains,
-        {"annealed chains": settings.num_chains},
-        "annealed importance sampling",
+    estimate = estimate_from(log_weights[-1], below, Strata([settings.num_chains]))
+    return replace(
+        estimate,
+        num_samples=torch.full((len(estimate.values),), settings.num_chains),
+        proposal={"annealed chains": settings.num_chains},
+        method="annealed importance sampling",
     )
 
 
-def _row_chunks(model, x, observed, scored: Sequence[str], settings: Annealing) -> tuple[Tensor, ...]:
-    program = restrict(model, [*scored, *conditions_of(model)])
-    elements = elements_per_row(program, first_row(x, observed)) * settings.num_chains * _KEPT
-    return torch.arange(batch_rows(x)).split(max(1, _memory.MAX_ELEMENTS // elements))
+def _row_chunks(data: ScoredData, settings: Annealing) -> tuple[Tensor, ...]:
+    elements = data.elements() * settings.num_chains * _KEPT
+    return torch.arange(len(data)).split(max(1, _memory.MAX_ELEMENTS // elements))
 
 
 class _Path:
     """The distributions from the prior to the posterior of one batch of data points, and the moves between them."""
 
-    def __init__(
-        self,
-        model: Program,
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
-        stages: Sequence[Sequence[str]],
-        settings: Annealing,
-    ) -> None:
-        self.density = LatentDensity(model, x, observed, [name for stage in stages for name in stage])
+    def __init__(self, data: ScoredData, stages: Sequence[Sequence[str]], settings: Annealing) -> None:
+        self.density = LatentDensity(data)
         self.stages, self.settings = [tuple(stage) for stage in stages], settings
         self.schedules = []
         z = self.density.prior_sample(settings.num_chains)
@@ -238,11 +210,11 @@ class _Path:
         z = self.density.prior_sample(self.settings.num_chains)
         total, weights = 0.0, []
         for number, (betas, sizes) in enumerate(self.schedules):
-            state = _State(self, number, z)
+            state = self._state(number, z)
             for step in shown(range(1, len(betas)), f"annealing, {z.shape[1]} data points"):
                 total = total + (betas[step] - betas[step - 1]) * state.now
                 if step < len(betas) - 1 or number < len(self.schedules) - 1:
-                    state, _ = state.moved(betas[step], sizes[step])
+                    state, _ = self._moved(number, state, betas[step], sizes[step])
             z = state.z
             weights.append(total)
         return weights
@@ -251,11 +223,41 @@ class _Path:
         """Log-weights of one stage from exact samples of the posterior to the prior, `(chains, batch)`."""
         ((betas, sizes),) = self.schedules
         z = self.density.join(latents).expand(self.settings.num_chains, -1, -1)
-        state, total = _State(self, 0, z), 0.0
+        state, total = self._state(0, z), 0.0
         for step in range(len(betas) - 1, 0, -1):
-            state, _ = state.moved(betas[step], sizes[step])
+            state, _ = self._moved(0, state, betas[step], sizes[step])
             total = total + (betas[step] - betas[step - 1]) * state.now
         return total
+
+    def _state(self, stage: int, z: Tensor) -> "_State":
+        """The state at `z` in one stage."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            log_prior, scores = self.density.parts(z)
+            now = sum(scores[name] for name in self.stages[stage])
+            before = log_prior + sum(scores[name] for done in self.stages[:stage] for name in done)
+            gradients = [
+                torch.autograd.grad(part.sum(), z, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+                for part in (before, now)
+            ]
+        return _State(z.detach(), before.detach(), now.detach(), *gradients)
+
+    def _moved(self, stage: int, start: "_State", beta: Tensor, size: Tensor) -> tuple["_State", Tensor]:
+        """The state after one Hamiltonian move that leaves `p(z) p(x|z)^beta` invariant, and its acceptance."""
+        z = start.z
+        # jittered independently of the state, against orbits that close
+        size = size * (1 + _JITTER * (2 * torch.rand(z.shape[:2], device=z.device, dtype=z.dtype) - 1))
+        size, beta_of = size.unsqueeze(-1), beta.to(z)
+        speed = torch.randn_like(z)
+        state, momentum = start, speed
+        for _ in range(self.settings.leapfrogs):
+            momentum = momentum + size / 2 * state.gradient(beta_of)
+            state = self._state(stage, state.z + size * momentum)
+            momentum = momentum + size / 2 * state.gradient(beta_of)
+        kinetic = 0.5 * (speed.square() - momentum.square()).sum(-1, dtype=torch.float64)
+        gain = state.log_density(beta) - start.log_density(beta) + kinetic
+        probability = gain.nan_to_num(-math.inf, 0.0).clamp(max=0).exp()
+        return start.where(torch.rand_like(probability) < probability, state), probability
 
     def _prepared(self, number: int, z: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """The temperatures and step sizes of one stage, and chains at its end.
@@ -265,10 +267,10 @@ class _Path:
         """
         steps = self.settings.num_temperatures
         betas = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=z.device) ** 4
-        state, log_size = _State(self, number, z), torch.full(z.shape[1:2], math.log(_FIRST_STEP), device=z.device)
+        state, log_size = self._state(number, z), torch.full(z.shape[1:2], math.log(_FIRST_STEP), device=z.device)
         sizes, spreads = [], []
         for beta in shown(betas, f"annealing, step sizes of {z.shape[1]} data points"):
-            state, acceptance = state.moved(beta, log_size.exp())
+            state, acceptance = self._moved(number, state, beta, log_size.exp())
             log_size = log_size + _GAIN * (acceptance.mean(0) - _ACCEPTANCE).to(log_size)
             sizes.append(log_size)
             spreads.append(state.now.std(0).median())
@@ -284,54 +286,39 @@ class _Path:
         return (placed[0], fitted.exp().T.to(z)), state.z
 
 
+@dataclass(frozen=True)
 class _State:
-    """Positions of all chains with the densities and gradients there."""
+    """Positions of all chains `(chains, batch, dim)`, with the densities and gradients there.
 
-    def __init__(self, path: _Path, stage: int, z: Tensor) -> None:
-        self.path, self.stage = path, stage
-        with torch.enable_grad():
-            self.z = z.detach().requires_grad_()
-            log_prior, scores = path.density.parts(self.z)
-            now = sum(scores[name] for name in path.stages[stage])
-            before = log_prior + sum(scores[name] for done in path.stages[:stage] for name in done)
-            self.now_gradient, self.before_gradient = (
-                torch.autograd.grad(part.sum(), self.z, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-                for part in (now, before)
-            )
-        self.z, self.now, self.before = self.z.detach(), now.detach(), before.detach()
+    Attributes:
+        z: The positions.
+        before: `log p(z)` and the log-likelihoods of the stages before, `(chains, batch)`.
+        now: The log-likelihood of this stage, which is annealed in.
+        before_gradient: The gradient of `before`.
+        now_gradient: The gradient of `now`.
+    """
 
-    def moved(self, beta: Tensor, size: Tensor) -> tuple["_State", Tensor]:
-        """The state after one Hamiltonian move that leaves `p(z) p(x|z)^beta` invariant, and its acceptance."""
-        # jittered independently of the state, against orbits that close
-        size = size * (1 + _JITTER * (2 * torch.rand(self.z.shape[:2], device=self.z.device, dtype=self.z.dtype) - 1))
-        size, beta_of = size.unsqueeze(-1), beta.to(self.z)
-        speed = torch.randn_like(self.z)
-        state, momentum = self, speed
-        for _ in range(self.path.settings.leapfrogs):
-            momentum = momentum + size / 2 * state._gradient(beta_of)
-            state = _State(self.path, self.stage, state.z + size * momentum)
-            momentum = momentum + size / 2 * state._gradient(beta_of)
-        kinetic = 0.5 * (speed.square() - momentum.square()).sum(-1, dtype=torch.float64)
-        gain = state._log_density(beta) - self._log_density(beta) + kinetic
-        probability = gain.nan_to_num(-math.inf, 0.0).clamp(max=0).exp()
-        accepted = torch.rand_like(probability) < probability
-        return self._chosen(accepted, state), probability
+    z: Tensor
+    before: Tensor
+    now: Tensor
+    before_gradient: Tensor
+    now_gradient: Tensor
 
-    def _gradient(self, beta: Tensor) -> Tensor:
-        # a trajectory that has left the support has no finite gradient, and will be rejected
+    def gradient(self, beta: Tensor) -> Tensor:
+        """The gradient of `log_density`, 0 where it is not finite: such a path will be rejected."""
         return (self.before_gradient + beta * self.now_gradient).nan_to_num(0.0, 0.0, 0.0)
 
-    def _log_density(self, beta: Tensor) -> Tensor:
+    def log_density(self, beta: Tensor) -> Tensor:
+        """The log-density at one temperature, `(chains, batch)`."""
         return self.before + beta * self.now
 
-    def _chosen(self, accepted: Tensor, other: "_State") -> "_State":
-        chosen = object.__new__(_State)
-        chosen.path, chosen.stage = self.path, self.stage
-        for name in ("z", "now_gradient", "before_gradient"):
-            setattr(chosen, name, torch.where(accepted.unsqueeze(-1), getattr(other, name), getattr(self, name)))
-        for name in ("now", "before"):
-            setattr(chosen, name, torch.where(accepted, getattr(other, name), getattr(self, name)))
-        return chosen
+    def where(self, accepted: Tensor, other: "_State") -> "_State":
+        """The other state where it is accepted."""
+        chosen = {}
+        for name, value in vars(self).items():
+            mask = accepted if value.dim() == accepted.dim() else accepted.unsqueeze(-1)
+            chosen[name] = torch.where(mask, getattr(other, name), value)
+        return _State(**chosen)
 
 
 def _smoothed(values: Tensor, width: int = 11) -> Tensor:

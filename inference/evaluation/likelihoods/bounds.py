@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -23,8 +24,9 @@ from multipyro.inference.evaluation._inputs import (
     take_rows,
 )
 from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
+from multipyro.inference.evaluation.likelihoods.densities import ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.estimators import check_scored, checked_samples, estimate_of
+from multipyro.inference.evaluation.likelihoods.estimators import check_scored, checked_samples
 from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled, weighted_samples
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, mixture_of
@@ -113,13 +115,10 @@ def importance_weighted_bound(
         torch.Size([5])
     """
     checked_samples(num_samples, num_samples)
-    bound = _checked_bound(model, x, given, target, observed)
-    components = [Component(bound.given, 1.0, 1.0)]
-    queries = [Query(bound.target, weights=tuple((weights or {}).items()))]
-    statistics, samples = importance_sampled(
-        model, lambda _: conditional(guide), bound.x, observed, components, queries, num_samples, num_samples
-    )
-    return estimate_of(statistics[0], samples, components, num_samples, method="importance-weighted bound")
+    data, given = _checked_bound(model, x, given, target, observed)
+    query, components = Query(data.scored, weights=tuple((weights or {}).items())), [Component(given, 1.0, 1.0)]
+    (bound,) = importance_sampled(data, lambda _: conditional(guide), components, [query], num_samples, num_samples)
+    return replace(bound, method="importance-weighted bound")
 
 
 def bound_log_weights(
@@ -131,22 +130,11 @@ def bound_log_weights(
     num_samples: int,
 ) -> Tensor:
     """The log-weights that `importance_weighted_bound` averages, `(num_samples, batch)`, float64, all in memory."""
-    bound, guided = _checked_bound(model, x, given, target, None), conditional(guide)
-    components = [Component(bound.given, 1.0, 1.0)]
+    data, given = _checked_bound(model, x, given, target, None)
     with evaluating(model, guide), poutine.block():
-        scored = restrict(model, [*bound.target, *conditions_of(model)])
-        elements = elements_per_row(scored, first_row(bound.x, None)) * batch_rows(bound.x)
-        size = next(chunks(num_samples, elements))
-        samples = weighted_samples(model, guided, bound.x, None, components, num_samples, bound.target, size)
-    return samples.log_weights(bound.target)
-
-
-class _Bound(NamedTuple):
-    """The checked arguments of a bound."""
-
-    x: dict[str, Tensor]
-    given: tuple[str, ...]
-    target: tuple[str, ...]
+        size = next(chunks(num_samples, data.elements() * len(data)))
+        samples = weighted_samples(data, conditional(guide), [Component(given, 1.0, 1.0)], num_samples, size)
+    return samples.log_weights(data.scored)
 
 
 def _checked_bound(
@@ -155,7 +143,8 @@ def _checked_bound(
     given: Sequence[str],
     target: Sequence[str] | None,
     observed: Mapping[str, Tensor] | None,
-) -> _Bound:
+) -> tuple[ScoredData, tuple[str, ...]]:
+    """The data points of a bound with what they are scored by, and what the guide is given."""
     given = select_given(given, x, "given")
     target = modalities_in(x) if target is None else select_given(target, x, "target")
     conditions = conditions_of(model)
@@ -168,7 +157,7 @@ def _checked_bound(
     rows = Rows({name: x[name] for name in given}, observed).any()
     if rows is not None and not rows.all():
         raise ValueError(f"{int((~rows).sum())} of the {len(rows)} data points contain none of {list(given)}")
-    return _Bound(x, tuple(name for name in x if name in given), target)
+    return ScoredData(model, x, observed, target), tuple(name for name in x if name in given)
 
 
 def guide_conditional_log_likelihood(
@@ -343,10 +332,9 @@ def guide_predictive_log_likelihood(
     main = [ordered, everything] if (len(scales) > 1 or prior) and supports(guide, everything) else [ordered]
     components = mixture_of(main, scales, (), 0.0, prior)
     prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given), given)
-    found, samples = importance_sampled(
-        prediction, functools.partial(proposal, guide), x, None, components, [Query(target)], num_samples, max_samples
-    )
-    return estimate_of(found[0], samples, components, num_samples)
+    data, proposals = ScoredData(prediction, x, None, target), functools.partial(proposal, guide)
+    (estimate,) = importance_sampled(data, proposals, components, [Query(target)], num_samples, max_samples)
+    return estimate
 
 
 class _Prediction(nn.Module):

@@ -1,31 +1,70 @@
-"""The joint density of a model as a function of one vector of latents, for optimization and for Monte Carlo moves."""
+"""Data that a model scores, and its joint density as a function of one vector of latents."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import Rows
-from multipyro.inference.evaluation._inputs import conditions_of
+from multipyro.batch import Rows, batch_rows, selected
+from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
+from multipyro.inference.evaluation._memory import elements_per_row
 from multipyro.inference.evaluation.likelihoods.latents import GivenLatents, site_log_prob
 from multipyro.inference.handlers import frozen, restrict
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 
-__all__ = ["LatentDensity"]
+__all__ = ["LatentDensity", "ScoredData"]
+
+
+@dataclass(frozen=True)
+class ScoredData:
+    """Data points, and the modalities by which a model scores them.
+
+    Attributes:
+        model: The generative program.
+        x: Modality name -> values `(batch, *event)`, conditions of a conditional model among them.
+        observed: Modality name -> data points in which it is observed.
+        scored: The modalities `S`.
+    """
+
+    model: Program
+    x: Mapping[str, Tensor]
+    observed: Mapping[str, Tensor] | None
+    scored: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return batch_rows(self.x)
+
+    @property
+    def program(self) -> Program:
+        """The model with the modalities `S` and its conditions alone."""
+        return restrict(self.model, [*self.scored, *conditions_of(self.model)])
+
+    def rows(self, indices: Tensor) -> "ScoredData":
+        """Some of the data points."""
+        return ScoredData(self.model, *take_rows(self.x, self.observed, indices), self.scored)
+
+    def scored_by(self, names: Sequence[str]) -> "ScoredData":
+        """The data points with some modalities alone, conditions aside."""
+        x = selected(self.x, (*names, *conditions_of(self.model)))
+        masks = None if self.observed is None else {name: mask for name, mask in self.observed.items() if name in x}
+        return ScoredData(self.model, x, masks, tuple(names))
+
+    def elements(self, *others: Program) -> int:
+        """Elements of the largest tensor of one data point, in this program and in others."""
+        head = first_row(self.x, self.observed)
+        return max(elements_per_row(program, head) for program in (self.program, *others))
 
 
 class LatentDensity:
     r"""`log p(z)` and `log p(x_S | z)` of one batch, with all latents in one vector.
 
     Args:
-        model: The generative program.
-        x: Modality name -> values `(batch, *event)`, conditions of a conditional model among them.
-        observed: Modality name -> data points in which it is observed.
-        scored: The modalities `S`.
+        data: The data points and the modalities `S`.
 
     Attributes:
         shapes: Latent site -> its event shape, in the order of the vector.
@@ -38,22 +77,15 @@ class LatentDensity:
     Example:
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 16))})
-        >>> density = LatentDensity(model, {"image": torch.zeros(5, 16)}, None, ["image"])
+        >>> density = LatentDensity(ScoredData(model, {"image": torch.zeros(5, 16)}, None, ("image",)))
         >>> log_prior, log_likelihood = density(density.prior_sample(7))
         >>> density.dim, log_prior.shape
         (2, torch.Size([7, 5]))
     """
 
-    def __init__(
-        self,
-        model: Program,
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
-        scored: Sequence[str],
-    ) -> None:
-        self._program = frozen(restrict(model, [*scored, *conditions_of(model)]))
-        self._x, self._observed, self._scored = x, observed, tuple(scored)
-        sites = sample_sites(poutine.trace(self._program).get_trace(x, observed))
+    def __init__(self, data: ScoredData) -> None:
+        self._program, self._data = frozen(data.program), data
+        sites = sample_sites(poutine.trace(self._program).get_trace(data.x, data.observed))
         latents = {name: site for name, site in sites.items() if not site["is_observed"]}
         for name, site in latents.items():
             support = site["fn"].support
@@ -62,7 +94,7 @@ class LatentDensity:
         self.shapes = {name: tuple(site["fn"].event_shape) for name, site in latents.items()}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.dim = sum(self._sizes)
-        present = Rows({name: x[name] for name in scored}, observed)
+        present = Rows({name: data.x[name] for name in data.scored}, data.observed)
         masks = [mask for mask in map(present.informing, self.shapes) if mask is not None]
         self.informed = torch.stack(masks).all(0) if masks else None
 
@@ -74,7 +106,7 @@ class LatentDensity:
     def parts(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """`log p(z)`, and `log p(x_m | z)` of each modality, of `(samples, batch, dim)`."""
         sites = self._sites(len(z), self.split(z))
-        scores = {name: site_log_prob(sites[name]) for name in self._scored}
+        scores = {name: site_log_prob(sites[name]) for name in self._data.scored}
         return sum(site_log_prob(sites[name]) for name in self.shapes), scores
 
     def prior_sample(self, number: int) -> Tensor:
@@ -95,5 +127,5 @@ class LatentDensity:
 
     def _sites(self, number: int, values: Mapping[str, Tensor]) -> dict[str, dict]:
         with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, GivenLatents(values):
-            self._program(self._x, self._observed)
+            self._program(self._data.x, self._data.observed)
         return sample_sites(traced.trace)

@@ -1,17 +1,18 @@
 """The result of a likelihood estimate: the values, their errors, and warnings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from multipyro.inference.evaluation.likelihoods.weights import UNRELIABLE
+__all__ = ["UNRELIABLE", "Difference", "LogLikelihood", "Sandwich"]
 
-__all__ = ["Difference", "LogLikelihood", "Sandwich"]
-
+#: Pareto k-hat above which neither a mean of weights nor its standard error is to be trusted
+UNRELIABLE = 0.7
 # of a sandwich, in nats, below which it certifies an estimate
 _GAP = 0.1
 
@@ -115,6 +116,16 @@ class LogLikelihood:
         se = values.std().item() / math.sqrt(number) if number > 1 else math.nan
         return Difference(values.mean().item(), se, math.hypot(self.mc_se, other.mc_se), values)
 
+    @classmethod
+    def joined(cls, parts: Sequence["LogLikelihood"]) -> "LogLikelihood":
+        """The estimate of consecutive data points from those of parts of them."""
+        return replace(parts[0], **{n: None if v[0] is None else torch.cat(v) for n, v in _columns(*parts)})
+
+    def replaced(self, rows: Tensor, new: "LogLikelihood") -> "LogLikelihood":
+        """The estimate with those of some data points replaced."""
+        columns = _columns(self, new)
+        return replace(self, **{n: None if a is None else a.index_copy(0, rows, b) for n, (a, b) in columns})
+
     def negated(self) -> "LogLikelihood":
         """The estimate with the signs of its values changed, for an upper bound from inverse weights."""
         growth = None if self.growth is None else -self.growth
@@ -142,9 +153,7 @@ class LogLikelihood:
 
     def __getitem__(self, rows: Tensor) -> "LogLikelihood":
         """The estimate of some of the data points."""
-        names = ("values", "standard_errors", "khat", "ess", "growth", "num_samples")
-        parts = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if part is None else part[rows] for name, part in parts.items()})
+        return replace(self, **{name: None if part is None else part[rows] for name, (part,) in _columns(self)})
 
     def __repr__(self) -> str:
         return self.summary()
@@ -156,6 +165,12 @@ class LogLikelihood:
         if self.growth is None or len(self.growth) < 2:
             return None
         return self.growth.mean().item(), self.growth.std().item() / math.sqrt(len(self.growth))
+
+
+def _columns(*estimates: LogLikelihood) -> Iterator[tuple[str, list[Tensor | None]]]:
+    """The tensors over data points by name, one of each estimate."""
+    for name in ("values", "standard_errors", "khat", "ess", "growth", "num_samples"):
+        yield name, [getattr(estimate, name) for estimate in estimates]
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ from typing import Literal
 
 from torch import Tensor
 
-from multipyro.batch import modalities_in, selected
+from multipyro.batch import modalities_in
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.likelihoods.annealing import Annealing, annealed_likelihoods
+from multipyro.inference.evaluation.likelihoods.densities import ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.importance import Query, evidences_of, importance_sampled
-from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, allocate, defensive_mixture
-from multipyro.inference.evaluation.likelihoods.weights import WeightStatistics
+from multipyro.inference.evaluation.likelihoods.proposals import SCALES, defensive_mixture
 from multipyro.inference.handlers import proposal
 from multipyro.inference.programs import Program
 
-__all__ = ["check_scored", "checked_samples", "estimate_of", "log_likelihood", "log_likelihoods"]
+__all__ = ["check_scored", "checked_samples", "log_likelihood", "log_likelihoods"]
 
 # default maximum of samples of a refined estimate, as a multiple
 _BUDGET = 4
@@ -188,24 +188,14 @@ def log_likelihoods(
     conditions = conditions_of(model)
     checked = [_query(model, x, conditions, *query) for query in queries]
     evidences = evidences_of(checked, x, conditions)
-    used = {name for evidence in evidences for name in evidence}
-    x = selected(x, used)
-    check_values(model, x, observed)
+    scored = tuple(dict.fromkeys(name for query in checked for name in (*query.target, *query.given)))
+    data = ScoredData(model, x, observed, ()).scored_by(scored)
+    check_values(model, data.x, observed)
     if method == "ais":
-        return annealed_likelihoods(model, x, observed, checked, Annealing() if annealing is None else annealing)
+        return annealed_likelihoods(data, checked, Annealing() if annealing is None else annealing)
     components = defensive_mixture(model, guide, evidences, scales, related, prior)
-    number = len(evidences)
-    found, samples = importance_sampled(
-        model,
-        functools.partial(proposal, guide),
-        x,
-        observed,
-        components,
-        checked,
-        number * num_samples,
-        number * max_samples,
-    )
-    return [estimate_of(statistics, samples, components, number * num_samples) for statistics in found]
+    number, proposals = len(evidences), functools.partial(proposal, guide)
+    return importance_sampled(data, proposals, components, checked, number * num_samples, number * max_samples)
 
 
 def checked_samples(num_samples: int, max_samples: int | None) -> int:
@@ -217,29 +207,6 @@ def checked_samples(num_samples: int, max_samples: int | None) -> int:
     if max_samples < num_samples:
         raise ValueError(f"max_samples must be at least num_samples, got {max_samples} and {num_samples}")
     return max_samples
-
-
-def estimate_of(
-    statistics: WeightStatistics,
-    samples: Tensor,
-    components: Sequence[Component],
-    number: int,
-    method: str = "importance sampling",
-) -> LogLikelihood:
-    """The estimate from statistics of importance weights."""
-    counts = {part.label: count for part, count in zip(components, allocate(components, number), strict=True)}
-    absent = [label for label, count in counts.items() if not count]
-    return LogLikelihood(
-        statistics.value,
-        statistics.standard_error,
-        statistics.khat,
-        statistics.ess,
-        statistics.growth,
-        samples,
-        counts,
-        method,
-        (f"too few samples for the proposal's components {absent}",) if absent else (),
-    )
 
 
 def check_scored(model: Program, targets: Sequence[str], given: Sequence[str]) -> None:

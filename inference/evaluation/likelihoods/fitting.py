@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from multipyro.batch import selected
 from multipyro.inference.evaluation._inputs import conditions_of
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
 from multipyro.inference.evaluation.likelihoods.latents import GuideLatents, ProgramLatents
-from multipyro.inference.programs import Program
 
 __all__ = ["FittedLatents", "FittedNormal", "fit_normals", "starting_point"]
 
@@ -181,18 +179,9 @@ class FittedLatents:
     Data points in which a latent has no evidence take theirs from the model's prior.
     """
 
-    def __init__(
-        self,
-        model: Program,
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
-        subset: Sequence[str],
-        latents: GuideLatents | ProgramLatents,
-    ) -> None:
-        conditions = conditions_of(model)
-        part = selected(x, (*subset, *conditions))
-        masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
-        self._density = LatentDensity(model, part, masks, [name for name in subset if name not in conditions])
+    def __init__(self, data: ScoredData, subset: Sequence[str], latents: GuideLatents | ProgramLatents) -> None:
+        conditions = conditions_of(data.model)
+        self._density = LatentDensity(data.scored_by([name for name in subset if name not in conditions]))
         self._fit = fit_normals(self._density, *starting_point(self._density, latents))
         self.names = tuple(self._density.shapes)
         self.rows = dict.fromkeys(self.names, self._density.informed)

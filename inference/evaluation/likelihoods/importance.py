@@ -1,25 +1,27 @@
 """Importance sampling over a batch in bounded memory: common samples for several evidences, refined where needed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import Rows, batch_rows
+from multipyro.batch import Rows
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation import _memory
-from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
-from multipyro.inference.evaluation._memory import elements_per_row, row_chunks
+from multipyro.inference.evaluation._inputs import conditions_of
+from multipyro.inference.evaluation._memory import row_chunks
+from multipyro.inference.evaluation.likelihoods.densities import ScoredData
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.proposals import Component, Proposal, allocate, with_fits
-from multipyro.inference.evaluation.likelihoods.weights import Strata, WeightStatistics, weight_statistics
+from multipyro.inference.evaluation.likelihoods.weights import Strata, estimate_from
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import restrict
 from multipyro.inference.programs import Program
 
-__all__ = ["Query", "Samples", "evidences_of", "importance_sampled", "statistics_of", "weighted_samples"]
+__all__ = ["Query", "Samples", "evidences_of", "importance_sampled", "weighted_samples"]
 
 # k-hat above which the weights have no variance, so that the standard error says little, and a refinement is worthwhile
 _REFINED = 0.5
@@ -63,35 +65,27 @@ class Samples:
         factors = factors or {}
         return sum([factors.get(name, 1.0) * self.scores[name] for name in names], self.base)
 
-    def statistics(self, query: Query) -> WeightStatistics:
+    def estimate(self, query: Query) -> LogLikelihood:
         """The estimate of a query and its diagnostics."""
         factors = dict(query.weights)
         above = self.log_weights((*query.target, *query.given), factors)
         below = self.log_weights(query.given, factors) if query.given else None
-        return weight_statistics(above, below, self.strata, self.base if self.covers_prior else None)
+        return estimate_from(above, below, self.strata, self.base if self.covers_prior else None)
 
 
 def weighted_samples(
-    model: Program,
-    guide: Program,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
-    components: Sequence[Component],
-    number: int,
-    scored: Sequence[str],
-    size: int,
+    data: ScoredData, guide: Program, components: Sequence[Component], number: int, size: int
 ) -> Samples:
     """Samples of the mixture of `components` for one batch, scored in parts of at most `size` samples a data point."""
     counts = allocate(components, number)
-    bases, scores = [], {name: [] for name in scored}
+    bases, scores = [], {name: [] for name in data.scored}
     with encoders_run_once():  # one proposal for all parts
-        mixture = Proposal(restrict(model, [*scored, *conditions_of(model)]), guide, x, observed, components, counts)
-        for trace, base in mixture.draw(size):
+        for trace, base in Proposal(data, guide, components, counts).draw(size):
             bases.append(base)
-            for name in scored:
+            for name in data.scored:
                 scores[name].append(site_log_prob(trace.nodes[name]).expand_as(base))
     joined = {name: torch.cat(parts) for name, parts in scores.items()}
-    base, informed = torch.cat(bases), Rows({name: x[name] for name in scored}, observed).any()
+    base, informed = torch.cat(bases), Rows({name: data.x[name] for name in data.scored}, data.observed).any()
     # without evidence both densities are left out, but for rounding
     base = base if informed is None else torch.where(informed, base, 0.0)
     covers_prior = any(count and not part.subset for part, count in zip(components, counts, strict=True))
@@ -99,15 +93,13 @@ def weighted_samples(
 
 
 def importance_sampled(
-    model: Program,
+    data: ScoredData,
     proposals: Callable[[int], Program],
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
     components: Sequence[Component],
     queries: Sequence[Query],
     num_samples: int,
     max_samples: int,
-) -> tuple[list[WeightStatistics], Tensor]:
+) -> list[LogLikelihood]:
     """Estimates of several queries with common samples.
 
     Data points with a k-hat above 0.5 in one of the queries are estimated anew, for all queries, with a proposal that
@@ -115,43 +107,39 @@ def importance_sampled(
     do not use the samples of an estimate, and an estimate uses its last samples alone.
 
     Args:
-        model: The generative program.
+        data: The data points, scored by the modalities of all queries.
         proposals: From the number of samples to the program that proposes, such as a guide's `proposal`.
-        x: Modality name -> values `(batch, *event)`: all modalities scored, and conditions.
-        observed: Modality name -> data points in which it is observed.
         components: The mixture.
         queries: The likelihoods to estimate.
         num_samples: Initial number of samples per data point.
         max_samples: Maximum of samples of one estimate; equal to `num_samples`, nothing is refined.
 
     Returns:
-        One `WeightStatistics` for each query, and the number of samples of each data point in all, int64 `(batch,)`.
+        One `LogLikelihood` for each query, with the samples of each data point in all.
     """
-    scored = list(dict.fromkeys(name for query in queries for name in (*query.target, *query.given)))
-    number, pending, mixture = num_samples, torch.arange(batch_rows(x)), components
-    statistics, used = None, torch.zeros(len(pending), dtype=torch.long)
-    with evaluating(model, proposals(number)), poutine.block():
+    number, pending, mixture = num_samples, torch.arange(len(data)), components
+    estimates, used = [], torch.zeros(len(pending), dtype=torch.long)
+    with evaluating(data.model, proposals(number)), poutine.block():
         while len(pending):
-            new = _estimates(model, proposals(number), x, observed, mixture, queries, number, scored, pending)
-            statistics = new if statistics is None else _replaced(statistics, pending, new)
+            new = _estimates(data, proposals(number), mixture, queries, number, pending)
+            estimates = [old.replaced(pending, part) for old, part in zip(estimates or new, new, strict=True)]
             used[pending] += number
             if number >= max_samples:
                 break
-            refine = torch.stack([each.khat[pending] for each in statistics]) > _REFINED
+            refine = torch.stack([each.khat[pending] for each in estimates]) > _REFINED
             if mixture is components:
                 # nothing to refine
                 unclear = [query for query, rows in zip(queries, refine, strict=True) if rows.any()]
-                mixture = with_fits(components, evidences_of(unclear, x, conditions_of(model))) if unclear else mixture
+                evidences = evidences_of(unclear, data.x, conditions_of(data.model))
+                mixture = with_fits(components, evidences) if unclear else mixture
             else:
                 number = min(_GROWTH * number, max_samples)
             pending = pending[refine.any(0).to(pending.device)]
-    return statistics, used
-
-
-def statistics_of(parts: Sequence[WeightStatistics]) -> WeightStatistics:
-    """Statistics of consecutive data points as one."""
-    names = WeightStatistics.__dataclass_fields__
-    return WeightStatistics(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    counts = zip(components, allocate(components, num_samples), strict=True)
+    proposal = {component.label: count for component, count in counts}
+    absent = [label for label, count in proposal.items() if not count]
+    notes = (f"too few samples for the proposal's components {absent}",) if absent else ()
+    return [replace(each, num_samples=used, proposal=proposal, notes=notes) for each in estimates]
 
 
 def evidences_of(queries: Sequence[Query], x: Mapping[str, Tensor], conditions: Sequence[str]) -> list[tuple[str, ...]]:
@@ -161,36 +149,20 @@ def evidences_of(queries: Sequence[Query], x: Mapping[str, Tensor], conditions: 
 
 
 def _estimates(
-    model: Program,
+    data: ScoredData,
     guide: Program,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
     components: Sequence[Component],
     queries: Sequence[Query],
     number: int,
-    scored: Sequence[str],
     rows: Tensor,
-) -> list[WeightStatistics]:
+) -> list[LogLikelihood]:
     """Estimates of some data points, as many at once as memory allows for the decoders and for all weights."""
-    head, program = first_row(x, observed), restrict(model, [*scored, *conditions_of(model)])
     subsets = dict.fromkeys(part.subset for part in components if part.subset)
-    elements = max(elements_per_row(part, head) for part in (program, *(restrict(guide, s) for s in subsets)))
-    kept = (len(scored) + 2) * number // min(number, 64)
+    elements = data.elements(*(restrict(guide, subset) for subset in subsets))
+    kept = (len(data.scored) + 2) * number // min(number, 64)
     parts = []
     for chunk in row_chunks(len(rows), max(elements, kept), number, "likelihoods"):
-        part, masks = take_rows(x, observed, rows[chunk])
         size = max(1, _memory.MAX_ELEMENTS // (len(chunk) * elements))
-        samples = weighted_samples(model, guide, part, masks, components, number, scored, size)
-        parts.append([samples.statistics(query) for query in queries])
-    return [statistics_of(each) for each in zip(*parts, strict=True)]
-
-
-def _replaced(
-    before: Sequence[WeightStatistics], rows: Tensor, new: Sequence[WeightStatistics]
-) -> list[WeightStatistics]:
-    """The statistics of all data points with those of `rows` replaced."""
-    names = WeightStatistics.__dataclass_fields__
-    return [
-        WeightStatistics(**{name: getattr(old, name).index_copy(0, rows, getattr(part, name)) for name in names})
-        for old, part in zip(before, new, strict=True)
-    ]
+        samples = weighted_samples(data.rows(rows[chunk]), guide, components, number, size)
+        parts.append([samples.estimate(query) for query in queries])
+    return [LogLikelihood.joined(each) for each in zip(*parts, strict=True)]

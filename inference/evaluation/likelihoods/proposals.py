@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multipyro.batch import private_modality
 from multipyro.inference.evaluation._inputs import conditions_of, supports
+from multipyro.inference.evaluation.likelihoods.densities import ScoredData
 from multipyro.inference.evaluation.likelihoods.fitting import FittedLatents
 from multipyro.inference.evaluation.likelihoods.latents import (
     GivenLatents,
@@ -167,35 +168,27 @@ class Proposal:
     """The mixture of some components for the data points of one batch.
 
     Args:
-        model: The generative program.
+        data: The data points, and what scores them.
         proposals: The guide's program of proposals.
-        x: Modality name -> values `(batch, *event)`.
-        observed: Modality name -> data points in which it is observed.
         components: The components; the share of each is that of its count.
         counts: The number of samples of each.
     """
 
     def __init__(
-        self,
-        model: Program,
-        proposals: Program,
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
-        components: Sequence[Component],
-        counts: Sequence[int],
+        self, data: ScoredData, proposals: Program, components: Sequence[Component], counts: Sequence[int]
     ) -> None:
-        self.model, self.x, self.observed = model, x, observed
+        self._model, self._x, self._observed = data.program, data.x, data.observed
         total = sum(counts)
         self.components = [part for part, count in zip(components, counts, strict=True) if count]
         self.counts = [count for count in counts if count]
         self.log_shares = [math.log(count / total) for count in self.counts]
         subsets = dict.fromkeys(part.subset for part in self.components if part.subset)
         self._latents: dict[tuple, GuideLatents | ProgramLatents | FittedLatents] = {
-            (subset, False): latents_of(proposals, subset, x, observed) for subset in subsets
+            (subset, False): latents_of(proposals, subset, data.x, data.observed) for subset in subsets
         }
         for subset in dict.fromkeys(part.subset for part in self.components if part.kind != "guide"):
             start = self._latents.get((subset, False), next(iter(self._latents.values())))
-            self._latents[subset, True] = FittedLatents(model, x, observed, subset, start)
+            self._latents[subset, True] = FittedLatents(data, subset, start)
 
     def draw(self, size: int):
         """Samples of every component in turn, in parts of at most `size`: traces of the model, log-weights' bases.
@@ -243,7 +236,7 @@ class Proposal:
                 repeats = torch.tensor([count for _, count in pieces], device=some.device)
                 rows[name] = torch.stack(full).repeat_interleave(repeats, 0)
         with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, GivenLatents(values, rows):
-            self.model(self.x, self.observed)
+            self._model(self._x, self._observed)
         if unknown := [name for name in values if name not in traced.trace and private_modality(name) is None]:
             latents = [name for name, site in sample_sites(traced.trace).items() if not site["is_observed"]]
             raise ValueError(f"the guide samples {unknown}, which the model does not: it has {latents}")

@@ -7,18 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "UNRELIABLE",
-    "Calibration",
-    "Strata",
-    "WeightStatistics",
-    "effective_sample_size",
-    "pareto_k",
-    "weight_statistics",
-]
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 
-#: Pareto k-hat above which neither a mean of weights nor its standard error is reliable
-UNRELIABLE = 0.7
+__all__ = ["Calibration", "Strata", "effective_sample_size", "estimate_from", "pareto_k"]
+
 # fewest tail weights from which a shape is estimated, as in the loo and arviz packages
 _SMALLEST_TAIL = 5
 
@@ -104,29 +96,12 @@ class Strata:
         return torch.nn.functional.one_hot(self.index, len(self.counts)).to(values)
 
 
-@dataclass(frozen=True)
-class WeightStatistics:
-    """Statistics of a set of importance weights, `(batch,)` each, float64.
-
-    Attributes:
-        value: The log of the mean weight, or of the ratio of two mean weights, in nats.
-        standard_error: Its Monte Carlo standard error.
-        khat: Pareto shape of the largest weights; the larger of two for a ratio.
-        ess: Effective sample size; the smaller of two for a ratio.
-        growth: `L(K) - L(K / 2)`: the gain from the last doubling of the samples.
-    """
-
-    value: Tensor
-    standard_error: Tensor
-    khat: Tensor
-    ess: Tensor
-    growth: Tensor
-
-
-def weight_statistics(
+def estimate_from(
     numerator: Tensor, denominator: Tensor | None, strata: Strata, control: Tensor | None = None
-) -> WeightStatistics:
-    r"""The statistics of log-weights `(samples, batch)`, or of the ratio of two sets over the same samples.
+) -> LogLikelihood:
+    r"""The log-mean of weights, given as logarithms `(samples, batch)`, or of the ratio of two sets of weights.
+
+    Of a ratio, the larger k-hat and the smaller effective sample size of the two sets are reported.
 
     With `control`, the log of weights whose mean is known to be 1, the samples are calibrated: each
     counts :math:`\omega_k \propto 1 + \lambda (c_k - \bar c)`, with the :math:`\lambda` that gives the control its
@@ -149,7 +124,7 @@ def weight_statistics(
     if calibration is not None:
         relative = strata.residuals(relative, calibration)
     # delta method: the relative error of a mean is the absolute error of its log
-    return WeightStatistics(top, strata.variance_of_mean(relative).sqrt(), khat, ess, growth)
+    return LogLikelihood(top, strata.variance_of_mean(relative).sqrt(), khat, ess, growth)
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
