@@ -14,7 +14,7 @@ from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 from multipyro.inference.progress import Progress
 
-__all__ = ["MAX_ELEMENTS", "chunks", "elements_per_row", "row_chunks", "show_progress", "shown"]
+__all__ = ["MAX_ELEMENTS", "chunks", "elements_of_guide", "elements_per_row", "row_chunks", "show_progress", "shown"]
 
 #: elements of the largest tensor at once; beyond about 32 MB one decoder call is slower than several
 MAX_ELEMENTS = 8_000_000
@@ -64,11 +64,20 @@ def row_chunks(rows: int, elements: int, num_samples: int, what: str = "evaluati
 
 def elements_per_row(program: Program, *args: object, **kwargs: object) -> int:
     """Elements of the largest tensor that a program makes when called with one row, hidden layers included."""
-    largest = [1]
+    return max(elements_of_guide(program, *args, **kwargs))
+
+
+def elements_of_guide(program: Program, *args: object, **kwargs: object) -> tuple[int, int]:
+    """Elements of the largest tensors of a program called with one row: once, and for each sample of its latents.
+
+    Once, the networks run, for all components of a mixture. Each sample needs the density of all components, and where
+    that is a flow's, networks again.
+    """
+    layers, densities, components = [1], [1], [1]
 
     def record(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            largest.append(output.numel())
+            layers.append(output.numel())
 
     hooks = [part.register_forward_hook(record) for root in modules_of(program) for part in root.modules()]
     try:
@@ -76,6 +85,7 @@ def elements_per_row(program: Program, *args: object, **kwargs: object) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    # the density of a mixture is that of all its components
-    largest += [site["value"].numel() * getattr(site["fn"], "num_components", 1) for site in sites.values()]
-    return max(largest)
+    for site in sites.values():
+        components.append(getattr(site["fn"], "num_components", 1))
+        densities.append(site["value"].numel() * components[-1])
+    return max(layers), max(*densities, max(layers) // max(components))

@@ -10,8 +10,8 @@ from torch import Tensor
 from multipyro.batch import Rows
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation import _memory
-from multipyro.inference.evaluation._inputs import conditions_of
-from multipyro.inference.evaluation._memory import row_chunks
+from multipyro.inference.evaluation._inputs import conditions_of, first_row
+from multipyro.inference.evaluation._memory import elements_of_guide, row_chunks
 from multipyro.inference.evaluation.likelihoods.densities import ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
@@ -158,8 +158,11 @@ def _estimates(
 ) -> list[LogLikelihood]:
     """Estimates of some data points, as many at once as memory allows for the decoders and for all weights."""
     subsets = dict.fromkeys(part.subset for part in components if part.subset)
-    elements = data.elements(*(restrict(guide, subset) for subset in subsets))
-    kept = (len(data.scored) + 2) * number // min(number, 64)
+    head = first_row(data.x, data.observed)
+    once, each = zip(*(elements_of_guide(restrict(guide, subset), head) for subset in subsets), strict=True)
+    elements = max(data.elements(), *each)
+    # both do not grow with the samples that are decoded at once
+    kept = max((len(data.scored) + 2) * number, *once) // min(number, 64)
     parts = []
     for chunk in row_chunks(len(rows), max(elements, kept), number, "likelihoods"):
         size = max(1, _memory.MAX_ELEMENTS // (len(chunk) * elements))
