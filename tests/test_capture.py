@@ -129,6 +129,34 @@ def test_methods_that_decide_by_the_missing_rows_are_trained_by_their_programs(m
         fit_recipe(recipe, data_of(method), compile=True, **SETTINGS)
 
 
+class TwoBiases(nn.Module):
+    """A network with two parameters of one gradient."""
+
+    out_features = 8
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 8)
+        self.bias, self.other = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.ones(8))
+
+    def forward(self, values):
+        return self.layer(values) + (self.bias + self.other)
+
+
+def test_parameters_with_the_same_gradient_are_clipped_once(replayed):
+    results = []
+    for compile in (False, True):
+        model, guide = toy_programs()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            guide.encoders["signal"].network = TwoBiases()
+        settings = {**SETTINGS, "gradient_clip": 0.1, "optimizer": "sgd"}
+        fit(model, guide, elbo(MODEL, GUIDE), toy_data(48), compile=compile, **settings)
+        results.append(parameters(model, guide))
+    assert replayed
+    assert_same(*results)
+
+
 def test_each_structure_of_random_subsets_has_its_graph(replayed, monkeypatch):
     def run(compile):
         recipe = recipe_of("mvae", random_subsets=1)

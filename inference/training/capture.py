@@ -64,7 +64,7 @@ class StepGraph:
             observed = masked and dict(zip(masked, values[len(names) :], strict=True))
             result = loss(x, observed)
             gradients = torch.autograd.grad(result, parameters, allow_unused=True)
-            return [result.detach(), *map(_laid_out, gradients, parameters)]
+            return [result.detach(), *_laid_out(gradients, parameters)]
 
         with pyro.validation_enabled(False):  # which reads values
             module = make_fx(run)(*_values(batch))
@@ -267,11 +267,14 @@ def _depends_on_values(node: Any) -> bool:
     return any(index is not None and index.meta["val"].dtype in (torch.bool, torch.uint8) for index in node.args[1])
 
 
-def _laid_out(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
-    """A gradient in the memory layout of its parameter, which fused optimizers take for granted."""
-    if gradient is None or gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+def _laid_out(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Iterator[Tensor | None]:
+    """Gradients in the memory layout of their parameters, as fused optimizers need them, no two in the same memory."""
+    places: set[int] = set()
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        place = 0 if gradient is None else gradient.untyped_storage().data_ptr()
+        is_copied = gradient is not None and (gradient.stride() != parameter.stride() or place in places)
+        places.add(place)
+        yield torch.empty_like(parameter).copy_(gradient) if is_copied else gradient
 
 
 def _seconds(function: Callable[..., Tensor], batch: Batch) -> float:
