@@ -11,12 +11,15 @@ from multipyro.guides import MixtureOfExperts
 from multipyro.inference import build
 from multipyro.inference.evaluation import check_guide
 from multipyro.inference.evaluation.checks import (
+    TwoSampleTest,
     UniformityTest,
     calibrate,
     inference_gap,
     simulate,
     two_sample_test,
 )
+from multipyro.inference.evaluation.checks.verdicts import judge_aggregate, judge_subset
+from multipyro.inference.evaluation.estimates import estimate_share
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 from multipyro.testing import toy_data
@@ -116,6 +119,29 @@ def test_an_aggregate_posterior_away_from_the_prior_is_reported():
     check = check_guide(model, shifted, {"image": torch.randn(100, 4)}, num_simulated=100, num_samples=50)
     (verdict,) = check.verdicts
     assert verdict.level == "bad" and "learned prior" in verdict.advice
+
+
+def test_too_few_points_to_see_a_difference_are_no_good_verdict():
+    def verdict(wrong, number):
+        accuracy = estimate_share(torch.arange(number) >= wrong)
+        return judge_aggregate(TwoSampleTest(accuracy, 0.0, 0.5))[0]
+
+    few, many = verdict(9, 20), verdict(490, 1000)
+    assert few.level == "note" and "not excluded" in few.text and "more data points" in few.advice
+    assert many.level == "good" and "1000 points" in many.text
+
+
+@pytest.mark.parametrize(
+    ("given", "blamed"), [(("image",), "larger encoder, longer"), (("image", "label"), "combining")]
+)
+def test_a_large_gap_given_several_modalities_is_not_blamed_on_the_encoders_alone(given, blamed):
+    problem = LinearGaussian(2, 2)
+    guide = scaled_guide(problem, 0.2)
+    x = problem.sample(20)
+    gap = inference_gap(problem.model(), guide, x, given, 100)
+    calibration = calibrate(problem.model(), guide, simulate(problem.model(), 20), given, 20)
+    found = {verdict.aspect: verdict for verdict in judge_subset(given, calibration, 0.5, {}, gap, None)}
+    assert found["gap"].level != "good" and blamed in found["gap"].advice
 
 
 @pytest.mark.parametrize("method", ["jmvae", "jmvae-h", "jnf", "vlvae", "cmma", "mmvae+", "mopoe"])

@@ -155,7 +155,7 @@ def check_guide(
     guide (simulation-based calibration), how often credible regions contain them, and how much wider or narrower the
     guide would have to be. On the data: Pareto k-hat of the guide's importance weights, the gap between its bound and
     the log-likelihood divided into approximation and amortization, and the KL of each dimension. And whether the
-    aggregate posterior can be distinguished from the prior, which decides whether samples of the prior look like data.
+    aggregate posterior can be distinguished from the prior, without which samples of the prior look unlike data.
 
     A guide is trained on data, and simulated data points can be unlike it where aggregate posterior and prior differ:
     then the calibration describes simulated data, and k-hat and the gaps describe real data.

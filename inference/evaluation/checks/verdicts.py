@@ -22,9 +22,11 @@ _CLOSE = (0.9, 1.1)
 _OFFSET = 0.25
 # share of data points with an unreliable k-hat that is worth a word
 _MANY = 0.1
-_GAP = 0.5
+_GAP, _LARGE_GAP = 0.5, 5.0
 # accuracies of a classifier above which a difference is detected, and above which it matters
 _APART, _FAR_APART = 0.55, 0.7
+# upper limit of that accuracy above which a test that found nothing had too few points
+_NOT_EXCLUDED = 0.6
 _COLLAPSED = 0.5
 
 
@@ -68,7 +70,7 @@ def judge_subset(
             Verdict("note", "importance weights", "the guide has no density, so neither weights nor a gap exist.")
         )
     else:
-        verdicts += [_weights(gap), _gap(gap)]
+        verdicts += [_weights(gap), _gap(given, gap)]
     if dimensions is not None:
         verdicts.append(_collapse(dimensions))
     return tuple(verdicts)
@@ -81,10 +83,14 @@ def judge_aggregate(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
         return (Verdict("note", aspect, "not compared: the prior of a conditional model depends on its conditions."),)
     accuracy = aggregate.accuracy.value
     found = (
-        f"a classifier distinguishes its samples from the prior's with accuracy {accuracy:.2f} (chance is 0.5); the "
-        f"p-value of the maximum mean discrepancy is {aggregate.mmd_p_value:.3f}."
+        f"a classifier distinguishes its samples from the prior's with accuracy {accuracy:.2f} (chance is 0.5, "
+        f"{aggregate.accuracy.num} points); the p-value of the maximum mean discrepancy is "
+        f"{aggregate.mmd_p_value:.3f}."
     )
     apart = aggregate.accuracy.low > 0.5 or aggregate.mmd_p_value < _ALPHA
+    if not apart and aggregate.accuracy.high > _NOT_EXCLUDED:
+        limit = f"An accuracy of {aggregate.accuracy.high:.2f} is not excluded."
+        return (Verdict("note", aspect, f"{found} {limit}", "Check more data points."),)
     if not apart:
         return (Verdict("good", aspect, found),)
     if accuracy < _APART:
@@ -108,9 +114,9 @@ def _calibration(
         text = f"too narrow: its standard deviations would have to be {spread:.2f} times as large"
         if len(given) > 1:
             advice = (
-                "Experts that count the same evidence twice, or one that is overconfident, do this. Use a mixture in "
-                "place of a product (mmvae, mopoe), train single modalities and random subsets too (mvae does), or "
-                "lower the likelihood weights: weights above 1 narrow every posterior."
+                "Experts that count the same evidence twice, or one that is overconfident, do this. Use a mixture of "
+                "experts in place of a product (mmvae), train this product itself with a term for each subset (mvae), "
+                "or lower the likelihood weights: weights above 1 narrow every posterior."
             )
         else:
             advice = (
@@ -144,21 +150,27 @@ def _weights(gap: InferenceGap) -> Verdict:
     return Verdict("note" if share < 0.5 else "bad", aspect, text, advice)
 
 
-def _gap(gap: InferenceGap) -> Verdict:
+def _gap(given: Sequence[str], gap: InferenceGap) -> Verdict:
     total, approximation, amortization = gap.total.value, gap.approximation.value, gap.amortization.value
+    encoders = "the encoder" if len(given) == 1 else "the encoders and how they are combined"
     text = (
         f"the bound lies {total:.2f} nats below log p = {gap.evidence.mean:.2f}: {approximation:.2f} by approximation "
-        f"(the best normal with independent components), {amortization:.2f} by amortization (the encoder)."
+        f"(the best normal with independent components), {amortization:.2f} by amortization ({encoders})."
     )
     if gap.evidence.unreliable > _MANY:
-        return Verdict("note", "gap", f"{text} The log-likelihood itself is unreliable.")
-    if total < _GAP:
+        text += " The log-likelihood itself is unreliable, and likely higher."
+    elif total < _GAP:
         return Verdict("good", "gap", text)
-    if amortization > approximation:
+    if amortization <= approximation:
+        advice = "A richer family would close most of it: a flow, or a mixture."
+    elif len(given) == 1:
         advice = "A larger encoder, longer training or more data would close most of it."
     else:
-        advice = "A richer family would close most of it: a flow, or a mixture."
-    return Verdict("note", "gap", text, advice)
+        advice = (
+            "What exceeds the gaps given single modalities comes from combining the experts, which no larger encoder "
+            "mends: a mixture keeps its vaguest expert, a product counts common evidence twice."
+        )
+    return Verdict("bad" if total > _LARGE_GAP else "note", "gap", text, advice)
 
 
 def _collapse(dimensions: LatentDimensions) -> Verdict:

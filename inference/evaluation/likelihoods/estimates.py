@@ -95,7 +95,7 @@ class LogLikelihood:
         growth = self._mean_growth()
         if growth is not None and growth[0] > 3 * growth[1] and growth[0] > self._monte_carlo():
             found.append(f"the last doubling of the samples raised the mean by {growth[0]:.3g} nats")
-        if self.sandwich is not None and self.sandwich.gap > max(3 * self.sandwich.gap_se, _GAP):
+        if self.sandwich is not None and self.sandwich.gap > max(2 * self.sandwich.gap_se, _GAP):
             found.append(
                 f"the sandwich has a gap of {self.sandwich.gap:.3g} nats: more temperatures or chains close it"
             )
