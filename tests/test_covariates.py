@@ -195,10 +195,9 @@ def test_every_method_takes_covariates(method, masked):
 
 def test_a_method_that_leaves_them_out_is_refused():
     def without(networks, latent_dim, weighting):
-        networks = networks_for(networks.modalities)
-        return METHODS["mvae"].build(networks, latent_dim, weighting)
+        return METHODS["vae"].build(networks_for(networks.modalities), latent_dim, weighting)
 
-    register(replace(METHODS["mvae"], name="careless", build=without))
+    register(replace(METHODS["vae"], name="careless", build=without))
     try:
         networks = networks_for({"a": Modality("a", (2,), "vector", "normal")}, covariates=DESCRIPTIONS)
         with pytest.raises(ValueError, match=r"careless does not pass the covariates \['site', 'age'\]"):
