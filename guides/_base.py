@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import pyro_method
@@ -62,6 +63,11 @@ class Guide(Program, metaclass=_AbstractProgram):
     Raises:
         ValueError: If there are no modalities, an argument names an unknown one, or an encoder has another latent size.
 
+    Attributes:
+        num_data: Number of all data points, for the objectives of Pyro: the plate `data` of the guide is then a part
+            of them, as that of a model with `pyro.plate("data", num_data, subsample_size=len(batch))`. Objectives of
+            this library do not need it: they scale both sides as the model is scaled.
+
     Sites:
         `z` (or the keys of the dict that `posterior` returns), in the plate `data`. The site of a private latent is
         `z_<modality>`; it is masked in the rows in which the modality is missing.
@@ -77,6 +83,8 @@ class Guide(Program, metaclass=_AbstractProgram):
         >>> guide({"image": torch.zeros(5, 16)})["z"].shape
         torch.Size([5, 2])
     """
+
+    num_data: int | None = None
 
     def __init__(
         self,
@@ -277,7 +285,9 @@ class Guide(Program, metaclass=_AbstractProgram):
         result, rows = method(present, observed), Rows(present, observed)
         sites = result if isinstance(result, Mapping) else {"z": result}
         values = {}
-        with pyro.plate("data", batch_rows(present), dim=-1):
+        number = batch_rows(present)
+        subsample = None if self.num_data is None else torch.arange(number)
+        with pyro.plate("data", self.num_data or number, subsample=subsample, dim=-1):
             for name, distribution in sites.items():
                 informed = rows.informing(name)
                 with nullcontext() if informed is None else poutine.mask(mask=informed):

@@ -72,6 +72,9 @@ def elements_of_guide(program: Program, *args: object, **kwargs: object) -> tupl
 
     Once, the networks run, for all components of a mixture. Each sample needs the density of all components, and where
     that is a flow's, networks again.
+
+    Raises:
+        ValueError: If a latent lies outside the plate `data`: it has no samples for each data point.
     """
     layers, densities, components = [1], [1], [1]
 
@@ -85,7 +88,12 @@ def elements_of_guide(program: Program, *args: object, **kwargs: object) -> tupl
     finally:
         for hook in hooks:
             hook.remove()
-    for site in sites.values():
+    for name, site in sites.items():
+        if not site["is_observed"] and all(frame.name != "data" for frame in site["cond_indep_stack"]):
+            raise ValueError(
+                f"latent {name!r} is outside the plate 'data': a latent that all data points share, such as weights "
+                "with a prior, is not supported here: use pyro.infer.Predictive"
+            )
         components.append(getattr(site["fn"], "num_components", 1))
         densities.append(site["value"].numel() * components[-1])
     return max(layers), max(*densities, max(layers) // max(components))

@@ -118,7 +118,7 @@ class JensenShannonELBO(Objective):
         num_modalities = len(modalities_in(x))
         for name, site in pair.p_sites.items():
             if name == "z":
-                value, kind = -divergence, "divergence"
+                value, kind = -pair.subsample_scale * divergence, "divergence"
             elif name in pair.latents:
                 value, kind = -pair.kl(name), "kl"
             else:

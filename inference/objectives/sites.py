@@ -63,6 +63,12 @@ class TracePair:
         return cls(sample_sites(p_trace), sample_sites(q_trace))
 
     @property
+    def subsample_scale(self) -> float:
+        """`N / n` of a generative program whose plate `data` is a subsample of size `n` of `N` data points; else 1."""
+        frames = {frame for site in self.p_sites.values() for frame in site["cond_indep_stack"] if frame.name == "data"}
+        return max((frame.full_size / frame.size for frame in frames if frame.full_size), default=1.0)
+
+    @property
     def is_ordered(self) -> bool:
         """Whether both programs sample their latents in one order, as a divergence in closed form requires."""
         return [name for name in self.p_sites if name in self.latents] == self.latents
@@ -128,7 +134,7 @@ def check_plates(sites: Mapping[str, dict], latents: Sequence[str], program: str
         if name in latents and "data" not in plates:
             raise ValueError(
                 f"latent {name!r} of the {program} is outside the plate 'data': a latent that all data points share is "
-                "not supported by this objective"
+                "supported by Pyro's own objectives alone, such as Trace_ELBO"
             )
 
 

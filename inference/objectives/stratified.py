@@ -122,9 +122,9 @@ class StratifiedELBO(Objective):
         # the model's sites broadcast over the two new dimensions to the left of the plate
         model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
         pair = TracePair(sample_sites(model_trace), guide_sites)
-        parts = {}
+        parts, scale = {}, pair.subsample_scale  # of the whole bound: inside the logarithm it would be an exponent
         for name, site in pair.p_sites.items():
-            part = log_prob_of(site)
+            part = log_prob_of(site, site["scale"] / scale)
             if name in values:
                 fn = guide_sites[name]["fn"]
                 part = part - (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
@@ -133,9 +133,9 @@ class StratifiedELBO(Objective):
         num_modalities = len(modalities_in(x))
         log_weights = sum(self.sites.of(name, num_modalities) * part for name, part in parts.items())
         log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])
-        result = Evaluation(self._bound(log_weights, shares, values))
+        result = Evaluation(scale * self._bound(log_weights, shares, values))
         for name, part in parts.items():
-            mean = (shares * part.detach().mean(0)).sum()
+            mean = scale * (shares * part.detach().mean(0)).sum()
             result.record(
                 f"kl/{name}" if name in values else f"reconstruction/{name}", -mean if name in values else mean
             )

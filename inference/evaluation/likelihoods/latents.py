@@ -28,7 +28,11 @@ __all__ = [
 def latents_of(
     program: Program, subset: Sequence[str], x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
 ) -> "GuideLatents | ProgramLatents":
-    """The latents that a program samples given one subset of the modalities of `x`."""
+    """The latents that a program samples given one subset of the modalities of `x`.
+
+    Raises:
+        ValueError: If a latent is discrete.
+    """
     part = selected(x, subset)
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
     kind = GuideLatents if isinstance(unwrap(program), Guide) else ProgramLatents
@@ -39,7 +43,7 @@ class GuideLatents:
     """The latents of a guide given one subset: distributions that do not depend on one another's values."""
 
     def __init__(self, program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
-        sites = sample_sites(poutine.trace(program).get_trace(x, observed))
+        sites = _latent_sites(program, x, observed)
         self.sites = {name: site["fn"] for name, site in sites.items()}
         self.names = tuple(self.sites)
         contained = Rows(x, observed)
@@ -66,7 +70,7 @@ class ProgramLatents:
 
     def __init__(self, program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
         self.program, self.x, self.observed = program, x, observed
-        self.names = tuple(sample_sites(poutine.trace(program).get_trace(x, observed)))
+        self.names = tuple(_latent_sites(program, x, observed))
         contained = Rows(x, observed)
         self.rows = {name: contained.informing(name) for name in self.names}
 
@@ -84,6 +88,15 @@ class ProgramLatents:
             with _Spread(scale):
                 self.program(self.x, self.observed)
         return sample_sites(traced.trace)
+
+
+def _latent_sites(program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> dict[str, dict]:
+    sites = sample_sites(poutine.trace(program).get_trace(x, observed))
+    for name, site in sites.items():
+        support = getattr(site["fn"], "support", None)
+        if getattr(support, "is_discrete", False):
+            raise ValueError(f"the latent {name!r} must be a real vector, its support is {support}")
+    return sites
 
 
 class GivenLatents(Messenger):
