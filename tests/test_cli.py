@@ -169,7 +169,10 @@ def test_compare_prints_one_table(tmp_path, capsys, monkeypatch):
     assert main(arguments) == 0 and evaluated == []
     assert json.loads((tmp_path / "compare.json").read_text()) == whole
     assert main(["6" if value == "5" else value for value in arguments]) == 0
-    assert evaluated == [{"num_samples": 6, "seed": seed, "progress": True} for seed in (0, 1)] * 2
+    assert (
+        evaluated
+        == [{"num_samples": 6, "likelihood_data_points": 1000, "seed": seed, "progress": True} for seed in (0, 1)] * 2
+    )
     # and for other classes
     cell = json.loads((tmp_path / "mvae-digits-0" / "cell.json").read_text())
     cell["key"]["labels_hash"]["test"] = "of other classes"

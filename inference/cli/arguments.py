@@ -134,6 +134,7 @@ _RUN = (
     _DATA_ROOT,
     _SEED,
 )
+_LIKELIHOOD_ROWS = Option("rows", 1000, Count, "test examples, from the first, whose likelihoods are estimated")
 _PART = Option(
     "part",
     None,
@@ -183,6 +184,7 @@ COMMANDS: dict[str, Command] = {
             "": (
                 Option("seeds", 3, Count, "number of seeds"),
                 _num_samples(1000, "importance samples per example for the likelihoods"),
+                _LIKELIHOOD_ROWS,
                 Option("out", Path("runs/compare"), Path, "folder of the runs"),
                 Option("workers", 0, Annotated[int, Bounds(0)], "runs at once, in a process each; 0 for this one"),
                 Option("engine", "processes", Literal["processes", "ray"], "where further processes run"),
@@ -197,6 +199,7 @@ COMMANDS: dict[str, Command] = {
         {
             "": (
                 _num_samples(1000, "importance samples per example for the likelihoods"),
+                _LIKELIHOOD_ROWS,
                 Option("pixels", "mean", Literal["mean", "sample"], "what to classify for coherence"),
                 *_RUN,
             )

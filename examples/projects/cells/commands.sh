@@ -9,7 +9,7 @@ python make_data.py --rows $ROWS
 multipyro train mvtcae --data cells.toml --hidden 128 128 --latent-dim 10 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out cells
-multipyro compare mvtcae mopoe mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --out runs
+multipyro compare mvtcae mopoe mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --rows 50 --out runs
 
 # the proteins that were not measured, with their uncertainty
 multipyro predict runs/mvtcae-cells-0 --part all --file imputed/mvtcae.csv

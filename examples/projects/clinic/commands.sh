@@ -9,7 +9,7 @@ python make_data.py --rows $ROWS
 multipyro train mvtcae --data clinic.toml --hidden 128 128 --latent-dim 8 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out patients
-multipyro compare mvtcae mopoe mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --out runs
+multipyro compare mvtcae mopoe mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --rows 50 --out runs
 
 # everything that is missing: laboratory values, notes and scans, a folder each
 multipyro predict runs/mvtcae-clinic-0 --part all --file imputed/mvtcae

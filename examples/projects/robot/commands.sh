@@ -9,7 +9,7 @@ python make_data.py --rows $ROWS
 multipyro train mvtcae --data robot.toml --hidden 128 128 --latent-dim 8 --networks sound=mlp --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out moments
-multipyro compare mvtcae mopoe mvae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --networks sound=mlp --num-samples $SAMPLES --out runs
+multipyro compare mvtcae mopoe mvae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --networks sound=mlp --num-samples $SAMPLES --rows 50 --out runs
 
 # the joint angles that were lost, with their uncertainty, and the images as files
 multipyro predict runs/mvtcae-robot-0 --part all --impute --target joints --file imputed/mvtcae.csv

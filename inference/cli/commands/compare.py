@@ -1,6 +1,7 @@
 """`multipyro compare`: train and evaluate several methods over several seeds."""
 
 import argparse
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from multipyro.data import Splits
+from multipyro.data.custom import is_data_file
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say, warn
 from multipyro.inference.cli.jobs import TrainingJob, check_options, load_data, training_job
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     shared = {"arguments": arguments, "splits": None if arguments.workers else splits}
     cells: dict[tuple[str, int], Cell] = {}
     for method, place in places.items():
-        key = _key(training_job(arguments, method, splits, 0, arguments.out), arguments.num_samples)
+        key = _key(training_job(arguments, method, splits, 0, arguments.out), arguments)
         for seed in range(arguments.seeds):
             name = f"{method}-{Path(arguments.data).stem}-{seed}"
             own = {"place": place, "seed": seed}
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
 
 
-def _key(job: TrainingJob, num_samples: int) -> dict[str, Any]:
+def _key(job: TrainingJob, arguments: argparse.Namespace) -> dict[str, Any]:
     """What the result of a cell depends on, beside its seed."""
     irrelevant = ("seed", *(name for name in RESUMABLE if name != "epochs"))
     parts = {part: getattr(job.splits, part) for part in Splits.NAMES}
@@ -80,7 +82,8 @@ def _key(job: TrainingJob, num_samples: int) -> dict[str, Any]:
         "recipe": describe_recipe(job.recipe, job.settings.epochs),
         "settings": describe_settings(job.settings, irrelevant),
         "config": job.settings.config,
-        "num_samples": num_samples,
+        "num_samples": arguments.num_samples,
+        "likelihood_data_points": arguments.rows,
         "content_hash": {name: part.content_hash for name, part in parts.items()},
         "labels_hash": {name: part.labels_hash for name, part in parts.items()},
         "versions": versions(),
@@ -97,7 +100,13 @@ def _train_and_evaluate(
     history = training_job(arguments, method, splits, seed, folder, resume=True).train().history
     loaded = load(folder)
     report = evaluate(
-        loaded.model, loaded.guide, splits, num_samples=arguments.num_samples, seed=seed, progress=arguments.progress
+        loaded.model,
+        loaded.guide,
+        splits,
+        num_samples=arguments.num_samples,
+        likelihood_data_points=arguments.rows,
+        seed=seed,
+        progress=arguments.progress,
     )
     write_report(folder, report)
     return {"training_seconds": sum(epoch["seconds"] for epoch in history)}
@@ -134,7 +143,9 @@ def _write_tables(
         title = f"{arguments.data}: difference from {first} on the same test examples ± its standard error"
         _say_tables(f"{title} (standard deviation over seeds)", list(differences), difference_rows)
     plain = {name: value for name, value in vars(arguments).items() if isinstance(value, int | float | str | list)}
-    record = {"seeds": arguments.seeds, "data": arguments.data, "settings": plain, "versions": versions()}
+    if is_data_file(arguments.data):  # runs and their tables can be moved
+        plain["data"] = os.path.relpath(arguments.data, arguments.out)
+    record = {"seeds": arguments.seeds, "data": plain["data"], "settings": plain, "versions": versions()}
     record |= {"rows": next(iter(reports[first].values()))["data"], "methods": results}
     plain_differences = {m: {name: one.to_dict() for name, one in found.items()} for m, found in differences.items()}
     record["differences"] = {"from": first, "methods": plain_differences}

@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> None:
         saved.recipe.guide,
         replace(saved.splits, train=training_part(arguments, saved)),
         num_samples=arguments.num_samples,
+        likelihood_data_points=arguments.rows,
         output=arguments.pixels,
         seed=arguments.seed,
         progress=True,
