@@ -1,21 +1,21 @@
 #!/bin/sh
 # From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
+ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-40} SAMPLES=${SAMPLES:-50}
 
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mvtcae --data cells.toml --hidden 128 128 --latent-dim 10 --dry-run
+multipyro train mopoe --data cells.toml --hidden 128 128 --latent-dim 10 --weights protein=10 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out cells
-multipyro compare mvtcae mopoe mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --rows 50 --out runs
+multipyro compare mopoe mmvae mvtcae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 32 --lr 3e-3 --weights protein=10 --num-samples $SAMPLES --rows 40 --out runs
 
 # the proteins that were not measured, with their uncertainty
 multipyro predict runs/mvtcae-cells-0 --part all --file imputed/mvtcae.csv
 multipyro predict runs/mopoe-cells-0 --part all --file imputed/mopoe.csv
-multipyro predict runs/mvae-cells-0 --part all --file imputed/mvae.csv
-python ../measure.py cells imputed/mvtcae.csv imputed/mopoe.csv imputed/mvae.csv
+multipyro predict runs/mmvae-cells-0 --part all --file imputed/mmvae.csv
+python ../measure.py cells imputed/mvtcae.csv imputed/mopoe.csv imputed/mmvae.csv
 
 # a table of latent positions with the names of the cells
 multipyro embed runs/mvtcae-cells-0 --part all --file embedding.csv

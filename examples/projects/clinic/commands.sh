@@ -1,21 +1,21 @@
 #!/bin/sh
 # From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-ROWS=${ROWS:-1000} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
+ROWS=${ROWS:-1000} EPOCHS=${EPOCHS:-40} SAMPLES=${SAMPLES:-50}
 
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mvtcae --data clinic.toml --hidden 128 128 --latent-dim 8 --dry-run
+multipyro train mopoe --data clinic.toml --hidden 128 128 --latent-dim 8 --weights labs=5 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out patients
-multipyro compare mvtcae mopoe mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --rows 50 --out runs
+multipyro compare mopoe mmvae mvtcae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 32 --lr 3e-3 --weights labs=5 --num-samples $SAMPLES --rows 40 --out runs
 
 # everything that is missing: laboratory values, notes and scans, a folder each
 multipyro predict runs/mvtcae-clinic-0 --part all --file imputed/mvtcae
 multipyro predict runs/mopoe-clinic-0 --part all --file imputed/mopoe
-multipyro predict runs/mvae-clinic-0 --part all --file imputed/mvae
-python ../measure.py clinic imputed/mvtcae imputed/mopoe imputed/mvae
+multipyro predict runs/mmvae-clinic-0 --part all --file imputed/mmvae
+python ../measure.py clinic imputed/mvtcae imputed/mopoe imputed/mmvae
 
 # a table of latent positions with the numbers of the patients
 multipyro embed runs/mvtcae-clinic-0 --part all --file embedding.csv

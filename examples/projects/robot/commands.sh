@@ -1,22 +1,22 @@
 #!/bin/sh
 # From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
+ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-40} SAMPLES=${SAMPLES:-50}
 
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mvtcae --data robot.toml --hidden 128 128 --latent-dim 8 --networks sound=mlp --dry-run
+multipyro train mopoe --data robot.toml --hidden 128 128 --latent-dim 8 --networks sound=mlp --weights joints=50 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out moments
-multipyro compare mvtcae mopoe mvae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 2e-3 --networks sound=mlp --num-samples $SAMPLES --rows 50 --out runs
+multipyro compare mopoe mmvae mvtcae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 32 --lr 3e-3 --weights joints=50 --networks sound=mlp --num-samples $SAMPLES --rows 40 --out runs
 
 # the joint angles that were lost, with their uncertainty, and the images as files
 multipyro predict runs/mvtcae-robot-0 --part all --impute --target joints --file imputed/mvtcae.csv
 multipyro predict runs/mopoe-robot-0 --part all --impute --target joints --file imputed/mopoe.csv
-multipyro predict runs/mvae-robot-0 --part all --impute --target joints --file imputed/mvae.csv
+multipyro predict runs/mmvae-robot-0 --part all --impute --target joints --file imputed/mmvae.csv
 multipyro predict runs/mvtcae-robot-0 --part all --impute --target camera --file imputed/images
-python ../measure.py robot imputed/mvtcae.csv imputed/mopoe.csv imputed/mvae.csv
+python ../measure.py robot imputed/mvtcae.csv imputed/mopoe.csv imputed/mmvae.csv
 
 # a table of latent positions with the numbers of the moments
 multipyro embed runs/mvtcae-robot-0 --part all --file embedding.csv
