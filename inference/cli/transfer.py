@@ -95,7 +95,7 @@ def arguments_of(run: Path, whole: bool) -> dict[str, Any]:
     content = read_run(run)
     arguments = {"method": content["method"], "latent_dim": content["latent_dim"]}
     arguments |= {"hidden": tuple(content["hidden_features"] or ()) or None, "option": content["options"]}
-    arguments["networks"] = content["architectures"] or {}
+    arguments |= {"networks": content["architectures"] or {}, "covariates": tuple(content["covariates"] or ()) or None}
     if not whole:
         return arguments
     data, config = content["data"], content["config"] or {}
