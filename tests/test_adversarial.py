@@ -232,8 +232,9 @@ def test_what_cannot_be_is_refused():
         build("jmvae-gan", networks, 2, adversarial="sound")
     with pytest.raises(ValueError, match="modality 'label' is discrete"):
         build("jmvae-gan", networks, 2, adversarial="label")
-    with pytest.raises(ValueError, match="jmvae-gan needs a continuous modality, got .'label'."):
-        build("jmvae-gan", networks.select(["label"]), 2)
+    discrete = networks_for({name: Modality(name, (), "label", "categorical", 3) for name in ("label", "other")}, (8,))
+    with pytest.raises(ValueError, match="jmvae-gan needs a continuous modality, got .'label', 'other'."):
+        build("jmvae-gan", discrete, 2)
     with pytest.raises(ValueError, match="discriminator must be .*, got 'convolutional'"):
         build("jmvae-gan", networks, 2, discriminator="convolutional")
     with pytest.raises(ValueError, match="jmvae-gan takes no guide but its own"):

@@ -104,5 +104,5 @@ def test_a_classifier_of_attributes_learns_them():
     assert probabilities.shape == (10, 20, 2)
     assert ((probabilities.flatten(0, 1) > 0.5) == second).float().mean() > 0.99
     text = MultimodalData("text", {"text": TEXT}, {"text": TEXT.encode(["red"])})
-    with pytest.raises(ValueError, match="'text' is a text"):
+    with pytest.raises(ValueError, match="got 'text' of kind 'text'"):
         train_attribute_classifier(text, text, "text", (first, second))

@@ -58,6 +58,10 @@ def values(program):
     return torch.cat([parameter.detach().flatten() for parameter in program.parameters()])
 
 
+@pytest.mark.skipif(
+    pyro.__version__ < "1.9.2" and tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6),
+    reason="Pyro before 1.9.2 cannot load a store with torch 2.6 or newer",
+)
 def test_a_store_that_one_script_saved_loads_in_another(tmp_path):
     """The scripts build other programs before, and draw other initial values."""
     sums = [
