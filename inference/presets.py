@@ -161,7 +161,6 @@ _VLVAE_DEPARTURES = (
     "The weights of the likelihoods are those of the author's later code; the paper only says that the image has less "
     "and the text more.",
     "Weight decay of 1e-7 and the decay of the learning rate by 0.999995 a step, of the later code, are left out.",
-    "The KL grows epoch by epoch, not step by step, over about the same number of steps.",
     "The flows train for as many epochs as the model; in the later code for 160,000 steps (60,000 on CelebA).",
 )
 _MOPOE_BASELINES = (
@@ -278,11 +277,11 @@ _ALL = (
         data_options={"binarize": "none"},
         likelihoods={"image": "bernoulli"},
         latent_dim=64,
-        options={"warmup": 200, "weights": {"label": 50.0}},
+        options={"warmup": 100_000, "warmup_unit": "step", "weights": {"label": 50.0}},
         training={"epochs": 500, "batch_size": 100, "lr": 1e-3},
         departures=(
             _LOGARITHM,
-            "ReLUs take the place of swish, and the KL grows epoch by epoch, not minibatch by minibatch.",
+            "ReLUs take the place of swish.",
             "The default weight of the label is 10 in the released code, and 50 in the run of its README.",
         ),
     ),
@@ -295,7 +294,7 @@ _ALL = (
         likelihoods={"image": "bernoulli"},
         latent_dim=100,
         architectures={"image": "strided"},
-        options={"warmup": 20, "weights": {"attributes": 10.0}},
+        options={"warmup": 32_560, "warmup_unit": "step", "weights": {"attributes": 10.0}},
         training={"epochs": 100, "batch_size": 100, "lr": 1e-4},
         departures=(
             _LOGARITHM,
@@ -408,7 +407,7 @@ _ALL = (
         data="two-objects",
         latent_dim=50,
         architectures={"image": "instance", "text": "gru"},
-        options={"warmup": 5, "weights": {"image": 0.02, "text": 200.0}},
+        options={"warmup": 20_000, "warmup_unit": "step", "weights": {"image": 0.02, "text": 200.0}},
         training={"epochs": 89, "batch_size": 20, "lr": 4e-4},
         departures=(
             *_VLVAE_DEPARTURES,
@@ -424,7 +423,7 @@ _ALL = (
         likelihoods={"image": "beta"},
         latent_dim=50,
         architectures={"image": "instance", "text": "gru"},
-        options={"warmup": 3, "weights": {"image": 0.1, "text": 100.0}},
+        options={"warmup": 20_000, "warmup_unit": "step", "weights": {"image": 0.1, "text": 100.0}},
         training={"epochs": 49, "batch_size": 20, "lr": 4e-4},
         departures=(
             *_VLVAE_DEPARTURES,
@@ -438,7 +437,7 @@ _ALL = (
         data="one-object",
         latent_dim=2,
         architectures={"image": "instance", "text": "gru"},
-        options={"warmup": 45, "weights": {"image": 0.02, "text": 200.0}},
+        options={"warmup": 20_000, "warmup_unit": "step", "weights": {"image": 0.02, "text": 200.0}},
         training={"epochs": 667, "batch_size": 20, "lr": 4e-4},
         departures=(
             *_VLVAE_DEPARTURES,

@@ -54,6 +54,14 @@ def test_widths_are_those_of_the_papers():
     assert one.build(noise(one).train.modalities, "jmvae-kl").num_parameters == 3_127_450
 
 
+def test_warmups_count_epochs_or_steps():
+    one = replace(PRESETS["vlvae/celeba"], hidden_features=(16, 16), latent_dim=2)
+    assert "z: warmup(20000 steps to 1)" in one.build(noise(one).train.modalities).equations[0]
+    one = replace(PRESETS["mopoe/celeba"], hidden_features=(16, 16))
+    recipe = one.build(noise(one).train.modalities, warmup=3, warmup_unit="step", beta=1.0)
+    assert "z: warmup(3 steps to 1)" in recipe.equations[0] and "z_text: warmup(3 steps to 10)" in recipe.equations[0]
+
+
 def test_unknown_presets_are_named():
     with pytest.raises(ValueError, match="choose from jmvae/mnist, "):
         preset("jmvae/mnits")

@@ -266,7 +266,7 @@ def _plan(experiment: Experiment, args: argparse.Namespace, out: Path) -> dict[s
     file = out / "plan.json"
     if file.exists():
         return json.loads(file.read_text(encoding="utf-8"))
-    examples = len(paper.splits(args.data_root).train)
+    examples = everything = len(paper.splits(args.data_root).train)
     if args.budget != "full":
         runs = [one for label in args.rows for one in experiment.rows[label]]
         presets = [experiment.preset_of(one, args.data_option) for one in runs]
@@ -275,7 +275,10 @@ def _plan(experiment: Experiment, args: argparse.Namespace, out: Path) -> dict[s
         epochs = min(epochs, max(MIN_EPOCHS, math.floor(affordable / examples)))
         examples = min(examples, max(paper.training["batch_size"], math.floor(affordable / epochs)))
         # the same share of the training as in the paper
-        warmup = warmup and round(warmup * epochs / paper.training["epochs"])
+        share = epochs / paper.training["epochs"]
+        if paper.options.get("warmup_unit") == "step":
+            share *= examples / everything
+        warmup = warmup and round(warmup * share)
     plan = {"budget": args.budget, "epochs": epochs, "warmup": warmup, "examples": examples}
     write_atomically(file, json.dumps(plan) + "\n")
     return plan
@@ -301,7 +304,8 @@ def _departures(experiment: Experiment, plan: Mapping[str, Any], data_options: M
         said.append(f"Epochs of each stage: {plan['epochs']} in place of {paper.training['epochs']}, the budget.")
         said.append(f"Training examples: {plan['examples']:,}, the budget.")
         if plan["warmup"] is not None:
-            said.append(f"Epochs over which the KL grows: {plan['warmup']} in place of {paper.options['warmup']}.")
+            unit = paper.options.get("warmup_unit", "epoch").capitalize()
+            said.append(f"{unit}s over which the KL grows: {plan['warmup']} in place of {paper.options['warmup']}.")
         said += [experiment.reduced] * bool(experiment.reduced)
     said += [f"The data has {name}={value}." for name, value in data_options.items()]
     said.append("The parameters are those of the epoch with the best validation bound.")

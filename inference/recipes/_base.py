@@ -135,7 +135,8 @@ class Weighting:
     Args:
         modalities: Modality name -> its description.
         beta: Weight of the KL of the latents.
-        warmup: Number of epochs over which that weight grows from 0.
+        warmup: Number of epochs, or of steps, over which that weight grows from 0.
+        warmup_unit: What `warmup` counts: `"epoch"` or `"step"`.
         weights: Modality -> weight of its likelihood; `"dimension"` gives each the largest modality's number of
             elements divided by its own, as in MMVAE and MoPoE; None for 1.
 
@@ -152,6 +153,7 @@ class Weighting:
     _: KW_ONLY
     beta: Weight = 1.0
     warmup: Annotated[int, Bounds(0)] = 0
+    warmup_unit: Literal["epoch", "step"] = "epoch"
     weights: Mapping[str, Weight] | Literal["dimension"] | None = None
 
     def __post_init__(self) -> None:
@@ -172,7 +174,7 @@ class Weighting:
     @cached_property
     def schedule(self) -> LinearWarmup:
         """The weight of the KL, growing over the warm-up."""
-        return LinearWarmup(self.warmup, peak=self.beta)
+        return LinearWarmup(self.warmup, self.warmup_unit, self.beta)
 
     @property
     def sites(self) -> dict[str, float | LinearWarmup]:

@@ -58,7 +58,7 @@ class PrivateWeighting(Weighting):
         if unknown:
             raise ValueError(f"private_beta names {unknown}, but private latents have {list(self.private_dims)}")
         peaks = {name: self.beta * betas.get(name, 1.0) for name in self.private_dims}
-        return {f"z_{name}": LinearWarmup(self.warmup, peak=peak) for name, peak in peaks.items()}
+        return {f"z_{name}": LinearWarmup(self.warmup, self.warmup_unit, peak) for name, peak in peaks.items()}
 
     @property
     def sites(self) -> dict[str, float | LinearWarmup]:
