@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from multipyro.batch import batch_rows, check_batch, covariates_in, fill_missing
+from multipyro.batch import Rows, batch_rows, check_batch, covariates_in, fill_missing
+from multipyro.data import MultimodalData
 from multipyro.guides import Guide
 from multipyro.inference.handlers import receives, with_covariates
 from multipyro.inference.programs import Program, unwrap
@@ -16,6 +18,7 @@ __all__ = [
     "check_values",
     "conditions_of",
     "first_row",
+    "indices_with",
     "select_given",
     "supports",
     "take_rows",
@@ -88,3 +91,9 @@ def with_covariates_of(model: Program, x: Mapping[str, Tensor]) -> Program:
     """A model that samples from its prior with the covariates of some data points, in turn; the model without any."""
     covariates = {entry.removesuffix(".covariate"): values for entry, values in covariates_in(x).items()}
     return with_covariates(model, covariates) if covariates else model
+
+
+def indices_with(data: MultimodalData, given: Sequence[str]) -> Tensor:
+    """Indices of the data points that contain every modality of `given`."""
+    rows = Rows(data.x, data.observed).all_of(given)
+    return torch.arange(len(data)) if rows is None else rows.nonzero()[:, 0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from multipyro._optional import optional_imports
 from multipyro.batch import is_missing
 from multipyro.data import Modality, MultimodalData
+from multipyro.inference.evaluation._inputs import indices_with
 from multipyro.inference.evaluation.attributes import average_precision
 from multipyro.inference.evaluation.estimates import estimate_share
 
@@ -125,22 +126,23 @@ def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, 
     classifiers = {}
     for name, modality in train.modalities.items():
         if modality.kind == "label":
-            values, labels = _observed(train, name, len(train))
-            if torch.equal(values, labels):
+            values, indices = _complete(train, name)
+            if torch.equal(values, train.labels[indices]):
                 classifiers[name] = Classifier(modality)
         elif modality.kind == "text" and modality.class_names is not None:
             classifiers[name] = Classifier(modality)
         elif modality.kind != "text":
-            values, labels = _observed(train, name, _NUM_TRAIN)
+            values, indices = _complete(train, name, _NUM_TRAIN)
+            labels = train.labels[indices]
             if len(labels.unique()) < 2:
                 continue
             estimator = _estimator(modality)
             estimator.fit(_matrix(values), labels.numpy())
-            values, labels = _observed(test, name, len(test))
+            values, indices = _complete(test, name)
             accuracy = math.nan
             if len(values):
-                predicted = estimator.predict(_matrix(values))
-                accuracy = float((predicted == labels.numpy()).mean())
+                predicted = torch.as_tensor(estimator.predict(_matrix(values)))
+                accuracy = (predicted == test.labels[indices]).double().mean().item()
             classifiers[name] = Classifier(modality, estimator, accuracy, len(values))
     return classifiers
 
@@ -172,13 +174,11 @@ def train_attribute_classifier(
     modality = train.modalities[target]
     if modality.kind != "image":
         raise ValueError(f"attributes are predicted from images, got {target!r} of kind {modality.kind!r}")
-    indices = _indices(train, target)[:_NUM_TRAIN]
-    images, wanted = train.rows(indices)[0][target], positives[0][indices]
-    loss = nn.functional.binary_cross_entropy_with_logits
+    images, indices = _complete(train, target, _NUM_TRAIN)
+    wanted, loss = positives[0][indices], nn.functional.binary_cross_entropy_with_logits
     network = _train_network(images, wanted.to(images.dtype), wanted.shape[1], loss)
-    indices = _indices(test, target)
-    images, wanted = test.rows(indices)[0][target], positives[1][indices]
-    probabilities = _outputs(network, images).sigmoid()
+    images, indices = _complete(test, target)
+    probabilities, wanted = _outputs(network, images).sigmoid(), positives[1][indices]
     accuracies = ((probabilities > 0.5) == wanted).double().mean(0)
     return AttributeClassifier(modality, network, accuracies, average_precision(probabilities, wanted))
 
@@ -240,18 +240,12 @@ def _outputs(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([network(batch.float()) for batch in images.split(1_000)])
 
 
-def _indices(data: MultimodalData, name: str) -> Tensor:
-    """Indices of the data points that contain a modality."""
-    mask = (data.observed or {}).get(name)
-    return torch.arange(len(data)) if mask is None else mask.nonzero()[:, 0]
-
-
-def _observed(data: MultimodalData, name: str, most: int) -> tuple[Tensor, Tensor]:
-    """Values and labels of the first data points that contain a modality without missing entries, `most` at most."""
-    indices = _indices(data, name)[:most]
+def _complete(data: MultimodalData, name: str, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """Values of a modality without missing entries, of the first data points that contain it, and their indices."""
+    indices = indices_with(data, [name])[:most]
     values = data.select([name]).rows(indices)[0][name]
     complete = ~is_missing(values).reshape(len(values), math.prod(values.shape[1:])).any(1)
-    return values[complete], data.labels[indices[complete]]
+    return values[complete], indices[complete]
 
 
 def _matrix(values: Tensor) -> Any:

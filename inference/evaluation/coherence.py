@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
-from multipyro.batch import Rows, subsets_of
+from multipyro.batch import subsets_of
 from multipyro.data import MultimodalData
-from multipyro.inference.evaluation._inputs import supports
+from multipyro.inference.evaluation._inputs import indices_with, supports
 from multipyro.inference.evaluation.classifiers import Classifier
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
 from multipyro.inference.evaluation.prediction import cross_generate, joint_samples
 from multipyro.inference.programs import Program
 
-__all__ = ["check_labels", "coherence_by_number", "conditional_coherence", "indices_with", "joint_coherence"]
+__all__ = ["check_labels", "coherence_by_number", "conditional_coherence", "joint_coherence"]
 
 # data points or samples that are generated and classified at once
 _CHUNK = 2_000
@@ -174,9 +173,3 @@ def check_labels(data: MultimodalData) -> None:
     """Raises unless the data has labels."""
     if data.labels is None:
         raise ValueError(f"data set {data.name!r} has no labels, so no class can be right or wrong")
-
-
-def indices_with(data: MultimodalData, given: Sequence[str]) -> Tensor:
-    """Indices of the data points that contain every modality of `given`."""
-    rows = Rows(data.x, data.observed).all_of(given)
-    return torch.arange(len(data)) if rows is None else rows.nonzero()[:, 0]

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from multipyro._optional import optional_imports
 from multipyro.data import MultimodalData
+from multipyro.inference.evaluation._inputs import indices_with
 from multipyro.inference.evaluation.attributes import average_precision
-from multipyro.inference.evaluation.coherence import check_labels, indices_with
+from multipyro.inference.evaluation.coherence import check_labels
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
 from multipyro.inference.evaluation.prediction import Embedding, embed
 from multipyro.inference.programs import Program

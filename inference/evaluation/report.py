@@ -14,14 +14,13 @@ from torch import Tensor
 from multipyro.batch import is_missing, selected, subsets_of
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference._program_modules import count_parameters
-from multipyro.inference.evaluation._inputs import conditions_of, supports, with_covariates_of
+from multipyro.inference.evaluation._inputs import conditions_of, indices_with, supports, with_covariates_of
 from multipyro.inference.evaluation._memory import show_progress
 from multipyro.inference.evaluation.attributes import AttributeScores, attribute_scores
 from multipyro.inference.evaluation.classifiers import Classifier, train_classifiers
 from multipyro.inference.evaluation.coherence import (
     coherence_by_number,
     conditional_coherence,
-    indices_with,
     joint_coherence,
 )
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions, symmetric_kl
@@ -84,11 +83,7 @@ class _Task:
     guide: Program
     splits: Splits
     classifiers: Mapping[str, Classifier]
-    num_samples: int
-    guide_samples: int
-    coherence_samples: int
-    likelihood_data_points: int
-    output: Output
+    settings: Mapping[str, Any]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +94,7 @@ class _Task:
     def few(self) -> MultimodalData:
         """The test data points whose likelihoods are estimated."""
         test = self.splits.test
-        return test.take(torch.arange(min(self.likelihood_data_points, len(test))))
+        return test.take(torch.arange(self.settings["likelihood_data_points"]))
 
     def subsets(self) -> list[tuple[str, ...]]:
         """Every subset of up to three modalities; of more the single ones and the full set."""
@@ -132,6 +127,11 @@ class _Task:
         """Whether the model has these modalities and the guide infers latents from them."""
         modeled = getattr(self.model, "modalities", self.names)
         return set(given) <= set(modeled) and supports(self.guide, given)
+
+    def usable(self, data: MultimodalData, given: Sequence[str], target: str, scored: Sequence[str] = ()) -> Tensor:
+        """Indices of the data points that contain what is given and scored; none if nothing is predicted from it."""
+        predicts = self.can_predict([target], given) and self.can_infer(given)
+        return indices_with(data, [*given, *scored]) if predicts else torch.arange(0)
 
     def can_predict(self, target: Sequence[str], given: Sequence[str]) -> bool:
         """Whether the model generates and scores the target given these modalities."""
@@ -167,8 +167,9 @@ def evaluate(
 
     What does not exist for a method is None: a modality without classes, a subset that the guide does not support or
     that no data point contains, a modality of the data that the model does not have, a conditional model without its
-    conditions, KL of latents that have no marginals. Beyond three modalities, coherence and likelihoods are given one
-    modality and all; `coherence.by_number` and, up to five modalities, the latents cover every subset.
+    conditions, KL of latents that have no marginals. Beyond three modalities, coherence is given one
+    modality; likelihoods are of one and of all modalities, and given one and all others; `coherence.by_number` and, up
+    to five modalities, the latents cover every subset.
 
     Args:
         model: The generative program.
@@ -195,29 +196,18 @@ def evaluate(
         ['image', 'image+label', 'image+label+word']
     """
     started = time.perf_counter()
+    settings = {
+        "num_samples": num_samples,
+        "guide_samples": guide_samples,
+        "likelihood_data_points": min(likelihood_data_points, len(splits.test)),
+        "coherence_samples": coherence_samples,
+        "coherence_of": output,
+    }
     with torch.random.fork_rng(), show_progress(progress):
         torch.manual_seed(seed)
         modeled = [name for name in splits.test.modalities if name in getattr(model, "modalities", (name,))]
         classifiers = train_classifiers(splits.train.select(modeled), splits.test.select(modeled))
-        task = _Task(
-            model,
-            guide,
-            splits,
-            classifiers,
-            num_samples,
-            guide_samples,
-            coherence_samples,
-            likelihood_data_points,
-            output,
-        )
-        metrics, examples = _metrics(task)
-    settings = {
-        "num_samples": num_samples,
-        "guide_samples": guide_samples,
-        "likelihood_data_points": len(task.few),
-        "coherence_samples": coherence_samples,
-        "coherence_of": output,
-    }
+        metrics, examples = _metrics(_Task(model, guide, splits, classifiers, settings))
     details = {
         "classifier_accuracy": {name: classifier.accuracy for name, classifier in classifiers.items()},
         "parameters": count_parameters(model, guide),
@@ -284,15 +274,16 @@ def _metrics(task: _Task) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _coherence(task: _Task) -> dict[str, Any]:
     model, classifiers, test = task.model, task.classifiers, task.splits.test
-    conditional_model = bool(conditions_of(model))
+    conditional_model, output = bool(conditions_of(model)), task.settings["coherence_of"]
     joint, by_number = None, {}
     if len(classifiers) > 1 and not conditional_model:
-        varied = with_covariates_of(model, test.rows(torch.arange(min(len(test), task.coherence_samples)))[0])
-        joint = joint_coherence(varied, classifiers, task.coherence_samples, task.output)
+        number = task.settings["coherence_samples"]
+        varied = with_covariates_of(model, test.rows(torch.arange(min(len(test), number)))[0])
+        joint = joint_coherence(varied, classifiers, number, output)
     modeled = [name for name in task.names if name in getattr(model, "modalities", task.names)]
     # of two modalities it is the mean of the two directions
     if len(modeled) > 2 and classifiers and not conditional_model:
-        by_number = coherence_by_number(model, task.guide, test.select(modeled), classifiers, task.output)
+        by_number = coherence_by_number(model, task.guide, test.select(modeled), classifiers, output)
     conditional = {_arrow(*pair): _conditional_coherence(task, *pair) for pair in task.directions()}
     return {
         "joint": joint,
@@ -303,12 +294,10 @@ def _coherence(task: _Task) -> dict[str, Any]:
 
 def _conditional_coherence(task: _Task, given: Sequence[str], target: str) -> Estimate | None:
     test = task.splits.test
-    if target not in task.classifiers or not task.can_predict([target], given) or not task.can_infer(given):
-        return None
-    if not len(indices_with(test, given)):
+    if target not in task.classifiers or not len(task.usable(test, given, target)):
         return None
     classifier = task.classifiers[target]
-    return conditional_coherence(task.model, task.guide, test, given, target, classifier, task.output)
+    return conditional_coherence(task.model, task.guide, test, given, target, classifier, task.settings["coherence_of"])
 
 
 def _probe(task: _Task, given: Sequence[str]) -> Estimate | None:
@@ -326,7 +315,9 @@ def _likelihoods(task: _Task) -> tuple[dict[str, dict[str, LogLikelihood | None]
     queries = {key: query for key, query in {**evidences, **conditionals}.items() if _has_likelihood(task, *query)}
     x, observed = data.rows(torch.arange(len(data)))
     arguments = [(target, given or None) for target, given in queries.values()]
-    estimates = log_likelihoods(task.model, task.guide, x, arguments, task.num_samples, observed) if queries else []
+    estimates = (
+        log_likelihoods(task.model, task.guide, x, arguments, task.settings["num_samples"], observed) if queries else []
+    )
     counted, examples = {}, {}
     for (key, (target, given)), estimate in zip(queries.items(), estimates, strict=True):
         indices = indices_with(data, [*target, *given])
@@ -350,13 +341,13 @@ def _has_likelihood(task: _Task, target: Sequence[str], given: Sequence[str]) ->
 
 def _bounds(task: _Task, given: Sequence[str], target: str) -> dict[str, Estimate] | None:
     data = task.few
-    if not task.can_predict([target], given) or not task.can_infer(given):
-        return None
-    indices = indices_with(data, [*given, target])
+    indices = task.usable(data, given, target, [target])
     if not len(indices):
         return None
     x, observed = data.rows(torch.arange(len(data)))
-    bounds = guide_conditional_log_likelihood(task.model, task.guide, x, given, [target], task.guide_samples, observed)
+    bounds = guide_conditional_log_likelihood(
+        task.model, task.guide, x, given, [target], task.settings["guide_samples"], observed
+    )
     counted = torch.zeros(len(data), dtype=torch.bool)
     counted[indices] = True
     return {name: estimate_mean(values.where(counted, torch.nan)) for name, values in bounds._asdict().items()}
@@ -364,8 +355,8 @@ def _bounds(task: _Task, given: Sequence[str], target: str) -> dict[str, Estimat
 
 def _attributes(task: _Task, given: Sequence[str], target: str) -> AttributeScores | None:
     """How well the attributes of the test data are predicted from other modalities."""
-    indices = indices_with(task.splits.test, [*given, target])
-    if not task.can_predict([target], given) or not task.can_infer(given) or not len(indices):
+    indices = task.usable(task.splits.test, given, target, [target])
+    if not len(indices):
         return None
     x, _ = task.splits.test.select([*given, target]).rows(indices)
     evidence = selected(x, given)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from multipyro.batch import Rows, selected
 from multipyro.data import MultimodalData, Splits
-from multipyro.inference.evaluation._inputs import conditions_of, supports, with_covariates_of
-from multipyro.inference.evaluation.coherence import indices_with
+from multipyro.inference.evaluation._inputs import conditions_of, indices_with, supports, with_covariates_of
 from multipyro.inference.evaluation.figures.attributes import word_histogram_figure
 from multipyro.inference.evaluation.figures.curves import by_number_figure, training_curves_figure
 from multipyro.inference.evaluation.figures.grids import (

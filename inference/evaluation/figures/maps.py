@@ -8,8 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from multipyro.data import MultimodalData
-from multipyro.inference.evaluation._inputs import as_names
-from multipyro.inference.evaluation.coherence import indices_with
+from multipyro.inference.evaluation._inputs import as_names, indices_with
 from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
     LABEL_SIZE,
