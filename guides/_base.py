@@ -284,6 +284,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         present = self.validate_inputs(x, observed)
         result, rows = method(present, observed), Rows(present, observed)
         sites = result if isinstance(result, Mapping) else {"z": result}
+        self._check_result(sites)
         values = {}
         number = batch_rows(present)
         subsample = None if self.num_data is None else torch.arange(number)
@@ -293,6 +294,21 @@ class Guide(Program, metaclass=_AbstractProgram):
                 with nullcontext() if informed is None else poutine.mask(mask=informed):
                     values[name] = pyro.sample(name, distribution)
         return values
+
+    def _check_result(self, sites: Mapping[str, Any]) -> None:
+        """Raises if a posterior is not made of distributions, or that of `z` has another event shape."""
+        for name, distribution in sites.items():
+            if not isinstance(distribution, dist.Distribution | torch.distributions.Distribution):
+                raise TypeError(
+                    "the posterior of a guide must be a distribution, or a dict of site -> distribution; that of "
+                    f"{type(self).__name__} has {type(distribution).__name__} for {name!r}"
+                )
+        shape = tuple(sites["z"].event_shape) if "z" in sites else (self.latent_dim,)
+        if shape != (self.latent_dim,):
+            raise ValueError(
+                f"the posterior over 'z' must have event shape ({self.latent_dim},), got {shape} and batch shape "
+                f"{tuple(sites['z'].batch_shape)}: make the last dimension one of the event by `.to_event(1)`"
+            )
 
     @staticmethod
     def _size_for(model: Any) -> Any:

@@ -191,6 +191,9 @@ class RowwiseDistribution(dist.TorchDistribution):
         batch_shape = common_shape(*shapes, index.shape)
         super().__init__(batch_shape, distributions[0].event_shape, validate_args=validate_args)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.distributions))})"
+
     @property
     def has_rsample(self) -> bool:
         """Whether all of them have `rsample`."""
@@ -240,6 +243,9 @@ class _Wrapper(dist.TorchDistribution):
     def __init__(self, inner: dist.Distribution, batch_shape: Sequence[int]) -> None:
         self.inner = inner
         super().__init__(torch.Size(batch_shape), inner.event_shape, validate_args=False)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.removeprefix('_')}({self.inner!r})"
 
     @property
     def support(self) -> dist.constraints.Constraint:

@@ -12,6 +12,7 @@ from pyro import poutine
 from toy import toy_data, toy_networks
 
 from multipyro.guides import (
+    Guide,
     JointEncoder,
     JointGuide,
     LaplaceEncoder,
@@ -395,6 +396,29 @@ def test_an_objective_that_names_a_part_by_subset_takes_any_guide_that_has_it():
 def test_a_method_of_several_modalities_refuses_a_single_one(name):
     with pytest.raises(ValueError, match=re.escape(f"{name} needs at least 2 modalities, got ['signal']")):
         build(name, toy_networks().select(["signal"]), 2)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "error", "message"),
+    (
+        (
+            lambda loc: dist.Normal(loc, 1.0),
+            ValueError,
+            r"must have event shape (2,), got () and batch shape (2, 2): make",
+        ),
+        (lambda loc: dist.Normal(loc[:, :1], 1.0).to_event(1), ValueError, "must have event shape (2,), got (1,)"),
+        (lambda loc: (loc, loc), TypeError, "that of Mine has tuple for 'z'"),
+        (lambda loc: {"z": dist.Normal(loc, 1.0).to_event(1), "w": loc}, TypeError, "that of Mine has Tensor for 'w'"),
+    ),
+)
+def test_a_guide_whose_posterior_is_no_distribution_of_the_latent_is_refused(posterior, error, message):
+    class Mine(Guide):
+        def posterior(self, x, observed=None):
+            return posterior(x["a"][:, :2])
+
+    # as many data points as latents: plates alone would take the latents for data points
+    with pytest.raises(error, match=re.escape(message)):
+        Mine(2, modalities=["a"])({"a": torch.zeros(2, 3)})
 
 
 def test_what_a_joint_guide_does_not_answer():

@@ -234,6 +234,13 @@ def test_strata_are_samples_of_their_components(families):
             assert ((moment - exact).abs() < 4 * error).all()
 
 
+def test_a_mixture_prints_its_components():
+    one, other = dist.Normal(torch.zeros(3, 2), 1.0).to_event(1), dist.Laplace(torch.zeros(3, 2), 1.0).to_event(1)
+    mixture = StratifiedMixture([one, other], names=("image", "label"))
+    assert repr(mixture) == f"StratifiedMixture(image, label: {one!r}, {other!r})"
+    assert repr(StratifiedMixture([one, one])).startswith("StratifiedMixture(2 components: Independent(Normal(loc: ")
+
+
 def test_components_and_detach():
     loc = torch.zeros(3, 4, 2, dtype=DTYPE, requires_grad=True)
     mixture = StratifiedMixture([dist.Normal(loc[j], 1.0).to_event(1) for j in range(3)])

@@ -458,6 +458,16 @@ def test_a_discrete_latent_is_refused_where_its_gradient_would_be_wrong(objectiv
     assert objective.loss(model, guide, x) > 0  # the value alone is right
 
 
+def test_a_loss_that_is_not_a_number_is_warned_of():
+    model, guide = programs()
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    pyro.enable_validation(False)
+    for method in (subset_elbo().loss, StratifiedELBO(2).loss_and_grads):
+        with pytest.warns(UserWarning, match="Encountered NaN: loss"):
+            method(model, guide, batch())
+
+
 def test_a_model_that_subsamples_its_data_scales_both_sides():
     """`plate("data", N, subsample_size=n)` in the model: the whole objective is scaled by N / n."""
 

@@ -94,6 +94,10 @@ class StratifiedMixture(dist.TorchDistribution):
         self.weights = weights.expand(*batch_shape, number)
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
 
+    def __repr__(self) -> str:
+        names = f"{self.num_components} components" if self.names is None else ", ".join(self.names)
+        return f"{type(self).__name__}({names}: {', '.join(map(repr, self._parts or (self._stack,)))})"
+
     @property
     def has_rsample(self) -> bool:
         """Whether all components have `rsample`."""

@@ -149,6 +149,9 @@ class ProductOfDensities(dist.TorchDistribution):
         batch = self.experts[0].batch_shape
         super().__init__(batch, self.experts[0].event_shape, validate_args=validate_args)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.experts))})"
+
     @torch.no_grad()
     def approximate_mean(self) -> Tensor:
         """The mean of the second half of one chain per row, `(*batch, latent_dim)`.

@@ -10,6 +10,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from multipyro.guides._encoder_cache import encoders_run_once
@@ -154,15 +155,15 @@ class Objective(ELBO):
 
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound, summed over the batch, in nats."""
-        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+        """Minus the bound, summed over the batch, in nats; warns if it is NaN, as Pyro's objectives do."""
+        return warn_if_nan(self.differentiable_loss(model, guide, *args, **kwargs).item(), "loss")
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """As `loss`, after adding the gradients to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
-        return loss.item()
+        return warn_if_nan(loss.item(), "loss")
 
     @torch.no_grad()
     def report(
