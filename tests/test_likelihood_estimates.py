@@ -8,15 +8,25 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import scaled_guide
+from torch import nn
 
 from multipyro.guides import MixtureOfExperts, NormalEncoder, ProductOfExperts
 from multipyro.guides.algebra.widening import matched_normal, widened
 from multipyro.inference import log_likelihood
 from multipyro.inference.evaluation import log_likelihoods
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
+from multipyro.inference.evaluation.likelihoods.fitting import fit_normals
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.proposals import Component, allocate
 from multipyro.inference.evaluation.likelihoods.weights import Strata, estimate_from, pareto_k
-from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood, OneHotMLP
+from multipyro.ppl_models import (
+    MLP,
+    CategoricalLikelihood,
+    LaplacePrior,
+    MultimodalModel,
+    NormalLikelihood,
+    OneHotMLP,
+)
 from multipyro.testing.linear_gaussian import DTYPE, LinearGaussian
 
 ALONE = {"scales": [1], "related": 0, "prior": 0}
@@ -65,6 +75,17 @@ def test_data_points_that_stay_unreliable_are_refined_up_to_the_budget():
     assert first.unreliable > 0.5 and (first.num_samples == 100).all()
     assert set(refined.num_samples.tolist()) <= {100, 200, 600} and (refined.num_samples > 100).any()
     assert not refined.unreliable and abs(refined.mean - exact.mean().item()) < 3 * refined.mc_se
+
+
+def test_fits_under_a_laplace_prior_keep_the_width_of_what_only_the_prior_knows():
+    torch.manual_seed(0)
+    likelihood = NormalLikelihood(nn.Linear(8, 2), scale=0.3)
+    model = MultimodalModel(8, {"image": likelihood}, prior=LaplacePrior(8))
+    data = ScoredData(model, {"image": torch.randn(5, 2)}, None, ("image",))
+    fit = fit_normals(LatentDensity(data), torch.zeros(5, 8), torch.ones(5, 8), steps=200)
+    spread = (fit.scale_tril @ fit.scale_tril.mT).diagonal(dim1=-2, dim2=-1).sqrt() / fit.std
+    # the second derivatives of the prior are 0 but in one point, which would make its dimensions five times as wide
+    assert spread.max() < 3
 
 
 def labels_and_words():

@@ -136,6 +136,8 @@ def _correlated(density: LatentDensity, mean: Tensor, std: Tensor) -> Tensor:
         total = total + _negative_hessian(density, z)
     # in units of the diagonal fit, so that one range serves all latents
     precision = total / 3 * std.unsqueeze(-1) * std.unsqueeze(-2)
+    # at the best diagonal normal these are 1, also where a Laplace prior has its curvature in one point
+    precision.diagonal(dim1=-2, dim2=-1).fill_(1.0)
     values, vectors = torch.linalg.eigh(0.5 * (precision + precision.mT).nan_to_num(0.0, 0.0, 0.0))
     covariance = (vectors / values.clamp(*_PRECISIONS).unsqueeze(-2)) @ vectors.mT
     factor, failed = torch.linalg.cholesky_ex(covariance)
