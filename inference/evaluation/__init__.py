@@ -30,7 +30,6 @@ from multipyro.inference.evaluation.classifiers import (
     train_classifiers,
 )
 from multipyro.inference.evaluation.coherence import coherence_by_number, conditional_coherence, joint_coherence
-from multipyro.inference.evaluation.correlation import CanonicalCorrelation, sentence_vectors, without_first_component
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions, symmetric_kl
 from multipyro.inference.evaluation.estimates import (
     Estimate,
@@ -39,11 +38,19 @@ from multipyro.inference.evaluation.estimates import (
     estimate_share,
     paired_difference,
 )
-from multipyro.inference.evaluation.features import SampleQuality, sample_quality
+from multipyro.inference.evaluation.features import (
+    CanonicalCorrelation,
+    SampleQuality,
+    sample_quality,
+    sentence_vectors,
+    without_first_component,
+)
 from multipyro.inference.evaluation.inference_data import (
     check_predictions,
     check_statistic,
+    color_histogram,
     predictive_log_weights,
+    stroke_width,
     to_elpd,
     to_inference_data,
 )
@@ -77,7 +84,6 @@ from multipyro.inference.evaluation.prediction import (
 )
 from multipyro.inference.evaluation.probes import latent_accuracy, latent_average_precision
 from multipyro.inference.evaluation.report import Report, evaluate, paired_differences
-from multipyro.inference.evaluation.statistics import color_histogram, stroke_width
 
 __all__ = [
     "Annealing",
