@@ -200,11 +200,17 @@ class Guide(Program, metaclass=_AbstractProgram):
         Missing rows are filled before they are encoded; batch norms normalize over the observed rows only.
 
         Raises:
+            TypeError: If an encoder does not return a distribution.
             ValueError: If an encoder returns a distribution of another latent size.
         """
         rows, encoders = Rows(x, observed), self.encoders
         experts = {name: encode_modality(encoders[name], x, name, rows) for name in rows.modalities}
         for name, expert in experts.items():
+            if not hasattr(expert, "event_shape"):
+                raise TypeError(
+                    f"the encoder of {name!r} must return a distribution, got {type(expert).__name__}: make it one, "
+                    "such as dist.Normal(loc, scale).to_event(1), or give its features to NormalEncoder"
+                )
             if tuple(expert.event_shape) != (self.latent_dim,):
                 raise ValueError(
                     f"the encoder of {name!r} must return a distribution of event shape ({self.latent_dim},), got "
@@ -403,10 +409,11 @@ def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor
     def each(function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
         return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
 
-    if mask is None or not (encoder.training and batch_norms(encoder)):
+    if not (encoder.training and batch_norms(encoder)):
         return encoder(each(lambda v: fill_missing(v, mask)))
-    rows = mask.nonzero()[:, 0]
-    if len(rows) < 2:
+    rows = None if mask is None else mask.nonzero()[:, 0]
+    first = next(iter(values.values())) if isinstance(values, dict) else values
+    if len(first if rows is None else rows) < 2:
         with evaluation_mode(*batch_norms(encoder)):
             return encoder(each(lambda v: fill_missing(v, mask)))
-    return scattered(encoder(each(lambda v: v[rows])), rows, len(mask))
+    return encoder(values) if rows is None else scattered(encoder(each(lambda v: v[rows])), rows, len(mask))

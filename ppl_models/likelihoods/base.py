@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multipyro.batch import is_missing
 from multipyro.ppl_models.likelihoods.missing import MissingEntries
+from multipyro.ppl_models.networks._layers import run_layers
 
 __all__ = [
     "ConcentrationLikelihood",
@@ -31,7 +32,8 @@ class Likelihood(nn.Module, ABC):
     `check_values`, which data it accepts.
 
     Args:
-        network: Module from latents `(..., batch, latent_dim)` to outputs `(..., batch, *event, *parameters)`.
+        network: Module from latents `(n, latent_dim)` to outputs `(n, *event, *parameters)`; the leading dimensions of
+            latents are flattened for it. While it trains, its batch norms take their running statistics for `n = 1`.
         missing_entries: Whether entries of a data point may be missing: NaN in floating-point data, -1 in integer data
             (`mark_missing` puts them where a mask says so). They contribute nothing to densities and gradients. A
             modality that is missing altogether is better marked in `observed`.
@@ -88,7 +90,7 @@ class Likelihood(nn.Module, ABC):
         Raises:
             TypeError: If there is an exposure but the likelihood does not accept one.
         """
-        outputs = self.network(latents)
+        outputs = run_layers(self.network, latents, tuple(latents.shape[-1:]))
         if exposure is None:
             distribution = self.distribution(outputs)
         elif self.takes_exposure:

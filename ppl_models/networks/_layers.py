@@ -38,7 +38,9 @@ def run_layers(layers: nn.Module, values: Tensor, in_shape: tuple[int, ...]) -> 
             outputs = layers(batch)
     else:
         outputs = layers(batch)
-    return outputs.reshape(*lead, *outputs.shape[1:])
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"a network must return a tensor, {type(layers).__name__} returned {type(outputs).__name__}")
+    return outputs.reshape(lead + outputs.shape[1:])
 
 
 class Layers(nn.Module):
@@ -67,8 +69,12 @@ def with_norm(layer: nn.Module, norm: nn.Module | None, activation: nn.Module | 
 
 
 def check_ids(values: Tensor, num_classes: int) -> None:
-    """Raises, while Pyro validates, unless class ids lie in 0 to `num_classes - 1`; -1 is a missing entry."""
-    if is_validation_enabled() and values.numel() and (values.min() < -1 or values.max() >= num_classes):
+    """Raises, while Pyro validates, unless class ids lie in 0 to `num_classes - 1`; -1 is a missing entry.
+
+    An exported or compiled network does not look at values.
+    """
+    checked = is_validation_enabled() and not torch.compiler.is_compiling()
+    if checked and values.numel() and (values.min() < -1 or values.max() >= num_classes):
         raise ValueError(
             f"class ids must be from 0 to {num_classes - 1}, or -1 for a missing entry, "
             f"got {values.min().item()} to {values.max().item()}"
