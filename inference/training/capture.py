@@ -7,23 +7,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 
 from multipyro.batch import batch_rows, modalities_in
+from multipyro.data import Batch
 from multipyro.inference.objectives import Objective
 from multipyro.inference.objectives.families import SubsetFamily
 from multipyro.inference.objectives.spec import instances_in
 from multipyro.inference.programs import substitute
 from multipyro.inference.training.devices import Worker
 
-__all__ = ["CapturedGradients", "Mode", "StepGraph"]
-
-Mode = Literal["eager", "replayed", "compiled"]
-Batch = tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]
+__all__ = ["CapturedGradients", "StepGraph"]
 
 # What "auto" expects, in seconds: a capture takes a few and saves a tenth of a step, so that it pays from so long on; a
 # compilation takes so long for each operation and saves such a share of a step. Twice its time must be won back.
@@ -130,7 +128,7 @@ class CapturedGradients:
         worker: Worker,
         note: Callable[[str], None],
     ) -> None:
-        self.mode: Mode = "eager"
+        self.mode = "eager"
         self._eager, self._loss, self._objective, self._parameters = eager, loss, objective, parameters
         self._buffers, self._worker, self._note = buffers, worker, note
         self._is_random = any(family.is_random for family in instances_in(objective, SubsetFamily))
