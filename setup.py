@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 SUBPACKAGES = ("data", "guides", "inference", "ppl_models")
 EXTRAS = {
-    "arviz": ["arviz>=0.17,<1"],  # arviz 1 has other data structures
+    "arviz": ["arviz>=0.19,<1"],  # arviz 1 has other data structures
     "export": ["safetensors>=0.4"],
     "faces": ["opencv-python-headless>=4.9,<5"],  # OpenCV 5 has no Haar cascades
     "ray": ["ray>=2.9"],
@@ -55,7 +55,8 @@ setup(
     package_data={"multipyro": ["py.typed"]},
     zip_safe=False,
     python_requires=">=3.11",
-    # Parts of the tests have passed with the lower bounds; an upper bound stands only where a break is known.
+    # The tests have passed with Python 3.11 and the lower bounds (torch 2.2.2), and with Python 3.12, torch 2.8,
+    # pyro-ppl 1.9.1 and NumPy 2.2; .ci/run installs the newest. An upper bound stands only where a break is known.
     # The modules import with torch, pyro-ppl and numpy alone; see multipyro/_optional.py for the others.
     install_requires=[
         "lightning-fabric>=2.4",
