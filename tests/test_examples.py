@@ -50,6 +50,10 @@ NOTEBOOKS = {
     "notebooks/1_train_and_cross_generate.ipynb": ("EPOCHS = 1", 2),
     "notebooks/2_write_your_own_guide.ipynb": ("EPOCHS, FURTHER_EPOCHS, SAMPLES = 1, 1, 128", 2),
     "notebooks/3_posterior_predictive_checks.ipynb": ("EPOCHS, ROWS, DRAWS = 1, 20, 50", 4),
+    "notebooks/4_can_i_trust_it.ipynb": (
+        "EPOCHS, ROWS, SIMULATED, SAMPLES, CHAINS, TEMPERATURES = 1, 20, 40, 40, 2, 4",
+        1,
+    ),
 }
 MACHINE = re.compile(r"/(home|root|tmp|opt|usr|work|Users)/|site-packages")
 
