@@ -50,7 +50,7 @@ def test_project(project, tmp_path, monkeypatch, capsys):
     assert all(np.isfinite(float(line.split(" | ")[1])) for line in lines)
     with open("embedding.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 60
-    assert Path("moved/mvtcae.zip").is_file()
+    assert Path("moved/mopoe.zip").is_file()
 
 
 def test_every_project_is_tested():
