@@ -94,8 +94,8 @@ class Splits:
         parts = {part: getattr(self, part) for part in self.NAMES}
         for name in modalities:
             sums = {part: _sums(data, name) for part, data in parts.items()}
-            seen = (self.train.observed or {}).get(name)
-            unit = (sums["train"] if seen is None else sums["train"][seen]).median().item()
+            observed = (self.train.observed or {}).get(name)
+            unit = (sums["train"] if observed is None else sums["train"][observed]).median().item()
             modality = replace(self.train.modalities[name], exposure="sum", exposure_unit=unit)
             parts = {
                 part: replace(

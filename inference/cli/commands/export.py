@@ -40,7 +40,7 @@ def _write(arguments: argparse.Namespace, folder: Path) -> None:
         raise ValueError(f"{arguments.run} was trained from user-defined programs, which cannot be rebuilt elsewhere")
     write_weights(folder / "model.safetensors", read_checkpoint(checkpoint_of(arguments.run, arguments.checkpoint)))
     options = config["data"]["options"] or {}
-    # where the data was is nobody's business, and it is not exported
+    # the path of the data is that of another machine, and the data is not exported
     config["data"]["options"] = {name: value for name, value in options.items() if name != "file"} or None
     config = {**config, "state": "exported"}
     write_json(folder / "run.json", config)
