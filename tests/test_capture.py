@@ -218,8 +218,8 @@ class Selecting(Wrapped):
 
 REFUSED = {
     "a decision": (Deciding, elbo(MODEL, GUIDE), r"depends on the values of a tensor \(test_capture.py, line \d+\)"),
-    "a counter": (Alternating, elbo(MODEL, GUIDE), "the captured step gives another loss or other gradients"),
-    "a selection": (Selecting, elbo(MODEL, GUIDE), "a program selects rows, whose number depends on the batch"),
+    "a counter": (Alternating, elbo(MODEL, GUIDE), "the captured step gives a different loss or different gradients"),
+    "a selection": (Selecting, elbo(MODEL, GUIDE), "a program selects rows by a mask, so their number"),
     "an ELBO of Pyro": (Wrapped, Trace_ELBO(), "Trace_ELBO is not an objective of multipyro"),
 }
 

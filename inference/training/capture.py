@@ -1,4 +1,4 @@
-"""A training step as a fixed graph of tensor operations: captured from one run, replayed as it is or compiled."""
+"""A training step captured as a fixed graph of tensor operations, which is replayed as it is or compiled."""
 
 import re
 import time
@@ -23,32 +23,33 @@ from multipyro.inference.training.devices import Worker
 
 __all__ = ["CapturedGradients", "StepGraph"]
 
-# What "auto" expects, in seconds: a capture takes a few and saves a tenth of a step, so that it pays from so long on; a
-# compilation takes so long for each operation and saves such a share of a step. Twice its time must be won back.
+# Assumptions of `compile="auto"`. Capturing takes a few seconds and saves a tenth of each step, so it pays off if at
+# least _CAPTURE_FROM seconds of training remain. Compiling takes _COMPILE_PER_NODE seconds per operation and saves the
+# share _COMPILE_SAVES of each step; it must save at least twice the time that it takes.
 _CAPTURE_FROM, _COMPILE_PER_NODE, _COMPILE_SAVES = 40.0, 0.1, 1 / 7
-# more kinds of steps than these are not captured
+# steps of more different kinds than this are not captured
 _MOST_GRAPHS = 8
-# where an error comes from that has a cause in a program
+# frames of these libraries are skipped in the search for the line of a program that caused an error
 _LIBRARIES = re.compile(r"[\\/](torch|pyro|contextlib\.py)\b")
 
 
 class StepGraph:
-    """The loss of a batch and its gradients, as the operations of one run on a batch like it.
+    """The loss of a batch and its gradients, as a graph of the operations recorded on one batch.
 
-    All tensors but those of the batch are used by reference: parameters, buffers and weights that are changed in place
-    have their present values whenever the graph is called, and random numbers are drawn anew.
+    All tensors except those of the batch are used by reference: parameters, buffers and weights that change in place
+    have their current values whenever the graph is called. Each call samples new random numbers.
 
     Args:
-        loss: From a batch `(x, observed)` to a loss that can be differentiated.
-        parameters: What the gradients are with respect to.
-        batch: The batch.
+        loss: Function of a batch `(x, observed)` that returns a differentiable loss.
+        parameters: The tensors to differentiate with respect to.
+        batch: The batch on which the operations are recorded.
 
     Attributes:
         num_nodes: The number of operations.
 
     Raises:
         ValueError: If a shape depends on the values of the batch.
-        Exception: Whatever else a program raises that cannot be captured, such as one that reads a value.
+        Exception: Whatever a program raises that cannot be captured, for example because it reads a tensor's value.
     """
 
     def __init__(self, loss: Callable[[Any, Any], Tensor], parameters: Sequence[Tensor], batch: Batch) -> None:
@@ -64,11 +65,11 @@ class StepGraph:
             gradients = torch.autograd.grad(result, parameters, allow_unused=True)
             return [result.detach(), *_laid_out(gradients, parameters)]
 
-        with pyro.validation_enabled(False):  # which reads values
+        with pyro.validation_enabled(False):  # validation reads values
             module = make_fx(run)(*_values(batch))
         graph, inputs = module.graph, {}
         if any(map(_depends_on_values, graph.nodes)):
-            raise ValueError("a program selects rows, whose number depends on the batch")
+            raise ValueError("a program selects rows by a mask, so their number depends on the batch")
         first = next(node for node in graph.nodes if node.op != "placeholder")
         for node in [node for node in graph.nodes if node.op == "get_attr"]:
             if node.target not in inputs:
@@ -89,7 +90,7 @@ class StepGraph:
 
     @torch.no_grad()
     def compile(self, batch: Batch) -> None:
-        """Compiles the graph; needs a C++ compiler, on a GPU Triton. Its random numbers stay those of torch."""
+        """Compiles the graph, whose random numbers still come from torch. Needs a C++ compiler, or Triton on a GPU."""
         from torch import _inductor as inductor
 
         inputs = [*_values(batch), *self._others]
@@ -97,22 +98,22 @@ class StepGraph:
 
 
 class CapturedGradients:
-    """The loss and the gradients of batches: by the programs themselves, or by graphs captured from them.
+    """Computes the loss and the gradients of batches, by the programs themselves or by graphs captured from them.
 
-    There is a graph for each kind of step: for the batches that are as large as the first of their epoch, by their
-    entries and by the random subsets of the objective. Other batches, and all while `mode` is `"eager"`, are left to
-    the programs. The result of a graph is compared with that of the programs in its first step, and again in epochs 0,
-    1, 2, 4, 8 and so on. If a graph cannot be captured, or its result differs by more than rounding, the programs
-    compute all further steps.
+    Steps are of one kind if their batches have the same entries and the objective has the same random subsets; each
+    kind has its own graph. Graphs are used for batches that are as large as the first of their epoch. Other batches,
+    and all batches while `mode` is `"eager"`, are left to the programs. The result of a graph is compared with that of
+    the programs in its first step, and again in epochs 0, 1, 2, 4, 8 and so on. If a graph cannot be captured, or its
+    result differs by more than rounding, the programs compute all further steps.
 
     Args:
-        eager: Computes the gradients of a batch by the programs, leaves them in the parameters, returns the loss.
-        loss: From an objective and a batch to the loss that is differentiated.
+        eager: Runs the programs on a batch, stores the gradients in the parameters and returns the loss.
+        loss: Function of an objective and a batch that returns the loss to differentiate.
         objective: The objective.
-        parameters: What is trained, a list that may grow.
-        buffers: What else a step changes, such as the statistics of batch norm.
+        parameters: The trained parameters, a list that may grow.
+        buffers: The other tensors that a step changes, such as the statistics of batch norm.
         worker: This process.
-        note: Called with a line that says why there is no graph, or no compiled one.
+        note: Called with a one-line reason if steps are not captured, or not compiled.
 
     Attributes:
         mode: `"eager"`, `"replayed"` or `"compiled"`.
@@ -137,13 +138,13 @@ class CapturedGradients:
         self._rows: int | None = None
 
     def start_epoch(self, epoch: int) -> None:
-        """Before the first step of an epoch, counted from 0 in a stage."""
+        """Prepares for the first step of an epoch; epochs are counted from 0 in each stage."""
         self._rows = None
         if epoch & (epoch - 1) == 0:
             self._checked.clear()
 
     def __call__(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
-        """The loss of a batch, after leaving its gradients in the parameters."""
+        """Returns the loss of a batch and stores its gradients in the parameters."""
         self._rows = self._rows or batch_rows(x)
         if self.mode == "eager" or batch_rows(x) != self._rows:
             return self._eager(x, observed)
@@ -162,11 +163,11 @@ class CapturedGradients:
         return loss
 
     def choose(self, batch: Batch, seconds: float) -> None:
-        """Sets the mode: captures, and compiles, if that is expected to win back its time.
+        """Sets the mode: captures, and compiles, if this is expected to save more time than it takes.
 
         Args:
             batch: A batch of the usual size.
-            seconds: How long the programs would take for all further steps.
+            seconds: Time that the programs would take for all remaining steps.
         """
         if seconds < _CAPTURE_FROM:
             return
@@ -188,7 +189,7 @@ class CapturedGradients:
                     self._note("steps are not captured: the captured step is slower")
 
     def _check(self, batch: Batch) -> bool:
-        """Compares the graph of a batch, captured if it is new, with the programs; says where they differ."""
+        """Whether the graph of a batch, captured first if needed, agrees with the programs; notes why if not."""
         with self._undone():
             expected = [self._eager(*batch), *(parameter.grad for parameter in self._parameters)]
         try:
@@ -197,15 +198,15 @@ class CapturedGradients:
                 if key not in self._graphs:
                     self._graphs[key] = self._captured(objective, batch)
                 if not _agree(self._graphs[key](batch), expected, 5e-2 if self._worker.mixed_precision else 1e-3):
-                    raise ValueError("the captured step gives another loss or other gradients")
-        except Exception as error:  # whatever programs, torch or a compiler raise
+                    raise ValueError("the captured step gives a different loss or different gradients")
+        except Exception as error:  # anything that programs, torch or a compiler may raise
             self._note(f"steps are not captured: {_reason(error)}")
             return False
         self._checked.add(key)
         return True
 
     def _structure(self, batch: Batch) -> tuple[Any, Any]:
-        """The objective with the random subsets of this step, and what a graph of it is for."""
+        """The objective with the random subsets of this step, and the key of its graph."""
         drawn: list[SubsetFamily] = []
 
         def draw(part: Any) -> Any:
@@ -220,7 +221,7 @@ class CapturedGradients:
 
     def _captured(self, objective: Any, batch: Batch) -> StepGraph:
         if self._worker.size > 1:
-            raise ValueError("several processes train together")
+            raise ValueError("training uses several processes")
         if not isinstance(objective, Objective):
             raise TypeError(f"{type(objective).__name__} is not an objective of multipyro")
         if len(self._graphs) == _MOST_GRAPHS:
@@ -238,7 +239,7 @@ class CapturedGradients:
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
-        """Resets generators and buffers after this context to what they were before."""
+        """Restores random generators and buffers at the end of this context."""
         buffers = [buffer.clone() for buffer in self._buffers]
         try:
             with torch.random.fork_rng([self._worker.device] if self._worker.device.type == "cuda" else []):
@@ -257,7 +258,7 @@ def _values(batch: Batch) -> list[Tensor]:
 
 
 def _depends_on_values(node: Any) -> bool:
-    """Whether the shape of what a node returns depends on values: the graph would have that of the captured batch."""
+    """Whether the shape of a node's output depends on values; the graph would fix it to that of the captured batch."""
     if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
         return False
     if node.target is not torch.ops.aten.index.Tensor:
@@ -266,7 +267,7 @@ def _depends_on_values(node: Any) -> bool:
 
 
 def _laid_out(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Iterator[Tensor | None]:
-    """Gradients in the memory layout of their parameters, as fused optimizers need them, no two in the same memory."""
+    """Gradients in the memory layout of their parameters, as fused optimizers need them; no two share memory."""
     places: set[int] = set()
     for gradient, parameter in zip(gradients, parameters, strict=True):
         place = 0 if gradient is None else gradient.untyped_storage().data_ptr()
@@ -293,7 +294,7 @@ def _agree(result: Sequence[Tensor | None], expected: Sequence[Tensor | None], r
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line, with the place in the programs that it came from."""
+    """An error as one line, with the place in the programs that caused it."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "tracing tensor" in text:
         text = "a program depends on the values of a tensor"

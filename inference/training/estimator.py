@@ -1,4 +1,4 @@
-"""A multimodal VAE in the manner of scikit-learn: one estimator that fits, embeds, predicts, imputes and scores."""
+"""A multimodal VAE as a scikit-learn estimator, which fits, embeds, predicts, imputes and scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,22 +19,23 @@ with optional_imports("the estimator"):
 __all__ = ["MultimodalEstimator"]
 
 _TARGET = "target"
-# the parts that only the descriptions of the modalities come from: all rows are trained on
+# the split from which the modalities are described; all rows are used for training
 _SHARES = (0.8, 0.1, 0.1)
 
 
 class MultimodalEstimator(TransformerMixin, BaseEstimator):
-    """A method of this library as an estimator of scikit-learn.
+    """A method of this library as a scikit-learn estimator.
 
-    It clones, and works in a `Pipeline`, under `cross_val_score` and in `GridSearchCV`. Every row is an example and may
-    miss any value (NaN, None): a row that misses one value of a modality of which no training row did misses the whole
-    modality. With `y`, the classes or numbers are one more modality, which `predict` predicts.
+    It can be cloned, and works in `Pipeline`, `cross_val_score` and `GridSearchCV`. Each row is an example, and any
+    value may be missing (NaN, None). If no training row has single missing values in a modality, a row without one of
+    its values is treated as missing the whole modality. With `y`, the classes or numbers are one more modality, which
+    `predict` predicts.
 
     Args:
         method: A method of `METHODS`.
-        modalities: Modality name -> its column or list of columns, or what a description says of it, see `from_table`.
-            By default every column of a DataFrame is a modality, and of an array all columns are one, `"x"`; columns of
-            arrays are named by their numbers, `"0"`, `"1"` and so on.
+        modalities: Modality name -> its column, its list of columns, or its description as in `from_table`. By default
+            each column of a DataFrame is a modality, and all columns of an array are one modality, `"x"`. Columns of
+            arrays are named by number: `"0"`, `"1"` and so on.
         latent_dim: Size of the latent.
         hidden_features: Widths of the hidden layers; None for the default.
         options: Options of the method.
@@ -81,7 +82,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
 
         Args:
             X: A DataFrame, an array of numbers `(rows, columns)`, or a dict of columns.
-            y: A class or a number for each row, a further modality.
+            y: A class or a number for each row, used as a further modality.
 
         Raises:
             ValueError: If the data does not fit `modalities`, or the method cannot be trained on it.
@@ -90,7 +91,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         specs = self._specs(table, isinstance(X, np.ndarray))
         if y is not None:
             if _TARGET in specs:
-                raise ValueError(f"no modality may be called {_TARGET!r}, the name of y")
+                raise ValueError(f"no modality may be named {_TARGET!r}: this is the name of y")
             table, specs[_TARGET] = {**table, _TARGET: _listed(y)}, {"column": _TARGET}
         described = from_table(table, specs, split=_SHARES, seed=self.seed).train.modalities
         data = load_examples(table, described).with_split("train")
@@ -104,7 +105,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """The latent mean of each row given what it has, `(rows, latent_dim)`."""
+        """The latent mean of each row given its observed values, `(rows, latent_dim)`."""
         data = self._read(X)
         x, observed = data.rows(torch.arange(len(data)))
         return embed(self.recipe_.guide, x, observed=observed).cpu().numpy()
@@ -138,9 +139,9 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         return X.assign(**columns) if hasattr(X, "assign") else columns
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The accuracy (or the coefficient of determination) of `predict`, with `y`; else the mean log-likelihood.
+        """The accuracy of `predict` (R^2 for numbers) if `y` is passed, otherwise the mean log-likelihood.
 
-        The log-likelihood is that of what each row has, by importance sampling, in nats per row.
+        The log-likelihood of the observed values is estimated by importance sampling, in nats per example.
         """
         check_is_fitted(self)
         if self.has_target_ and y is not None:
@@ -157,7 +158,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         ).mean
 
     def _specs(self, table: Mapping[str, list], is_array: bool) -> dict[str, Mapping[str, Any]]:
-        """What `from_table` is told of the modalities."""
+        """The modalities in the form that `from_table` accepts."""
         if self.modalities is None:
             return {"x": {"columns": list(table)}} if is_array else {name: {"column": name} for name in table}
         specs = {}
@@ -173,7 +174,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         return load_examples(_columns(X), known)
 
     def _predicted(self, data: MultimodalData, target: Sequence[str]) -> dict[str, np.ndarray]:
-        """Means, or names of the most probable classes, of modalities given what each row has."""
+        """Means, or names of the most probable classes, of modalities given the observed values of each row."""
         x, observed = data.rows(torch.arange(len(data)))
         torch.manual_seed(self.seed)
         samples = cross_generate(self.recipe_.model, self.recipe_.guide, x, target, self.num_samples, observed)

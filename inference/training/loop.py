@@ -65,13 +65,13 @@ class Trainer:
             self._run = Run(settings.out, describe_run(recipe, settings, RESUMABLE, data))
         self._reporter = Reporter(settings, self._run, self._worker.is_main)
         self._statements, self._state = Statements(), FitState(*self._programs)
-        # of the stage that is trained
+        # state of the current stage
         self._steps: list[TrainingStep] = []
         self._factor: Any = None
         self._schedules: list[LinearWarmup] = []
         self._history: list[dict[str, float]] = []
         self._best, self._waited = -math.inf, 0
-        # of its epoch
+        # state of the current epoch
         self._totals: list[float] = []
         self._pending: list[Sequence[Tensor]] = []
 
@@ -183,8 +183,8 @@ class Trainer:
     def _check_losses(self) -> None:
         """Adds up the losses since the last call.
 
-        On an accelerator they are read only here, so that a loss that is not finite is noticed up to 49 steps late:
-        then its step is named, but no site, since all of them have become NaN since.
+        On an accelerator the losses are read only here, so a loss that is not finite is noticed up to 49 steps late.
+        The error then names the step but no site, because by then all sites are NaN.
         """
         begin = self._state.batch + 1 - len(self._pending)
         for number, losses in enumerate(self._pending):
@@ -202,7 +202,7 @@ class Trainer:
         return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
 
     def _is_ours(self) -> bool:
-        """Whether everything in the programs is multipyro's or torch's, so that each step does the same."""
+        """Whether all parts of the programs come from multipyro or torch, so that each step does the same."""
         parts = [part for module in self._modules for part in module.modules()]
         objectives = [step.objective for step in self._steps]
         places = {type(part).__module__.partition(".")[0] for part in (*self._programs, *parts, *objectives)}
@@ -218,7 +218,8 @@ class Trainer:
     def _validate(self, first: Batch) -> dict[str, float]:
         """The metrics of the validation data per example, with every warm-up at its end.
 
-        Without any, those of the first training batch; its bound is left out, since it stands for one batch only.
+        Without validation data, the metrics are those of the first training batch, without its bound, which would
+        describe a single batch only.
         """
         sums: dict[str, Tensor] = {}
         objective = self._recipe.stages[self._state.stage].objective
@@ -245,11 +246,11 @@ class Trainer:
         checkpoint |= {"step": self._state.step, "stopped": self._state.stop, "rng": torch.get_rng_state()}
         checkpoint |= {"best": self._best, "waited": self._waited}
         checkpoint |= {"modes": [step.captured.mode for step in self._steps]}
-        # the last one after the best one: a run killed between the two repeats the epoch, and with it the best one
+        # "last" is written after "best": a run killed between the two repeats the epoch and writes both again
         names = ("best", "last") if is_better else ("last",)
         folder = self._run.stage_folder(self._state.stage)
         write_checkpoint(checkpoint, *(folder / f"{name}.ckpt" for name in names))
-        if len(self._history) == 1:  # so that an optimizer whose state cannot be read again is an error now
+        if len(self._history) == 1:  # fails early if the state of an optimizer cannot be read back
             read_checkpoint(folder / "last.ckpt", _PARTS)
 
     def _restore(self, path: Path) -> None:

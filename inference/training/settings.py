@@ -32,18 +32,18 @@ class TrainingSettings:
     Args:
         epochs: Number of passes over the training data, of each stage that does not set its own.
         batch_size: Examples per batch, in each process.
-        drop_last: Whether a last, smaller training batch is dropped in each epoch. Has no effect on user-defined
-            batches.
+        drop_last: Whether the last training batch of each epoch is dropped if it is smaller. Has no effect on
+            user-defined batches.
         optimizer: `"adam"`, `"adamw"`, `"amsgrad"`, `"sgd"` (with momentum 0.9) or `"rmsprop"`; a function from a list
             of parameters to a torch optimizer; or a plain optimizer of Pyro, such as `pyro.optim.Adam({"lr": 1e-3})`.
         lr: Learning rate of an optimizer given by name.
         lr_schedule: `"constant"`; `"cosine"` and `"exponential"`, which fall from `lr` to `lr_final * lr` at the end
             of each stage; `"one-cycle"`, which rises to `lr` over the first 30 % of a stage and then falls, with the
-            shape and constants of `torch.optim.lr_scheduler.OneCycleLR` and without its cycle of the momentum; or a
+            shape and constants of `torch.optim.lr_scheduler.OneCycleLR` but without its momentum cycle; or a
             function from an optimizer to a scheduler of torch, which is stepped once per epoch. The named ones change
             with every step.
         lr_warmup: Number of epochs over which the learning rate grows linearly from 0 before a named schedule starts.
-        lr_final: The factor that `"cosine"` and `"exponential"` reach.
+        lr_final: The factor of `lr` that `"cosine"` and `"exponential"` reach at the end of a stage.
         gradient_clip: The largest norm of the gradient of an update; None for no limit.
         early_stopping: Number of epochs without a better validation bound before a stage stops; None for never.
         seed: Seed of the order of examples and of every step.
@@ -53,11 +53,11 @@ class TrainingSettings:
         precision: `"32-true"`, or `"bf16-mixed"` for automatic mixed precision.
         compile: Whether the loss and gradients of a step are captured as a graph of tensor operations, which is
             compiled where there is a C++ compiler and replayed as it is elsewhere. A replayed graph gives the same bits
-            as the programs, a compiled one the same numbers up to rounding. What the programs do beside operations on
-            tensors is then done only once. `"auto"` captures, and compiles, programs whose parts are all from multipyro
-            or torch, if the first epoch of a stage shows that this wins back its time.
+            as the programs, a compiled one the same numbers up to rounding. Anything that the programs do besides
+            tensor operations then happens only once. `"auto"` captures, and compiles, programs whose parts all come
+            from multipyro or torch, if the first epoch of a stage shows that this saves more time than it takes.
         logger: `"csv"` writes `log.csv` into `out`, `"tensorboard"` event files; or any object with
-            `log_metrics(metrics, step)`, such as the loggers of Lightning; or a list of these; None for none.
+            `log_metrics(metrics, step)`, such as the loggers of Lightning; or a list of these; None for no log.
         progress: Whether progress is shown: a bar in a terminal, one line per epoch elsewhere.
         out: Run folder for `run.json`, the log and the checkpoints; None keeps nothing on disk.
         resume: Continue the run in `out`, or start one if there is none.
@@ -67,7 +67,8 @@ class TrainingSettings:
 
     Raises:
         ValueError: If a setting has a wrong type or value.
-        TypeError: If a logger or a callback does not have the methods of one, or `config` has more than plain values.
+        TypeError: If a logger or a callback does not have the required methods, or `config` contains anything but
+            plain values.
 
     Example:
         >>> TrainingSettings(epochs=50, lr_schedule="cosine").batch_size
@@ -80,7 +81,7 @@ class TrainingSettings:
 
     epochs: Count = _setting(10, "number of passes over the training data")
     batch_size: Count = _setting(128, "examples per batch, in each process")
-    drop_last: bool = _setting(False, "drop a last, smaller training batch in each epoch")
+    drop_last: bool = _setting(False, "drop the last training batch of each epoch if it is smaller")
     optimizer: Literal["adam", "adamw", "amsgrad", "sgd", "rmsprop"] | Callable = _setting("adam", "optimizer")
     lr: Weight = _setting(1e-3, "learning rate")
     lr_schedule: Literal["constant", "cosine", "exponential", "one-cycle"] | Callable = _setting(

@@ -1,4 +1,4 @@
-"""One update of a batch: the loss, its gradient, the optimizer; and the error for a loss that is not finite."""
+"""One parameter update: loss, gradients and optimizer; and the error for a loss that is not finite."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -27,24 +27,24 @@ class NonFiniteLossError(RuntimeError):
 
 
 class TrainingStep:
-    """One update of every batch of a stage.
+    """An update that each batch of a stage performs.
 
-    It trains what `SVI` trains on the same programs: the parameters of programs that are modules, and those that their
-    `pyro.param` and `pyro.module` statements show, from the step in which they first occur. As in Pyro, each statement
-    has its own optimizer.
+    It trains the same parameters as `SVI` on the same programs: those of programs that are modules, and those of
+    `pyro.param` and `pyro.module` statements, from the step in which they first occur. As in Pyro, each statement has
+    its own optimizer.
 
     Args:
         recipe: The recipe.
-        part: A stage of it, or one of the updates of a stage: what is minimized, and which modules train.
+        part: A stage of the recipe, or one of a stage's updates: it defines what is minimized and which modules train.
         settings: The settings of the run.
         worker: This process.
         statements: The parameter store of the run.
-        note: Called with a line that says why steps are not captured or compiled.
+        note: Called with a one-line reason if steps are not captured or compiled.
 
     Attributes:
-        captured: What computes the gradients.
-        parameters: What is trained.
-        optimizers: The optimizers, by what they train.
+        captured: Computes the gradients.
+        parameters: The trained parameters.
+        optimizers: Name of a statement, or `""` for the modules of the programs -> optimizer.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class TrainingStep:
             self.captured.mode = "compiled"
 
     def gradients(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
-        """The loss of a batch, after leaving its gradients in the parameters; both summed over the processes."""
+        """Returns the loss of a batch and stores its gradients in the parameters, both summed over the processes."""
         return self._worker.sum_gradients(self.captured(x, observed), self.parameters)
 
     def _by_programs(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
-        """The loss of a batch, after leaving its gradients in the parameters, as the programs compute them."""
+        """Runs the programs on a batch, stores the gradients in the parameters and returns the loss."""
         for parameter in self.parameters:
             parameter.grad = None
         with self._statements.recorded() if self._is_first else nullcontext({}) as shown:
@@ -108,7 +108,7 @@ class TrainingStep:
         return loss.detach()
 
     def _loss(self, bound: BoundObjective | None, x: Any, observed: Any) -> Tensor:
-        """The loss of a batch; of another objective than ours, after leaving its gradients in the parameters."""
+        """The loss of a batch; an objective that is not ours also stores its gradients in the parameters."""
         with (
             frozen_modules(self._others, self._train) if self._others else nullcontext(),
             self._worker.autocast(),
@@ -118,7 +118,7 @@ class TrainingStep:
             return bound.differentiable_loss(x, observed)
 
     def apply(self, factor: float | None) -> None:
-        """Updates the parameters by their gradients, the learning rate times `factor` unless that is None."""
+        """Updates the parameters, with the learning rate multiplied by `factor` unless that is None."""
         if self._settings.gradient_clip is not None:
             self._norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
         for optimizer in self.optimizers.values():
@@ -140,7 +140,7 @@ class TrainingStep:
             optimizer.load_state_dict(self._saved.pop(name))
 
     def _add(self, modules: Mapping[str, list[Tensor]]) -> None:
-        """Gives the parameters of modules and statements that do not train yet an optimizer."""
+        """Creates optimizers for the parameters of modules and statements that are not trained yet."""
         for name, parameters in modules.items():
             known = {id(parameter) for parameter in self.parameters}
             new = list({id(p): p for p in parameters if id(p) not in known}.values())
