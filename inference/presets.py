@@ -18,16 +18,16 @@ class Preset:
     Args:
         name: The method that the paper is about, and the data: `"mopoe/polymnist"`.
         source: The paper and its section.
-        methods: Each method that the paper trains with these settings -> options of its own. The first is the default.
+        methods: Method that the paper trains with these settings -> its additional options. The first is the default.
         data: Name of the data set.
         data_options: Options of the data set.
         modalities: The modalities that are used; None for all.
-        likelihoods: Modality -> likelihood in place of that of the data set.
+        likelihoods: Modality -> likelihood that replaces that of the data set.
         scales: Modality -> scale of its likelihood in `likelihoods`, as in `Modality`.
         latent_dim: Size of the shared latent.
         hidden_features: Widths of the hidden layers.
-        architectures: Modality -> architecture in place of its default.
-        options: Options of all methods.
+        architectures: Modality -> architecture that replaces its default.
+        options: Options shared by all methods.
         training: Fields of `TrainingSettings`.
         departures: What differs from the paper, or is not in it, and why; each a sentence.
 
@@ -53,11 +53,11 @@ class Preset:
 
     @property
     def method(self) -> str:
-        """The method that is trained where none is named."""
+        """The default method."""
         return next(iter(self.methods))
 
     def method_options(self, method: str | None = None) -> dict[str, Any]:
-        """The options of a method; of one that the paper does not train those that it shares with all.
+        """The options of a method; for a method that the paper does not train, the shared options.
 
         Args:
             method: The method; None for the first.
@@ -66,11 +66,11 @@ class Preset:
         return {**self.options, **self.methods.get(method, {})}
 
     def splits(self, data_root: Any = None, **options: Any) -> Splits:
-        """The data, described by the likelihoods of the experiment.
+        """The data, with the likelihoods of the experiment.
 
         Args:
             data_root: As in `load_dataset`.
-            **options: Options of the data set, in place of those of the preset.
+            **options: Options of the data set that override those of the preset.
 
         Raises:
             FileNotFoundError: If the data is not found, see `load_dataset`.
@@ -80,12 +80,12 @@ class Preset:
         return splits.with_likelihoods(self.likelihoods, self.scales)
 
     def build(self, modalities: Mapping[str, Modality], method: str | None = None, **options: Any) -> Recipe:
-        """A method with the networks and options of the experiment.
+        """Builds a method with the networks and options of the experiment.
 
         Args:
-            modalities: Those of the data: `preset.splits().train.modalities`.
+            modalities: The modalities of the data: `preset.splits().train.modalities`.
             method: The method; None for the first.
-            **options: Options of the method in place of those of the preset.
+            **options: Options of the method that override those of the preset.
 
         Raises:
             ValueError: As in `multipyro.inference.build`.
@@ -95,10 +95,10 @@ class Preset:
         return build(method, networks, self.latent_dim, **{**self.method_options(method), **options})
 
     def settings(self, **overrides: Any) -> TrainingSettings:
-        """The settings of the training.
+        """The training settings.
 
         Args:
-            **overrides: Fields of `TrainingSettings` in place of those of the preset.
+            **overrides: Fields of `TrainingSettings` that override those of the preset.
         """
         return TrainingSettings(**{**self.training, **overrides})
 
@@ -127,13 +127,13 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """The preset of a name.
+    """Looks up a preset by name.
 
     Args:
         name: A key of `PRESETS`.
 
     Raises:
-        ValueError: If there is none; the message names those there are.
+        ValueError: If there is no such preset; the message lists all presets.
 
     Example:
         >>> preset("jmvae/mnist").settings(epochs=5).lr
@@ -160,12 +160,12 @@ _BRIDGED_NETWORKS = (
 _VLVAE_DEPARTURES = (
     "The weights of the likelihoods are those of the author's later code; the paper only says that the image has less "
     "and the text more.",
-    "Weight decay of 1e-7 and the decay of the learning rate by 0.999995 a step, of the later code, are left out.",
+    "The later code's weight decay of 1e-7 and learning-rate decay by 0.999995 per step are left out.",
     "The flows train for as many epochs as the model; in the later code for 160,000 steps (60,000 on CelebA).",
 )
 _MOPOE_BASELINES = (
-    "The MMVAE of the released code is an ELBO of one Gaussian sample with the mean of the experts' KLs; here the "
-    "density of the mixture takes the place of that mean.",
+    "The MMVAE of the released code is an ELBO with one Gaussian sample and the mean of the experts' KLs; here the "
+    "density of the mixture replaces that mean.",
     "The MVAE of the released code has no random subsets, and no likelihood weights in its terms of one modality; here "
     "these have the weights of the joint term.",
 )
@@ -211,7 +211,7 @@ _ALL = (
         departures=(
             _SOFTPLUS,
             "A scale of 0.27 on pixels in [0, 1] stands for the variance of 1 on standardized pixels.",
-            "Each face keeps the published part of its image; the paper splits 90 to 10 without saying which is where.",
+            "The split is the published one; the paper splits 90 to 10 without saying which images go where.",
             "The paper trains JMVAE-GAN in its released code for 100 epochs.",
             "The batch size is that of the released code.",
         ),
@@ -229,8 +229,8 @@ _ALL = (
         options={"weights": "dimension"},
         training={"epochs": 30, "batch_size": 128, "lr": 1e-3, "optimizer": "amsgrad"},
         departures=(
-            "A scale of 0.75 is that of the final code; Table 3 can only be reached with about 0.1, that of its first "
-            "release.",
+            "A scale of 0.75 is that of the final code; Table 3 is only reachable with about 0.1, the scale of its "
+            "first release.",
             "Samples, epochs and batch size are those of the released models; the paper does not give them.",
             "DReG is the paper's gradient; a hook of the released code never fires, which makes it `stl`.",
             "The encoder of SVHN has the fourth convolution and the layer of 128 of MoPoE's code.",
@@ -281,7 +281,7 @@ _ALL = (
         training={"epochs": 500, "batch_size": 100, "lr": 1e-3},
         departures=(
             _LOGARITHM,
-            "ReLUs take the place of swish.",
+            "ReLUs replace swish.",
             "The default weight of the label is 10 in the released code, and 50 in the run of its README.",
         ),
     ),
@@ -366,8 +366,8 @@ _ALL = (
         training={"epochs": 500, "batch_size": 128, "lr": 1e-4},
         departures=(
             *_BRIDGED_NETWORKS,
-            "The paper does not say how images are binarized: pixels are drawn anew in each epoch, once for test.",
-            "Each stage of the bridged VAE and of TELBO has all epochs.",
+            "The paper does not say how images are binarized: pixels are sampled anew in each epoch, once for test.",
+            "Each stage of the bridged VAE and of TELBO trains for all epochs.",
         ),
     ),
     Preset(
@@ -383,8 +383,8 @@ _ALL = (
         training={"epochs": 100, "batch_size": 128, "lr": 1e-4},
         departures=(
             *_BRIDGED_NETWORKS,
-            "The crop of the images is not in the paper: the 148x148 in the middle, resized.",
-            "One scale of the logistic distribution is learned for all pixels: the paper does not say which there are.",
+            "The paper does not give the crop of the images: here the central 148x148 pixels, resized.",
+            "One scale of the logistic distribution is learned for all pixels: the paper does not specify the scales.",
         ),
     ),
     Preset(

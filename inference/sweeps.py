@@ -1,4 +1,4 @@
-"""Sweeps: cells that are computed once each, in several processes or on a Ray cluster, and resumable."""
+"""Resumable sweeps: each cell is computed once, in this process, in several processes or on a Ray cluster."""
 
 import json
 import multiprocessing
@@ -30,12 +30,12 @@ class Cell:
     """One computation of a sweep, such as a method with one seed.
 
     Args:
-        name: Name of its folder in that of the sweep.
+        name: Name of its folder inside the folder of the sweep.
         run: Called as `run(folder, **arguments)`; returns plain values that JSON can represent. Other processes import
-            it, so it is a function of a module. What it writes into the folder is there again when a cell that was
-            interrupted is started anew, so that it can resume.
+            it, so it must be a top-level function of a module. The files that it writes into the folder are kept when
+            an interrupted cell is started again, so that it can resume from them.
         arguments: Its arguments.
-        key: Plain values that the result depends on; None for the arguments. A finished cell with another key is
+        key: Plain values that the result depends on; None for the arguments. A finished cell with a different key is
             computed again.
 
     Example:
@@ -56,11 +56,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What became of a cell.
+    """The outcome of a cell.
 
     Args:
         values: What `run` returned; None if it did not return.
-        error: Why it did not, the traceback or the exit code; empty of a finished cell, and of one that was not
+        error: The traceback or the exit code if it did not return. Empty for a finished cell, and for one that was not
             started because the budget was used up.
         seconds: Processor time of the process that finished it.
     """
@@ -81,15 +81,15 @@ def run_cells(
 ) -> dict[str, CellResult]:
     """Computes the cells that are not finished yet, and returns the results of all.
 
-    Each cell leaves `cell.json` in its folder once it is finished, and is then never computed again. One that raises,
-    or whose process is killed, leaves `error.txt`; the others go on, and the next call starts it anew.
+    A finished cell has a `cell.json` in its folder and is never computed again. A cell that raises leaves `error.txt`.
+    If a cell raises or its process is killed, the other cells continue, and the next call starts it again.
 
     Args:
         cells: The cells, in the order in which they are started.
         out: Folder of the sweep, with one folder per cell; on a Ray cluster one that all machines share.
-        workers: Number of cells at once, each in a process that has its share of the processors; 0 for one after the
-            other in this process, which a cell can then take down with it.
-        engine: `"processes"` of this machine; or `"ray"`, tasks of the cluster that `RAY_ADDRESS` names, or of one that
+        workers: Number of cells computed at once, each in a process with an equal share of the processors; 0 to compute
+            them one after the other in this process, where a crash in a cell ends the sweep.
+        engine: `"processes"` on this machine; or `"ray"`, tasks on the cluster that `RAY_ADDRESS` names, or on one that
             is started here. Ray decides how many run at once, up to `workers`.
         budget: Processor time in minutes, after which no further cell is started; None for no limit.
         report: Called with each cell and its result, as soon as it is known.
@@ -112,7 +112,7 @@ def run_cells(
     names = [cell.name for cell in cells]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"cells must have names of their own, got {', '.join(repeated)} twice")
+        raise ValueError(f"cells must have different names, got {', '.join(repeated)} more than once")
     if workers < 0 or engine not in ("processes", "ray") or (engine == "ray" and not workers):
         raise ValueError(f"workers must be at least {int(engine == 'ray')} and engine processes or ray, got {workers}")
     results: dict[str, CellResult] = {}
@@ -183,7 +183,7 @@ def _problem(folder: Path, otherwise: str) -> str:
 class _Pool(ABC):
     """Where cells are computed.
 
-    Args:
+    Attributes:
         running: Handle of a running computation -> its cell and folder.
     """
 
@@ -196,7 +196,7 @@ class _Pool(ABC):
 
     @abstractmethod
     def wait(self) -> list[tuple[Cell, str]]:
-        """Waits until at least one cell has ended; returns those with what went wrong if they left no result."""
+        """Waits until at least one cell has ended; returns the ended cells, each with the error if it has no result."""
 
     def stop(self) -> None:
         """Ends what is still running."""
@@ -213,11 +213,11 @@ class _Here(_Pool):
     def wait(self) -> list[tuple[Cell, str]]:
         (ended,) = self.running.values()
         self.running.clear()
-        return [(ended[0], _problem(ended[1], "it left no result"))]
+        return [(ended[0], _problem(ended[1], "it ended without a result"))]
 
 
 class _Processes(_Pool):
-    """One process for each cell: what happens to it happens to no other."""
+    """One process per cell, so that a crash affects no other cell."""
 
     def __init__(self, workers: int) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class _Processes(_Pool):
 
 
 class _Ray(_Pool):
-    """One task of Ray for each cell, which is not tried again by Ray itself."""
+    """One Ray task per cell; Ray does not retry it."""
 
     def __init__(self, workers: int) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class _Ray(_Pool):
         self._ray = ray
         if not ray.is_initialized():
             ray.init(log_to_driver=False)
-        # the machines share the files of this one, so what is imported here is found there
+        # all machines share the files of this one, so they can import the same modules
         environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
         self._task = ray.remote(max_retries=0, runtime_env=environment)(_compute)
 
@@ -269,7 +269,7 @@ class _Ray(_Pool):
             self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return [(cell, _problem(folder, str(error)))]
-        return [(cell, _problem(folder, "it left no result"))]
+        return [(cell, _problem(folder, "it ended without a result"))]
 
     def stop(self) -> None:
         for task in self.running:
