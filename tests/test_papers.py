@@ -144,7 +144,7 @@ def test_limited_budget_is_planned_once_and_said(table):
     plan = record["plan"]
     assert plan["epochs"] == 4 and plan["examples"] < experiment.SMOKE_ROWS and plan["warmup"] == 200
     assert record["rows"]["kl"]["number"]["value"] == 5.0
-    assert f"Training examples: {plan['examples']:,}, the budget." in record["departures"]
+    assert f"Training examples: {plan['examples']:,}, to fit the budget." in record["departures"]
     assert table("--budget", "0.0001", "--seeds", "1")["plan"] == plan
 
 

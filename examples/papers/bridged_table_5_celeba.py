@@ -18,7 +18,7 @@ TEST = 2_000
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    """Errors as if of 2,000 test images, and the bounds."""
+    """Errors, scaled to 2,000 test images, and the bounds."""
     x = trial.test(TEST, TEST)
     given = {"image": x["image"]}
     predicted = cross_generate(trial.model, trial.guide, given, ["attributes"], output="mean")["attributes"][0]
@@ -76,8 +76,8 @@ EXPERIMENT = Experiment(
         ),
     },
     unit="Errors of 2,000 test images, and bounds on log p(x) of the image in nats per example",
-    departures=("Of fewer than 2,000 test images the errors are scaled to 2,000.",),
-    reduced="50 test examples and 100 importance samples in place of 5,000 for the bounds: the budget.",
+    departures=("The errors on fewer than 2,000 test images are scaled to 2,000.",),
+    reduced="50 test examples and 100 importance samples in place of 5,000 for the bounds, to fit the budget.",
 )
 
 if __name__ == "__main__":

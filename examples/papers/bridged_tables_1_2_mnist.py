@@ -20,7 +20,7 @@ def bounds(trial: Trial, part: str) -> dict[str, float]:
     columns = {BOTH: ("image", "label"), ALONE: ("image",)}
     given = {name: subset for name, subset in columns.items() if set(subset) <= set(known)}
     given = {name: subset for name, subset in given.items() if supports(trial.guide, subset)}
-    # iterative sampling has no density of its own given the image alone
+    # iterative sampling has no density given the image alone
     given = {BOTH: given[BOTH]} if trial.run.method == "jmvae" else given
     if len(given) == 2:
         table = bridged_log_likelihoods(trial.model, trial.guide, x, "image", samples)
@@ -71,7 +71,7 @@ EXPERIMENT = Experiment(
         },
     },
     unit="Bound on log p(x) of the image, nats per example",
-    reduced="500 importance samples in place of 5,000, and the first 500 test examples: the budget.",
+    reduced="500 importance samples in place of 5,000, and the first 500 test examples, to fit the budget.",
 )
 
 if __name__ == "__main__":

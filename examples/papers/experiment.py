@@ -1,12 +1,13 @@
-"""The shape of all scripts in this folder: what is trained and measured, the published values, one command line.
+"""What the scripts in this folder share: a description of what is trained, measured and published, and a command line.
 
-A script describes an `Experiment` and calls `run`. Every row of its table is trained with every seed, each a cell of a
+A script describes an `Experiment` and calls `run`. Each row of its table is trained with each seed, as a cell of a
 sweep (`multipyro.inference.sweeps`) in the folder `--out`: the same command continues after an interruption, and a
-finished cell is never computed again. What comes out is `NAME.md`, `NAME.json` and, of a figure, `NAME.png`.
+finished cell is never computed again. The results are `NAME.md`, `NAME.json` and, for a figure, `NAME.png`.
 
-`--budget full` trains as long as the paper. `--budget MINUTES` is processor time for training all rows with one seed: a
-short trial measures what an example costs, and all rows get the same number of epochs, as many as fit; where these are
-fewer than five, five epochs on fewer examples. The plan is stored, and the same command with more seeds follows it.
+`--budget full` trains as long as the paper. `--budget MINUTES` is the processor time for training all rows with one
+seed: a short trial measures the cost of an example, and all rows train for the same number of epochs, as many as fit.
+If fewer than five fit, they train for five epochs on fewer examples. The plan is stored, and the same command with more
+seeds follows it.
 `--smoke` runs everything on noise within seconds, with tiny networks.
 """
 
@@ -51,9 +52,9 @@ class Run:
     """One training of a row.
 
     Args:
-        method: The method; None for that of the preset.
-        options: Options of the method in place of those of the preset.
-        changes: Fields of the preset in place of its own.
+        method: The method; None for the default of the preset.
+        options: Options of the method that override those of the preset.
+        changes: Fields of the preset that are replaced.
     """
 
     method: str | None = None
@@ -63,18 +64,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """What `measure` is called with: a trained run.
+    """A trained run, which `measure` is called with.
 
     Args:
         model: The generative program.
         guide: The variational program.
         recipe: The recipe.
         splits: The data.
-        run: The row that it belongs to.
-        settings: How it was trained.
-        full: Whether it is measured on as much as in the paper.
-        smoke: Whether nothing but that it runs matters.
-        folder: Folder of the cell; figures (.png) that the first seed leaves there become part of the result.
+        run: The method and the settings that were trained.
+        settings: The training settings.
+        full: Whether it is measured on as many samples and examples as in the paper.
+        smoke: Whether this is only a check that everything runs.
+        folder: Folder of the cell; figures (.png) that the first seed writes there become part of the result.
     """
 
     model: Any
@@ -105,14 +106,14 @@ class Experiment:
         name: Name of the files.
         title: The paper, the table and the data.
         preset: Name of the preset.
-        rows: Label of a row -> how it is trained; of several runs the values are joined.
+        rows: Label of a row -> the runs that are trained for it; the values of several runs are merged.
         measure: Called with a `Trial`; returns metric -> value.
-        published: Label of a row -> metric -> published value; what is not in it was not published.
-        unit: What the numbers are.
+        published: Label of a row -> metric -> published value; values that are absent were not published.
+        unit: What the numbers are, and their units.
         draw: Called with the results of all rows and a file name without suffix; writes figures, returns their paths.
-        departures: What differs from the paper beside the departures of the preset, each a sentence.
-        reduced: What `measure` has less of with a limited budget, a sentence.
-        data_options: Options of the data set in place of those of the preset.
+        departures: What differs from the paper besides the departures of the preset, each a sentence.
+        reduced: What `measure` reduces with a limited budget, a sentence.
+        data_options: Options of the data set that override those of the preset.
     """
 
     name: str
@@ -138,10 +139,10 @@ def run(experiment: Experiment) -> None:
     """The command line of an experiment."""
     parser = argparse.ArgumentParser(description=experiment.title)
     parser.add_argument("--smoke", action="store_true", help="only check that it runs, on noise")
-    parser.add_argument("--budget", default="60", help="processor minutes of training a seed, or full (60)")
+    parser.add_argument("--budget", default="60", help="processor minutes of training per seed, or full (60)")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (3)")
     parser.add_argument("--rows", nargs="+", choices=list(experiment.rows), help="only these rows")
-    parser.add_argument("--workers", type=int, default=0, help="cells at once, each in a process; 0 for this one (0)")
+    parser.add_argument("--workers", type=int, default=0, help="processes, one cell in each; 0 for this one (0)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="where cells are computed")
     parser.add_argument("--data-option", action="append", default=[], metavar="KEY=VALUE", help="as in multipyro train")
     parser.add_argument("--data-root", type=Path, help="data folder, instead of MULTIPYRO_DATA")
@@ -179,10 +180,10 @@ def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
         if result.values is not None:
             per_seed.setdefault(member, {}).update(result.values["metrics"])
     for label in args.rows:
-        found = [values for (row, _), values in per_seed.items() if row == label]
-        metrics = dict.fromkeys([*experiment.published.get(label, {}), *(name for one in found for name in one)])
+        measured = [values for (row, _), values in per_seed.items() if row == label]
+        metrics = dict.fromkeys([*experiment.published.get(label, {}), *(name for one in measured for name in one)])
         for metric in metrics:
-            ours = [one[metric] for one in found if one.get(metric) is not None]
+            ours = [one[metric] for one in measured if one.get(metric) is not None]
             table[label][metric] = {
                 "published": experiment.published.get(label, {}).get(metric),
                 "value": statistics.fmean(ours) if ours else None,
@@ -205,9 +206,9 @@ def _sweep(experiment: Experiment, args: argparse.Namespace, out: Path) -> None:
     }
     files = [] if experiment.draw is None else list(experiment.draw(table, out / experiment.name))
     for cell, (label, seed) in zip(cells, members, strict=True):
-        for picture in sorted((out / cell.name).glob("*.png")) if seed == 0 else ():
-            files.append(out / f"{experiment.name}-{_slug(label)}-{picture.name}")
-            write_atomically(files[-1], picture.read_bytes())
+        for figure in sorted((out / cell.name).glob("*.png")) if seed == 0 else ():
+            files.append(out / f"{experiment.name}-{_slug(label)}-{figure.name}")
+            write_atomically(files[-1], figure.read_bytes())
     text = _markdown(record, files)
     write_atomically(out / f"{experiment.name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_atomically(out / f"{experiment.name}.md", text)
@@ -258,7 +259,7 @@ def _data(settings: Preset, plan: Mapping[str, Any], data_root: Path | None) -> 
 
 
 def _plan(experiment: Experiment, args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """How long every row is trained; stored, so that a continued run follows it."""
+    """How long each row is trained; stored, so that a continued run follows the same plan."""
     paper = experiment.preset_of(Run(), args.data_option)
     epochs, warmup = paper.training["epochs"], paper.options.get("warmup")
     if args.smoke:
@@ -289,7 +290,7 @@ def _seconds_per_example(settings: Preset, one: Run, data_root: Path | None) -> 
     splits = settings.splits(data_root).head(20 * settings.training["batch_size"])
     recipe = settings.build(splits.train.modalities, one.method, **one.options)
     seconds = []
-    for _ in range(2):  # the first time includes what is done once
+    for _ in range(2):  # the first run includes one-time setup
         started = time.process_time()
         fit_recipe(recipe, splits.train, settings.settings(epochs=1, progress=False))
         seconds.append((time.process_time() - started) / len(splits.train))
@@ -299,24 +300,26 @@ def _seconds_per_example(settings: Preset, one: Run, data_root: Path | None) -> 
 def _departures(experiment: Experiment, plan: Mapping[str, Any], data_options: Mapping[str, Any]) -> list[str]:
     """Every setting that differs, and why."""
     paper = PRESETS[experiment.preset]
-    said = []
+    sentences = []
     if plan["budget"] != "full":
-        said.append(f"Epochs of each stage: {plan['epochs']} in place of {paper.training['epochs']}, the budget.")
-        said.append(f"Training examples: {plan['examples']:,}, the budget.")
+        epochs = f"{plan['epochs']} in place of {paper.training['epochs']}"
+        sentences.append(f"Epochs of each stage: {epochs}, to fit the budget.")
+        sentences.append(f"Training examples: {plan['examples']:,}, to fit the budget.")
         if plan["warmup"] is not None:
             unit = paper.options.get("warmup_unit", "epoch").capitalize()
-            said.append(f"{unit}s over which the KL grows: {plan['warmup']} in place of {paper.options['warmup']}.")
-        said += [experiment.reduced] * bool(experiment.reduced)
-    said += [f"The data has {name}={value}." for name, value in data_options.items()]
-    said.append("The parameters are those of the epoch with the best validation bound.")
-    return [*said, *experiment.departures, *paper.departures]
+            warmup = f"{plan['warmup']} in place of {paper.options['warmup']}"
+            sentences.append(f"{unit}s over which the weight of the KL grows: {warmup}.")
+        sentences += [experiment.reduced] * bool(experiment.reduced)
+    sentences += [f"Option of the data set: {name}={value}." for name, value in data_options.items()]
+    sentences.append("The parameters are those of the epoch with the best validation bound.")
+    return [*sentences, *experiment.departures, *paper.departures]
 
 
 def _markdown(record: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """The table, as long as it is narrow; of many metrics with one line each."""
+    """The results in Markdown: a wide table of a few metrics, or one line per metric if there are more."""
     metrics = list(dict.fromkeys(name for row in record["rows"].values() for name in row))
     lines = [f"# {record['title']}", "", f"`{record['command']}`", ""]
-    lines += [f"{record['unit']}. Ours is the mean ± standard deviation over seeds, and their number.", ""]
+    lines += [f"{record['unit']}. Ours is the mean ± standard deviation over seeds (number of seeds).", ""]
     if len(metrics) <= MAX_COLUMNS:
         lines += _line(["", *(f"{name}, {whose}" for name in metrics for whose in ("published", "ours"))])
         lines += ["|" + " --- |" * (1 + 2 * len(metrics))]
@@ -347,7 +350,7 @@ def _ours(cell: Mapping[str, Any]) -> str:
 
 
 def format_number(value: float | None, like: float | None = None) -> str:
-    """A number with as many digits as its size, or that of another number, is worth; a dash for None."""
+    """A number with digits that suit its size, or the size of `like`; a dash for None."""
     if value is None:
         return "–"
     size = abs(value if like is None else like)
@@ -359,7 +362,7 @@ def _slug(label: str) -> str:
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command, without the folders of one machine."""
+    """The command, without folders of this machine."""
     words = [f"examples/papers/{Path(sys.argv[0]).name}", "--budget", args.budget, "--seeds", str(args.seeds)]
     words += [] if args.all_rows else ["--rows", *args.rows]
     words += [word for name, value in args.data_option.items() for word in ("--data-option", f"{name}={value}")]

@@ -47,11 +47,11 @@ def measure(trial: Trial) -> dict[str, float]:
 
 
 def draw(table, file):
-    """Figure 5; a method without rounds is drawn as a level line."""
+    """Figure 5; a method without rounds is drawn as a horizontal line."""
     lines = {}
     for label, metrics in table.items():
-        found = {name: cell for name, cell in metrics.items() if "rounds" in name and cell["value"] is not None}
-        points = {float(name.split()[-2]): {k: cell[k] for k in ("value", "std")} for name, cell in found.items()}
+        cells = {name: cell for name, cell in metrics.items() if "rounds" in name and cell["value"] is not None}
+        points = {float(name.split()[-2]): {k: cell[k] for k in ("value", "std")} for name, cell in cells.items()}
         if points:
             lines[label] = points if len(points) > 1 else dict.fromkeys(map(float, ROUNDS), *points.values())
     if not lines:
@@ -78,8 +78,8 @@ EXPERIMENT = Experiment(
     },
     unit="Mean log-likelihood of the image given the label, nats per example; accuracy of a linear probe",
     draw=draw,
-    departures=("The figures publish no numbers: those of Table 1 stand in for them.",),
-    reduced="The first 1,000 of 10,000 test examples: the budget.",
+    departures=("The figures give no numbers: those of Table 1 are shown instead.",),
+    reduced="The first 1,000 of 10,000 test examples, to fit the budget.",
 )
 
 if __name__ == "__main__":

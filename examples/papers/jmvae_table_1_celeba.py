@@ -1,8 +1,8 @@
-"""Does JMVAE-kl predict faces from attributes as well as models of one direction? JMVAE, Table 1, CelebA.
+"""Does JMVAE-kl predict faces from attributes as well as one-directional models? JMVAE, Table 1, CelebA.
 
 As `jmvae_table_1_mnist.py`, with 40 rounds of iterative sampling. The authors' library averages the log-density of an
-image over its three channels, and only that fits the published numbers: the constant of 12,288 unit normals alone is
--11,292. So the log-density is divided by three; the sum is shown beside it.
+image over its three channels, and only this average fits the published numbers: the constant of 12,288 unit normals
+alone is -11,292. So the log-density is divided by three; the sum is shown next to it.
 
 Published: JMVAE fails by orders of magnitude from attributes to image; JMVAE-kl is level with CVAE and CMMA.
 """
@@ -13,19 +13,19 @@ from experiment import Experiment, Run, Trial, run
 
 from multipyro.inference.evaluation import jmvae_log_likelihood
 
-# the likelihood is that of pixels in [0, 1] at this scale, the published one that of standardized pixels at scale 1
+# our likelihood is that of pixels in [0, 1] at this scale, the published one that of standardized pixels at scale 1
 SCALE = 0.27
 PIXELS = 3 * 64 * 64
 
 
 def directions(method: str) -> tuple[Run, Run]:
-    """The two models of a method of one direction."""
+    """The two models of a one-directional method."""
     pairs = (("attributes", "image"), ("image", "attributes"))
     return tuple(Run(method, {"given": given, "target": target}) for given, target in pairs)
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    """The mean log-likelihood of each direction that the model has."""
+    """The mean log-likelihood of each direction that the model supports."""
     x, values = trial.test(19_000, 200), {}
     conditions = getattr(trial.model, "conditions", ())
     samples = trial.size(10, 10)
@@ -60,11 +60,10 @@ EXPERIMENT = Experiment(
     },
     unit="Mean log-likelihood of the target given the other modality, nats per example, of standardized pixels",
     departures=(
-        "The center crop takes the place of the filter of faces, which needs the original images: --data-option "
-        "crop=faces.",
-        "One standard deviation stands for those of all pixels.",
+        "The center crop replaces the face filter, which needs the original images: --data-option crop=faces.",
+        "One standard deviation is used for all pixels.",
     ),
-    reduced="The first 200 test examples: the budget.",
+    reduced="The first 200 test examples, to fit the budget.",
     data_options={"crop": "center"},
 )
 

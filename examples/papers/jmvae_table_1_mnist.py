@@ -1,10 +1,10 @@
-"""Does JMVAE-kl predict images from labels as well as models of one direction, and JMVAE not? JMVAE, Table 1, MNIST.
+"""Does JMVAE-kl, unlike JMVAE, predict images from labels as well as one-directional models? JMVAE, Table 1, MNIST.
 
-Every method is trained on images and labels, CVAE and CMMA once for each direction, and scored by the mean over ten
-samples of the log-likelihood of what is predicted (Suzuki et al., eq. 5 and 6).
+Each method is trained on images and labels, CVAE and CMMA once per direction, and scored by the log-likelihood of the
+predicted modality, averaged over ten samples (Suzuki et al., eq. 5 and 6).
 
-Published: label -> image collapses for JMVAE, which completes the image by iteration; JMVAE-kl is best. JMVAE-h is
-below CVAE and CMMA in the table, though the text says that it is above.
+Published: label -> image collapses for JMVAE, which completes the image by iterative sampling; JMVAE-kl is best.
+JMVAE-h is below CVAE and CMMA in the table, although the text says that it is above.
 """
 
 from experiment import Experiment, Run, Trial, run
@@ -13,13 +13,13 @@ from multipyro.inference.evaluation.likelihoods import jmvae_log_likelihood
 
 
 def directions(method: str) -> tuple[Run, Run]:
-    """The two models of a method of one direction."""
+    """The two models of a one-directional method."""
     pairs = (("label", "image"), ("image", "label"))
     return tuple(Run(method, {"given": given, "target": target}) for given, target in pairs)
 
 
 def measure(trial: Trial) -> dict[str, float]:
-    """The mean log-likelihood of each direction that the model has."""
+    """The mean log-likelihood of each direction that the model supports."""
     x, values = trial.test(10_000, 2_000), {}
     conditions = getattr(trial.model, "conditions", ())
     for given, target in (("label", "image"), ("image", "label")):
@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
         "CMMA": {"label to image": -451.1, "image to label": -0.2971},
     },
     unit="Mean log-likelihood of the target given the other modality, nats per example",
-    reduced="The first 2,000 of 10,000 test examples: the budget.",
+    reduced="The first 2,000 of 10,000 test examples, to fit the budget.",
 )
 
 if __name__ == "__main__":

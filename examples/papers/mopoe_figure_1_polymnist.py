@@ -1,10 +1,10 @@
 """Which beta trades coherence for likelihood, and by how much? MoPoE, Figures 1, 5 and 6, on PolyMNIST.
 
-Every method is trained with several weights of the KL; joint coherence and log-likelihood of the test set are drawn
-against each other, and each against beta. The paper does this on MNIST-SVHN-Text, of whose SVHN few digits can be had
-where these scripts are tested: PolyMNIST takes its place.
+Each method is trained with several weights of the KL; joint coherence and log-likelihood of the test set are plotted
+against each other, and each against beta. The paper uses MNIST-SVHN-Text. PolyMNIST replaces it, because few digits of
+SVHN are available where these scripts are tested.
 
-Published: MoPoE is above MVAE and MMVAE at every trade-off; the figures have no digits.
+Published: MoPoE is above MVAE and MMVAE at every trade-off; the figures give no numbers.
 """
 
 from experiment import Experiment, Run, Trial, run
@@ -30,9 +30,9 @@ def measure(trial: Trial) -> dict[str, float]:
 
 def draw(table, file):
     """Both metrics against beta, and against each other."""
-    found = {label: metrics for label, metrics in table.items() if metrics and metrics[COHERENCE]["value"] is not None}
+    rows = {label: metrics for label, metrics in table.items() if metrics and metrics[COHERENCE]["value"] is not None}
     points = {
-        method: {beta: found[f"{method}, beta {beta:g}"] for beta in BETAS if f"{method}, beta {beta:g}" in found}
+        method: {beta: rows[f"{method}, beta {beta:g}"] for beta in BETAS if f"{method}, beta {beta:g}" in rows}
         for method in METHODS
     }
     points = {method: values for method, values in points.items() if values}
@@ -68,14 +68,14 @@ EXPERIMENT = Experiment(
     },
     measure=measure,
     published={},
-    unit="Share of samples from the prior whose modalities all show one digit, and nats per example",
+    unit="Share of samples from the prior whose modalities all show the same digit, and nats per example",
     draw=draw,
     departures=(
-        "PolyMNIST takes the place of MNIST-SVHN-Text.",
-        "The values of beta are those of the released code, as far as it tells; they are missing in our copy of the "
-        "paper.",
+        "PolyMNIST replaces MNIST-SVHN-Text.",
+        "The values of beta are those of the released code, as far as it contains them; they are missing in our copy "
+        "of the paper.",
     ),
-    reduced="2,000 samples for the joint coherence, and the first 500 test examples for likelihoods: the budget.",
+    reduced="2,000 samples for joint coherence, the first 500 test examples for likelihoods, to fit the budget.",
 )
 
 if __name__ == "__main__":

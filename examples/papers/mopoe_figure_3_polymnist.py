@@ -4,7 +4,7 @@ Against the number of given modalities, each the mean over all subsets of that s
 show the right digit, how well a linear classifier reads it off the latents, and the log-likelihood of all modalities.
 
 Published: MVAE and MoPoE gain from every modality, MMVAE stays flat; MMVAE and MoPoE are more coherent than MVAE. The
-figure has no digits; those of MoPoE's coherence were read off it in later papers.
+figure gives no numbers; those of MoPoE's coherence were read off it in later papers.
 """
 
 import statistics
@@ -29,7 +29,7 @@ def measure(trial: Trial) -> dict[str, float]:
     classifiers = train_classifiers(train, test)
     coherence = coherence_by_number(trial.model, trial.guide, test, classifiers)
     values = {f"coherence, {number} given": estimate.value for number, estimate in coherence.items()}
-    # the released code takes the mean of one expert, drawn for each data point, where several make a mixture
+    # for a mixture, the released code takes the mean of one expert, sampled for each data point
     output = "component" if trial.run.method == "mmvae" else "mean"
     accuracy, likelihood, x = {}, {}, trial.test(10_000, 300)
     for given in subsets_of(tuple(test.modalities)):
@@ -37,8 +37,8 @@ def measure(trial: Trial) -> dict[str, float]:
         accuracy.setdefault(len(given), []).append(probe.value)
         bound = mopoe_log_likelihood(trial.model, trial.guide, x, given, num_samples=trial.size(15, 15))
         likelihood.setdefault(len(given), []).append(bound.mean)
-    values |= {f"latent accuracy, {number} given": statistics.fmean(found) for number, found in accuracy.items()}
-    values |= {f"log p(X), {number} given": statistics.fmean(found) for number, found in likelihood.items()}
+    values |= {f"latent accuracy, {number} given": statistics.fmean(each) for number, each in accuracy.items()}
+    values |= {f"log p(X), {number} given": statistics.fmean(each) for number, each in likelihood.items()}
     return values
 
 
@@ -48,8 +48,8 @@ def draw(table, file):
     for metric in METRICS:
         lines = {}
         for label, metrics in table.items():
-            found = {name: cell for name, cell in metrics.items() if name.startswith(metric)}
-            points = {float(name.split()[-2]): cell for name, cell in found.items() if cell["value"] is not None}
+            cells = {name: cell for name, cell in metrics.items() if name.startswith(metric)}
+            points = {float(name.split()[-2]): cell for name, cell in cells.items() if cell["value"] is not None}
             if points:
                 lines[label] = {place: {k: cell[k] for k in ("value", "std")} for place, cell in points.items()}
         if lines:
@@ -70,10 +70,10 @@ EXPERIMENT = Experiment(
     unit="Shares, and log-likelihoods of all five modalities in nats per example",
     draw=draw,
     departures=(
-        "The images are built from MNIST and five photographs, one of them another one than the paper's.",
+        "The images are built from MNIST and five photographs, one of them different from the paper's.",
         "Given modalities are not among the targets of coherence; the paper does not say.",
     ),
-    reduced="Log-likelihoods of the first 300 test examples: the budget.",
+    reduced="Log-likelihoods of the first 300 test examples, to fit the budget.",
 )
 
 if __name__ == "__main__":

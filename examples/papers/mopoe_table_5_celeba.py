@@ -2,7 +2,7 @@
 
 Texts are the names of the attributes that are present, as one string. Average precision over 40 attributes: of a linear
 classifier on the latents of the image, of the text and of both; of the attributes named in texts that are generated
-from images; and of those that a classifier sees in images that are generated from texts.
+from images; and of those that a classifier predicts from images that are generated from texts.
 
 Published: MoPoE is best on the latents; the headers of the two generation columns may have been swapped.
 """
@@ -40,12 +40,12 @@ def measure(trial: Trial) -> dict[str, float]:
             precisions = latent_average_precision(trial.guide, train, test, given, positives, number, hard)
             values[f"{title}{suffix}"] = precisions.nanmean().item()
     x = trial.test(len(test), len(test))
-    wanted = positives[1][: len(x["image"])]
+    present = positives[1][: len(x["image"])]
     texts = cross_generate(trial.model, trial.guide, {"image": x["image"]}, ["text"], output="mean")["text"][0]
-    values[TO_TEXT] = average_precision(named(text, texts).float(), wanted).nanmean().item()
+    values[TO_TEXT] = average_precision(named(text, texts).float(), present).nanmean().item()
     classifier = train_attribute_classifier(train, test, "image", positives)
     images = cross_generate(trial.model, trial.guide, {"text": x["text"]}, ["image"], output="mean")["image"][0]
-    precisions = average_precision(classifier(images), wanted)
+    precisions = average_precision(classifier(images), present)
     values[TO_IMAGE] = precisions.nanmean().item()
     values["classifier on real images"] = classifier.average_precisions.nanmean().item()
     figure = Figure(figsize=(5, 6), layout="constrained")
@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
     departures=(
         "All test examples are taken together; the released code averages over batches of 256 and counts an attribute "
         "that is absent from a batch as 0.",
-        "A generated text names an attribute or does not: the score is 1 or 0, where the paper has a text classifier.",
+        "A generated text names an attribute or does not: the score is 1 or 0, where the paper uses a text classifier.",
     ),
 )
 

@@ -104,7 +104,7 @@ EXPERIMENT = Experiment(
         "The order of the columns of Tables 4 and 7 is lost in our copy of the paper; it is inferred from the values.",
         "Training examples of a linear classifier are the first 500.",
     ),
-    reduced="2,000 samples for the joint coherence, and the first 256 test examples for likelihoods: the budget.",
+    reduced="2,000 samples for joint coherence, the first 256 test examples for likelihoods, to fit the budget.",
 )
 
 if __name__ == "__main__":

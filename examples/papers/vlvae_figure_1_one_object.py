@@ -1,11 +1,11 @@
 """How far is the posterior of a text from the aggregate of its images? VLVAE, Figure 1, one object.
 
-A model with two latent dimensions. For each of four texts, drawn over the plane: the true posterior p(z|y), by
-normalizing p(y|z) p(z) on a grid; the aggregate of q(z|x) over the images of the text; and the flow q(z|y) that was
-fitted to the aggregate.
+The model has two latent dimensions. For each of four texts, three densities are plotted over the plane: the true
+posterior p(z|y), by normalizing p(y|z) p(z) on a grid; the aggregate of q(z|x) over the images of the text; and the
+flow q(z|y) that was fitted to the aggregate.
 
 Published: true posteriors fill regions where no image is encoded, the aggregates do not. The number here is the total
-variation distance of each from the aggregate, on the grid, averaged over texts; the figure has no digits.
+variation distance of each from the aggregate, on the grid, averaged over texts; the figure gives no numbers.
 """
 
 import torch
@@ -26,7 +26,7 @@ def measure(trial: Trial) -> dict[str, float]:
     figure, distances = Figure(figsize=(6, 1.9 * len(texts)), layout="constrained"), []
     panels = figure.subplots(len(texts), 3, squeeze=False, sharex=True, sharey=True)
     with torch.no_grad(), evaluating(trial.model, trial.guide):
-        features = trial.model.trunk(grid)  # what the decoders see in place of the latent
+        features = trial.model.trunk(grid)  # the input of the decoders
         for row, text in zip(panels, texts, strict=True):
             named = (x["text"] == text).all(1)
             posterior = trial.guide.teacher.posterior({"image": x["image"][named]})

@@ -10,7 +10,7 @@ from torch import Tensor
 from multipyro.inference import build, cross_generate, fit_recipe, joint_samples
 from multipyro.inference.evaluation import importance_weighted_bound, vlvae_log_likelihood
 
-#: One training has the flow of the aggregate posterior and that of the prior; `second_flow` adds that of the posterior.
+#: Trains the flow of the aggregate posterior and that of the prior; `second_flow` adds that of the model's posterior.
 TRAINED = Run("vlvae", {"aggregate": True, "aggregate_prior": True})
 #: The share of the words of texts that are right for images.
 Correctness = Callable[[Tensor, Tensor], float]
@@ -35,8 +35,8 @@ def table_2(trial: Trial, correctness: Correctness) -> dict[str, float]:
     values = {}
     for title, active in (("N(0, I)", False), ("learned prior", True)):
         trial.model.prior.active = active
-        drawn = joint_samples(trial.model, len(x["text"]), ["image", "text"], "mean")
-        values[f"correctness, {title}"] = correctness(drawn["image"], drawn["text"])
+        generated = joint_samples(trial.model, len(x["text"]), ["image", "text"], "mean")
+        values[f"correctness, {title}"] = correctness(generated["image"], generated["text"])
         for letter, name in (("x", "image"), ("y", "text")):
             bound = importance_weighted_bound(trial.model, trial.guide, x, [name], [name], samples)
             values[f"log p({letter}), {title}"] = bound.mean

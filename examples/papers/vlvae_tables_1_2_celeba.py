@@ -1,9 +1,9 @@
 """Aggregate posterior or true posterior, learned prior or N(0, I)? VLVAE, Tables 1 and 2, CelebA.
 
-As `vlvae_tables_1_2_two_objects.py`, for faces and the words of their visible attributes in random order. A classifier
-of the words counts which of a text's words it gives the image a probability above one half.
+As `vlvae_tables_1_2_two_objects.py`, for faces and the words of their visible attributes in random order. A word counts
+as correct if a classifier gives it a probability above one half, given the image.
 
-Published: q_agg and the learned prior have the better likelihoods; correctness hardly differs.
+Published: q_agg and the learned prior have better likelihoods; correctness hardly differs.
 """
 
 from experiment import Experiment, Trial, run
@@ -48,10 +48,10 @@ EXPERIMENT = Experiment(
     },
     unit="Share of words that are right, and nats per example",
     departures=(
-        "The center crop takes the place of pooled pixels, which need the original images: --data-option crop=pooled.",
+        "The center crop replaces pooled pixels, which need the original images: --data-option crop=pooled.",
         "The classifier is a small convolutional network, not the encoder of the paper.",
     ),
-    reduced="The first 200 test examples: the budget.",
+    reduced="The first 200 test examples, to fit the budget.",
     data_options={"crop": "center"},
 )
 

@@ -51,10 +51,10 @@ EXPERIMENT = Experiment(
     },
     unit="Share of words that are right, and nats per example",
     departures=(
-        "Half of the paper's validation examples are for validation, the other half for these numbers.",
-        "Log-likelihoods of images of another size compare by their differences alone.",
+        "Half of the paper's validation examples are used for validation, the other half for these numbers.",
+        "For images of a different size, only differences of log-likelihoods can be compared.",
     ),
-    reduced="The first 200 test examples: the budget.",
+    reduced="The first 200 test examples, to fit the budget.",
 )
 
 if __name__ == "__main__":
