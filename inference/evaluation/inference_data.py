@@ -123,9 +123,9 @@ def to_inference_data(
     lazy = _exceeds(x, target, num_samples, max_bytes)
     evidence = selected(x, given)
     masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-    posterior, stats, reason = _posterior(model, guide, evidence, num_samples, masks)
+    posterior, stats, reason = _posterior(model, guide, evidence, target, num_samples, masks)
     inputs = {name: values for name, values in x.items() if name in conditions or is_input(name)}
-    prior = _prior(model, inputs, num_samples, batch_rows(x))
+    prior = _prior(model, inputs, target, num_samples, batch_rows(x))
     dims = {name: _dims(name, x[name], x[name].dim() - 1) for name in modalities_in(x)}
     dims |= {name: _dims(name, values, values.dim() - 2) for name, values in posterior.items()}
     data = az.from_dict(
@@ -388,40 +388,43 @@ def _posterior(
     model: Program,
     guide: Program,
     x: Mapping[str, Tensor],
+    target: Sequence[str],
     num_samples: int,
     observed: Mapping[str, Tensor] | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-    """Latents given `x`, the statistics of their weights, and the reason why there are none."""
+    """Latents of `target` given `x`, the statistics of their weights, and the reason why there are none."""
     scored = restrict(model, modalities_in(x))
 
-    def weigh(latents: Mapping[str, dict], part: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None):
-        values = {name: site["value"] for name, site in latents.items()}
+    def weigh(sites: Mapping[str, dict], part: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None):
+        values = {name: site["value"] for name, site in sites.items() if name not in target}
         joint = sample_sites(poutine.trace(poutine.condition(scored, data=values)).get_trace(part, masks))
         log_joint = sum(site_log_prob(site) for site in joint.values())
         log_guide = 0.0
         for name in joint:
-            if name in latents:
+            if name in values:
                 rows = Rows(part, masks).informing(name)
-                density = site_log_prob(latents[name])
+                density = site_log_prob(sites[name])
                 log_guide = log_guide + (density if rows is None else torch.where(rows, density, 0.0))
         return {"lp": log_joint, "log_weight": log_joint - log_guide}
 
     reason = ""
     try:
-        values = generate(model, guide, x, (), num_samples, observed, "sample", weigh)
+        values = generate(model, guide, x, target, num_samples, observed, "sample", weigh, keep_target=False)
     except NotImplementedError as error:  # what a guide without a density raises
         reason = f"not stored: {error}"
-        values = generate(model, guide, x, (), num_samples, observed, "sample")
+        values = generate(model, guide, x, target, num_samples, observed, "sample", keep_target=False)
     stats = {name: values.pop(name) for name in ("lp", "log_weight") if name in values}
     return values, stats, reason
 
 
-def _prior(model: Program, inputs: Mapping[str, Tensor], num_samples: int, number: int) -> dict[str, Tensor]:
-    """Latents from the prior, site -> `(num_samples, number, latent_dim)`."""
-    program = generative(model, ())
+def _prior(
+    model: Program, inputs: Mapping[str, Tensor], target: Sequence[str], num_samples: int, number: int
+) -> dict[str, Tensor]:
+    """Latents of `target` from the prior, site -> `(num_samples, number, latent_dim)`."""
+    program = generative(model, target)
     with evaluating(model), poutine.block(), pyro.plate("num_samples", num_samples, dim=-2):
         sites = sample_sites(poutine.trace(program).get_trace(dict(inputs), num_rows=number))
-    return {name: site["value"] for name, site in sites.items() if not site["is_observed"]}
+    return {name: site["value"] for name, site in sites.items() if name not in target}
 
 
 def _replicates(

@@ -312,6 +312,8 @@ def generate(
     observed: Mapping[str, Tensor] | None,
     output: Output,
     extract: Callable[..., Mapping[str, Tensor]] | None = None,
+    *,
+    keep_target: bool = True,
 ) -> dict[str, Tensor]:
     """Latents given `x`, and the targets decoded from them, without checks of the arguments.
 
@@ -325,6 +327,7 @@ def generate(
         output: As in `cross_generate`.
         extract: Called with the sites of a trace of `predictive(model, guide, target)`, the values and the masks of its
             data points, under the plate of the samples; returns further values, `(samples, batch, ...)`.
+        keep_target: Whether the targets are returned; without them memory is needed for the latents alone.
 
     Returns:
         Site -> `(num_samples, batch, *event)`, and what `extract` returned.
@@ -344,7 +347,9 @@ def generate(
                     with pyro.plate("num_samples", number, dim=-2):
                         sites = sample_sites(poutine.trace(program).get_trace(part, masks))
                         more = {} if extract is None else extract(sites, part, masks)
-                    values = {n: _output(s, output) if n in target else s["value"] for n, s in sites.items()}
+                    values = {n: s["value"] for n, s in sites.items() if n not in target}
+                    if keep_target:
+                        values |= {n: _output(sites[n], output) for n in target}
                     samples.append({**values, **more})
             parts.append(_concatenated(samples, 0))
     return _concatenated(parts, 1)
