@@ -69,7 +69,7 @@ def test_only_missing_modalities_are_predicted_by_default(run, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--given", "sound"], "--given names sound: there are image, label, word"),
+        (["--given", "sound"], "--given names sound: choose from image, label, word"),
         (["--target", "sound"], "--target names sound"),
         (["--target", "image", "label", "word"], "nothing is left to predict image, label, word from"),
         (["--given", "image", "--keep-samples"], "--keep-samples needs a .npz file"),

@@ -210,7 +210,7 @@ def test_an_exported_run_is_used_without_its_data(project, tmp_path, capsys):
     assert "--data" in capsys.readouterr().err
     assert main(["train", "--out", str(folder), "--resume", "--epochs", "3"]) == 2
     assert main(["export", str(project / "run"), "--out", str(tmp_path / "cells.zip")]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_finished_run_gets_more_epochs_by_its_folder_alone(project, tmp_path):

@@ -1,4 +1,4 @@
-"""Posterior predictive samples summarized with their uncertainty, and the tables that hold such results."""
+"""Posterior predictive samples summarized with their uncertainty, and tables of such results."""
 
 import csv
 import io
@@ -25,21 +25,21 @@ __all__ = [
 ]
 
 _ENDINGS = (".csv", ".parquet", ".npz")
-# an array of more elements per example belongs into a .npz file
+# an array with more elements per example belongs in a .npz file
 _MAX_COLUMNS = 2_000
 
 
 def check_output(file: Path, folder: bool = False) -> None:
-    """Raises unless results can be written to a file of this name.
+    """Checks that results can be written to a file of this name.
 
     Args:
         file: The name.
-        folder: Whether it may be that of a folder too, which has no ending.
+        folder: Whether it may also be the name of a folder, which has no ending.
 
     Raises:
-        FileExistsError: If it names a folder that has files already.
+        FileExistsError: If it names a folder that already has files.
         ModuleNotFoundError: If a Parquet file needs a package that is not installed.
-        ValueError: If it ends otherwise.
+        ValueError: If the ending is not supported.
     """
     if file.suffix not in (*_ENDINGS, *([""] if folder else [])):
         raise ValueError(f"{file} must end in {', '.join(_ENDINGS)}{', or be a folder' if folder else ''}")
@@ -54,9 +54,9 @@ def summarize_samples(samples: Tensor, modality: Modality, quantiles: Sequence[f
     """The summaries of samples, `(num_samples, batch, *event)`, in the units of the data, each of shape `(batch, ...)`.
 
     Numbers have `mean`, `sd` and a quantile `qP` for each percentage `P`; of angles `mean` is the mean direction, `sd`
-    circular, and quantiles are those of the turns from the mean direction. Classes have `value`, the most frequent one,
-    and `probability`, the shares of all classes. Texts have `value`, the most frequent text, and `probability`, its
-    share.
+    circular, and quantiles are those of the angles relative to the mean direction. Classes have `value`, the most
+    frequent one, and `probability`, the shares of all classes. Texts have `value`, the most frequent text, and
+    `probability`, its share.
     """
     if modality.is_discrete and not modality.shape:
         shares = torch.stack([(samples == c).float().mean(0) for c in range(modality.num_classes)], -1)
@@ -85,7 +85,7 @@ def only_missing(summaries: Mapping[str, np.ndarray], missing: np.ndarray, modal
 
     Args:
         summaries: What `summarize_samples` returns.
-        missing: Which values are missing, bool `(batch, *shape)`, of classes and texts `(batch,)`.
+        missing: Which values are missing, bool `(batch, *shape)`, or `(batch,)` for classes and texts.
         modality: The modality.
     """
     if not modality.is_discrete:
@@ -176,7 +176,7 @@ def write_predictions(
 
 
 def _write_images(folder: Path, ids: Sequence[object], means: np.ndarray) -> None:
-    """Images `(batch, channels, height, width)` in `[0, 1]`, each under its identifier; none where one is NaN."""
+    """Images `(batch, channels, height, width)` in `[0, 1]`, named by its identifier; an image with NaN is skipped."""
     with optional_imports("writing images"):
         from PIL import Image
 

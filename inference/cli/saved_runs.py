@@ -48,7 +48,7 @@ class SavedRun(NamedTuple):
         recipe: The recipe, with the trained parameters.
         splits: The data with the modalities of the run.
         config: The content of its `run.json`.
-        is_other: Whether it is other data than that of the run, whose parts mean nothing then.
+        is_other: Whether the data is not that of the run, so that its parts have no meaning for the run.
     """
 
     recipe: Recipe
@@ -57,16 +57,16 @@ class SavedRun(NamedTuple):
     is_other: bool
 
     def parts(self, part: str | None) -> list[MultimodalData]:
-        """The parts of `--part`: by default the test data of the run, and all parts of other data."""
+        """The parts that `--part` selects: by default the test data of the run, or all parts of other data."""
         part = part or ("all" if self.is_other else "test")
         parts = [getattr(self.splits, name) for name in (Splits.NAMES if part == "all" else [part])]
         return [data for data in parts if len(data)]
 
 
 def open_run(arguments: argparse.Namespace) -> SavedRun:
-    """The run in a folder, and its data or that of `--data`.
+    """Opens the run in a folder, with its data or that of `--data`.
 
-    Data of `--data` with the content of the run's own is the run's own, which may have been moved.
+    If the content of `--data` is that of the run's data, it counts as the run's data, which may have been moved.
 
     Raises:
         FileNotFoundError: If there is no run in the folder.
@@ -80,13 +80,13 @@ def open_run(arguments: argparse.Namespace) -> SavedRun:
     guide = None if arguments.guide is None else guide_class(arguments.guide)
     recipe = load(arguments.run, guide, arguments.checkpoint).recipe
     if arguments.data is None:
-        return SavedRun(recipe, _own_data(arguments, config), config, is_other=False)
-    with suppress(ValueError, TypeError):  # new data may be too small to be split, or lack what is split by
-        return SavedRun(recipe, _own_data(arguments, config), config, is_other=False)
+        return SavedRun(recipe, _run_data(arguments, config), config, is_other=False)
+    with suppress(ValueError, TypeError):  # new data may be too small to be split, or have no column to split by
+        return SavedRun(recipe, _run_data(arguments, config), config, is_other=False)
     return SavedRun(recipe, _other_data(arguments, recipe, config), config, is_other=True)
 
 
-def _own_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
+def _run_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Splits:
     """The data that a run was trained on, where it was or at `--data`."""
     data, settings = config["data"], config["config"] or {}
     if data["options"] is None:
@@ -106,13 +106,13 @@ def _own_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Split
     other = [name for name, was in data["content_hash"].items() if was is not None and was != hashes[name]]
     if other:
         raise ValueError(
-            f"{arguments.run} was trained on other examples ({', '.join(other)}) of {data['name']} than there are now"
+            f"{arguments.run} was trained on other examples ({', '.join(other)}) of {data['name']} than it has now"
         )
     return _described_as(splits.select(names), {**data["modalities"], **(config["covariates"] or {})}, arguments.run)
 
 
 def _other_data(arguments: argparse.Namespace, recipe: Recipe, config: Mapping[str, Any]) -> Splits:
-    """The data of `--data`, with those modalities of the run that it has, read by the descriptions of the run."""
+    """The data of `--data`: the modalities that it shares with the run, read by the descriptions of the run."""
     wanted, covariates = recipe.networks.modalities, recipe.networks.covariates
     if not is_data_file(arguments.data):
         splits = load_dataset(arguments.data, arguments.data_root).with_covariates(list(covariates))
@@ -131,18 +131,18 @@ def _other_data(arguments: argparse.Namespace, recipe: Recipe, config: Mapping[s
 
 
 def training_part(arguments: argparse.Namespace, saved: SavedRun) -> MultimodalData:
-    """The training data of a run, for classifiers; without labels, and so without them, where it is not at hand."""
+    """The training data of a run, to train classifiers on; if it is unavailable, test data without labels."""
     if not saved.is_other or len(saved.splits.train):
         return saved.splits.train
     with suppress(ValueError, OSError):
-        own = _own_data(argparse.Namespace(**{**vars(arguments), "data": None}), saved.config)
-        return own.train.select(list(saved.splits.test.modalities))
-    warn(f"the training data of {arguments.run} is not there: no classifiers, and so no coherence")
+        splits = _run_data(argparse.Namespace(**{**vars(arguments), "data": None}), saved.config)
+        return splits.train.select(list(saved.splits.test.modalities))
+    warn(f"the training data of {arguments.run} is not available: no classifiers are trained, so coherence is left out")
     return replace(saved.splits.test, labels=None)
 
 
 def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Path) -> Splits:
-    """The data with the likelihoods of a run, whose other descriptions must be those of the run."""
+    """The data with the likelihoods of a run; all other descriptions must equal those of the run."""
     names = list(splits.train.modalities)
     likelihoods = {name: wanted[name]["likelihood"] for name in names}
     splits = splits.with_likelihoods(likelihoods, {name: wanted[name].get("scale") for name in names})
@@ -151,10 +151,10 @@ def _described_as(splits: Splits, wanted: Mapping[str, Any], run: Path) -> Split
 
 
 def model_under(recipe: Recipe, covariates: Mapping[str, str]) -> Program:
-    """The model of a run under other covariates than those of the examples, given as texts in the units of the data.
+    """The model of a run with other covariates than those of the examples, given as texts in the units of the data.
 
     Raises:
-        ValueError: If the run has no such covariate, or a text is none of its values.
+        ValueError: If the run has no such covariate, or a text is not one of its values.
     """
     known, values = recipe.networks.covariates, {}
     for name, text in covariates.items():
@@ -213,5 +213,5 @@ def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file at once or not at all."""
+    """Writes a JSON file atomically."""
     write_atomically(file, json.dumps(content, indent=2, allow_nan=False) + "\n")

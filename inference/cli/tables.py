@@ -1,4 +1,4 @@
-"""Tables of metrics for a terminal and for Markdown; what does not exist is a dash."""
+"""Tables of metrics for a terminal and for Markdown; a metric that does not exist is a dash."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,19 +28,19 @@ _TABULATED = (
     "attributes",
 )
 
-# the numbers of those that have several
+# the numbers of the metrics that have several
 _PARTS = {
     "guide_conditional_log_likelihood": ("mean", "logmeanexp"),
     "attributes": ("average_precision", "error_rate"),
 }
 
 
-# rows of a table for each kind of metric
-_MOST_OF_A_KIND = 8
+# most rows of a table for each kind of metric
+_MAX_PER_KIND = 8
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> Any:
-    """A table of rich for the terminal.
+    """A `rich` table for the terminal.
 
     Args:
         title: Its title.
@@ -123,8 +123,8 @@ def format_difference(difference: PairedDifference | None) -> str:
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
     """The report of one run as a table for the terminal.
 
-    Of each kind of metric at most eight are shown, and none that does not exist for the run. Beside a share that
-    classifiers counted is the bracket that their accuracy on real data allows.
+    At most eight metrics of each kind are shown, and only those that the run has. A share that classifiers counted
+    comes with the range that their accuracy on real data allows.
     """
     rows, notes, shown, left_out = [], [], Counter(), 0
     estimates = {path: value for path, value in _estimates(metrics) if _has_title(path)}
@@ -133,8 +133,8 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
             continue
         kind = "/".join(path.split("/")[: 2 if path.startswith("coherence/") else 1])
         shown[kind] += 1
-        left_out += shown[kind] > _MOST_OF_A_KIND
-        if shown[kind] <= _MOST_OF_A_KIND:
+        left_out += shown[kind] > _MAX_PER_KIND
+        if shown[kind] <= _MAX_PER_KIND:
             bracket = value.get("bracket")
             allowed = "" if bracket is None else f"{bracket[0]:.3f} to {bracket[1]:.3f}"
             rows.append([metric_title(path), format_value(value), allowed])

@@ -35,33 +35,33 @@ def modalities_of(run: Path) -> dict[str, Modality]:
 
 
 def check_described_as(splits: Splits, wanted: Mapping[str, Modality], run: Path) -> None:
-    """Raises unless every modality that a run has means the same in the data.
+    """Checks that the modalities that the data shares with a run have the same descriptions.
 
     Raises:
-        ValueError: Names the modality and what differs.
+        ValueError: If a description differs; names the modality and what differs.
     """
     described = {**splits.train.modalities, **splits.train.covariates}
     shared = [name for name in described if name in wanted]
-    found = describe_modalities({name: described[name] for name in shared})
+    present = describe_modalities({name: described[name] for name in shared})
     expected = describe_modalities({name: wanted[name] for name in shared})
-    found, expected = json.loads(json.dumps([found, expected]))
-    for name, now in found.items():
+    present, expected = json.loads(json.dumps([present, expected]))
+    for name, now in present.items():
         changed = [field for field in {**now, **expected[name]} if now.get(field) != expected[name].get(field)]
         if changed:
             raise ValueError(
-                f"modality {name!r} has another {changed[0]} than in {run}: {_short(now.get(changed[0]))}, expected "
-                f"{_short(expected[name].get(changed[0]))}"
+                f"modality {name!r} has a different {changed[0]} than in {run}: got {_short(now.get(changed[0]))}, "
+                f"expected {_short(expected[name].get(changed[0]))}"
             )
 
 
 def initialize(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """Gives a recipe the trained parameters of a run, wherever both have them; what is new keeps its initial values.
+    """Copies the trained parameters of a run into a recipe where both have them; new ones keep their initial values.
 
     Returns:
         What was taken over, for `run.json`.
 
     Raises:
-        ValueError: If the run is of another method or of other sizes.
+        ValueError: If the method or the latent size differs, or no parameter can be copied.
     """
     content = read_run(run)
     if content["method"] != recipe.name:
@@ -115,13 +115,13 @@ def arguments_of(run: Path, whole: bool) -> dict[str, Any]:
 
 
 def source_of(run: Path, data: Mapping[str, Any]) -> str:
-    """The name or the path of a run's data, from what its `run.json` says of it."""
+    """The name or the path of a run's data, from the entry `data` of its `run.json`."""
     file = data["options"].get("file")
     return data["name"] if file is None else os.path.normpath(run / file)
 
 
 def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with which a run's data is loaded again; a description has its own."""
+    """The options with which a run's data is loaded again; none for a description, which contains them."""
     options = {name: value for name, value in data["options"].items() if name != "file"}
     return {} if str(data["options"].get("file", "")).endswith(".toml") else options
 

@@ -1,4 +1,4 @@
-"""`multipyro methods`, `datasets` and `presets`: tables of what there is, or one entry in detail."""
+"""`multipyro methods`, `datasets` and `presets`: tables of all entries, or one entry in detail."""
 
 import argparse
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def presets(arguments: argparse.Namespace) -> None:
     rows = [[name, _text(value)] for name, value in {**shared, "option": one.options}.items() if value]
     say(table("arguments of multipyro train", ["argument", "value"], rows, numbers=False))
     rows = [[method, _text(options)] for method, options in one.methods.items()]
-    say(table("methods and options of their own", ["method", "options"], rows, numbers=False))
+    say(table("methods and their additional options", ["method", "options"], rows, numbers=False))
     say("what differs from the paper:\n" + "\n".join(f"- {sentence}" for sentence in one.departures))
 
 

@@ -32,7 +32,7 @@ from multipyro.inference.training.settings import RESUMABLE
 
 __all__ = ["run", "summarize"]
 
-# methods beside each other in a table; further ones come in further tables
+# most methods in one table; the others follow in further tables
 _COLUMNS = 6
 
 
@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
         key = _key(training_job(arguments, method, splits, 0, arguments.out), arguments)
         for seed in range(arguments.seeds):
             name = f"{method}-{Path(arguments.data).stem}-{seed}"
-            own = {"place": place, "seed": seed}
-            cells[method, seed] = Cell(name, _train_and_evaluate, {**shared, **own}, {**key, "seed": seed})
+            training = {**shared, "place": place, "seed": seed}
+            cells[method, seed] = Cell(name, _train_and_evaluate, training, {**key, "seed": seed})
     outcomes = run_cells(
         list(cells.values()), arguments.out, workers=arguments.workers, engine=arguments.engine, report=_report_failure
     )
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _key(job: TrainingJob, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the result of a cell depends on, beside its seed."""
+    """What the result of a cell depends on, besides its seed."""
     irrelevant = ("seed", *(name for name in RESUMABLE if name != "epochs"))
     parts = {part: getattr(job.splits, part) for part in Splits.NAMES}
     return {
@@ -93,7 +93,7 @@ def _key(job: TrainingJob, arguments: argparse.Namespace) -> dict[str, Any]:
 def _train_and_evaluate(
     folder: Path, arguments: argparse.Namespace, splits: Splits | None, place: str, seed: int
 ) -> dict[str, Any]:
-    """Trains one method with one seed, or continues it, and leaves its report in the folder."""
+    """Trains one method with one seed, or continues it, and writes its report to the folder."""
     method = method_name(place)
     say(f"{method}, seed {seed}")
     splits = load_data(arguments) if splits is None else splits
@@ -122,9 +122,9 @@ def _write_tables(
     reports: Mapping[str, Mapping[int, Mapping[str, Any]]],
     examples: Mapping[str, Mapping[int, Mapping[str, Tensor]]],
 ) -> None:
-    """Prints and writes the metrics of all methods, and their differences from the first, for each method by seed."""
+    """Prints and writes the metrics of all methods and their differences from the first method."""
     methods = list(reports)
-    results = {method: summarize(list(found.values())) for method, found in reports.items()}
+    results = {method: summarize(list(by_seed.values())) for method, by_seed in reports.items()}
     names = list(dict.fromkeys(name for row in results.values() for name in row))
     rows = [[name, *(format_value(row.get(name)) for row in results.values())] for name in names]
     _say_tables(f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds", methods, rows)
@@ -135,9 +135,10 @@ def _write_tables(
         if seeds:
             pairs = ([examples[name][seed] for seed in seeds] for name in (method, first))
             differences[method] = paired_differences(*pairs)
-    names = list(dict.fromkeys(name for found in differences.values() for name in found))
+    names = list(dict.fromkeys(name for metrics in differences.values() for name in metrics))
     difference_rows = [
-        [metric_title(name), *(format_difference(found.get(name)) for found in differences.values())] for name in names
+        [metric_title(name), *(format_difference(metrics.get(name)) for metrics in differences.values())]
+        for name in names
     ]
     if differences:
         title = f"{arguments.data}: difference from {first} on the same test examples ± its standard error"
@@ -147,7 +148,7 @@ def _write_tables(
         plain["data"] = os.path.relpath(arguments.data, arguments.out)
     record = {"seeds": arguments.seeds, "data": plain["data"], "settings": plain, "versions": versions()}
     record |= {"rows": next(iter(reports[first].values()))["data"], "methods": results}
-    plain_differences = {m: {name: one.to_dict() for name, one in found.items()} for m, found in differences.items()}
+    plain_differences = {m: {name: one.to_dict() for name, one in each.items()} for m, each in differences.items()}
     record["differences"] = {"from": first, "methods": plain_differences}
     write_json(arguments.out / "compare.json", record)
     text = markdown_table(["metric", *results], rows)

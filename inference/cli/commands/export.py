@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes a folder, or a zip file of it, that every command takes as a run."""
     out = arguments.out or arguments.run.with_name(f"{arguments.run.resolve().name}.zip")
     if out.exists():
-        raise FileExistsError(f"{out} exists already: name another --out")
+        raise FileExistsError(f"{out} already exists: choose another --out")
     if out.suffix == ".zip":
         with tempfile.TemporaryDirectory() as folder:
             _write(arguments, Path(folder))
@@ -40,7 +40,7 @@ def _write(arguments: argparse.Namespace, folder: Path) -> None:
         raise ValueError(f"{arguments.run} was trained from user-defined programs, which cannot be rebuilt elsewhere")
     write_weights(folder / "model.safetensors", read_checkpoint(checkpoint_of(arguments.run, arguments.checkpoint)))
     options = config["data"]["options"] or {}
-    # the path of the data is that of another machine, and the data is not exported
+    # the path of the data means nothing on other machines, and the data is not exported
     config["data"]["options"] = {name: value for name, value in options.items() if name != "file"} or None
     config = {**config, "state": "exported"}
     write_json(folder / "run.json", config)
@@ -97,7 +97,7 @@ def _meaning(modality: Mapping[str, Any]) -> str:
             shown = ", ".join(str(name).replace("|", "\\|") for name in names[:8])
             parts.append(f"{title} {shown}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
     if modality.get("scaling"):
-        parts.append("scaled, in its units outside")
+        parts.append("scaled for training, read and written in original units")
     if modality.get("exposure"):
         parts.append(f"exposure: {modality['exposure']}")
     if modality.get("missing_entries"):

@@ -16,7 +16,7 @@ from multipyro.inference.progress import Progress
 
 __all__ = ["run"]
 
-# elements of the samples of all targets at once
+# most elements in the samples of all targets together
 _MAX_ELEMENTS = 20_000_000
 
 
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     summaries: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in target}
     chunks = list(_chunks(parts, modalities, arguments.num_samples, impute))
     if not chunks:
-        raise ValueError(f"no example misses {' or '.join(target)}: name what to condition on with --given")
+        raise ValueError(f"{' or '.join(target)} is missing in no example: name what to condition on with --given")
     progress, total = Progress(), sum(len(rows) for _, rows in chunks)
     for part, rows in chunks:
         x, observed = part.select(given).rows(rows)
@@ -64,13 +64,14 @@ def _given_and_target(
 ) -> tuple[list[str], list[str]]:
     """The modalities that are conditioned on, and those that are predicted.
 
-    To impute they are all, and those of which something is missing: what is observed of them is conditioned on too.
+    For imputation all modalities are given, and the targets are those with missing values; their observed values are
+    conditioned on too.
     """
     available, model = list(saved.splits.test.modalities), list(saved.recipe.model.modalities)
     for flag, names, known in (("given", arguments.given, available), ("target", arguments.target, model)):
         unknown = [name for name in names or () if name not in known]
         if unknown:
-            raise ValueError(f"--{flag} names {', '.join(unknown)}: there are {', '.join(known)}")
+            raise ValueError(f"--{flag} names {', '.join(unknown)}: choose from {', '.join(known)}")
     usable = [name for name in available if name in model]
     if _imputes(arguments):
         conditions = getattr(saved.recipe.model, "conditions", ())
@@ -95,7 +96,7 @@ def _imputes(arguments: argparse.Namespace) -> bool:
 
 
 def _missing(part: MultimodalData, modality: Modality) -> torch.Tensor:
-    """Which values of a modality are missing, bool `(rows, *shape)`, of classes and texts `(rows,)`."""
+    """Which values of a modality are missing, bool `(rows, *shape)`, or `(rows,)` for classes and texts."""
     shape = () if modality.is_discrete else modality.shape
     if modality.name not in part.modalities:
         return torch.ones(len(part), *shape, dtype=torch.bool)
@@ -109,12 +110,12 @@ def _missing(part: MultimodalData, modality: Modality) -> torch.Tensor:
 def _chunks(
     parts: Sequence[MultimodalData], modalities: dict[str, Modality], num_samples: int, impute: bool
 ) -> Iterator[tuple[MultimodalData, torch.Tensor]]:
-    """The rows to predict, a few at a time: all, or those that miss something of a target."""
+    """The rows to predict, in chunks: all rows, or those with missing values in a target."""
     elements = num_samples * sum(modality.dim for modality in modalities.values())
     for part in parts:
         rows = torch.arange(len(part))
         if impute:
-            misses = [_missing(part, modality).reshape(len(part), -1).any(1) for modality in modalities.values()]
-            rows = rows[torch.stack(misses).any(0)]
+            missing = [_missing(part, modality).reshape(len(part), -1).any(1) for modality in modalities.values()]
+            rows = rows[torch.stack(missing).any(0)]
         for chunk in rows.split(max(1, _MAX_ELEMENTS // elements)) if len(rows) else ():
             yield part, chunk

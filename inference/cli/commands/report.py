@@ -1,4 +1,4 @@
-"""`multipyro report`: one HTML page about runs, with their numbers, verdicts and figures, that needs nothing else."""
+"""`multipyro report`: one HTML page about runs, with their numbers, verdicts and figures, that needs no other file."""
 
 import argparse
 import base64
@@ -92,20 +92,20 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; font-size: .85rem; 
 {% for figure in run.figures %}
 <figure><img src="{{ figure.source }}" alt="{{ figure.caption }}"><figcaption>{{ figure.caption }}</figcaption></figure>
 {% endfor %}
-<p>Commands that make this run again:</p>
+<p>Commands that reproduce this run:</p>
 <pre>{{ run.commands }}</pre>
 <details><summary>Settings and versions</summary><pre>{{ run.settings }}</pre></details>
 </section>
 {% endfor %}
-<p class="note">Made by multipyro {{ version }}.</p>
+<p class="note">Created by multipyro {{ version }}.</p>
 </body>
 </html>
 """
 _NOTE = (
     "Mean ± standard error over test examples, or the share with its 95 % interval in brackets. A star marks a "
-    "likelihood whose importance weights are not reliable at some examples. What no run has is left out."
+    "likelihood whose importance weights are not reliable at some examples. Metrics that no run has are left out."
 )
-_DIFFERENCES = "Paired by test example ± standard error; of runs that were evaluated on the same test data."
+_DIFFERENCES = "Paired by test example, ± standard error, for the runs that were evaluated on the same test data."
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def page(runs: Sequence[Path]) -> str:
-    """The page about some run folders: what `train`, `evaluate`, `check` and `figures` left there.
+    """The page about run folders: what `train`, `evaluate`, `check` and `figures` wrote there.
 
     Names from data and captions are escaped, images are inlined, and the page runs and loads nothing.
 
@@ -195,13 +195,13 @@ def _differences(
     first, metrics, values = evaluated[0]
     test = metrics["data"]["content_hash"]["test"]
     others = {name: more for name, one, more in evaluated[1:] if one["data"]["content_hash"]["test"] == test}
-    found = {name: paired_differences([more], [values]) for name, more in others.items()}
+    differences = {name: paired_differences([more], [values]) for name, more in others.items()}
     rows = [
-        [metric_title(metric), *(format_difference(one.get(metric)) for one in found.values())]
-        for metric in dict.fromkeys(metric for one in found.values() for metric in one)
+        [metric_title(metric), *(format_difference(one.get(metric)) for one in differences.values())]
+        for metric in dict.fromkeys(metric for one in differences.values() for metric in one)
     ]
     if rows:
-        yield {"title": f"Difference from {first}", "header": list(found), "rows": rows, "note": _DIFFERENCES}
+        yield {"title": f"Difference from {first}", "header": list(differences), "rows": rows, "note": _DIFFERENCES}
 
 
 def _figures(folder: Path) -> Iterator[dict[str, str]]:
@@ -219,7 +219,7 @@ def _figures(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def train_command(config: Mapping[str, Any], run: Path) -> str:
-    """The `multipyro train` that trains a run again, from its `run.json`; a remark where its data is not in a file."""
+    """The `multipyro train` command that reproduces a run, from its `run.json`; a comment if its data is not a file."""
     data, settings = config["data"], config["settings"]
     if data["options"] is None:
         return f"# trained in Python, on {data['name'] or 'user-defined batches'}"
