@@ -1,10 +1,10 @@
 """Which guides can be trusted, given which modalities, and do the verdicts of a check agree with other measurements?
 
 Each method is trained by `multipyro train`, and `check_guide` checks its guide given every subset that it supports.
-Beside the verdicts are measurements that are no part of the check: the coherence of what is generated from the subset;
-by how many nats the guide's prediction of a further modality is worse than the model's own conditional likelihood,
+Three measurements that are not part of the check stand beside the verdicts: the coherence of what is generated from the
+subset; by how many nats the guide's prediction of a further modality is worse than the model's conditional likelihood,
 paired over test examples, which is 0 for a calibrated guide; and the likelihood by annealed importance sampling, which
-has no guide. A run that was trained or checked before is not trained or checked again: run the same command to resume.
+uses no guide. Finished training and checks are not repeated: run the same command to resume.
 
 Expect products of experts to be too narrow, and the narrower the more experts agree; mixtures to be too wide given
 several modalities; and joint samples to be incoherent where the aggregate posterior is easily distinguished from the
@@ -44,7 +44,7 @@ OPTIONS = {"mmvae": ["--particles", "4"]}
 
 
 def train(method, seed, args):
-    """The run folder of a method, which is trained if it has not been."""
+    """The run folder of a method, which is trained first if necessary."""
     folder = args.out / f"{method}-{args.data}-{seed}"
     place = [] if args.data_root is None else ["--data-root", str(args.data_root)]
     options = [*args.training.split(), *OPTIONS.get(method, []), *place, "--seed", str(seed), "--no-figure"]
@@ -60,9 +60,9 @@ def measured(folder, splits, classifiers, args, seed):
     file = folder / "measured.json"
     settings = {name: getattr(args, name) for name in ("rows", "simulated", "samples", "annealed_rows", "temperatures")}
     if file.exists():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["settings"] == settings:
-            return found
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored["settings"] == settings:
+            return stored
     run = load(folder)
     torch.manual_seed(seed)
     x, _ = splits.test.rows(torch.arange(min(args.rows, len(splits.test))))
@@ -79,24 +79,23 @@ def measured(folder, splits, classifiers, args, seed):
     annealing = Annealing(num_temperatures=args.temperatures, num_simulated=args.annealed_rows)
     annealed = log_likelihood(run.model, run.guide, few, method="ais", annealing=annealing)
     difference = log_likelihood(run.model, run.guide, few, num_samples=args.samples).difference(annealed)
-    found = {
+    result = {
         "settings": settings,
         "check": check.to_dict(),
         "subsets": subsets,
         "joint": joint_coherence(run.model, classifiers).to_dict(),
         "annealed": {**annealed.to_dict(), "difference": difference.mean, "difference_mc_se": difference.mc_se},
     }
-    text = json.dumps(found, indent=1) + "\n"
-    write_atomically(file, text)
-    return found
+    write_atomically(file, json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def loss(run, x, given, target, args):
-    """By how many nats the guide predicts one modality worse than the model's own conditional likelihood."""
-    own = log_likelihood(run.model, run.guide, x, [target], given, args.samples)
+    """By how many nats the guide predicts one modality worse than the model's conditional likelihood."""
+    exact = log_likelihood(run.model, run.guide, x, [target], given, args.samples)
     predicted = guide_predictive_log_likelihood(run.model, run.guide, x, given, [target], args.samples)
-    difference = own.difference(predicted)
-    unreliable = max(own.unreliable, predicted.unreliable)
+    difference = exact.difference(predicted)
+    unreliable = max(exact.unreliable, predicted.unreliable)
     return {"target": target, "value": difference.mean, "se": difference.se, "unreliable": unreliable}
 
 
@@ -122,7 +121,7 @@ def tables(results):
     for method, seeds in results.items():
         for name in seeds[0]["check"]["subsets"]:
             checks = [one["check"]["subsets"][name] for one in seeds]
-            held = [one["subsets"][name] for one in seeds]
+            others = [one["subsets"][name] for one in seeds]
             gaps = [[check["gap"][part]["value"] for check in checks] for part in ("total", "approximation")]
             verdicts = {
                 each["aspect"]: worst(
@@ -130,7 +129,7 @@ def tables(results):
                 )
                 for each in checks[0]["verdicts"]
             }
-            coherences = [[share["value"] for share in one["coherence"].values()] for one in held]
+            coherences = [[share["value"] for share in one["coherence"].values()] for one in others]
             row = [
                 method,
                 name,
@@ -140,7 +139,7 @@ def tables(results):
                 spread([check["khat"]["median"] for check in checks], 2),
                 *(spread(gap, 2) for gap in gaps),
                 spread([statistics.fmean(values) for values in coherences], 3) if all(coherences) else "",
-                spread([one["loss"]["value"] for one in held], 2) if all(one["loss"] for one in held) else "",
+                spread([one["loss"]["value"] for one in others], 2) if all(one["loss"] for one in others) else "",
             ]
             by_subset.append(row)
         aggregates = [one["check"]["aggregate"]["accuracy"]["value"] for one in seeds]
@@ -174,15 +173,15 @@ def main(args):
         results = {}
         for seed in range(args.seeds):
             for method in args.methods:
-                found = measured(train(method, seed, args), splits, classifiers, args, seed)
-                results.setdefault(method, []).append(found)
+                result = measured(train(method, seed, args), splits, classifiers, args, seed)
+                results.setdefault(method, []).append(result)
                 print(f"{method}, seed {seed}", flush=True)
-                for subset, check in found["check"]["subsets"].items():
+                for subset, check in result["check"]["subsets"].items():
                     for verdict in check["verdicts"]:
                         print(f"  {subset}: {verdict['level']}, {verdict['aspect']}: {verdict['text']}", flush=True)
         print("\n\n".join(tables(results)))
-        hidden = ("out", "data_root", "smoke")
-        settings = {name: value for name, value in vars(args).items() if name not in hidden}
+        omitted = ("out", "data_root", "smoke")
+        settings = {name: value for name, value in vars(args).items() if name not in omitted}
         report = {"settings": settings, "versions": versions(), "methods": results}
         write_atomically(args.out / "guide_checks.json", json.dumps(report, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""Imputed values against what was hidden: error and coverage of methods, beside mean, nearest neighbors and ridge.
+"""Compares imputed values with the hidden ones: errors and coverage of methods, and of simple baselines.
 
     python measure.py PROJECT FOLDER_OR_TABLE...
 
-reads the data of a project, its `truth.csv`, and what `multipyro predict` has written for one method each. The
-baselines get the same columns as the models: 30 principal components of a large modality, classes as indicators, words
-as counts, numbers standardized. Where such a column is missing, nearest neighbors leave it out of the distance, and
-ridge regression gets its mean.
+reads the data of a project, its `truth.csv`, and the predictions that `multipyro predict` has written, one file or
+folder per method. The baselines are the mean, nearest neighbors and ridge regression, on the same columns as the
+models: 30 principal components of a large modality, classes as indicators, words as counts, numbers standardized. Where
+a column is missing, nearest neighbors leave it out of the distance, and ridge regression uses its mean.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Cells:
         self.truth = {row["cell"]: row for row in read(folder / "truth.csv")}
 
     def hidden(self):
-        """Row, column and true value of everything that was hidden."""
+        """Row, column and true value of each hidden value."""
         for row, cell in enumerate(self.ids):
             for column, name in enumerate(self.names):
                 if cell in self.truth:
@@ -73,7 +73,7 @@ class Clinic:
         self.truth = {(row["patient"], row["value"]): float(row["true"]) for row in read(folder / "truth.csv")}
 
     def hidden(self):
-        """Row, column and true value of everything that was hidden."""
+        """Row, column and true value of each hidden value."""
         row_of, column_of = ({name: i for i, name in enumerate(names)} for names in (self.ids, self.names))
         yield from ((row_of[patient], column_of[value], true) for (patient, value), true in self.truth.items())
 
@@ -101,7 +101,7 @@ class Robot:
         self.truth = {row["moment"]: row for row in read(folder / "truth.csv")}
 
     def hidden(self):
-        """Row, column and true value of everything that was hidden."""
+        """Row, column and true value of each hidden value."""
         for row, moment in enumerate(self.ids):
             for column, name in enumerate(self.names):
                 if moment in self.truth:
@@ -136,7 +136,7 @@ def main(args):
 
 
 def model_values(project, place, rows, columns, true):
-    """Medians (of angles means) of the hidden values, and the share that lies between the 5 % and the 95 % quantile."""
+    """Predicted medians (means for angles) of the hidden values, and the share of these in the 90 % intervals."""
     table = {row["id"]: row for row in read(place / "predictions.csv" if place.is_dir() else place)}
     point = "mean" if isinstance(project, Robot) else "q50"
 
@@ -145,7 +145,7 @@ def model_values(project, place, rows, columns, true):
         return np.array([project.scale(float(cell)) for cell in cells])
 
     predicted, low, high = values(point), values("q5"), values("q95")
-    if isinstance(project, Robot):  # as turns from the mean
+    if isinstance(project, Robot):  # as angles relative to the mean
         low, high, true = (turned(angles - predicted) for angles in (low, high, true))
     return predicted, np.mean((low <= true) & (true <= high))
 
@@ -156,7 +156,7 @@ def baselines(features, targets):
     number, scaler = targets.shape[1], StandardScaler().fit(targets)
     filled = np.where(np.isnan(matrix), 0.0, matrix)
     ridge = np.zeros_like(targets)
-    # values that are missing together, as the proteins of a cell, say nothing about one another
+    # values that are missing together, such as the proteins of a cell, say nothing about one another
     blocks = np.isnan(targets).all(1) == np.isnan(targets).any(1)
     for column in range(number):
         others = filled[:, number:] if blocks.all() else np.delete(filled, column, 1)

@@ -1,4 +1,4 @@
-"""Makes the data of the project: 1,200 cells with counts of 2,000 genes and 20 proteins, their type and their batch.
+"""Generates the data: 1,200 cells with counts of 2,000 genes and 20 proteins, their type and their batch.
 
 A cell has a type and three continuous programs, which act on a few genes and proteins each; a batch scales every gene.
 Counts are negative binomial. The proteins of 30 % of the cells are not measured; what they would have been goes to

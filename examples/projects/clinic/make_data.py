@@ -1,8 +1,8 @@
-"""Makes the data of the project: 1,000 patients with laboratory values, a small scan, a note, a stage and a diagnosis.
+"""Generates the data: 1,000 patients with laboratory values, a small scan, a note, a stage and a diagnosis.
 
 A patient has a severity, a metabolic state and a diagnosis, on which everything depends. Of the laboratory values 15 %
-are missing one by one, of the scans 30 %, of the notes 20 %; the values that are missing go to `truth.csv`, which no
-command reads.
+are missing independently, of the scans 30 %, of the notes 20 %. The missing laboratory values go to `truth.csv`, which
+no command reads.
 """
 
 import argparse

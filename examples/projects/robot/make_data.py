@@ -1,4 +1,4 @@
-"""Makes the data of the project: 1,200 moments of an arm with two joints, seen by a camera and heard by a microphone.
+"""Generates the data: 1,200 moments of an arm with two joints, seen by a camera and heard by a microphone.
 
 The camera sees the arm in 20x20 gray pixels; the spectrogram has the pitch of each motor, which depends on its speed,
 and its loudness, which depends on the load that gravity puts on the joint. Joint angles are lost in 25 % of the moments
@@ -20,28 +20,28 @@ def main(args):
     shoulder, elbow = generator.uniform(-1.2, 1.2, args.rows), generator.uniform(-2.0, 2.0, args.rows)
     angles = np.stack([shoulder, elbow], 1)
     speeds = generator.uniform(0.2, 1.0, (args.rows, 2))
-    camera = np.stack([picture(*pair) for pair in angles]) + 0.03 * generator.normal(size=(args.rows, SIDE, SIDE))
+    camera = np.stack([image(*pair) for pair in angles]) + 0.03 * generator.normal(size=(args.rows, SIDE, SIDE))
     camera = np.uint8(255 * camera.clip(0, 1))[:, None]
     sound = np.stack([spectrogram(generator, *row) for row in zip(angles, speeds, strict=True)])[:, None]
-    seen, known = generator.uniform(size=args.rows) < 0.85, generator.uniform(size=args.rows) < 0.75
-    np.save(args.out / "camera.npy", np.where(seen[:, None, None, None], camera / np.float32(255), np.nan))
+    has_image, has_angles = generator.uniform(size=args.rows) < 0.85, generator.uniform(size=args.rows) < 0.75
+    np.save(args.out / "camera.npy", np.where(has_image[:, None, None, None], camera / np.float32(255), np.nan))
     np.save(args.out / "sound.npy", sound.astype(np.float32))
     joints = angles + 0.02 * generator.normal(size=angles.shape)
     with (
         (args.out / "moments.csv").open("w", newline="") as file,
-        (args.out / "truth.csv").open("w", newline="") as kept,
+        (args.out / "truth.csv").open("w", newline="") as truth_file,
     ):
-        table, truth = csv.writer(file), csv.writer(kept)
+        table, truth = csv.writer(file), csv.writer(truth_file)
         table.writerow(["moment", "shoulder", "elbow"])
         truth.writerow(["moment", "shoulder", "elbow"])
         for row, cells in enumerate(joints.round(4).tolist()):
-            table.writerow([row, *(cells if known[row] else ("", ""))])
-            if not known[row]:
+            table.writerow([row, *(cells if has_angles[row] else ("", ""))])
+            if not has_angles[row]:
                 truth.writerow([row, *cells])
-    print(f"{args.rows} moments, {known.sum()} with joint angles, {seen.sum()} with an image, in {args.out}")
+    print(f"{args.rows} moments, {has_angles.sum()} with joint angles, {has_image.sum()} with an image, in {args.out}")
 
 
-def picture(shoulder, elbow):
+def image(shoulder, elbow):
     """The arm in the plane, gray values `(SIDE, SIDE)` from 0 to 1."""
     middle = 0.5 * np.array([np.sin(shoulder), np.cos(shoulder)])
     end = middle + 0.45 * np.array([np.sin(shoulder + elbow), np.cos(shoulder + elbow)])
