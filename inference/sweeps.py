@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -152,17 +153,15 @@ def run_cells(
 
 def _finished(cell: Cell, folder: Path) -> CellResult | None:
     """The result in a folder, if it is that of the cell."""
-    with suppress(FileNotFoundError, ValueError, KeyError):
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         record = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
         if record["key"] == cell.identity:
             return CellResult(record["values"], seconds=record["seconds"])
     return None
 
 
-def _compute(cell: Cell, folder: Path, threads: int | None = None) -> None:
+def _compute(cell: Cell, folder: Path) -> None:
     """Computes a cell and writes its result, or why there is none."""
-    if threads is not None:
-        torch.set_num_threads(threads)
     started = time.process_time()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -171,6 +170,19 @@ def _compute(cell: Cell, folder: Path, threads: int | None = None) -> None:
         write_atomically(folder / _RESULT, json.dumps(record, indent=1, allow_nan=False) + "\n")
     except Exception:
         write_atomically(folder / _ERROR, traceback.format_exc())
+
+
+def _compute_apart(cell: Cell, folder: Path, threads: int) -> None:
+    """Computes a cell in a process that ends with its parent, however that ends: the next call needs the folder."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    torch.set_num_threads(threads)
+    _compute(cell, folder)
 
 
 def _problem(folder: Path, otherwise: str) -> str:
@@ -225,7 +237,7 @@ class _Processes(_Pool):
         self._threads = max(1, (os.cpu_count() or 1) // workers)
 
     def start(self, cell: Cell, folder: Path) -> None:
-        process = self._context.Process(target=_compute, args=(cell, folder, self._threads))
+        process = self._context.Process(target=_compute_apart, args=(cell, folder, self._threads))
         process.start()
         self.running[process] = (cell, folder)
 

@@ -1,5 +1,6 @@
 """A sweep computes every cell once, whatever happens to the others."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -37,6 +38,17 @@ def unreadable(folder):
     return {"value": object()}
 
 
+def beat(folder):
+    """Write the time until something ends the process."""
+    while True:
+        (folder / "beat").write_text(str(time.monotonic_ns()))
+        time.sleep(0.02)
+
+
+def sweep_of_one(folder):
+    run_cells([Cell("beating", beat)], folder, workers=1)
+
+
 def cells(*numbers):
     return [Cell(f"cell-{number}", count, {"number": number}) for number in numbers]
 
@@ -65,6 +77,27 @@ def test_a_cell_that_fails_is_reported_and_started_anew(tmp_path):
     again = run_cells(failing, tmp_path)
     assert again["bad"].values == {"tried": True} and not again["bad"].error
     assert not (tmp_path / "bad" / "error.txt").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"key": {}}', '{"key": {"number": 1}'])
+def test_a_damaged_result_is_computed_again(tmp_path, text):
+    (tmp_path / "cell-1").mkdir()
+    (tmp_path / "cell-1" / "cell.json").write_text(text)
+    assert run_cells(cells(1), tmp_path)["cell-1"].values == {"number": 1, "calls": 1}
+
+
+def test_the_processes_of_a_killed_sweep_end_with_it(tmp_path):
+    sweep = multiprocessing.get_context("spawn").Process(target=sweep_of_one, args=(tmp_path,))
+    sweep.start()
+    file, end = tmp_path / "beating" / "beat", time.monotonic() + 60
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    sweep.kill()
+    sweep.join()
+    time.sleep(1)
+    last = file.read_text()
+    time.sleep(0.5)
+    assert last and file.read_text() == last
 
 
 def test_values_that_json_has_not_are_an_error_of_the_cell(tmp_path):
