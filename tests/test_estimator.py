@@ -3,6 +3,7 @@
 import numpy as np
 import pandas
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -68,3 +69,39 @@ def test_it_clones_and_repeats_itself(table):
         estimator(epochs=1).fit(x).predict(x)
     with pytest.raises(ValueError, match="columns"):
         first.transform(x[["c"]])
+
+
+@pytest.mark.parametrize("classes", [("cat", "catfish"), (3, 7), (False, True)])
+def test_classes_are_predicted_as_they_are_in_y(table, classes):
+    x, y = table[0][:100], np.array(classes)[(table[1][:100] == "high").astype(int)]
+    fitted = estimator(epochs=1).fit(x, y)
+    predicted = fitted.predict(x)
+    assert predicted.dtype == y.dtype
+    assert fitted.score(x, y) == (predicted == y).mean()
+    if isinstance(classes[0], str):
+        assert fitted.score(x, [f"{value} of another name" for value in predicted.tolist()]) == 0
+
+
+def test_missing_values_of_every_kind_of_table_are_filled(table):
+    values = table[0][:60].to_numpy().copy()
+    values[3, 1] = np.nan
+    columns = {"modalities": {"first": ["0", "1"], "second": ["2", "3"]}}
+    numbered = pandas.DataFrame(values, index=range(100, 160))
+    for x in (numbered, numbered.astype("Float64"), values, values.tolist(), {n: values[:, n] for n in range(4)}):
+        filled = estimator(epochs=1).set_params(**columns).fit(x).impute(x)
+        assert type(filled) is (np.ndarray if isinstance(x, list) else type(x))
+        if isinstance(x, pandas.DataFrame):
+            assert filled.index.equals(x.index) and list(filled) == list(x)
+        cells = np.array(list(filled.values())).T if isinstance(filled, dict) else np.asarray(filled, float)
+        assert cells.shape == values.shape and np.isfinite(cells).all()
+        assert (cells == values).sum() == values.size - 1
+    assert np.isnan(values[3, 1])
+
+
+def test_it_leaves_the_generator_of_torch_alone(table):
+    x, y = table
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    fitted = estimator(epochs=1).fit(x, y)
+    fitted.predict(x), fitted.score(x), fitted.transform(x)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,6 +1,7 @@
 """A multimodal VAE as a scikit-learn estimator, which fits, embeds, predicts, imputes and scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -88,27 +89,33 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
             ValueError: If the data does not fit `modalities`, or the method cannot be trained on it.
         """
         table = _columns(X)
-        specs = self._specs(table, isinstance(X, np.ndarray))
+        specs = self._specs(table, not _is_named(X))
         if y is not None:
             if _TARGET in specs:
                 raise ValueError(f"no modality may be named {_TARGET!r}: this is the name of y")
             table, specs[_TARGET] = {**table, _TARGET: _listed(y)}, {"column": _TARGET}
         described = from_table(table, specs, split=_SHARES, seed=self.seed).train.modalities
         data = load_examples(table, described).with_split("train")
-        torch.manual_seed(self.seed)
         networks = networks_for(described, self.hidden_features)
-        recipe = build(self.method, networks, self.latent_dim, **(self.options or {}))
+        with self._seeded():
+            recipe = build(self.method, networks, self.latent_dim, **(self.options or {}))
         settings = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self.seed}
         result = fit_recipe(recipe, data, **settings, progress=False)
         self.recipe_, self.modalities_, self.history_ = recipe, described, result.history
         self.has_target_ = y is not None
+        self._classes = {
+            name: _classes(modality.class_names, table[modality.columns[0]])
+            for name, modality in described.items()
+            if modality.is_discrete and modality.class_names and modality.columns
+        }
         return self
 
     def transform(self, X: Any) -> np.ndarray:
         """The latent mean of each row given its observed values, `(rows, latent_dim)`."""
         data = self._read(X)
         x, observed = data.rows(torch.arange(len(data)))
-        return embed(self.recipe_.guide, x, observed=observed).cpu().numpy()
+        with self._seeded():
+            return embed(self.recipe_.guide, x, observed=observed).cpu().numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class, or the mean, of `y` for each row.
@@ -125,18 +132,22 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         """The data with every missing value filled: numbers with their means, classes with the most probable one.
 
         Returns:
-            A DataFrame for a DataFrame, an array for an array, else a dict of columns.
+            A DataFrame for a DataFrame, a dict of columns for one, else an array.
         """
-        columns, data = _columns(X), self._read(X)
+        columns, data, filled = _columns(X), self._read(X), {}
         names = [name for name in data.modalities if self.modalities_[name].columns]
-        for name, values in self._predicted(data, names).items():
+        for name, predicted in self._predicted(data, names).items():
             for number, column in enumerate(self.modalities_[name].columns):
-                filled = values if values.ndim == 1 else values[:, number]
-                cells = columns[column]
-                columns[column] = [_filled(cell, value) for cell, value in zip(cells, filled.tolist(), strict=True)]
-        if isinstance(X, np.ndarray):
-            return np.array(list(columns.values()), float).T
-        return X.assign(**columns) if hasattr(X, "assign") else columns
+                values = predicted if predicted.ndim == 1 else predicted[:, number]
+                pairs = zip(columns[column], values.tolist(), strict=True)
+                filled[column] = [_filled(cell, value) for cell, value in pairs]
+        if not _is_named(X):
+            return np.array(list({**columns, **filled}.values()), float).T
+        result = X.copy() if hasattr(X, "assign") else dict(X if isinstance(X, Mapping) else columns)
+        for name in list(result):  # the name of a column may be a number
+            if str(name) in filled:
+                result[name] = filled[str(name)]
+        return result
 
     def score(self, X: Any, y: Any = None) -> float:
         """The accuracy of `predict` (R^2 for numbers) if `y` is passed, otherwise the mean log-likelihood.
@@ -148,14 +159,20 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
             from sklearn.metrics import accuracy_score, r2_score
 
             measure = accuracy_score if self.modalities_[_TARGET].is_discrete else r2_score
-            predicted = self.predict(X)
-            return float(measure(np.asarray(_listed(y), dtype=predicted.dtype), predicted))
+            return float(measure(np.asarray(_listed(y)), self.predict(X)))
         data = self._read(X)
         x, observed = data.rows(torch.arange(len(data)))
-        torch.manual_seed(self.seed)
-        return log_likelihood(
-            self.recipe_.model, self.recipe_.guide, x, num_samples=self.num_samples, observed=observed
-        ).mean
+        with self._seeded():
+            return log_likelihood(
+                self.recipe_.model, self.recipe_.guide, x, num_samples=self.num_samples, observed=observed
+            ).mean
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """A context with the seed, after which the generator of torch is what it was before."""
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(self.seed)
+            yield
 
     def _specs(self, table: Mapping[str, list], is_array: bool) -> dict[str, Mapping[str, Any]]:
         """The modalities in the form that `from_table` accepts."""
@@ -174,16 +191,17 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         return load_examples(_columns(X), known)
 
     def _predicted(self, data: MultimodalData, target: Sequence[str]) -> dict[str, np.ndarray]:
-        """Means, or names of the most probable classes, of modalities given the observed values of each row."""
+        """Means, or the most probable classes, of modalities given the observed values of each row."""
         x, observed = data.rows(torch.arange(len(data)))
-        torch.manual_seed(self.seed)
-        samples = cross_generate(self.recipe_.model, self.recipe_.guide, x, target, self.num_samples, observed)
+        with self._seeded():
+            samples = cross_generate(self.recipe_.model, self.recipe_.guide, x, target, self.num_samples, observed)
         predicted = {}
         for name, values in samples.items():
             modality = self.modalities_[name]
             if modality.is_discrete:
                 shares = torch.stack([(values == c).float().mean(0) for c in range(modality.num_classes)], -1)
-                predicted[name] = np.array(modality.decode(shares.argmax(-1)))
+                most = shares.argmax(-1)
+                predicted[name] = self._classes[name][most] if name in self._classes else modality.decode(most)
             else:
                 predicted[name] = modality.to_units(values).mean(0).squeeze(1).cpu().numpy()
         return predicted
@@ -201,8 +219,21 @@ def _columns(X: Any) -> dict[str, list]:
     return {str(number): values.tolist() for number, values in enumerate(array.T)}
 
 
+def _is_named(X: Any) -> bool:
+    """Whether the columns of a table have names."""
+    return isinstance(X, Mapping) or hasattr(X, "columns")
+
+
 def _listed(values: Any) -> list:
+    if hasattr(values, "notna"):  # missing values of pandas have no truth value
+        values = values.astype(object).where(values.notna(), None)
     return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _classes(names: Sequence[str], cells: Sequence[Any]) -> np.ndarray:
+    """The classes as the values that they have in a column."""
+    values = {str(cell): cell for cell in cells}
+    return np.array([values.get(name, name) for name in names])
 
 
 def _filled(cell: Any, value: Any) -> Any:
