@@ -267,6 +267,29 @@ def test_by_default_short_trainings_and_programs_of_others_are_not_captured(repl
     assert not replayed
 
 
+class Freezing:
+    """Freezes the model after the fifth epoch, when no graph is compared with the programs for three epochs."""
+
+    def on_epoch_end(self, state):
+        if state.epoch == 4:
+            state.model.requires_grad_(False)
+
+
+@pytest.mark.filterwarnings("ignore:.*was not registered in the param store")
+def test_by_default_what_a_callback_changes_counts(replayed, cheap, tmp_path):
+    results = []
+    for compile, resumed in ((False, False), ("auto", False), ("auto", True)):
+        recipe, data = recipe_of("mopoe"), many_modalities(num_rows=48)
+        settings = {**SETTINGS, "epochs": 7, "compile": compile, "out": tmp_path / f"{compile}-{resumed}"}
+        if resumed:
+            fit_recipe(recipe, data, **{**settings, "epochs": 2})
+        fit_recipe(recipe, data, callbacks=[Freezing()], resume=resumed, **settings)
+        results.append(parameters(recipe.model, recipe.guide))
+    assert_same(*results[:2])
+    assert_same(*results[1:])
+    assert replayed  # before there was a callback
+
+
 def test_by_default_a_captured_step_that_is_slower_is_given_up(replayed, cheap, monkeypatch, capsys):
     monkeypatch.setattr(
         capture, "_seconds", lambda function, batch: float(isinstance(function, capture.CapturedGradients))

@@ -202,10 +202,11 @@ class Trainer:
         return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
 
     def _is_ours(self) -> bool:
-        """Whether all parts of the programs come from multipyro or torch, so that each step does the same."""
+        """Whether all parts of a step come from multipyro or torch, so that each step does the same."""
         parts = [part for module in self._modules for part in module.modules()]
         objectives = [step.objective for step in self._steps]
-        places = {type(part).__module__.partition(".")[0] for part in (*self._programs, *parts, *objectives)}
+        others = *self._programs, *objectives, *self._settings.callbacks  # a callback may change what a step does
+        places = {type(part).__module__.partition(".")[0] for part in (*parts, *others)}
         return places <= {"multipyro", "torch"}
 
     def _note(self, text: str) -> None:
@@ -262,7 +263,8 @@ class Trainer:
             for step, states in zip(self._steps, checkpoint["updates"], strict=True):
                 step.load_state_dict(states)
             for step, mode in zip(self._steps, checkpoint["modes"], strict=True):
-                step.captured.mode = mode
+                if self._settings.compile is True or self._is_ours():  # there may be callbacks now
+                    step.captured.mode = mode
             torch.set_rng_state(checkpoint["rng"])
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the run cannot be continued from {path}: {error}") from error
