@@ -31,7 +31,7 @@ class GenerativeProgram(Program):
         likelihoods: Modality name -> likelihood module.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
         conditions: Names of modalities that the model conditions on.
-        covariates: Makes the features of the covariates that the likelihoods take; None for none.
+        covariates: Computes the features of the covariates that the likelihoods take; None for no covariates.
 
     Raises:
         ValueError: If there are no likelihoods, or a modality has the name of a latent (`z`, `z1`, `z_...`), of a

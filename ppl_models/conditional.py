@@ -39,7 +39,7 @@ class ConditionalModel(GenerativeProgram):
             called with the values of a single condition or with a dict of several; `N(0, I)` if None.
         features: Condition -> feature network, whose output is concatenated with `z`; none by default.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
-        covariates: Makes the features of covariates; the likelihoods are called with them too, concatenated last.
+        covariates: Computes the features of covariates; the likelihoods are called with them too, concatenated last.
 
     Sites:
         `z`, and each target of `x` under its name, in the plate `data`.

@@ -31,7 +31,7 @@ class HierarchicalModel(GenerativeProgram):
             `(..., batch, latent_dims[l])`, they return event shape `(latent_dims[l - 1],)`.
         prior: Module that returns the prior over `zL` when called; `N(0, I)` if None.
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
-        covariates: Makes the features of covariates; the likelihoods are called with them too, concatenated last.
+        covariates: Computes the features of covariates; the likelihoods are called with them too, concatenated last.
 
     Sites:
         `zL, ..., z1` in this order, each modality of `x` under its name, all in the plate `data`.

@@ -31,7 +31,7 @@ class MultimodalModel(GenerativeProgram):
         name: Prefix of the parameters in Pyro's parameter store; see `Program`.
         private: Modality name -> size of its private latent with the prior `N(0, I)`, or a module that returns its
             prior when called; other modalities have none.
-        covariates: Makes the features of covariates; the likelihoods are called with them too, concatenated last.
+        covariates: Computes the features of covariates; the likelihoods are called with them too, concatenated last.
 
     Sites:
         `z`, `z_<modality>` for each modality of `x` with a private latent (masked in the rows where it is missing),

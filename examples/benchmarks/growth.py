@@ -1,11 +1,11 @@
 """How does the time of a training step grow with modalities, samples, batch, latent size and rows?
 
-Beside each measured time stands the predicted one: that of the first row times the growth of the multiplications and
-additions in matrix products, forward and backward, which torch counts. Measured below predicted means that a part of
-the time does not grow; above, that something grows faster than the networks. MoPoE has a product for each of the
-`2^M - 1` subsets of `M` modalities, which are element-wise operations and are not counted: expect it above the
-prediction from about eight modalities on. `--file growth.png` draws all sweeps. About three minutes on one core; times
-are CPU time, medians over rounds that go through all points in turn.
+Each measured time is printed with a predicted one: the first time of its sweep, scaled by the growth of the
+multiplications and additions in matrix products, forward and backward, which torch counts. A measured time below the
+prediction means that a part of the time does not grow; above, that something grows faster than the networks. MoPoE has
+a product for each of the `2^M - 1` subsets of `M` modalities, which are element-wise operations and are not counted:
+expect it above the prediction from about eight modalities on. `--file growth.png` draws all sweeps. About three minutes
+on one core; times are CPU time, medians over rounds that go through all points in turn.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def setting(method, modalities, batch, latent, rows, particles=None):
 
     if not rows:
         return step, step
-    data = MultimodalData("made", described, {name: torch.randn(rows, FEATURES) for name in names})
+    data = MultimodalData("noise", described, {name: torch.randn(rows, FEATURES) for name in names})
 
     def epoch():
         fit_recipe(recipe, data, epochs=1, batch_size=batch, compile=False, progress=False)
@@ -86,7 +86,7 @@ def measured(what, values, others, rounds):
     return {value: (medians[value], medians[first] * counts[value] / counts[first]) for value in values}
 
 
-def drawn(results, file):
+def draw(results, file):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,7 +115,7 @@ def main(args):
             ratio = time_taken / predicted
             print(f"{sweep:34}{value:8}{1e3 * time_taken:9.1f} ms{1e3 * predicted:9.1f} ms{ratio:8.2f}", flush=True)
     if args.file:
-        drawn(results, args.file)
+        draw(results, args.file)
 
 
 if __name__ == "__main__":

@@ -90,12 +90,12 @@ def one_by_hand(model, guide, x, num_samples):
 
 def five_by_hand(model, guide, x, num_samples):
     """The values of the joint likelihood, both single ones, and both conditionals, in the order of `QUERIES`."""
-    found = []
+    values = []
     for base, image, label in weights_by_hand(model, guide, x, EVIDENCES, num_samples):
         sums = [(base + scores).logsumexp(0) for scores in (image + label, image, label)]
         both, one, other = (each - math.log(len(base)) for each in sums)
-        found.append((both, one, other, both - one, both - other))
-    return [torch.cat(column) for column in zip(*found, strict=True)]
+        values.append((both, one, other, both - one, both - other))
+    return [torch.cat(column) for column in zip(*values, strict=True)]
 
 
 def main(args):
@@ -109,8 +109,8 @@ def main(args):
     both = [(("image", "label"), None)]
 
     def ours(queries, **proposal):
-        found = log_likelihoods(model, guide, x, queries, samples, max_samples=samples, **proposal)
-        return [each.values for each in found]
+        estimates = log_likelihoods(model, guide, x, queries, samples, max_samples=samples, **proposal)
+        return [each.values for each in estimates]
 
     ways = {
         "one likelihood, by hand": lambda: one_by_hand(model, guide, x, samples),

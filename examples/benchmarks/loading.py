@@ -1,7 +1,7 @@
 """What share of a training step is spent on fetching its batch?
 
-For each data set that is found, with the method, networks and batch size of its results: the time to fetch shuffled
-batches, and the time of training steps on batches that are already in memory, measured in turn in one run; the least
+For each data set that is available, with the method, networks and batch size of its results: the time to fetch shuffled
+batches, and the time of training steps on batches that are already in memory, measured in turn in one run; the fastest
 of several rounds counts. Expect a share below 0.05: images are decoded in memory, or mapped from disk.
 """
 
@@ -50,7 +50,7 @@ def measure(name, steps, rounds, data_root, seed):
 
 
 def main(args):
-    """Measures each data set that is found."""
+    """Measures each data set that is available."""
     print(f"{'data set':14}{'batch':>12}{'step':>12}{'ratio':>10}")
     for name in args.data:
         try:

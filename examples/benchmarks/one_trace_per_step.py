@@ -1,7 +1,7 @@
 """What does one trace per guide and step save? JMVAE-kl as one objective against three ELBOs of Pyro.
 
 Prints milliseconds per step of both and their ratio, measured in turn in one run. Our objective runs the joint encoder
-once; written naively, as a sum of `Trace_ELBO`s, it runs once per term that it is part of.
+once; written naively, as a sum of `Trace_ELBO`s, the encoder runs once for each term that contains it.
 """
 
 import argparse

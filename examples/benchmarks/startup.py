@@ -1,6 +1,6 @@
 """How long does `multipyro --help` take beyond a bare `import torch`? Prints CPU seconds of each, and the difference.
 
-A command line should answer at once, so nothing that only some commands need is imported before they run. Each command
+A command line should respond at once, so nothing that only some commands need is imported before they run. Each command
 runs in an interpreter of its own, in turn, so that a change of the machine's speed affects all alike; of several runs
 the one that other work disturbed least counts. Expect about 0.3 s more than `import torch`: Pyro and the methods,
 whose options `--help` lists.

@@ -1,4 +1,4 @@
-"""How long does a training step take beside the same step written by hand in plain PyTorch? Prints ratios.
+"""How long does a training step take, relative to the same step written by hand in plain PyTorch? Prints ratios.
 
 Two workloads. W1: an image of 784 Bernoulli pixels and a label of 10 classes, MLPs with two hidden layers of 512 both
 ways, a latent of 64, batches of 128. W2: PolyMNIST's five 3x28x28 modalities with the convolutional networks of MoPoE,
@@ -9,11 +9,11 @@ for the same weights and the same latents.
 Columns, each divided by the floor: the floor with a fused Adam; our objective's step with a fused Adam; the whole loop
 of `fit_recipe`, with its loader, checks, logging and checkpoints, without capturing and with `compile=True`, the fourth
 epoch, in which the graph is not compared with the programs; and the step of multivae, with the same networks, if it is
-installed (for JMVAE the first stage of its TELBO, which has the same objective). It has none for VLVAE, and for TELBO
-with more than two modalities another second stage.
+installed (for JMVAE the first stage of its TELBO, which has the same objective). multivae has no VLVAE, and for TELBO
+with more than two modalities a different second stage.
 
-All run in turns in one process, and medians over the rounds are printed, of CPU time: a ratio within one run is what
-counts, since another load gives other milliseconds. Run it with OMP_NUM_THREADS=1.
+All run in turn in one process, and medians of CPU time over the rounds are printed. Only ratios within one run can be
+compared, since milliseconds depend on the load of the machine. Run it with OMP_NUM_THREADS=1.
 """
 
 import argparse
@@ -245,7 +245,7 @@ def check(floor, objective, model, guide, x):
     """Raises unless the floor and the objective agree for the same weights and latents."""
     with torch.no_grad(), Latents() as latents:
         ours = objective.differentiable_loss(model, guide, x)
-    # the stratified bound samples its strata at one go, after a first visit of the guide
+    # the stratified bound samples all strata at once, after a first run of the guide
     values = latents.values[-1:] if floor.method == "mmvae" else latents.values
     with torch.no_grad():
         theirs = floor.loss(x, [*values, *[None] * 30])
@@ -361,7 +361,7 @@ def main(args):
     steps, rounds, rows = (2, 1, 8) if args.smoke else (args.steps, args.rounds, 128)
     batches = [batch(rows) for _ in range(steps)]
     values = {m: torch.cat([x[m] for x in batches]) for m in modalities}
-    data = MultimodalData("made", modalities, values, None, None, "train")
+    data = MultimodalData("noise", modalities, values, None, None, "train")
     print(
         f"{args.workload}, {torch.get_num_threads()} thread(s), torch {torch.__version__}: ratios to the floor, medians"
     )

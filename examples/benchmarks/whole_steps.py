@@ -1,11 +1,11 @@
-"""How many training steps a second, if a whole step is one graph, and how much of the machine's arithmetic is used?
+"""How many training steps per second, if a whole step is one graph, and what share of the machine's peak rate is used?
 
 On a GPU the forward pass, the backward pass and the optimizer are captured as one CUDA graph, so that the host only
 launches it and never waits. On a CPU the captured loss and gradients are replayed, as `fit` replays them, before a
-fused Adam. Measured are steps per second of MoPoE on the workloads of `training_steps.py`: ours step by step, ours as
-a graph, and those of multivae at batches of 128 if it is installed; then batches that double up to `--most`, or until
-memory is full. The share of the peak is that of the rate that a large matrix product reaches on the same machine, in
-the same run. Timers wait for the device. Expect a few minutes.
+fused Adam. The script measures steps per second of MoPoE on the workloads of `training_steps.py`: ours step by step,
+ours as a graph, and those of multivae at batches of 128 if it is installed; then batches that double up to `--most`, or
+until memory is full. The peak is the rate that a large matrix product reaches on the same machine, in the same run.
+Timers wait for the device. Expect a few minutes.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def by_graph(recipe, x):
     if x_device(x) == "cuda":
         step, stream = by_steps(recipe, x), torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels and states of the optimizer are made before the capture
+        with torch.cuda.stream(stream):  # kernels and optimizer states are created before the capture
             for _ in range(3):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
@@ -114,10 +114,10 @@ def main(args):
     print(f"{'MoPoE':8}{'batch':>8}{'steps/s':>12}{'as a graph':>12}{'multivae':>12}{'ratio':>8}{'of peak':>10}")
     for workload in ("W1", "W2"):
         modalities, hidden, latent_dim, batch = shared.workload(workload)
-        made = build("mopoe", Networks(modalities, hidden), latent_dim)
+        initial = build("mopoe", Networks(modalities, hidden), latent_dim)
         rows = first
         while rows <= (first if args.smoke else args.most):
-            recipe = copy.deepcopy(made)
+            recipe = copy.deepcopy(initial)
             recipe.model.to(device), recipe.guide.to(device)
             x = {m: values.to(device) for m, values in batch(rows).items()}
             try:
@@ -147,5 +147,5 @@ if __name__ == "__main__":
     parser.add_argument("--most", type=int, default=1024, help="the largest batch; on a GPU one that does not fit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="one batch, one step, to check that it runs")
-    with pyro.validation_enabled(False):  # which reads values, for which the host would wait
+    with pyro.validation_enabled(False):  # validation reads values, so the host would wait
         main(parser.parse_args())

@@ -14,8 +14,8 @@ __all__ = ["Covariates", "WithCovariates", "encoder_input"]
 class Covariates(nn.Module):
     """The features of covariates, side by side: classes one-hot, numbers as they are.
 
-    A model takes it as `covariates` and concatenates the features with what its decoders are called with; a guide has
-    it in its encoders, see `WithCovariates`. Numbers should be standardized, as data sets of the library do it.
+    A model takes it as `covariates` and concatenates the features with the input of its decoders; a guide uses it in
+    its encoders, see `WithCovariates`. Numbers should be standardized, as the library's data sets do.
 
     Args:
         sizes: Name -> number of classes of class ids `(batch,)`, or the shape `(numbers,)` of real numbers
@@ -61,8 +61,8 @@ class WithCovariates(nn.Module):
 
     .. math:: h(x_m, c) = f(x_m) \odot (1 + A\, e(c)) + B\, e(c)
 
-    It starts as the network without covariates. It is called with a dict, `{modality: x_m, "site.covariate": ...}`, as
-    `encoder_input` makes it.
+    At initialization it equals the network without covariates. It is called with a dict, `{modality: x_m,
+    "site.covariate": ...}`, see `encoder_input`.
 
     References:
         FiLM: Visual Reasoning with a General Conditioning Layer (Perez et al., 2018), eq. 1.
@@ -96,7 +96,7 @@ class WithCovariates(nn.Module):
 
 
 def encoder_input(encoder: nn.Module, x: Mapping[str, Tensor], modality: str) -> Tensor | dict[str, Tensor]:
-    """What the encoder of a modality is called with.
+    """The input of the encoder of a modality.
 
     Args:
         encoder: The encoder, or a feature network. It takes covariates if a module in it has the attribute
