@@ -172,8 +172,8 @@ def _compute(cell: Cell, folder: Path) -> None:
         write_atomically(folder / _ERROR, traceback.format_exc())
 
 
-def _compute_apart(cell: Cell, folder: Path, threads: int) -> None:
-    """Computes a cell in a process that ends with its parent, however that ends: the next call needs the folder."""
+def _compute_in_process(cell: Cell, folder: Path, threads: int) -> None:
+    """Computes a cell in a process that ends whenever its parent does, because the next call needs the folder."""
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
@@ -237,7 +237,7 @@ class _Processes(_Pool):
         self._threads = max(1, (os.cpu_count() or 1) // workers)
 
     def start(self, cell: Cell, folder: Path) -> None:
-        process = self._context.Process(target=_compute_apart, args=(cell, folder, self._threads))
+        process = self._context.Process(target=_compute_in_process, args=(cell, folder, self._threads))
         process.start()
         self.running[process] = (cell, folder)
 

@@ -16,8 +16,8 @@ __all__ = ["FORMATS", "draw_cross_generation", "figure_name", "file_name"]
 
 #: The formats of figures.
 FORMATS = (".pdf", ".png", ".svg")
-# characters of a file's name
-_LONGEST = 100
+# most characters of a file's name
+_MAX_LENGTH = 100
 
 
 def figure_name(given: Sequence[str], target: Sequence[str]) -> str:
@@ -31,13 +31,13 @@ def figure_name(given: Sequence[str], target: Sequence[str]) -> str:
 
 
 def file_name(text: str) -> str:
-    """A text with every character that the name of a file should not have replaced, and cut where it is long.
+    """A text as a file name: unsuitable characters are replaced, and a long text is cut.
 
     Example:
         >>> file_name("words of a/b")
         'words_of_a_b'
     """
-    return re.sub(r"[^\w.+-]", "_", text)[:_LONGEST]
+    return re.sub(r"[^\w.+-]", "_", text)[:_MAX_LENGTH]
 
 
 def draw_cross_generation(

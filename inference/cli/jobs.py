@@ -43,7 +43,7 @@ class TrainingJob(NamedTuple):
     Args:
         recipe: The method, built.
         splits: The data.
-        settings: How it is trained.
+        settings: The training settings.
     """
 
     recipe: Recipe
@@ -59,7 +59,7 @@ def check_options(arguments: argparse.Namespace, methods: Sequence[str]) -> None
     """Raises if a method is unknown, no method has one of the options, or an option is given two values.
 
     Raises:
-        ValueError: Names the method or the option, and those there are.
+        ValueError: Names the method or the option, and those that exist.
     """
     unknown = [method for method in methods if method not in METHODS]
     if unknown:
@@ -122,7 +122,7 @@ def training_job(
         seed: Seed of the parameters, of the missing modalities and of the training.
         out: The run folder.
         resume: Whether the run in the folder is continued.
-        guide: A guide class in place of the method's.
+        guide: A guide class that replaces the method's.
     """
     modalities = splits.train.modalities
     config: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def training_job(
 
 
 def trained_on(splits: Splits, names: Sequence[str], config: Mapping[str, Any], seed: int) -> Splits:
-    """What a run with this configuration is trained on: the test data stays complete.
+    """The data that a run with this configuration is trained on; the test data stays complete.
 
     Args:
         splits: The data with all modalities in `config`.

@@ -132,7 +132,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
         """The data with every missing value filled: numbers with their means, classes with the most probable one.
 
         Returns:
-            A DataFrame for a DataFrame, a dict of columns for one, else an array.
+            A DataFrame for a DataFrame, a dict of columns for a dict, otherwise an array.
         """
         columns, data, filled = _columns(X), self._read(X), {}
         names = [name for name in data.modalities if self.modalities_[name].columns]
@@ -169,7 +169,7 @@ class MultimodalEstimator(TransformerMixin, BaseEstimator):
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """A context with the seed, after which the generator of torch is what it was before."""
+        """Seeds torch in this context, and restores the state of its generator afterwards."""
         with torch.random.fork_rng([]):
             torch.default_generator.manual_seed(self.seed)
             yield
@@ -225,13 +225,13 @@ def _is_named(X: Any) -> bool:
 
 
 def _listed(values: Any) -> list:
-    if hasattr(values, "notna"):  # missing values of pandas have no truth value
+    if hasattr(values, "notna"):  # pandas' missing values cannot be compared
         values = values.astype(object).where(values.notna(), None)
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 def _classes(names: Sequence[str], cells: Sequence[Any]) -> np.ndarray:
-    """The classes as the values that they have in a column."""
+    """The classes, with the values that represent them in a column."""
     values = {str(cell): cell for cell in cells}
     return np.array([values.get(name, name) for name in names])
 

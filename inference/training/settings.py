@@ -55,8 +55,8 @@ class TrainingSettings:
             compiled where there is a C++ compiler and replayed as it is elsewhere. A replayed graph gives the same bits
             as the programs, a compiled one the same numbers up to rounding. Anything that the programs do besides
             tensor operations then happens only once. `"auto"` captures, and compiles, programs whose parts all come
-            from multipyro or torch, if the first epoch of a stage shows that this saves more time than it takes; but
-            not in a run with callbacks, which may change what a step does.
+            from multipyro or torch, if the first epoch of a stage shows that this saves more time than it takes. It
+            captures nothing in a run with callbacks, which may change what a step does.
         logger: `"csv"` writes `log.csv` into `out`, `"tensorboard"` event files; or any object with
             `log_metrics(metrics, step)`, such as the loggers of Lightning; or a list of these; None for no log.
         progress: Whether progress is shown: a bar in a terminal, one line per epoch elsewhere.
