@@ -213,6 +213,25 @@ def test_an_exported_run_is_used_without_its_data(project, tmp_path, capsys):
     assert "already exists" in capsys.readouterr().err
 
 
+DAMAGES = {
+    "guide_class": lambda name: "X; touch pwned",
+    "data": lambda data: {},
+    "stages": lambda stages: [{"name": stage["name"], "epochs": stage["epochs"]} for stage in stages],
+}
+
+
+@pytest.mark.parametrize("part", DAMAGES)
+def test_nothing_of_a_damaged_run_is_exported(project, tmp_path, capsys, part):
+    pytest.importorskip("safetensors")
+    shutil.copytree(project / "run", tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    content[part] = DAMAGES[part](content[part])
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "exported")]) == 2
+    assert "damaged" in capsys.readouterr().err
+    assert not (tmp_path / "exported").exists()
+
+
 def test_a_finished_run_gets_more_epochs_by_its_folder_alone(project, tmp_path):
     shutil.copytree(project, tmp_path / "a")
     run = tmp_path / "a" / "run"

@@ -1,6 +1,7 @@
 """Runs that were killed, interrupted or finished, and go on as if nothing had happened."""
 
 import csv
+import fcntl
 import json
 import os
 import subprocess
@@ -441,3 +442,18 @@ def test_batch_norm_statistics_and_dropout_go_on_too(tmp_path):
     resumed = run("killed", resume=True)
     assert any("running_mean" in name for name in resumed)
     assert_same(resumed, run("whole"))
+
+
+def test_a_lock_whose_file_was_removed_by_its_last_owner_is_taken_again(tmp_path, monkeypatch):
+    lockf, calls = fcntl.lockf, []
+
+    def late(file, how):
+        if not calls:  # between opening and locking the file
+            (tmp_path / ".lock").unlink()
+        calls.append(how)
+        lockf(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", late)
+    with folder._locked(tmp_path):
+        assert (tmp_path / ".lock").exists() and len(calls) == 2
+    assert not (tmp_path / ".lock").exists()

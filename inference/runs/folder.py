@@ -46,6 +46,8 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8") if path.stat().st_size < _LARGEST else "")
         wrong = [name for name, kinds in _KINDS.items() if not isinstance(content[name], kinds)]
         wrong = wrong or ["stages" for s in content["stages"] if not isinstance(s["epochs"], int) or _climbs(s["name"])]
+        if not wrong and not (content["guide_class"] or "_").isidentifier():  # it is part of commands that are shown
+            wrong = ["guide_class"]
         if wrong:
             raise TypeError(f"{wrong[0]} is {str(content[wrong[0]])[:80]}")
     except KeyError as error:
@@ -198,16 +200,21 @@ def _locked(folder: Path) -> Iterator[None]:
     """No other process trains in the folder in this context; the lock ends with the process, however it ends."""
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "a") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process is training in {folder}") from error
-        try:
-            yield
-        finally:
-            (folder / _LOCK).unlink(missing_ok=True)
+    path = folder / _LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"another process is training in {folder}") from error
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # its last owner removed the file before it was locked here
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _compared(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,17 +38,23 @@ def _write(arguments: argparse.Namespace, folder: Path) -> None:
     config = read_run(arguments.run)
     if config["method"] is None or config["modalities"] is None:
         raise ValueError(f"{arguments.run} was trained from user-defined programs, which cannot be rebuilt elsewhere")
-    write_weights(folder / "model.safetensors", read_checkpoint(checkpoint_of(arguments.run, arguments.checkpoint)))
-    options = config["data"]["options"] or {}
+    checkpoint = read_checkpoint(checkpoint_of(arguments.run, arguments.checkpoint))
+    options = config["data"].get("options") or {}
     # the path of the data means nothing on other machines, and the data is not exported
     config["data"]["options"] = {name: value for name, value in options.items() if name != "file"} or None
     config = {**config, "state": "exported"}
-    write_json(folder / "run.json", config)
     metrics = None
     with suppress(FileNotFoundError):
         metrics = json.loads((arguments.run / "metrics.json").read_text(encoding="utf-8"))
+    try:
+        card = "\n".join(_card(config, metrics))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"run.json or metrics.json of {arguments.run} is damaged: {error!r}") from error
+    write_weights(folder / "model.safetensors", checkpoint)
+    write_atomically(folder / "README.md", card)
+    if metrics is not None:
         write_json(folder / "metrics.json", metrics)
-    write_atomically(folder / "README.md", "\n".join(_card(config, metrics)))
+    write_json(folder / "run.json", config)  # last: without it an export that was interrupted is no run
 
 
 def _zipped(folder: Path, name: str, file: Any) -> None:
@@ -60,7 +66,8 @@ def _zipped(folder: Path, name: str, file: Any) -> None:
 def _card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> Iterator[str]:
     """The lines of a model card."""
     method, data, info = config["method"], config["data"], METHODS.get(config["method"])
-    yield f"---\nlibrary_name: multipyro\ntags: [multimodal, variational-autoencoder, pyro, {method}]\n---\n"
+    tags = json.dumps(["multimodal", "variational-autoencoder", "pyro", method])
+    yield f"---\nlibrary_name: multipyro\ntags: {tags}\n---\n"
     yield f"# {method} on {data['name']}\n"
     title = "a user-defined method" if info is None else f"{info.title} ({info.paper})"
     yield f"A multimodal variational autoencoder: {title}, with {config['latent_dim']} latent dimensions.\n"
