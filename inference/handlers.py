@@ -1,10 +1,10 @@
 """Handlers: programs made from programs. Called with an expression (see `programs`), each returns an expression."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -16,9 +16,11 @@ from multipyro.guides import Guide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.programs import RESTRICTED, Handler, Program, handler, unwrap
+from multipyro.ppl_models import Covariates
 
 __all__ = [
     "conditional",
+    "continued",
     "frozen",
     "frozen_modules",
     "generative",
@@ -168,11 +170,15 @@ def with_covariates(program: Program, covariates: Mapping[str, Any]) -> nn.Modul
 
     Args:
         program: A model or a guide, called as `program(x, observed=None)`.
-        covariates: Name -> class id, or standardized number or numbers, the same for all data points; or a tensor of
-            the values of several data points, which are taken in turn.
+        covariates: Name -> class id, or standardized number or numbers, the same for all data points. For samples from
+            the prior also a tensor of the values of several data points, which are taken in turn.
 
     Returns:
         The program, called as before.
+
+    Raises:
+        ValueError: If the program has no covariate of that name, or its values have another shape; when called, if
+            there are several values for data points that have their own.
 
     Example:
         >>> from multipyro.ppl_models import MLP, Covariates, MultimodalModel, NormalLikelihood
@@ -181,7 +187,36 @@ def with_covariates(program: Program, covariates: Mapping[str, Any]) -> nn.Modul
         >>> with_covariates(model, {"site": 2})({"image": None}, num_rows=5)["image"].shape
         torch.Size([5, 4])
     """
-    return _WithCovariates(program, covariates)
+    modules = modules_of(program)
+    parts = [part for module in modules for part in module.modules() if isinstance(part, Covariates)]
+    shapes = {name: shape or () for part in parts for name, shape in part.shapes.items()}
+    unknown = [name for name in covariates if name not in shapes]
+    if shapes and unknown:
+        raise ValueError(f"unknown covariates {unknown}: this program has {list(shapes)}")
+    parameters = (parameter for module in modules for parameter in module.parameters())
+    dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.get_default_dtype())
+    return _WithCovariates(program, {n: _in_rows(n, value, shapes.get(n), dtype) for n, value in covariates.items()})
+
+
+def _in_rows(name: str, value: Any, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+    """The value of a covariate for each of one or several data points; None for a shape that is not known."""
+    value = torch.as_tensor(value)
+    if shape is None:
+        shape = value.shape[-1:] or (1,) if value.is_floating_point() else ()
+    if value.numel() % math.prod(shape):
+        raise ValueError(f"covariate {name!r} has the shape {shape}, got values of shape {tuple(value.shape)}")
+    values = value.reshape(-1, *shape)
+    return values.to(dtype) if shape else values
+
+
+def continued(program: Program, begin: int) -> Program:
+    """The program for the data points from `begin` on: the covariates of several are taken in turn from there."""
+    if not isinstance(program, Handler):
+        return program
+    inner = continued(program.program, begin)
+    if not isinstance(program, _WithCovariates):
+        return program.around(inner)
+    return _WithCovariates(inner, {name: values.roll(-begin, 0) for name, values in program.settings[0].items()})
 
 
 def latents_from(
@@ -287,8 +322,11 @@ class _WithCovariates(Handler):
         device = next((parameter.device for parameter in parameters), None)
         fixed = {}
         for name, value in covariates.items():
-            if not isinstance(value, Tensor):
-                value = torch.tensor([value] if isinstance(value, int) else [np.atleast_1d(value).tolist()])
+            if len(value) > 1 and x.get(covariate_entry(name)) is not None:
+                raise ValueError(
+                    f"with_covariates has {len(value)} values of {name!r}, for samples from the prior, and the data "
+                    f"points have their own: give one value, or change x[{covariate_entry(name)!r}]"
+                )
             rows = torch.arange(batch_rows(x, num_rows)) % len(value)
             fixed[covariate_entry(name)] = value[rows].to(device)
         return self.program({**x, **fixed}, observed, **kwargs)

@@ -1,17 +1,26 @@
 """Annealed importance sampling against closed forms, and the sandwich around both."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from linear_gaussian import scaled_guide
 from torch import nn
 
-from multipyro.guides import NormalEncoder, ProductOfExperts
+from multipyro.guides import MixtureOfExperts, NormalEncoder, ProductOfExperts
 from multipyro.inference import build, log_likelihood
 from multipyro.inference.evaluation import Annealing, bidirectional_sandwich
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
 from multipyro.inference.recipes.networks import networks_for
-from multipyro.ppl_models import MLP, BernoulliLikelihood, CategoricalLikelihood, MultimodalModel
+from multipyro.ppl_models import (
+    MLP,
+    BernoulliLikelihood,
+    CategoricalLikelihood,
+    MultimodalModel,
+    OneHotMLP,
+    PoissonLikelihood,
+)
 from multipyro.testing import toy_data
 from multipyro.testing.linear_gaussian import LinearGaussian
 
@@ -116,3 +125,21 @@ def test_a_decoder_that_leaves_the_range_of_numbers_moves_nothing_there():
     guide = ProductOfExperts(1, {"image": NormalEncoder(MLP(1, 4), 1)})
     found = log_likelihood(model, guide, x, method="ais", annealing=Annealing(32, 20, 4, num_simulated=0))
     assert torch.isfinite(found.values).all() and (found.values > math.log(0.5)).all()
+
+
+def test_a_sandwich_of_one_data_point_warns_of_its_gap():
+    lower, upper = (LogLikelihood(torch.tensor([value]), torch.zeros(1), None) for value in (-10.0, -1.0))
+    sandwich = Sandwich(lower, upper)
+    assert math.isnan(sandwich.gap_se)
+    assert "gap of 9 nats" in replace(lower, sandwich=sandwich).warnings[0]
+
+
+def test_exposures_of_missing_counts_are_not_simulated_from():
+    model = MultimodalModel(2, {"counts": PoissonLikelihood(MLP(2, 3)), "label": CategoricalLikelihood(MLP(2, 3))})
+    guide = MixtureOfExperts(2, {"label": NormalEncoder(OneHotMLP(3, 8), 2), "counts": NormalEncoder(MLP(3, 8), 2)})
+    present = torch.tensor([False, True, True, False])
+    x = {"counts": torch.ones(4, 3), "label": torch.tensor([0, 1, 2, 0])}
+    x["counts.exposure"] = torch.where(present, 2.0, torch.nan)
+    short = Annealing(num_chains=4, num_temperatures=5, leapfrogs=2, num_simulated=4)
+    found = log_likelihood(model, guide, x, observed={"counts": present}, method="ais", annealing=short)
+    assert found.values.isfinite().all() and math.isfinite(found.sandwich.gap)

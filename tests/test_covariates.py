@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
@@ -25,7 +26,7 @@ from multipyro.inference.cli.parser import main
 from multipyro.inference.evaluation import decode
 from multipyro.inference.handlers import restrict, with_covariates
 from multipyro.inference.recipes import register
-from multipyro.ppl_models import Covariates, MultimodalModel, NormalLikelihood, WithCovariates
+from multipyro.ppl_models import MLP, Covariates, MultimodalModel, NormalLikelihood, WithCovariates
 
 NOISE, BATCHES = 0.5, 3
 LOADINGS = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [1.0, 0.5], [-0.5, 1.0]])  # orthogonal: a diagonal guide is exact
@@ -312,3 +313,38 @@ def test_modalities_become_covariates():
     assert list(splits.test.modalities) == ["a"] and splits.test.covariates == {"label": label}
     with pytest.raises(ValueError):
         data.with_covariates(["label", "a"])
+
+
+def test_values_of_covariates_are_numbers_arrays_or_tensors():
+    covariates = Covariates({"site": 3, "age": (1,)})
+    model = MultimodalModel(2, {"x": NormalLikelihood(MLP(2 + 4, 3))}, covariates=covariates)
+    latents = {"z": torch.randn(4, 2)}
+    expected = decode(with_covariates(model, {"site": 2, "age": 1.0}), latents)["x"]
+    for site, age in ((np.int64(2), 1), (torch.tensor(2), torch.tensor(1.0)), (torch.tensor([2]), np.float64(1))):
+        torch.testing.assert_close(decode(with_covariates(model, {"site": site, "age": age}), latents)["x"], expected)
+    with pytest.raises(ValueError, match=r"unknown covariates \['sites'\]: this program has \['site', 'age'\]"):
+        with_covariates(model, {"sites": 2})
+    wide = MultimodalModel(2, {"x": NormalLikelihood(MLP(4, 3))}, covariates=Covariates({"ages": (2,)}))
+    with pytest.raises(ValueError, match=r"'ages' has the shape \(2,\), got values of shape \(3,\)"):
+        with_covariates(wide, {"ages": [0.0, 1.0, 2.0]})
+
+
+def test_covariates_of_several_data_points_do_not_depend_on_memory(monkeypatch):
+    model, guide = shifted_programs()
+    several = with_covariates(model, {"batch": torch.tensor([0, 2])})
+    latents = {"z": torch.randn(6, 2)}
+    expected = decode(several, latents)["x"]
+    monkeypatch.setattr("multipyro.inference.evaluation._memory.MAX_ELEMENTS", 1)
+    torch.testing.assert_close(decode(several, latents)["x"], expected)
+    samples = joint_samples(several, 400, output="mean")["x"]
+    torch.testing.assert_close(samples[1::2].mean(0), SHIFTS[2], atol=0.3, rtol=0)
+    # rows of batches are computed in parts, and in likelihoods in any order
+    with pytest.raises(ValueError, match="2 values of 'batch', for samples from the prior"):
+        cross_generate(several, guide, shifted_data(4), ["x"])
+
+
+@pytest.mark.parametrize("values", [torch.tensor([0, -1]), torch.tensor([[0.0], [torch.nan]])], ids=["ids", "numbers"])
+def test_a_covariate_that_is_missing_in_a_row_is_named(values):
+    covariates = Covariates({"c": (1,) if values.is_floating_point() else 3})
+    with pytest.raises(ValueError, match="covariate 'c' is missing in row 1"):
+        covariates({"c.covariate": values}, torch.float32)

@@ -2,12 +2,13 @@
 
 import json
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import scaled_guide
 
-from multipyro.guides import MixtureOfExperts
+from multipyro.guides import MixtureOfExperts, NormalEncoder
 from multipyro.inference import build
 from multipyro.inference.evaluation import check_guide
 from multipyro.inference.evaluation.checks import (
@@ -183,3 +184,21 @@ def test_a_mixture_of_experts_is_better_than_any_normal_where_the_posterior_has_
     x = {"image": torch.linspace(0.5, 3, 20)[:, None]}
     gap = inference_gap(model, guide, x, ["image"], 500)
     assert gap.amortization.value < -0.4 and gap.total.value < 0.1
+
+
+def test_a_difference_that_too_few_points_cannot_size_is_not_called_little():
+    torch.manual_seed(0)
+    (verdict,) = judge_aggregate(two_sample_test(torch.randn(6, 2) + 10, torch.randn(6, 2)))
+    assert "by an unknown amount" in verdict.text and "but little" not in verdict.text and verdict.level == "note"
+
+
+def test_a_plain_function_is_checked():
+    def model(x, observed=None, num_rows=None):
+        number = num_rows or len(next(iter(x.values())))
+        with pyro.plate("data", number):
+            z = pyro.sample("z", dist.Normal(torch.zeros(number, 2), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(z, 1.0).to_event(1), obs=x["a"])
+
+    guide = MixtureOfExperts(2, {"a": NormalEncoder(MLP(2, 4), 2)})
+    check = check_guide(model, guide, {"a": torch.randn(10, 2)}, num_simulated=10, num_ranked=9, num_samples=30)
+    assert list(check.subsets) == [("a",)] and check.aggregate is not None

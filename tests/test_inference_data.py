@@ -354,3 +354,18 @@ def test_a_later_arviz_is_refused_with_the_command_that_helps(monkeypatch):
     monkeypatch.delattr("arviz.InferenceData")
     with pytest.raises(ImportError, match=r'arviz below 1 is required, got .*: pip install "multipyro\[arviz\]"'):
         to_inference_data(*digits_like(), 7)
+
+
+def test_checks_of_a_discrete_statistic_do_not_count_equal_predictions_as_outside():
+    torch.manual_seed(0)
+    label = CategoricalLikelihood(MLP(2, 3))
+    torch.nn.init.zeros_(list(label.parameters())[-2])
+    with torch.no_grad():
+        list(label.parameters())[-1].copy_(torch.tensor([0.0, 0.0, 10.0]))
+    model = MultimodalModel(2, {"a": NormalLikelihood(MLP(2, 3)), "label": label})
+    guide = ProductOfExperts(2, {"a": NormalEncoder(MLP(3, 8), 2), "label": NormalEncoder(OneHotMLP(3, 8), 2)})
+    x = {"a": torch.randn(20, 3), "label": torch.full((20,), 2)}
+    shares = check_predictions(model, guide, x, "label", lambda ids: ids.float(), num_samples=50)
+    assert shares["a",].value == 0
+    shares = check_predictions(model, guide, {**x, "label": torch.zeros(20).long()}, "label", lambda ids: ids.float())
+    assert shares["a",].value == 1

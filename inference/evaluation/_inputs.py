@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from multipyro.batch import Rows, batch_rows, check_batch, covariates_in, fill_missing
+from multipyro.batch import Rows, batch_rows, check_batch, covariates_in, fill_missing, modality_of
 from multipyro.data import MultimodalData
 from multipyro.guides import Guide
 from multipyro.inference.handlers import receives, with_covariates
@@ -76,7 +76,8 @@ def supports(guide: Program, given: Sequence[str]) -> bool:
 
 def first_row(x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     """One row of `x` without fill values."""
-    return {name: fill_missing(values, (observed or {}).get(name))[:1] for name, values in x.items()}
+    masks = observed or {}
+    return {name: fill_missing(values, masks.get(modality_of(name)))[:1] for name, values in x.items()}
 
 
 def take_rows(

@@ -77,7 +77,8 @@ def to_inference_data(
       effective sample size. Left out where the guide has no density, with the reason in `attrs`.
 
     Where the predictive groups need more than `max_bytes`, they are arrays of dask, if it is installed: each block is
-    generated when it is read, from the latents beside it and a seed of its own, so it is the same every time.
+    generated when it is read, from the latents beside it and a seed of its own, so it is the same every time while the
+    parameters of the model stay: read them (`compute()`) before training goes on.
 
     Draws have the dimensions `(chain, draw, data_point, ...)`. Those of an image are `<modality>_channel`,
     `<modality>_row` and `<modality>_column`, of a text `<modality>_position`, of other vectors, latents too,
@@ -220,8 +221,8 @@ def check_predictions(
 
     Returns:
         Subset -> the share of data points whose observed statistic lies outside that interval of its predictions; about
-        `1 - level` if model and guide are right. Subsets that the guide does not support, or no data point contains,
-        are left out.
+        `1 - level` if model and guide are right, less for a discrete statistic. Subsets that the guide does not
+        support, or no data point contains, are left out.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -242,9 +243,12 @@ def check_predictions(
         if counted is not None:
             part = {name: values[counted] for name, values in part.items()}
         data = to_inference_data(model, guide, part, num_samples, given)
-        p_values = check_statistic(data, target, statistic, "statistic").sample_stats["p_value"].values
-        tails = torch.as_tensor(p_values)
-        shares[given] = estimate_share((tails < (1 - level) / 2) | (tails > (1 + level) / 2))
+        checked = check_statistic(data, target, statistic, "statistic")
+        predicted, value = (group["statistic"] for group in (checked.posterior_predictive, checked.observed_data))
+        # of discrete statistics, many predictions equal the observed value, and count on both sides
+        tails = [side.mean(("chain", "draw")).values for side in (predicted <= value, predicted >= value)]
+        outside = [tail < (1 - level) / 2 for tail in tails]
+        shares[given] = estimate_share(torch.as_tensor(outside[0] | outside[1]))
     return shares
 
 

@@ -26,7 +26,7 @@ from multipyro.inference.evaluation._inputs import (
     take_rows,
 )
 from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
-from multipyro.inference.handlers import conditional, generative, predictive, receives
+from multipyro.inference.handlers import conditional, continued, generative, predictive, receives
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
@@ -144,8 +144,10 @@ def joint_samples(
     program = generative(model, target)
     values: dict[str, list[Tensor]] = {name: [] for name in target}
     with evaluating(model), poutine.block():
+        begin = 0
         for number in chunks(num_samples, elements_per_row(program, {}, num_rows=1)):
-            trace = poutine.trace(program).get_trace({}, num_rows=number)
+            trace = poutine.trace(continued(program, begin)).get_trace({}, num_rows=number)
+            begin += number
             for name in target:
                 values[name].append(_output(trace.nodes[name], output))
     return {name: torch.cat(parts) for name, parts in values.items()}
@@ -279,7 +281,7 @@ def decode(
         for indices in row_chunks(batch_rows(latents), elements, 1):
             part = {name: value[indices] for name, value in latents.items()}
             with poutine.condition(data=part), _MeanLatents({*target, *latents}):
-                trace = poutine.trace(program).get_trace({}, num_rows=len(indices))
+                trace = poutine.trace(continued(program, int(indices[0]))).get_trace({}, num_rows=len(indices))
             for name in target:
                 values[name].append(_output(trace.nodes[name], output))
     return {name: torch.cat(parts) for name, parts in values.items()}

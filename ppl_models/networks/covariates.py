@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.batch import covariate_entry, covariates_in, modalities_in
+from multipyro.batch import covariate_entry, covariates_in, is_missing, modalities_in
 from multipyro.ppl_models.networks._layers import OneHot, leading_shape
 
 __all__ = ["Covariates", "WithCovariates", "encoder_input"]
@@ -25,7 +26,8 @@ class Covariates(nn.Module):
         out_features: Number of features.
 
     Raises:
-        ValueError: When called, if a covariate is missing in the batch.
+        ValueError: When called, if a covariate is missing in the batch, or in a row (which is checked while Pyro
+            validates).
 
     Example:
         >>> covariates = Covariates({"site": 3, "age": (1,)})
@@ -48,12 +50,19 @@ class Covariates(nn.Module):
         features = []
         for name, shape in self.shapes.items():
             values = x[covariate_entry(name)]
+            _check_present(name, values)
             if shape is None:
                 features.append(self.classes[name](values, dtype))
             else:
                 leading_shape(values, shape)
                 features.append(values.to(dtype))
         return torch.cat(features, -1)
+
+
+def _check_present(name: str, values: Tensor) -> None:
+    if is_validation_enabled() and not torch.compiler.is_compiling() and (missing := is_missing(values)).any():
+        row = int(missing.reshape(len(values), -1).any(1).nonzero()[0])
+        raise ValueError(f"covariate {name!r} is missing in row {row}: every data point needs its value")
 
 
 class WithCovariates(nn.Module):

@@ -254,7 +254,8 @@ def _aggregate(model: Program, guide: Program, x: Mapping[str, Tensor], given: S
     """One sample of the posterior of each data point against as many of the prior."""
     posterior = embed(guide, x, given, output="sample")
     site = getattr(unwrap(guide), "embedding", "z")
-    return two_sample_test(posterior, simulate(model, len(posterior), inputs=covariates_in(x)).latents[site])
+    simulation = simulate(model, len(posterior), modalities_in(x), covariates_in(x))
+    return two_sample_test(posterior, simulation.latents[site])
 
 
 def _power(num_ranks: int, num_samples: int, dims: int, simulations: int = 200) -> float:

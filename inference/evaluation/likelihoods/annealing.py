@@ -8,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows
+from multipyro.batch import batch_rows, fill_missing, modality_of
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of
 from multipyro.inference.evaluation._memory import shown
@@ -69,10 +69,15 @@ def annealed_likelihoods(data: ScoredData, queries: Sequence[Query], settings: A
     for query in queries:
         part = data.scored_by((*query.given, *query.target))
         if part.scored not in sandwiches:
-            few = part.rows(torch.arange(min(settings.num_simulated, len(part)))).x
-            inputs = {name: values for name, values in few.items() if name not in part.scored}
+            few, masks = min(settings.num_simulated, len(part)), part.observed or {}
+            # an exposure is no more than a fill value where its modality is missing
+            inputs = {
+                name: fill_missing(values, masks.get(modality_of(name)))[:few]
+                for name, values in part.x.items()
+                if name not in part.scored
+            }
             sandwiches[part.scored] = (
-                bidirectional_sandwich(data.model, batch_rows(few), part.scored, settings, inputs)
+                bidirectional_sandwich(data.model, few, part.scored, settings, inputs)
                 if settings.num_simulated
                 else None
             )

@@ -95,7 +95,8 @@ class LogLikelihood:
         growth = self._mean_growth()
         if growth is not None and growth[0] > 3 * growth[1] and growth[0] > self._monte_carlo():
             found.append(f"the last doubling of the samples raised the mean by {growth[0]:.3g} nats")
-        if self.sandwich is not None and self.sandwich.gap > max(2 * self.sandwich.gap_se, _GAP):
+        # NaN, the error of a single data point, comes second and so counts as none
+        if self.sandwich is not None and self.sandwich.gap > max(_GAP, 2 * self.sandwich.gap_se):
             found.append(
                 f"the sandwich has a gap of {self.sandwich.gap:.3g} nats: more temperatures or chains close it"
             )
@@ -212,8 +213,9 @@ class Sandwich:
 
     @property
     def gap_se(self) -> float:
-        """The standard error of `gap` over data points."""
-        return (self.upper.values - self.lower.values).std().item() / math.sqrt(len(self.lower.values))
+        """The standard error of `gap` over data points; NaN for one data point."""
+        number = len(self.lower.values)
+        return (self.upper.values - self.lower.values).std().item() / math.sqrt(number) if number > 1 else math.nan
 
     def __repr__(self) -> str:
         number = len(self.lower.values)
