@@ -88,7 +88,7 @@ def judge_aggregate(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
         f"{aggregate.mmd_p_value:.3f}."
     )
     apart = aggregate.accuracy.low > 0.5 or aggregate.mmd_p_value < _ALPHA
-    if accuracy < _APART and aggregate.accuracy.high > _NOT_EXCLUDED:
+    if (not apart or accuracy < _APART) and aggregate.accuracy.high > _NOT_EXCLUDED:
         limit = f"An accuracy of {aggregate.accuracy.high:.2f} is not excluded."
         text = f"{found} They differ, by an unknown amount. {limit}" if apart else f"{found} {limit}"
         return (Verdict("note", aspect, text, "Check more data points."),)
