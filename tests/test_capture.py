@@ -262,6 +262,9 @@ def test_by_default_short_trainings_and_programs_of_others_are_not_captured(repl
     model, guide = toy_programs()
     fit(model, Alternating(guide), elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
     fit(model, encode, elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
+    hooked = recipe_of("mopoe")
+    next(iter(hooked.guide.children())).register_forward_pre_hook(lambda module, inputs: None)
+    fit_recipe(hooked, many_modalities(num_rows=48), **SETTINGS)
     monkeypatch.undo()
     fit(model, guide, elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
     assert not replayed

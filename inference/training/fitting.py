@@ -117,7 +117,9 @@ def fit_recipe(
 
     A stage's own number of epochs and optimizer take precedence over the settings; the modules that it does not name
     are frozen bit for bit. The run can be resumed in any stage: the result is bit for bit that of a run that was never
-    interrupted. `load` rebuilds what `build` returned from the run's folder.
+    interrupted, as long as both compile their steps from the same epoch on. With `compile="auto"` that depends on the
+    time of the first epoch, and the two may differ by rounding; with False it never does. `load` rebuilds what `build`
+    returned from the run's folder.
 
     A resumed run must have the settings, the objectives and the data it was started with. Of a function among the
     settings its name is compared, and of the optimizer that it returns the class and the hyperparameters; of batches

@@ -202,12 +202,13 @@ class Trainer:
         return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
 
     def _is_ours(self) -> bool:
-        """Whether all parts of a step come from multipyro or torch, so that each step does the same."""
+        """Whether all parts of a step come from multipyro or torch, without hooks, so that each step does the same."""
         parts = [part for module in self._modules for part in module.modules()]
         objectives = [step.objective for step in self._steps]
         others = *self._programs, *objectives, *self._settings.callbacks  # a callback may change what a step does
         places = {type(part).__module__.partition(".")[0] for part in (*parts, *others)}
-        return places <= {"multipyro", "torch"}
+        is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        return places <= {"multipyro", "torch"} and not is_hooked
 
     def _note(self, text: str) -> None:
         if self._settings.compile is True:
