@@ -45,6 +45,8 @@ SCRIPTS = {
     "two_objects.py": r"image -> text, by the scene +[01]\.\d+ ± [01]\.\d+ (.|\n)*all nine words true +[01]\.\d+",
     "word_order.py": r"marginal, q\(z\|x\) +\d\.\d+ ",
 }
+# scripts whose shortest run takes long: they start many processes or build large models
+SLOW = {"benchmarks/startup.py", "benchmarks/growth.py", "benchmarks/whole_steps.py"}
 # notebook -> what its settings are in a short run, and how many figures it draws
 NOTEBOOKS = {
     "notebooks/1_train_and_cross_generate.ipynb": ("EPOCHS = 1", 2),
@@ -76,7 +78,7 @@ def test_every_example_is_listed():
     assert [name for name in files if f"({name})" not in readme] == []
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS])
 def test_script_runs_and_reports(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [script, "--smoke", "--seed", "1"])

@@ -117,7 +117,7 @@ def test_no_cell_is_started_beyond_the_budget(tmp_path):
 
 
 def test_wrong_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="cell-1 twice"):
+    with pytest.raises(ValueError, match="cell-1 more than once"):
         run_cells(cells(1, 1), tmp_path)
     with pytest.raises(ValueError, match="got -1"):
         run_cells(cells(1), tmp_path, workers=-1)
