@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from multipyro._modes import batch_norms, evaluation_mode
 
-__all__ = ["Layers", "OneHot", "check_ids", "embed", "leading_shape", "run_layers", "with_norm"]
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch 2.2
+    from torch._utils import is_compiling
+
+__all__ = ["Layers", "OneHot", "check_ids", "checks_values", "embed", "leading_shape", "run_layers", "with_norm"]
 
 
 def leading_shape(values: Tensor, in_shape: tuple[int, ...]) -> torch.Size:
@@ -68,13 +73,14 @@ def with_norm(layer: nn.Module, norm: nn.Module | None, activation: nn.Module | 
     return [layer, *norms, nn.ReLU() if activation is None else activation]
 
 
-def check_ids(values: Tensor, num_classes: int) -> None:
-    """Raises, while Pyro validates, unless class ids lie in 0 to `num_classes - 1`; -1 is a missing entry.
+def checks_values() -> bool:
+    """Whether a network checks its inputs' values: while Pyro validates, but not while torch exports or compiles it."""
+    return is_validation_enabled() and not is_compiling()
 
-    An exported or compiled network does not look at values.
-    """
-    checked = is_validation_enabled() and not torch.compiler.is_compiling()
-    if checked and values.numel() and (values.min() < -1 or values.max() >= num_classes):
+
+def check_ids(values: Tensor, num_classes: int) -> None:
+    """Raises, while values are checked, unless class ids lie in 0 to `num_classes - 1`; -1 is a missing entry."""
+    if checks_values() and values.numel() and (values.min() < -1 or values.max() >= num_classes):
         raise ValueError(
             f"class ids must be from 0 to {num_classes - 1}, or -1 for a missing entry, "
             f"got {values.min().item()} to {values.max().item()}"

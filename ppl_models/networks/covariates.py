@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro.batch import covariate_entry, covariates_in, is_missing, modalities_in
-from multipyro.ppl_models.networks._layers import OneHot, leading_shape
+from multipyro.ppl_models.networks._layers import OneHot, checks_values, leading_shape
 
 __all__ = ["Covariates", "WithCovariates", "encoder_input"]
 
@@ -60,7 +59,7 @@ class Covariates(nn.Module):
 
 
 def _check_present(name: str, values: Tensor) -> None:
-    if is_validation_enabled() and not torch.compiler.is_compiling() and (missing := is_missing(values)).any():
+    if checks_values() and (missing := is_missing(values)).any():
         row = int(missing.reshape(len(values), -1).any(1).nonzero()[0])
         raise ValueError(f"covariate {name!r} is missing in row {row}: every data point needs its value")
 
