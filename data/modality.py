@@ -80,6 +80,7 @@ class Modality:
         missing_entries: Whether single entries of an example may be missing (NaN).
         exposure: Where the exposures of counts come from: `"sum"`, the sum of each row; or the name of a column.
         exposure_unit: What they are divided by: their median in the training data.
+        mean_counts: Mean of each entry of counts in the training data, where the means of a decoder start.
 
     Raises:
         TypeError: If the name is not a string.
@@ -108,10 +109,11 @@ class Modality:
     missing_entries: bool = False
     exposure: str | None = None
     exposure_unit: float | None = None
+    mean_counts: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        for field in ("shape", "class_names", "vocabulary", "columns"):
+        for field in ("shape", "class_names", "vocabulary", "columns", "mean_counts"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
         if isinstance(self.scaling, Mapping):  # as JSON stores it
@@ -134,6 +136,8 @@ class Modality:
                 f"modality {self.name!r} must be of kind 'counts' and have a positive exposure_unit to have exposures, "
                 f"got {self.kind!r} and {self.exposure_unit!r}"
             )
+        if self.mean_counts is not None:
+            self._check_mean_counts()
 
     def _check_classes(self) -> None:
         if self.is_discrete and not self.num_classes:
@@ -188,6 +192,13 @@ class Modality:
         if len(self.scaling.shift) != self.shape[0]:
             raise ValueError(
                 f"scaling of modality {self.name!r} must have {self.shape[0]} numbers, got {len(self.scaling.shift)}"
+            )
+
+    def _check_mean_counts(self) -> None:
+        if self.kind != "counts" or len(self.mean_counts) != self.dim or not all(m > 0 for m in self.mean_counts):
+            raise ValueError(
+                f"mean_counts of modality {self.name!r} must be {self.dim} positive numbers, for the kind 'counts', "
+                f"got {len(self.mean_counts)} and {self.kind!r}"
             )
 
     def __repr__(self) -> str:

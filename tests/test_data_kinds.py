@@ -137,6 +137,16 @@ def test_scaling_is_learned_from_the_training_rows_and_undone():
     assert from_tensors({"m": units}).train.modalities["m"].scaling is None
 
 
+def test_mean_counts_are_those_of_the_training_rows_and_positive():
+    counts = torch.poisson(torch.tensor([400.0, 3.0, 0.0]).expand(ROWS, 3))
+    holes = torch.where(torch.rand(ROWS, 3) < 0.2, torch.nan, counts)
+    for values in (counts.long(), holes):
+        splits = from_tensors({"m": values}, kinds={"m": "counts"})
+        train = splits.train.x["m"].float()
+        expected = (train.nansum(0) + 0.5) / train.isfinite().sum(0)
+        torch.testing.assert_close(torch.tensor(splits.test.modalities["m"].mean_counts), expected, rtol=1e-3, atol=0)
+
+
 def test_missing_entries_stay_and_empty_examples_are_masked():
     values = torch.randn(ROWS, 3)
     values[::3, 1] = torch.nan

@@ -262,6 +262,8 @@ def test_cutpoints_are_learned_from_the_shares_of_the_classes():
 def test_each_entry_has_its_own_learned_parameter():
     assert NegativeBinomialLikelihood(MLP(2, 7)).log_concentration.shape == (7,)
     assert ZeroInflatedNegativeBinomialLikelihood(MLP(2, (7, 2))).log_concentration.shape == (7,)
+    assert NegativeBinomialLikelihood(MLP(2, 7)).log_concentration.exp().allclose(torch.tensor(10.0))
+    assert VonMisesLikelihood(MLP(2, (7, 2))).log_concentration.exp().allclose(torch.tensor(1.0))
     assert VonMisesLikelihood(MLP(2, (7, 2)), learn_concentration=False).log_concentration.requires_grad is False
     assert OrdinalLikelihood(MLP(2, 7), 4).log_gaps.shape == (7, 2)
     assert OrdinalLikelihood(nn.Linear(2, 7), 2)(torch.zeros(3, 2)).sample().max() <= 1

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,6 +57,18 @@ def rows(modality, number=3):
     if modality.likelihood == "categorical":
         return torch.randint(3, (number, *modality.shape))
     return (torch.rand(number, *modality.shape) > 0.5).float()
+
+
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "zero_inflated_poisson"])
+def test_decoders_of_counts_start_at_the_means_of_the_data(likelihood):
+    means = (400.0, 0.02, 5.0)
+    counts = Modality("counts", (3,), "counts", likelihood, mean_counts=means)
+    decoder = networks_for({"counts": counts}).likelihoods(4)["counts"]
+    started = decoder(torch.randn(500, 4))
+    started = started.base_dist.base_dist if "zero" in likelihood else started
+    torch.testing.assert_close(started.mean.mean(0), torch.tensor(means), rtol=0.3, atol=0)
+    unknown = networks_for({"counts": replace(counts, mean_counts=None)}).likelihoods(4)["counts"]
+    assert unknown(torch.randn(500, 4)).mean.max() < 2
 
 
 def test_the_default_architectures():

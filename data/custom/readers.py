@@ -28,7 +28,7 @@ _PADS, _UNKNOWNS = "\N{EMPTY SET}", "\N{REPLACEMENT CHARACTER}"
 # longer texts need a declared length: every position of every row takes memory
 _LONGEST_TEXT = 2_048
 _LARGEST = float(np.finfo(np.float32).max)
-# maximum number of training rows that a scaling is learned from
+# maximum number of training rows that a scaling or the means of counts are learned from
 _FITTED = 100_000
 _WHOLE_KINDS = ("label", "ordinal", "text")
 
@@ -264,6 +264,8 @@ def _from_numbers(
         scaling = known.scaling
     else:
         scaling = _scaling(source, spec, values, modality)
+    if modality.kind == "counts" and known is None:
+        modality = replace(modality, mean_counts=_mean_counts(_fitted(source, values)))
     if scaling is not None:
         if file is not None:
             scaled = mapped_rows(file, source.arrays[name].values, source.order, np.float32, scaling)
@@ -289,8 +291,26 @@ def _scaling(source: Source, spec: Mapping[str, Any], values: Tensor, modality: 
     steps = spec.get("scaling", source.scaling if real and not fixed else "none")
     if steps == "none":
         return None
-    fitted = values[: source.train][:: max(1, source.train // _FITTED)]
-    return fit_scaling(fitted, steps)
+    return fit_scaling(_fitted(source, values), steps)
+
+
+def _fitted(source: Source, values: Tensor) -> Tensor:
+    """The training rows, or if there are very many, some of them."""
+    return values[: source.train][:: max(1, source.train // _FITTED)]
+
+
+def _mean_counts(values: Tensor) -> tuple[float, ...]:
+    """Means of counts `(rows, columns)`, of which NaN is ignored, to four digits.
+
+    Half a count is added to each column, so that the mean of one without counts is positive.
+    """
+    sums, numbers = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
+    for part in chunks(values):
+        part = part.double()
+        sums += part.nansum(0)
+        numbers += part.isfinite().sum(0)
+    means = (sums.clamp(min=0) + 0.5) / numbers.clamp(min=1)
+    return tuple(float(f"{mean:.4g}") for mean in means.tolist())
 
 
 def _finished(

@@ -193,7 +193,7 @@ def _terms(
             log_precision = torch.where(mask, log_precision, _MISSING)
             loc = torch.where(mask, loc, 0.0)
         terms[name] = log_precision, loc
-    shape = common_shape(*{part.shape for term in terms.values() for part in term})  # nearly all are equal
+    shape = common_shape(*[part.shape for term in terms.values() for part in term])
     return {name: _contiguous(term, shape) for name, term in terms.items()}
 
 

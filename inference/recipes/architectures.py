@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from multipyro.data import Modality
@@ -175,7 +176,13 @@ def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
 def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     if sizes.normalized and modality.kind == "vector":
         return MLP(latent_dim, modality.shape, (sizes.last, 8 * sizes.last))
-    return MLP(latent_dim, (*modality.shape, *_parameters(modality)), sizes.hidden_features)
+    decoder = MLP(latent_dim, (*modality.shape, *_parameters(modality)), sizes.hidden_features)
+    if modality.mean_counts is not None:  # counts of hundreds are hundreds of steps away from a mean of 1
+        log_means = torch.tensor(modality.mean_counts).log()
+        with torch.no_grad():
+            bias = decoder.layers[-1].bias.unflatten(0, decoder.out_shape)
+            (bias[..., 0] if _parameters(modality) else bias).copy_(log_means)
+    return decoder
 
 
 def _strided_discriminator(modality: Modality, sizes: Sizes, kind: str) -> nn.Module:

@@ -164,7 +164,8 @@ class ConcentrationLikelihood(Likelihood):
 
     Args:
         network: Module from latents to outputs `(..., batch, *event, *parameters)`.
-        concentration: A number, or a tensor that broadcasts against one data point.
+        concentration: A number, or a tensor that broadcasts against one data point; None for the
+            `default_concentration` of the class.
         learn_concentration: Whether it is learned, one per entry if the network has an attribute `out_shape`.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
@@ -172,14 +173,17 @@ class ConcentrationLikelihood(Likelihood):
         log_concentration: Its logarithm, a parameter if it is learned and a buffer otherwise.
     """
 
+    default_concentration = 1.0
+
     def __init__(
         self,
         network: nn.Module,
-        concentration: float | Tensor = 1.0,
+        concentration: float | Tensor | None = None,
         learn_concentration: bool = True,
         missing_entries: bool = False,
     ) -> None:
         super().__init__(network, missing_entries)
+        concentration = self.default_concentration if concentration is None else concentration
         register_positive(self, "concentration", concentration, learn_concentration, self.event_shape)
 
 

@@ -182,7 +182,9 @@ class NegativeBinomialLikelihood(ConcentrationLikelihood, CountLikelihood):
 
     Args:
         network: Module from latents to log-means `(..., batch, *event)`.
-        concentration: `r`, the inverse dispersion: a number, or a tensor that broadcasts against one data point.
+        concentration: `r`, the inverse dispersion: a number, or a tensor that broadcasts against one data point; 10 if
+            None. Learning starts there, near the Poisson distribution: from a smaller `r`, differences between
+            data points would be explained as noise at first, and the latent left unused.
         learn_concentration: Whether it is learned, one per entry if the network has an attribute `out_shape`.
         missing_entries: Whether entries may be missing; see `Likelihood`.
 
@@ -191,6 +193,8 @@ class NegativeBinomialLikelihood(ConcentrationLikelihood, CountLikelihood):
         >>> NegativeBinomialLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
         torch.Size([5])
     """
+
+    default_concentration = 10.0
 
     def counts(self, log_mean: Tensor) -> dist.Distribution:
         log_concentration = bounded_log(self.log_concentration)
@@ -216,5 +220,6 @@ class ZeroInflatedNegativeBinomialLikelihood(ConcentrationLikelihood, CountLikel
         torch.Size([5])
     """
 
+    default_concentration = 10.0
     parameter_dims = 1
     counts = NegativeBinomialLikelihood.counts
