@@ -151,10 +151,10 @@ _MOPOE = "Sutter et al., 2021, Generalized Multimodal ELBO"
 _BRIDGED = "Yadav et al., Bridged Variational Autoencoders for Joint Modeling of Images and Attributes"
 _VLVAE = "Cremer and Kushman, On the Importance of Learning Aggregate Posteriors in Multimodal VAEs"
 
-_SOFTPLUS = "A softplus gives standard deviations of encoders; in the paper it gives variances."
 _LOGARITHM = "A softplus gives standard deviations of encoders; in the released code an exponential does."
 _BRIDGED_NETWORKS = (
-    "The paper gives no layer sizes, only batch norm and leaky ReLUs: the networks are those of JMVAE for this data.",
+    "The paper gives no layer sizes, only batch norm and leaky ReLUs: the widths are those of JMVAE for this data, and "
+    "bridges have one layer with ReLUs and no batch norm.",
     "The weights of MVAE's likelihoods, mu of BiVCCA and alpha of JMVAE are not in the paper: they are 1, 1/2 and 1.",
 )
 _VLVAE_DEPARTURES = (
@@ -185,10 +185,9 @@ _ALL = (
         data="mnist",
         data_options={"binarize": "dynamic"},
         latent_dim=64,
-        options={"warmup": 200},
+        options={"warmup": 200, "encoder_scale": "variance"},
         training={"epochs": 2_000, "batch_size": 100, "lr": 1e-3},
         departures=(
-            _SOFTPLUS,
             "The batch size is that of the released code, whose limits on gradients and Adam's epsilon of 1e-4 are "
             "left out: the paper has none.",
             "The layers of CVAE and CMMA, not in the paper, are as wide as the others; CVAE's decoder gets features of "
@@ -206,10 +205,9 @@ _ALL = (
         scales={"image": 0.27},
         latent_dim=128,
         architectures={"image": "strided"},
-        options={"warmup": 20},
+        options={"warmup": 20, "encoder_scale": "variance"},
         training={"epochs": 50, "batch_size": 100, "lr": 1e-4},
         departures=(
-            _SOFTPLUS,
             "A scale of 0.27 on pixels in [0, 1] stands for the variance of 1 on standardized pixels.",
             "The split is the published one; the paper splits 90 to 10 without saying which images go where.",
             "The paper trains JMVAE-GAN in its released code for 100 epochs.",
@@ -255,7 +253,10 @@ _ALL = (
     Preset(
         name="mmvae/cub-images",
         source=f"{_MMVAE}, section 4.3, images of 64x64",
-        methods={"mmvae": {"particles": 50, "gradient": "dreg", "family": "normal"}, "mvae": {}},
+        methods={
+            "mmvae": {"particles": 50, "gradient": "dreg", "family": {"image": "laplace", "caption": "normal"}},
+            "mvae": {},
+        },
         data="cub",
         likelihoods={"image": "laplace"},
         scales={"image": 0.01},
@@ -264,7 +265,8 @@ _ALL = (
         options={"weights": {"image": 32 / (3 * 64 * 64)}},
         training={"epochs": 50, "batch_size": 64, "lr": 1e-3, "optimizer": "amsgrad"},
         departures=(
-            "Both posteriors are normal; in the released code that of the image is a Laplace distribution.",
+            "The scales of the image's Laplace posterior sum to their number, as in the paper; in the released code a "
+            "softplus gives them.",
             "The sentence networks are those of the feature model; in the released code the last two convolutions are "
             "narrower and without bias.",
         ),
@@ -363,6 +365,7 @@ _ALL = (
         data="mnist",
         data_options={"binarize": "dynamic"},
         latent_dim=128,
+        architectures=dict.fromkeys(("image", "label"), "normalized"),
         training={"epochs": 500, "batch_size": 128, "lr": 1e-4},
         departures=(
             *_BRIDGED_NETWORKS,
@@ -379,7 +382,7 @@ _ALL = (
         likelihoods={"image": "discretized_logistic"},
         scales={"image": "learned"},
         latent_dim=128,
-        architectures={"image": "strided"},
+        architectures=dict.fromkeys(("image", "attributes"), "normalized"),
         training={"epochs": 100, "batch_size": 128, "lr": 1e-4},
         departures=(
             *_BRIDGED_NETWORKS,
@@ -394,6 +397,7 @@ _ALL = (
         data="mnist-fashion",
         data_options={"binarize": "dynamic", "pairs": 1},
         latent_dim=128,
+        architectures=dict.fromkeys(("image", "fashion", "label"), "normalized"),
         training={"epochs": 500, "batch_size": 128, "lr": 1e-4},
         departures=(
             *_BRIDGED_NETWORKS,

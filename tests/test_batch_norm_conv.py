@@ -8,7 +8,7 @@ from multipyro._modes import batch_norms, batch_statistics, evaluation_mode
 from multipyro.data import Modality
 from multipyro.guides import JointEncoder
 from multipyro.inference import build, fit_recipe, networks_for
-from multipyro.ppl_models import NormalLikelihood
+from multipyro.ppl_models import MLP, NormalLikelihood
 from multipyro.ppl_models.networks import BatchNormConvDecoder, BatchNormConvEncoder, BatchNormMLP, Discriminator
 
 FACES = {
@@ -33,21 +33,32 @@ def test_the_layers_are_those_of_the_paper():
     assert all(part.kernel_size == (4, 4) and part.stride == (2, 2) for part in (*convolutions, *transposed))
     leaky = BatchNormConvEncoder((3, 64, 64), 8, batch_norm=False, negative_slope=0.2)
     assert layer_types(leaky, nn.BatchNorm2d, nn.LeakyReLU) == ["LeakyReLU"] * 4
+    leaky = BatchNormConvDecoder(5, (3, 64, 64), 8, negative_slope=0.2)
+    assert layer_types(leaky, nn.ReLU, nn.LeakyReLU) == ["LeakyReLU"] * 4
     assert layer_types(BatchNormMLP(40), nn.Linear, nn.BatchNorm1d, nn.ReLU) == [
         *("Linear", "ReLU", "Linear", "BatchNorm1d", "ReLU"),
     ]
 
 
+def test_batch_norm_precedes_every_activation_of_an_mlp_but_not_its_output():
+    hidden, normalized = ["Linear", "BatchNorm1d", "LeakyReLU"], {"activation": nn.LeakyReLU, "batch_norm": True}
+    assert [type(layer).__name__ for layer in MLP(4, 2, (5, 6), **normalized).layers] == [*hidden, *hidden, "Linear"]
+    features = MLP(4, 2, (5,), activate_output=True, **normalized)
+    assert [type(layer).__name__ for layer in features.layers] == [*hidden, *hidden]
+    assert [layer.bias is None for layer in features.layers if isinstance(layer, nn.Linear)] == [True, True]
+
+
 @pytest.mark.parametrize("sides", [(64, 64), (32, 48)])
 def test_any_leading_dimensions_and_sides(sides):
     encoder, decoder = BatchNormConvEncoder((3, *sides), 4), BatchNormConvDecoder(5, (3, *sides), 4)
-    mlp = BatchNormMLP((2, 3), 7)
-    for network in (encoder, decoder, mlp):
+    mlp, leaky = BatchNormMLP((2, 3), 7), MLP((2, 3), 7, (4,), nn.LeakyReLU, batch_norm=True)
+    for network in (encoder, decoder, mlp, leaky):
         network.eval()
     images = decoder(torch.randn(2, 4, 5))
     assert images.shape == (2, 4, 3, *sides)
     torch.testing.assert_close(encoder(images)[1, 2], encoder(images[1, 2]))
-    torch.testing.assert_close(mlp(torch.ones(2, 4, 2, 3))[1, 2], mlp(torch.ones(2, 3)))
+    for network in (mlp, leaky):
+        torch.testing.assert_close(network(torch.ones(2, 4, 2, 3))[1, 2], network(torch.ones(2, 3)))
 
 
 def test_a_single_example_in_training_uses_the_running_statistics():

@@ -13,6 +13,8 @@ from multipyro.inference.cli.jobs import paper_architectures
 from multipyro.inference.cli.parser import main
 from multipyro.inference.recipes import Networks
 from multipyro.inference.recipes.architectures import ARCHITECTURES
+from multipyro.ppl_models import MLP
+from multipyro.ppl_models.networks.heads import NormalEncoder
 
 ALPHABET = "-ab"
 WORDS = ("<pad>", "a", "b")
@@ -40,6 +42,7 @@ DEFAULTS = {
 }
 SUITED = {
     "mlp": set(MODALITIES),
+    "normalized": set(MODALITIES),
     "shallow": {"gray", "written", "odd", "small", "large", "wide", "flags", "features"},
     "tapered": {"flags", "features"},
     "convolutional": {"gray", "written", "odd", "small", "large", "wide"},
@@ -215,3 +218,19 @@ def test_the_networks_of_a_methods_paper(method, shape, image, text):
 def test_a_method_whose_paper_has_no_networks_says_so():
     with pytest.raises(ValueError, match="the architectures of mvae's paper are not known, only of .*mopoe"):
         paper_architectures("mvae", MODALITIES)
+
+
+def test_scales_of_normal_encoders_are_positive_with_finite_gradients():
+    raw = torch.tensor([-200.0, -3.0, 0.0, 4.0])
+    positive = torch.nn.functional.softplus(raw)
+    for scale, expected in (("softplus", positive), ("exp", raw.exp()), ("variance", positive.sqrt())):
+        encoder = NormalEncoder(MLP(3, 2, ()), 4, scale)
+        with torch.no_grad():
+            encoder.heads.weight.zero_()
+            encoder.heads.bias[4:] = raw
+        found = encoder(torch.zeros(1, 3)).base_dist.scale
+        torch.testing.assert_close(found, expected[None] + 1e-6, rtol=1e-4, atol=1e-6)
+        found.sum().backward()
+        assert encoder.heads.bias.grad.isfinite().all() and (found > 0).all()
+    with pytest.raises(ValueError, match="scale must be one of .* got 'linear'"):
+        NormalEncoder(MLP(3, 2, ()), 4, "linear")

@@ -1,17 +1,22 @@
 """Every preset builds with the data it names, and the command line trains what Python does."""
 
+import math
 from dataclasses import fields, replace
 
 import fake_mnist
 import pytest
+import torch
 from experiment import noise
+from torch import nn
 
 from multipyro.data.registry import DATASETS
+from multipyro.inference import fit_recipe
 from multipyro.inference.cli.jobs import load_data, training_job
 from multipyro.inference.cli.parser import main, parse
 from multipyro.inference.presets import PRESETS, preset
 from multipyro.inference.recipes import METHODS, options_for
 from multipyro.inference.training.settings import TrainingSettings
+from multipyro.ppl_models.networks.heads import NormalEncoder
 
 PAIRS = [(name, method) for name, one in PRESETS.items() for method in one.methods]
 
@@ -52,6 +57,42 @@ def test_every_preset_states_its_source_and_its_settings(name):
 def test_widths_are_those_of_the_papers():
     one = PRESETS["jmvae/mnist"]
     assert one.build(noise(one).train.modalities, "jmvae-kl").num_parameters == 3_127_450
+
+
+def test_encoders_of_jmvae_give_variances_and_those_of_other_presets_do_not():
+    for name, scale in (("jmvae/mnist", "variance"), ("mvae/mnist", "softplus")):
+        one = replace(PRESETS[name], hidden_features=(16, 16))
+        for method in one.methods:
+            recipe = one.build(noise(one).train.modalities, method)
+            parts = [*recipe.model.modules(), *recipe.guide.modules()]
+            assert {part.scale for part in parts if isinstance(part, NormalEncoder)} == {scale}
+
+
+def test_bridged_networks_have_batch_norm_and_leaky_relus():
+    for name in ("bridged/mnist", "bridged/celeba", "bridged/mnist-fashion"):
+        one = replace(PRESETS[name], hidden_features=(16, 16), latent_dim=2)
+        recipe = one.build(noise(one).train.modalities)
+        for part in (recipe.model, *recipe.guide.branches.values()):
+            kinds = {type(layer) for layer in part.modules()}
+            assert nn.LeakyReLU in kinds and nn.ReLU not in kinds and kinds & {nn.BatchNorm1d, nn.BatchNorm2d}
+
+
+def test_the_posteriors_of_birds_are_a_laplace_and_a_normal_distribution():
+    one = replace(PRESETS["mmvae/cub-images"], hidden_features=(32, 32))
+    splits = noise(one)
+    recipe = one.build(splits.train.modalities, particles=2)
+    x, _ = splits.train.rows(torch.arange(4))
+    mixture = recipe.guide.posterior(x)
+    families = [type(part.base_dist).__name__ for part in mixture.components]
+    assert families == ["Laplace", "Normal"]
+    z = mixture.rsample()
+    torch.testing.assert_close(
+        mixture.log_prob(z), torch.stack([part.log_prob(z) for part in mixture.components]).logsumexp(0) - math.log(2)
+    )
+    history = fit_recipe(recipe, splits.train, one.settings(epochs=1, batch_size=12, progress=False)).history
+    assert math.isfinite(history[-1]["train/bound"])
+    with pytest.raises(ValueError, match="family must name each of"):
+        one.build(splits.train.modalities, family={"image": "laplace"})
 
 
 def test_warmups_count_epochs_or_steps():

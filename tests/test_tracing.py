@@ -24,6 +24,7 @@ IMAGE, TEXT = (3, 16, 16), (8,)
 NETWORKS = {
     "MLP": (lambda: nets.MLP(4, (2, 3), (8,)), (4,)),
     "OneHotMLP": (lambda: nets.OneHotMLP(7, 5, (8,), 8), TEXT),
+    "MLP with batch norm": (lambda: nets.MLP(4, (2, 3), (8,), nn.LeakyReLU, True, True), (4,)),
     "BatchNormMLP": (lambda: nets.BatchNormMLP(4, 5), (4,)),
     "ResidualMLP": (lambda: nets.ResidualMLP(4, 5, 6, 2), (4,)),
     "TransformedInput": (lambda: nets.TransformedInput(8, lambda s: nets.MLP(s, 5, (8,)), "log1p", True), TEXT),

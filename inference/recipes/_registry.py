@@ -28,6 +28,7 @@ from multipyro.inference.recipes.networks import Networks
 from multipyro.inference.recipes.telbo import telbo
 from multipyro.inference.recipes.vae import vae
 from multipyro.inference.recipes.vlvae import vlvae
+from multipyro.ppl_models.networks.heads import NormalEncoder, Scale
 
 __all__ = ["COMMON_OPTIONS", "METHODS", "build", "equations", "options_for", "register"]
 
@@ -37,8 +38,28 @@ _BUILT_IN = (
 )
 METHODS: dict[str, MethodInfo] = {info.name: info for info in _BUILT_IN}
 
+
+def with_scales(recipe: Recipe, *, encoder_scale: Scale | None = None) -> Recipe:
+    """The recipe with another function from the outputs of its normal encoders to positive scales.
+
+    Args:
+        recipe: What a method built; its encoders are changed in place.
+        encoder_scale: As in `NormalEncoder`, for every normal encoder of the method, such as `variance` in JMVAE; None
+            for that of the method, softplus.
+    """
+    for program in (recipe.model, recipe.guide) if encoder_scale is not None else ():
+        for module in program.modules():
+            if isinstance(module, NormalEncoder):
+                module.scale = encoder_scale
+    return recipe
+
+
 #: The options that every method takes.
-COMMON_OPTIONS: dict[str, Option] = {**options_of(Weighting), **options_of(with_aggregates)}
+COMMON_OPTIONS: dict[str, Option] = {
+    **options_of(Weighting),
+    **options_of(with_scales),
+    **options_of(with_aggregates),
+}
 
 
 def options_for(method: str) -> dict[str, Option]:
@@ -126,6 +147,7 @@ def build(
         encoders = networks.select(recipe.model.modalities).encoders(latent_dim)
         original, recipe = recipe.guide, replace(recipe, guide=guide(latent_dim, encoders), guide_class=guide.__name__)
         _check_trainable(recipe, original)
+    recipe = with_scales(recipe, **{name: values[name] for name in options_of(with_scales)})
     return with_aggregates(recipe, networks, **{name: values[name] for name in options_of(with_aggregates)})
 
 

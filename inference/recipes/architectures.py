@@ -47,8 +47,10 @@ _TRANSFORMS = {"angles": "circle", "counts": "log1p", "positive": "log"}
 _TWO_PARAMETERS = ("von_mises", "zero_inflated_negative_binomial", "zero_inflated_poisson")
 # the number of features of ResNet-101
 _RESNET = 2048
+# the slope of leaky ReLUs, that of DCGAN
+_SLOPE = 0.2
 #: Kind of a strided discriminator -> batch norm, slope of leaky ReLUs: those of JMVAE's paper, and those of its code.
-DISCRIMINATORS = {"normalized": (True, 0.0), "leaky": (False, 0.2)}
+DISCRIMINATORS = {"normalized": (True, 0.0), "leaky": (False, _SLOPE)}
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     *before, _ = sizes.hidden_features
     if modality.is_discrete:
         positions = math.prod(modality.shape) if modality.shape else None
-        return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, True)
+        return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, activate_output=True)
     if sizes.normalized and modality.kind == "vector":
         return BatchNormMLP(modality.shape, sizes.out_features)
     return MLP(modality.shape, sizes.out_features, before, activate_output=True)
@@ -227,6 +229,28 @@ def _residual_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.M
     if modality.kind == "image":
         return ResidualConvDecoder(latent_dim, modality.shape, sizes.over(4))
     return ResidualTextDecoder(latent_dim, *_tokens(modality), sizes.over(4))
+
+
+def _normalized_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
+    if _sides_divisible(modality, 16, _LARGE):
+        return BatchNormConvEncoder(modality.shape, sizes.over(8), negative_slope=_SLOPE)
+    *before, _ = sizes.hidden_features
+    layers = {"activation": _leaky_relu, "activate_output": True, "batch_norm": True}
+    if modality.is_discrete:
+        positions = math.prod(modality.shape) if modality.shape else None
+        return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, **layers)
+    return MLP(modality.shape, sizes.out_features, before, **layers)
+
+
+def _normalized_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
+    if _sides_divisible(modality, 16, _LARGE):
+        return BatchNormConvDecoder(latent_dim, modality.shape, sizes.over(8), _SLOPE)
+    shape = (*modality.shape, *_parameters(modality))
+    return MLP(latent_dim, shape, sizes.hidden_features, _leaky_relu, batch_norm=True)
+
+
+def _leaky_relu() -> nn.Module:
+    return nn.LeakyReLU(_SLOPE)
 
 
 def _word_features(sizes: Sizes) -> int:
@@ -323,6 +347,14 @@ ARCHITECTURES: dict[str, Architecture] = {
             suits=lambda modality: modality.kind in ("image", "vector") and modality.likelihood != "categorical",
             encoder=lambda modality, sizes: MLP(modality.shape, _shallow(sizes), (), activate_output=True),
             decoder=lambda modality, sizes, latent_dim: MLP(latent_dim, modality.shape, (_shallow(sizes),)),
+        ),
+        Architecture(
+            name="normalized",
+            about="Bridged VAE: batch norm and leaky ReLUs, in strided convolutions for images of 64x64 and more with "
+            "sides divisible by 16, in fully connected layers for everything else",
+            suits=lambda modality: True,
+            encoder=_normalized_encoder,
+            decoder=_normalized_decoder,
         ),
         Architecture(
             name="mlp",

@@ -1,5 +1,6 @@
 """MMVAE: a mixture of experts trained on a stratified K-sample bound, or on one with `M` decoder passes."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from multipyro.guides import MixtureOfExperts
@@ -11,6 +12,8 @@ from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import LaplacePrior, MultimodalModel
 
 __all__ = ["mmvae"]
+
+_Family = Literal["laplace", "normal"]
 
 
 @method(
@@ -27,7 +30,7 @@ def mmvae(
     particles: Count = 10,
     gradient: Literal["reparam", "stl", "dreg", "released"] = "reparam",
     bound: Literal["stratified", "tight", "linear"] = "stratified",
-    family: Literal["laplace", "normal"] = "laplace",
+    family: _Family | Mapping[str, _Family] = "laplace",
 ) -> Recipe:
     """MMVAE.
 
@@ -38,9 +41,10 @@ def mmvae(
         particles: Number K of samples of each expert.
         gradient: That of `StratifiedELBO`; for the linear bound `"reparam"` (unbiased) or `"released"`.
         bound: `"stratified"` (the paper's), `"tight"`, or `"linear"` with one pass through each decoder.
-        family: Family of the prior and the posteriors.
+        family: Family of the prior and the posteriors; or that of each modality's posterior, with a Laplace prior as in
+            the released model of images and captions.
     """
-    prior = LaplacePrior(latent_dim) if family == "laplace" else None
+    prior = None if family == "normal" else LaplacePrior(latent_dim)
     dims = weighting.private_dims
     model = MultimodalModel(
         latent_dim,

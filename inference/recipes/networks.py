@@ -119,9 +119,17 @@ class Networks:
             likelihoods[name] = likelihood_class(modality.likelihood)(decoder, **self._likelihood_options(name))
         return likelihoods
 
-    def encoders(self, latent_dim: int, family: str = "normal") -> dict[str, nn.Module]:
-        """Modality name -> encoder to a distribution of the family `"normal"` or `"laplace"`."""
-        return {name: _ENCODERS[family](self._deep(net), latent_dim) for name, net in self.branches().items()}
+    def encoders(self, latent_dim: int, family: str | Mapping[str, str] = "normal") -> dict[str, nn.Module]:
+        """Modality name -> encoder to a distribution of the family `"normal"` or `"laplace"`.
+
+        Args:
+            latent_dim: Size of the latent.
+            family: The family, or modality name -> family.
+        """
+        families = dict.fromkeys(self.modalities, family) if isinstance(family, str) else family
+        if families.keys() != self.modalities.keys():
+            raise ValueError(f"family must name each of {list(self.modalities)} once, got {dict(families)}")
+        return {name: _ENCODERS[families[name]](self._deep(net), latent_dim) for name, net in self.branches().items()}
 
     def private_encoders(self, private: Mapping[str, int], family: str = "normal") -> dict[str, nn.Module]:
         """Modality name -> encoder of its private latent, whose size is `private[name]`."""

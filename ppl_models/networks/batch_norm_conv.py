@@ -51,8 +51,8 @@ class BatchNormConvEncoder(Layers):
             normalized = batch_norm and position > 0
             # batch norm would subtract a bias again
             convolution = nn.Conv2d(before, after, 4, stride=2, padding=1, bias=not normalized)
-            activation = nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU()
-            layers += with_norm(convolution, nn.BatchNorm2d(after) if normalized else None, activation)
+            norm = nn.BatchNorm2d(after) if normalized else None
+            layers += with_norm(convolution, norm, _activation(negative_slope))
         super().__init__([*layers, nn.Flatten()], in_shape)
         self.out_features = 4 * base_channels * math.prod(sides)
 
@@ -74,6 +74,7 @@ class BatchNormConvDecoder(Layers):
         in_features: Size of the latent.
         out_shape: `(channels, height, width)` of one image with pixels in `[0, 1]`, both sides divisible by 16.
         base_channels: Channels before the last convolution.
+        negative_slope: As in `BatchNormConvEncoder`.
 
     Raises:
         ValueError: If a side is not divisible by 16.
@@ -84,18 +85,25 @@ class BatchNormConvDecoder(Layers):
         torch.Size([4, 2, 3, 64, 64])
     """
 
-    def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 64) -> None:
+    def __init__(
+        self, in_features: int, out_shape: Sequence[int], base_channels: int = 64, negative_slope: float = 0.0
+    ) -> None:
         sides, top = _sixteenths(tuple(out_shape)), 4 * base_channels
-        layers = [nn.Linear(in_features, top * math.prod(sides)), nn.ReLU(), nn.Unflatten(-1, (top, *sides))]
+        linear = nn.Linear(in_features, top * math.prod(sides))
+        layers = [linear, _activation(negative_slope), nn.Unflatten(-1, (top, *sides))]
         for before, after in itertools.pairwise((top, top, 2 * base_channels, base_channels)):
             convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-            layers += with_norm(convolution, nn.BatchNorm2d(after))
+            layers += with_norm(convolution, nn.BatchNorm2d(after), _activation(negative_slope))
         layers.append(nn.ConvTranspose2d(base_channels, out_shape[0], 4, stride=2, padding=1))
         super().__init__(layers, (in_features,))
         self.out_shape = tuple(out_shape)
 
     def forward(self, latents: Tensor) -> Tensor:
         return _LOC + _SCALE * super().forward(latents)
+
+
+def _activation(negative_slope: float) -> nn.Module:
+    return nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU()
 
 
 def _sixteenths(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from multipyro.ppl_models.networks.mlp import MLP
 
 __all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "Scale", "chain", "feature_size", "trunk"]
 
-Scale = Literal["softplus", "exp"]
+Scale = Literal["softplus", "exp", "variance"]
 
 # with scales below 1e-6, log-densities overflow in float32 long before they reflect anything in the data
 _MIN_SCALE = 1e-6
@@ -48,7 +48,8 @@ class NormalEncoder(nn.Module):
     Args:
         network: Module from `x_m` to features `(batch, out_features)`; its attribute `out_features` is their number.
         latent_dim: Size of the latent.
-        scale: The function that makes the scale positive: `"softplus"` or `"exp"`.
+        scale: The function that makes the scale positive: `"softplus"`; `"exp"`; or `"variance"`, a softplus that gives
+            the variance, as in JMVAE.
 
     Returns (when called):
         A distribution of batch shape `(batch,)` and event shape `(latent_dim,)`.
@@ -67,8 +68,13 @@ class NormalEncoder(nn.Module):
 
     def forward(self, values: Tensor) -> dist.Distribution:
         loc, raw = self.heads(self.network(values)).chunk(2, -1)
-        scale = nn.functional.softplus(raw) if self.scale == "softplus" else raw.exp()
-        return dist.Normal(loc, scale + _MIN_SCALE).to_event(1)
+        if self.scale == "exp":
+            scale = raw.exp() + _MIN_SCALE
+        elif self.scale == "softplus":
+            scale = nn.functional.softplus(raw) + _MIN_SCALE
+        else:  # the gradient of the square root is finite only above 0
+            scale = (nn.functional.softplus(raw) + _MIN_SCALE**2).sqrt()
+        return dist.Normal(loc, scale).to_event(1)
 
 
 class LaplaceEncoder(nn.Module):

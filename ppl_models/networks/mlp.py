@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import OneHot, leading_shape, run_layers
+from multipyro.ppl_models.networks._layers import OneHot, leading_shape, run_layers, with_norm
 
 __all__ = ["MLP", "BatchNormMLP", "OneHotMLP", "ResidualMLP"]
 
@@ -24,6 +24,7 @@ class MLP(nn.Module):
         hidden_features: Widths of the hidden layers.
         activation: Constructor of the activation after each hidden layer.
         activate_output: Whether the activation also follows the last layer, as in feature networks.
+        batch_norm: Whether batch norm precedes each activation.
 
     Shapes:
         `(..., *in_shape)` to `(..., *out_shape)`.
@@ -41,18 +42,24 @@ class MLP(nn.Module):
         hidden_features: Sequence[int] = (512, 512),
         activation: Callable[[], nn.Module] = nn.ReLU,
         activate_output: bool = False,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.in_shape, self.out_shape = _shape(in_shape), _shape(out_shape)
         self.out_features = math.prod(self.out_shape)
         layers: list[nn.Module] = []
-        for before, after in itertools.pairwise([math.prod(self.in_shape), *hidden_features, self.out_features]):
-            layers += [nn.Linear(before, after), activation()]
-        self.layers = nn.Sequential(*(layers if activate_output else layers[:-1]))
+        pairs = list(itertools.pairwise([math.prod(self.in_shape), *hidden_features, self.out_features]))
+        for before, after in pairs if activate_output else pairs[:-1]:
+            norm = nn.BatchNorm1d(after) if batch_norm else None
+            # batch norm would subtract a bias again
+            layers += with_norm(nn.Linear(before, after, bias=not batch_norm), norm, activation())
+        if not activate_output:
+            layers.append(nn.Linear(*pairs[-1]))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
-        lead = leading_shape(values, self.in_shape)
-        return self.layers(values.reshape(*lead, math.prod(self.in_shape))).reshape(*lead, *self.out_shape)
+        size, lead = math.prod(self.in_shape), leading_shape(values, self.in_shape)
+        return run_layers(self.layers, values.reshape(*lead, size), (size,)).reshape(*lead, *self.out_shape)
 
 
 class OneHotMLP(nn.Module):
@@ -65,7 +72,9 @@ class OneHotMLP(nn.Module):
         out_features: Number of output features.
         hidden_features: Widths of the hidden layers.
         length: Number of positions of a text; None for a single class id.
-        activate_output: Whether a ReLU also follows the last layer.
+        activation: As in `MLP`.
+        activate_output: As in `MLP`.
+        batch_norm: As in `MLP`.
 
     Raises:
         ValueError: While Pyro validates, if an id is out of range.
@@ -82,13 +91,15 @@ class OneHotMLP(nn.Module):
         out_features: int,
         hidden_features: Sequence[int] = (512, 512),
         length: int | None = None,
+        activation: Callable[[], nn.Module] = nn.ReLU,
         activate_output: bool = False,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes, self.out_features = num_classes, out_features
         shape = (num_classes,) if length is None else (length, num_classes)
         self.one_hot = OneHot(num_classes)
-        self.mlp = MLP(shape, out_features, hidden_features, activate_output=activate_output)
+        self.mlp = MLP(shape, out_features, hidden_features, activation, activate_output, batch_norm)
 
     def forward(self, values: Tensor) -> Tensor:
         return self.mlp(self.one_hot(values, self.mlp.layers[0].weight.dtype))
