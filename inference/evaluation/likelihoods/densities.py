@@ -63,8 +63,13 @@ class ScoredData:
 class LatentDensity:
     r"""`log p(z)` and `log p(x_S | z)` of one batch, with all latents in one vector.
 
+    In standardized coordinates `u`, a latent with a Laplace prior is `z = F^{-1}(Phi(u))` with the prior's cumulative
+    distribution `F`, so that its prior is `N(0, 1)`, and normals around a posterior that hardly differs from the prior
+    have the right tails. The density is then that of `u`.
+
     Args:
         data: The data points and the modalities `S`.
+        standardized: Whether the vector has standardized coordinates.
 
     Attributes:
         shapes: Latent site -> its event shape, in the order of the vector.
@@ -83,7 +88,7 @@ class LatentDensity:
         (2, torch.Size([7, 5]))
     """
 
-    def __init__(self, data: ScoredData) -> None:
+    def __init__(self, data: ScoredData, standardized: bool = False) -> None:
         self._program, self._data = frozen(data.program), data
         sites = sample_sites(poutine.trace(self._program).get_trace(data.x, data.observed))
         latents = {name: site for name, site in sites.items() if not site["is_observed"]}
@@ -92,6 +97,9 @@ class LatentDensity:
             if getattr(support, "base_constraint", support) is not torch.distributions.constraints.real:
                 raise ValueError(f"the latent {name!r} must be a real vector, its support is {support}")
         self.shapes = {name: tuple(site["fn"].event_shape) for name, site in latents.items()}
+        priors = {name: getattr(site["fn"], "base_dist", site["fn"]) for name, site in latents.items()}
+        laplace = torch.distributions.Laplace if standardized else ()
+        self._laplace = {name: prior for name, prior in priors.items() if isinstance(prior, laplace)}
         self._sizes = [math.prod(shape) for shape in self.shapes.values()]
         self.dim = sum(self._sizes)
         present = Rows({name: data.x[name] for name in data.scored}, data.observed)
@@ -107,7 +115,15 @@ class LatentDensity:
         """`log p(z)`, and `log p(x_m | z)` of each modality, of `(samples, batch, dim)`."""
         sites = self._sites(len(z), self.split(z))
         scores = {name: site_log_prob(sites[name]) for name in self._data.scored}
-        return sum(site_log_prob(sites[name]) for name in self.shapes), scores
+        return sum(site_log_prob(sites[name]) for name in self.shapes) + self.log_volume(z), scores
+
+    def log_volume(self, z: Tensor) -> Tensor | float:
+        """The log of the latents' volume in units of the vector's, `(samples, batch)`, float64."""
+        total, values, parts = 0.0, self.split(z), self._parts(z)
+        for name, prior in self._laplace.items():
+            change = torch.distributions.Normal(0.0, 1.0).log_prob(parts[name]) - prior.log_prob(values[name])
+            total = total + change.flatten(2).sum(-1, dtype=torch.float64)
+        return total
 
     def prior_sample(self, number: int) -> Tensor:
         """Samples of the prior, `(number, batch, dim)`."""
@@ -116,16 +132,34 @@ class LatentDensity:
 
     def split(self, z: Tensor) -> dict[str, Tensor]:
         """The vector as one value for each latent site."""
-        parts = zip(self.shapes.items(), z.split(self._sizes, -1), strict=True)
-        return {name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in parts}
+        parts = self._parts(z)
+        return {**parts, **{name: _to_laplace(parts[name], prior) for name, prior in self._laplace.items()}}
 
     def join(self, values: Mapping[str, Tensor]) -> Tensor:
         """The values of all latent sites as one vector, `(samples, batch, dim)`."""
+        values = {**values, **{name: _to_normal(values[name], prior) for name, prior in self._laplace.items()}}
         sizes = zip(self.shapes.items(), self._sizes, strict=True)
         lead = {name: values[name].dim() - len(shape) for name, shape in self.shapes.items()}
         return torch.cat([values[n].reshape(*values[n].shape[: lead[n]], size) for (n, _), size in sizes], -1)
+
+    def _parts(self, z: Tensor) -> dict[str, Tensor]:
+        parts = zip(self.shapes.items(), z.split(self._sizes, -1), strict=True)
+        return {name: part.reshape(*z.shape[:-1], *shape) for (name, shape), part in parts}
 
     def _sites(self, number: int, values: Mapping[str, Tensor]) -> dict[str, dict]:
         with pyro.plate("num_samples", number, dim=-2), poutine.trace() as traced, GivenLatents(values):
             self._program(self._data.x, self._data.observed)
         return sample_sites(traced.trace)
+
+
+def _to_laplace(u: Tensor, prior: torch.distributions.Laplace) -> Tensor:
+    """The value at which the prior has the cumulative probability that the standard normal has at `u`."""
+    distance = -math.log(2) - torch.special.log_ndtr(-u.abs())
+    return prior.loc + prior.scale * u.sign() * distance
+
+
+def _to_normal(value: Tensor, prior: torch.distributions.Laplace) -> Tensor:
+    """The inverse of `_to_laplace`, by float64, where the probability of a tail is above 0 up to 700 scales."""
+    distance = (value - prior.loc) / prior.scale
+    tail = 0.5 * (-distance.abs().double().clamp(max=700)).exp()
+    return -distance.sign() * torch.special.ndtri(tail).to(value)

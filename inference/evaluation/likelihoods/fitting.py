@@ -178,12 +178,16 @@ def starting_point(density: LatentDensity, latents: GuideLatents | ProgramLatent
 class FittedLatents:
     """The latents of normals fitted to the posterior of each data point given one subset.
 
+    They are fitted in standardized coordinates (see `LatentDensity`): under a Laplace prior, the tails of a latent that
+    the data say nothing of are above those of any normal.
+
     Data points in which a latent has no evidence take theirs from the model's prior.
     """
 
     def __init__(self, data: ScoredData, subset: Sequence[str], latents: GuideLatents | ProgramLatents) -> None:
         conditions = conditions_of(data.model)
-        self._density = LatentDensity(data.scored_by([name for name in subset if name not in conditions]))
+        scored = data.scored_by([name for name in subset if name not in conditions])
+        self._density = LatentDensity(scored, standardized=True)
         self._fit = fit_normals(self._density, *starting_point(self._density, latents))
         self.names = tuple(self._density.shapes)
         self.rows = dict.fromkeys(self.names, self._density.informed)
@@ -194,6 +198,7 @@ class FittedLatents:
 
     def log_probs(self, values: Mapping[str, Tensor], kind: str, scale: float) -> dict[str, Tensor]:
         """Site -> log-density `(samples, batch)`, float64: that of all sites at the first, and 0 at the others."""
-        log_prob = self._fit.log_prob(self._density.join(values), kind, scale)
+        z = self._density.join(values)
+        log_prob = self._fit.log_prob(z, kind, scale) - self._density.log_volume(z)
         first, *others = self.names
         return {first: log_prob, **dict.fromkeys(others, torch.zeros_like(log_prob))}
