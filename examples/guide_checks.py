@@ -77,14 +77,14 @@ def measured(folder, splits, classifiers, args, seed):
         subsets["+".join(given)] = {"coherence": coherence, "loss": others and loss(run, x, given, others[0], args)}
     few = {name: values[: args.annealed_rows] for name, values in x.items()}
     annealing = Annealing(num_temperatures=args.temperatures, num_simulated=args.annealed_rows)
-    annealed = log_likelihood(run.model, run.guide, few, method="ais", annealing=annealing)
+    annealed = log_likelihood(run.model, run.guide, few, method=annealing)
     difference = log_likelihood(run.model, run.guide, few, num_samples=args.samples).difference(annealed)
     result = {
         "settings": settings,
         "check": check.to_dict(),
         "subsets": subsets,
         "joint": joint_coherence(run.model, classifiers).to_dict(),
-        "annealed": {**annealed.to_dict(), "difference": difference.mean, "difference_mc_se": difference.mc_se},
+        "annealed": {**annealed.to_dict(), "difference": difference.value, "difference_mc_se": difference.mc_se},
     }
     write_atomically(file, json.dumps(result, indent=1) + "\n")
     return result
@@ -96,7 +96,7 @@ def loss(run, x, given, target, args):
     predicted = guide_predictive_log_likelihood(run.model, run.guide, x, given, [target], args.samples)
     difference = exact.difference(predicted)
     unreliable = max(exact.unreliable, predicted.unreliable)
-    return {"target": target, "value": difference.mean, "se": difference.se, "unreliable": unreliable}
+    return {"target": target, "value": difference.value, "se": difference.se, "unreliable": unreliable}
 
 
 def spread(values, digits):

@@ -21,6 +21,7 @@ import torch
 from multipyro.data import load_dataset
 from multipyro.inference import build, fit_recipe, log_likelihood, networks_for
 from multipyro.inference.evaluation import (
+    ImportanceSampling,
     conditional_coherence,
     guide_predictive_log_likelihood,
     joint_coherence,
@@ -42,7 +43,8 @@ def flow_metrics(recipe, splits, classifiers, args):
     ]
 
     def likelihood(number, **proposal):
-        return guide_predictive_log_likelihood(*programs, x, [TEXT], ["image"], number, **proposal).mean
+        method = ImportanceSampling(**proposal)
+        return guide_predictive_log_likelihood(*programs, x, [TEXT], ["image"], number, method=method).mean
 
     return {
         "correctness": statistics.fmean(correct),

@@ -17,6 +17,7 @@ from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.programs import RESTRICTED, Handler, Program, handler, unwrap
 from multipyro.ppl_models import Covariates
+from multipyro.ppl_models._generative import GenerativeProgram
 
 __all__ = [
     "conditional",
@@ -32,6 +33,7 @@ __all__ = [
     "where_proper",
     "with_covariates",
     "without_completion",
+    "without_likelihoods",
 ]
 
 
@@ -127,6 +129,25 @@ def generative(model: Program, target: Sequence[str]) -> nn.Module:
         torch.Size([3, 4])
     """
     return _Generative(model, _names(target))
+
+
+def without_likelihoods(model: Program) -> nn.Module:
+    """The model with its latents alone: the modalities of `x` only decide which private latents there are.
+
+    Args:
+        model: A model, called as `model(x, observed=None)`. The likelihoods of a model of this library do not run;
+            those of another model do, and their sites are hidden.
+
+    Returns:
+        The program, called as before.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(5, 4))}, private={"image": 3})
+        >>> sorted(without_likelihoods(model)({"image": None}, num_rows=7))
+        ['z', 'z_image']
+    """
+    return _WithoutLikelihoods(model)
 
 
 def predictive(model: Program, guide: Program, target: Sequence[str]) -> nn.Module:
@@ -426,6 +447,14 @@ class _Generative(Handler):
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
         rows = {} if num_rows is None or given else {"num_rows": num_rows}
         return self.program({**given, **dict.fromkeys(target)}, masks, **rows)
+
+
+class _WithoutLikelihoods(Handler):
+    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+        if isinstance(unwrap(self.program), GenerativeProgram):
+            kwargs["only_latents"] = True
+        with poutine.block(hide=list(x)):
+            return self.program(x, observed, **kwargs)
 
 
 class _Predictive(nn.Module):

@@ -67,6 +67,7 @@ class GenerativeProgram(Program):
         x: Mapping[str, Tensor | None],
         observed: Mapping[str, Tensor] | None = None,
         num_rows: int | None = None,
+        only_latents: bool = False,
     ) -> dict[str, Tensor]:
         """Samples the latents and observes the modalities of `x`.
 
@@ -76,6 +77,8 @@ class GenerativeProgram(Program):
                 `(batch, *event)`; see `CountLikelihood`. `<name>.covariate` is a covariate; see `Covariates`.
             observed: Modality name -> bool `(batch,)`, the rows in which it is observed; an absent key means all rows.
             num_rows: Number of rows when `x` has no values.
+            only_latents: Whether to sample the latents alone and run no likelihood; private latents are still those of
+                the modalities of `x`.
 
         Returns:
             Site name -> value, latents included.
@@ -85,7 +88,7 @@ class GenerativeProgram(Program):
         with pyro.plate("data", batch_rows(x, num_rows), dim=-1):
             sites, inputs = self._sample_latents(x, rows)
             likelihoods, covariates = self.likelihoods, self.covariates
-            for name in [name for name in x if name in inputs]:
+            for name in [name for name in x if name in inputs and not only_latents]:
                 latents, mask, exposure = inputs[name], rows.masks.get(name), exposure_of(name, x)
                 if covariates is not None:
                     latents = concatenated(latents, covariates(x, latents.dtype))

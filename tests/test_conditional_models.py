@@ -26,7 +26,7 @@ from multipyro.inference import (
     log_likelihood,
     predictive,
 )
-from multipyro.inference.evaluation import guide_conditional_log_likelihood
+from multipyro.inference.evaluation import ImportanceSampling, guide_conditional_log_likelihood
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import ConditionalModel, NormalLikelihood
@@ -174,13 +174,17 @@ def test_training_reaches_the_conditional_likelihood(exact):
 
 def test_importance_sampling_gives_the_conditional_likelihood(exact):
     x, names = exact.data(30), (["image"], ["label"])
-    estimate = log_likelihood(exact.model, exact.guide(), x, *names, num_samples=4, scales=[1], related=0, prior=0)
+    estimate = log_likelihood(
+        exact.model, exact.guide(), x, *names, num_samples=4, method=ImportanceSampling([1], 0, 0)
+    )
     torch.testing.assert_close(estimate.values, exact.log_likelihood(x), rtol=0, atol=1e-8)
     guide = exact.guide()
     guide.joint.encoder.heads.bias.data[:3] += 0.2
     guide.joint.encoder.heads.bias.data[3:] += 0.3
     for share in (0.0, 0.1, 0.5):
-        estimate = log_likelihood(exact.model, guide, x, *names, num_samples=4000, prior=share)
+        estimate = log_likelihood(
+            exact.model, guide, x, *names, num_samples=4000, method=ImportanceSampling(prior=share)
+        )
         assert (abs(estimate.values - exact.log_likelihood(x)) < 4.5 * estimate.standard_errors + 1e-3).all()
         assert estimate.mc_se < 0.02
 
@@ -246,7 +250,7 @@ def test_a_row_without_its_target_contributes_nothing(exact):
             losses.append(plain(kl=kl).report(exact.model, guide, *batch))
         assert losses[0] == losses[1]
     estimate = log_likelihood(
-        exact.model, exact.guide(), x, ["image"], ["label"], 10, observed, scales=[1], related=0, prior=0
+        exact.model, exact.guide(), x, ["image"], ["label"], 10, observed, ImportanceSampling([1], 0, 0)
     )
     torch.testing.assert_close(estimate.values[observed["image"]], exact.log_likelihood(complete))
     assert (estimate.values[~observed["image"]] == 0).all()

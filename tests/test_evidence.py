@@ -12,6 +12,7 @@ from torch import nn
 from multipyro.guides import JointGuide, MixtureOfProducts, NormalEncoder, ProductOfExperts
 from multipyro.inference import log_likelihood
 from multipyro.inference.evaluation import (
+    ImportanceSampling,
     _memory,
     guide_conditional_log_likelihood,
     importance_weighted_bound,
@@ -85,7 +86,9 @@ def test_an_exact_proposal_has_no_error():
     problem = LinearGaussian(3)
     x = problem.sample(5)
     for subset in problem.subsets():
-        found = log_likelihood(problem.model(), problem.product_guide(), x, subset, num_samples=3, **ALONE)
+        found = log_likelihood(
+            problem.model(), problem.product_guide(), x, subset, num_samples=3, method=ImportanceSampling(**ALONE)
+        )
         assert torch.allclose(found.values, problem.log_evidence(x, subset), atol=1e-9)
         assert found.standard_errors.max() < 1e-5
         assert found.se == pytest.approx(found.values.std().item() / math.sqrt(5))
@@ -95,7 +98,9 @@ def test_an_exact_proposal_has_no_error():
 def test_standard_errors_are_those_of_repeated_estimates(kind):
     problem = LinearGaussian(2)
     x = repeated(problem.sample(1), 400)
-    found = log_likelihood(problem.model(), guides(problem)[kind], x, num_samples=300, **ALONE)
+    found = log_likelihood(
+        problem.model(), guides(problem)[kind], x, num_samples=300, method=ImportanceSampling(**ALONE)
+    )
     spread = found.values.std()
     # a mixture's samples are stratified, which the formula leaves out: it may only be too large
     assert (
@@ -144,7 +149,9 @@ def test_defensive_samples_save_a_guide_that_is_too_narrow():
     x = repeated(problem.sample(1), 300)
     exact = problem.log_evidence(x)
     guide = problem.product_guide(shift=0.5, stretch=0.1)
-    alone = log_likelihood(problem.model(), guide, x, num_samples=500, max_samples=500, **ALONE)
+    alone = log_likelihood(
+        problem.model(), guide, x, num_samples=500, method=ImportanceSampling(**ALONE, max_samples=500)
+    )
     saved = log_likelihood(problem.model(), guide, x, num_samples=500)
     assert (alone.values - exact).mean() < -0.5
     # an unbiased estimate of the evidence itself
@@ -294,11 +301,11 @@ def test_bad_input():
         with pytest.raises(ValueError, match=message):
             log_likelihood(model, guide, *arguments)
     with pytest.raises(ValueError, match="at least 0 and below 1 together, got 0.1 and 1.0"):
-        log_likelihood(model, guide, x, prior=1.0)
+        log_likelihood(model, guide, x, method=ImportanceSampling(prior=1.0))
     with pytest.raises(ValueError, match=r"scales must be positive and at least one, got \[0\]"):
-        log_likelihood(model, guide, x, scales=[0])
+        log_likelihood(model, guide, x, method=ImportanceSampling(scales=[0]))
     with pytest.raises(ValueError, match="max_samples must be at least num_samples, got 5 and 10"):
-        log_likelihood(model, guide, x, num_samples=10, max_samples=5)
+        log_likelihood(model, guide, x, num_samples=10, method=ImportanceSampling(max_samples=5))
     with pytest.raises(ValueError, match="queries is empty"):
         log_likelihoods(model, guide, x, [])
     with pytest.raises(ValueError, match="target must be some of"):

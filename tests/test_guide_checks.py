@@ -10,11 +10,11 @@ from linear_gaussian import scaled_guide
 
 from multipyro.guides import MixtureOfExperts, NormalEncoder
 from multipyro.inference import build
-from multipyro.inference.evaluation import check_guide
-from multipyro.inference.evaluation.checks import (
+from multipyro.inference.evaluation import (
     TwoSampleTest,
     UniformityTest,
     calibrate,
+    check_guide,
     inference_gap,
     simulate,
     two_sample_test,

@@ -24,7 +24,7 @@ from multipyro.inference import (
     log_likelihood,
     predictive,
 )
-from multipyro.inference.evaluation import guide_conditional_log_likelihood
+from multipyro.inference.evaluation import ImportanceSampling, guide_conditional_log_likelihood
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
@@ -255,7 +255,13 @@ def test_with_one_layer_every_value_is_that_of_jmvae(kl):
 def test_importance_sampling_gives_the_evidence(problem):
     x = problem.sample(10)
     for share in (0.0, 0.2):
-        estimate = log_likelihood(problem.model(), problem.guide(0, 1.2), x, num_samples=5000, related=0, prior=share)
+        estimate = log_likelihood(
+            problem.model(),
+            problem.guide(0, 1.2),
+            x,
+            num_samples=5000,
+            method=ImportanceSampling(related=0, prior=share),
+        )
         assert (
             abs(estimate.values - problem.log_evidence(x)) < 4.5 * estimate.standard_errors + 5e-3
         ).all() and estimate.mc_se < 0.1

@@ -104,7 +104,7 @@ def test_memory_is_bounded_without_dask(monkeypatch):
 
 
 def test_large_groups_are_generated_when_they_are_read(monkeypatch):
-    dask = pytest.importorskip("dask.array")
+    dask, dask_config = pytest.importorskip("dask.array"), pytest.importorskip("dask.config")
     monkeypatch.setattr(_memory, "MAX_ELEMENTS", 60)
     problem = LinearGaussian(2)
     problem.scales = {"image": 1e-4, "label": 0.8}
@@ -121,6 +121,8 @@ def test_large_groups_are_generated_when_they_are_read(monkeypatch):
         z = torch.as_tensor(data[group]["z"].values)
         expected = z @ problem.loadings["image"].T + problem.offsets["image"]
         assert torch.allclose(torch.as_tensor(predicted.values), expected, atol=1e-3)
+    with dask_config.set(scheduler="processes", num_workers=1):
+        assert (images[:, :5].values == first[:, :5]).all()
     checked = check_statistic(data, "image", lambda image: image.amax(-1), "largest")
     assert checked.posterior_predictive["largest"].values == pytest.approx(first.max(-1))
     several = check_statistic(data, "image", lambda image: image[..., :2], "two")

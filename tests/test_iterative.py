@@ -11,7 +11,7 @@ from toy import toy_data, toy_networks
 from multipyro.data import Splits
 from multipyro.guides import IterativeSampling, JointGuide, MixtureOfExperts
 from multipyro.inference import build, cross_generate, embed, evaluate, fit_recipe, load, log_likelihood, predictive
-from multipyro.inference.evaluation import guide_conditional_log_likelihood, log_likelihoods
+from multipyro.inference.evaluation import ImportanceSampling, guide_conditional_log_likelihood, log_likelihoods
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
@@ -192,10 +192,12 @@ def test_importance_sampling_is_unbiased(rounds, chains, share):
     x, base = PROBLEM.sample(8), PROBLEM.product_guide(0.2, 1.3)
     guide = IterativeSampling(PROBLEM.model(), base, rounds, chains=chains)
     for subset in (["label"], ["image"]):
-        result = log_likelihood(PROBLEM.model(), guide, x, subset, None, 2_500, prior=share)
+        result = log_likelihood(PROBLEM.model(), guide, x, subset, None, 2_500, method=ImportanceSampling(prior=share))
         assert (abs(result.values - PROBLEM.log_evidence(x, subset)) < 5 * result.standard_errors + 2e-3).all()
         assert result.mc_se < 0.06
-    conditional = log_likelihood(PROBLEM.model(), guide, x, ["image"], ["label"], 2_500, prior=share)
+    conditional = log_likelihood(
+        PROBLEM.model(), guide, x, ["image"], ["label"], 2_500, method=ImportanceSampling(prior=share)
+    )
     exact = PROBLEM.log_conditional(x, ["image"], ["label"])
     assert (abs(conditional.values - exact) < 5 * conditional.standard_errors + 4e-3).all()
 

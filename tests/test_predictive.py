@@ -11,7 +11,11 @@ from toy import MODALITIES, toy_data
 
 from multipyro.guides import IterativeSampling
 from multipyro.inference import build
-from multipyro.inference.evaluation import guide_conditional_log_likelihood, guide_predictive_log_likelihood
+from multipyro.inference.evaluation import (
+    ImportanceSampling,
+    guide_conditional_log_likelihood,
+    guide_predictive_log_likelihood,
+)
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.testing import DTYPE, LinearGaussian
 
@@ -32,7 +36,9 @@ def test_an_inexact_guide_has_the_predictive_of_its_own(prior):
     x, guide = problem.sample(10), problem.product_guide(shift=0.3, stretch=1.4)
     for given, target in ((["label"], ["image"]), (["image"], ["label", "word"]), (["image", "word"], ["label"])):
         exact = predictive(problem, guide, x, given, target)
-        found = guide_predictive_log_likelihood(problem.model(), guide, x, given, target, num_samples=4000, prior=prior)
+        found = guide_predictive_log_likelihood(
+            problem.model(), guide, x, given, target, num_samples=4000, method=ImportanceSampling(prior=prior)
+        )
         assert_estimates(found, exact)
         assert (exact - problem.log_conditional(x, target, given)).abs().max() > 0.05
 
@@ -48,7 +54,7 @@ def test_one_draw_is_the_bound_of_the_paper():
     problem = LinearGaussian(2)
     guide, x = problem.product_guide(shift=0.2, stretch=1.2), repeated(problem.sample(1), 20_000)
     found = guide_predictive_log_likelihood(
-        problem.model(), guide, x, ["label"], ["image"], num_samples=1, scales=[1], prior=0
+        problem.model(), guide, x, ["label"], ["image"], num_samples=1, method=ImportanceSampling(scales=[1], prior=0)
     ).values
     one = {name: values[:1] for name, values in x.items()}
     prior, drawn = (guide.posterior({name: one[name]}) for name in ("label", "image"))

@@ -28,7 +28,7 @@ def commands_of(project):
 @pytest.mark.parametrize("project", ["cells", "clinic", "robot"])
 def test_project(project, tmp_path, monkeypatch, capsys):
     pytest.importorskip("safetensors")
-    monkeypatch.setattr("multipyro.inference.evaluation.likelihoods.estimators._BUDGET", 1)
+    monkeypatch.setattr("multipyro.inference.evaluation.likelihoods.proposals._BUDGET", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(PROJECTS, tmp_path / "projects", ignore=shutil.ignore_patterns("*.csv", "*.npy", "scans", "runs"))
     monkeypatch.chdir(tmp_path / "projects" / project)

@@ -16,7 +16,13 @@ from multipyro.guides import (
     product_of_experts,
 )
 from multipyro.inference import cross_generate, embed, fit, joint_samples, log_likelihood
-from multipyro.inference.evaluation import check_guide, guide_conditional_log_likelihood, to_inference_data
+from multipyro.inference.evaluation import (
+    Annealing,
+    ImportanceSampling,
+    check_guide,
+    guide_conditional_log_likelihood,
+    to_inference_data,
+)
 from multipyro.inference.objectives import (
     GUIDE,
     MODEL,
@@ -135,7 +141,7 @@ def test_shared_latents_train_with_the_objectives_of_pyro():
         lambda model, guide: cross_generate(model, guide, {"a": X["a"]}, ["b"], 2),
         lambda model, guide: joint_samples(model, 3, ["a"]),
         lambda model, guide: log_likelihood(model, guide, X, ["a", "b"], num_samples=20),
-        lambda model, guide: log_likelihood(model, guide, X, ["a", "b"], method="ais"),
+        lambda model, guide: log_likelihood(model, guide, X, ["a", "b"], method=Annealing()),
         lambda model, guide: guide_conditional_log_likelihood(model, guide, X, ["a"], ["b"], num_samples=20),
         lambda model, guide: to_inference_data(model, guide, X, 3),
         lambda model, guide: check_guide(model, guide, X, num_simulated=20, num_samples=20),
@@ -191,7 +197,9 @@ def test_discrete_latents_are_enumerated_beside_our_guides():
 def test_the_likelihood_of_a_model_with_a_discrete_latent_that_the_guide_leaves_out():
     guide = ProductOfExperts(2, encoders())
     # without refinement, for which latents must be real
-    estimate = log_likelihood(discrete_model, guide, X, ["a", "b"], num_samples=4_000, max_samples=4_000)
+    estimate = log_likelihood(
+        discrete_model, guide, X, ["a", "b"], num_samples=4_000, method=ImportanceSampling(max_samples=4_000)
+    )
     covariance = torch.eye(6) + 2.0  # the two latents, added to every element
     values = torch.cat(list(X.values()), -1)
     parts = [dist.MultivariateNormal(torch.full((6,), shift), covariance).log_prob(values) for shift in (-2.0, 2.0)]
@@ -205,8 +213,8 @@ def test_discrete_latents_are_sampled_in_predictions_and_refused_in_likelihoods(
     assert cross_generate(discrete_model, guide, {"a": X["a"]}, ["b"], 4)["b"].shape == (4, ROWS, 3)
     assert embed(guide, X).shape == (ROWS, 2)
     assert "kind" in to_inference_data(discrete_model, guide, X, 3).posterior
-    for method in ("importance", "ais"):
-        if method == "importance" and isinstance(guide, ProductOfExperts):
+    for method in (ImportanceSampling(), Annealing()):
+        if isinstance(method, ImportanceSampling) and isinstance(guide, ProductOfExperts):
             continue  # the model samples what the guide leaves out
         with pytest.raises(ValueError, match="the latent 'kind' must be a real vector"):
             log_likelihood(discrete_model, guide, X, ["a", "b"], method=method, num_samples=20)

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from multipyro.guides import NormalEncoder, ProductOfExperts
-from multipyro.inference.evaluation import log_likelihoods
+from multipyro.inference.evaluation import ImportanceSampling, log_likelihoods
 from multipyro.ppl_models import MLP, BernoulliLikelihood, CategoricalLikelihood, MultimodalModel, OneHotMLP
 
 _CHUNK = 8_000_000
@@ -109,7 +109,9 @@ def main(args):
     both = [(("image", "label"), None)]
 
     def ours(queries, **proposal):
-        estimates = log_likelihoods(model, guide, x, queries, samples, max_samples=samples, **proposal)
+        estimates = log_likelihoods(
+            model, guide, x, queries, samples, method=ImportanceSampling(**proposal, max_samples=samples)
+        )
         return [each.values for each in estimates]
 
     ways = {

@@ -9,7 +9,7 @@ JMVAE-h is below CVAE and CMMA in the table, although the text says that it is a
 
 from experiment import Experiment, Run, Trial, run
 
-from multipyro.inference.evaluation.likelihoods import jmvae_log_likelihood
+from multipyro.inference.evaluation import jmvae_log_likelihood
 
 
 def directions(method: str) -> tuple[Run, Run]:

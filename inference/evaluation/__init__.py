@@ -8,21 +8,12 @@ from multipyro.inference.evaluation.attributes import (
     word_correctness,
     words_present,
 )
-from multipyro.inference.evaluation.checks import (
-    Calibration,
-    GuideCheck,
-    InferenceGap,
-    Simulation,
-    SubsetCheck,
-    TwoSampleTest,
-    UniformityTest,
-    Verdict,
-    calibrate,
-    check_guide,
-    inference_gap,
-    simulate,
-    two_sample_test,
-)
+from multipyro.inference.evaluation.checks.calibration import Calibration, Simulation, calibrate, simulate
+from multipyro.inference.evaluation.checks.gaps import InferenceGap, inference_gap
+from multipyro.inference.evaluation.checks.guide_check import GuideCheck, SubsetCheck, check_guide
+from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest, two_sample_test
+from multipyro.inference.evaluation.checks.uniformity import UniformityTest
+from multipyro.inference.evaluation.checks.verdicts import Verdict
 from multipyro.inference.evaluation.classifiers import (
     AttributeClassifier,
     Classifier,
@@ -54,26 +45,25 @@ from multipyro.inference.evaluation.inference_data import (
     to_elpd,
     to_inference_data,
 )
-from multipyro.inference.evaluation.likelihoods import (
-    Annealing,
-    BridgedLikelihoods,
+from multipyro.inference.evaluation.likelihoods.annealing import Annealing, bidirectional_sandwich
+from multipyro.inference.evaluation.likelihoods.bounds import (
     ConditionalBounds,
-    Difference,
-    LogLikelihood,
-    MMVAELikelihoods,
-    Sandwich,
-    bidirectional_sandwich,
-    bridged_log_likelihoods,
     guide_conditional_log_likelihood,
     guide_predictive_log_likelihood,
     importance_weighted_bound,
+)
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
+from multipyro.inference.evaluation.likelihoods.estimators import log_likelihood, log_likelihoods
+from multipyro.inference.evaluation.likelihoods.papers import (
+    BridgedLikelihoods,
+    MMVAELikelihoods,
+    bridged_log_likelihoods,
     jmvae_log_likelihood,
-    log_likelihood,
-    log_likelihoods,
     mmvae_log_likelihoods,
     mopoe_log_likelihood,
     vlvae_log_likelihood,
 )
+from multipyro.inference.evaluation.likelihoods.proposals import ImportanceSampling
 from multipyro.inference.evaluation.prediction import (
     cross_generate,
     decode,
@@ -94,9 +84,9 @@ __all__ = [
     "CanonicalCorrelation",
     "Classifier",
     "ConditionalBounds",
-    "Difference",
     "Estimate",
     "GuideCheck",
+    "ImportanceSampling",
     "InferenceGap",
     "LatentDimensions",
     "LogLikelihood",

@@ -1,11 +1,21 @@
 """Checks of what is given and predicted, and parts of batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from multipyro.batch import Rows, batch_rows, check_batch, covariates_in, fill_missing, modality_of
+from multipyro.batch import (
+    Masks,
+    Rows,
+    Values,
+    batch_rows,
+    check_batch,
+    covariates_in,
+    fill_missing,
+    modality_of,
+    selected,
+)
 from multipyro.data import MultimodalData
 from multipyro.guides import Guide
 from multipyro.inference.handlers import receives, with_covariates
@@ -19,6 +29,7 @@ __all__ = [
     "conditions_of",
     "first_row",
     "indices_with",
+    "select_batch",
     "select_given",
     "supports",
     "take_rows",
@@ -31,7 +42,7 @@ def as_names(names: Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def select_given(names: Sequence[str], x: Mapping[str, Tensor], argument: str) -> tuple[str, ...]:
+def select_given(names: Sequence[str], x: Values, argument: str) -> tuple[str, ...]:
     """The value of `argument` as a tuple; raises unless it names at least one modality, and only modalities of `x`."""
     names = as_names(names)
     unknown = [name for name in names if name not in x]
@@ -53,7 +64,7 @@ def check_known(model: Program, names: Sequence[str]) -> None:
         raise ValueError(f"unknown modality {unknown}: this model has {list(modalities)}")
 
 
-def check_values(model: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
+def check_values(model: Program, x: Values, observed: Masks) -> None:
     """Checks observed values against the model's likelihoods, and that no condition is missing."""
     check_batch(x, observed, getattr(unwrap(model), "modalities", tuple(x)))
     if batch_rows(x) == 0:
@@ -74,21 +85,25 @@ def supports(guide: Program, given: Sequence[str]) -> bool:
     return len(ordered) == len(given) and (inner.subsets is None or ordered in inner.subsets)
 
 
-def first_row(x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+def first_row(x: Values, observed: Masks) -> dict[str, Tensor]:
     """One row of `x` without fill values."""
     masks = observed or {}
     return {name: fill_missing(values, masks.get(modality_of(name)))[:1] for name, values in x.items()}
 
 
-def take_rows(
-    x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, indices: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+def select_batch(x: Values, observed: Masks, modalities: Sequence[str]) -> tuple[dict[str, Tensor], Masks]:
+    """The entries of a batch that concern some modalities, and their masks."""
+    x = selected(x, modalities)
+    return x, None if observed is None else {name: mask for name, mask in observed.items() if name in x}
+
+
+def take_rows(x: Values, observed: Masks, indices: Tensor) -> tuple[dict[str, Tensor], Masks]:
     """Some rows of the modalities in `x` and of their masks."""
     masks = None if observed is None else {name: mask[indices] for name, mask in observed.items() if name in x}
     return {name: values[indices] for name, values in x.items()}, masks
 
 
-def with_covariates_of(model: Program, x: Mapping[str, Tensor]) -> Program:
+def with_covariates_of(model: Program, x: Values) -> Program:
     """A model that samples from its prior with the covariates of some data points, in turn; the model without any."""
     covariates = {entry.removesuffix(".covariate"): values for entry, values in covariates_in(x).items()}
     return with_covariates(model, covariates) if covariates else model

@@ -1,20 +1,34 @@
 """Splitting of batches and samples so that memory stays bounded, and the progress of loops over the parts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from multipyro.batch import batch_rows
+from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
+from multipyro.inference.evaluation._inputs import take_rows
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 from multipyro.inference.progress import Progress
 
-__all__ = ["MAX_ELEMENTS", "chunks", "elements_of_guide", "elements_per_row", "row_chunks", "show_progress", "shown"]
+__all__ = [
+    "MAX_ELEMENTS",
+    "chunks",
+    "elements_of_guide",
+    "elements_per_row",
+    "in_parts",
+    "joined",
+    "row_chunks",
+    "show_progress",
+    "shown",
+]
 
 #: elements of the largest tensor at once; beyond about 32 MB one decoder call is slower than several
 MAX_ELEMENTS = 8_000_000
@@ -60,6 +74,45 @@ def row_chunks(rows: int, elements: int, num_samples: int, what: str = "evaluati
     """Indices of rows, in parts that leave room for 64 samples of each at once where so many are wanted."""
     samples = min(max(num_samples, 1), _SAMPLES_AT_ONCE)
     return shown(torch.arange(rows).split(max(1, MAX_ELEMENTS // (elements * samples))), f"{what}, {rows} data points")
+
+
+def in_parts(
+    x: Mapping[str, Tensor],
+    observed: Mapping[str, Tensor] | None,
+    num_samples: int,
+    elements: int,
+    compute: Callable[[dict[str, Tensor], dict[str, Tensor] | None], Mapping[str, Tensor]],
+    what: str = "evaluating",
+) -> dict[str, Tensor]:
+    """What is computed for every sample of every data point, in parts of bounded memory.
+
+    Args:
+        x: Modality name -> values `(batch, *event)`.
+        observed: Modality name -> which data points are observed.
+        num_samples: Number of samples per data point.
+        elements: Elements of the largest tensor of one sample of one data point.
+        compute: Called with the values and the masks of some data points, under a plate of some samples and with each
+            encoder run once for all of them; returns name -> values `(samples, rows, ...)`.
+        what: What the loop does, for its progress.
+
+    Returns:
+        Name -> values `(num_samples, batch, ...)`.
+    """
+    parts = []
+    for rows in row_chunks(batch_rows(x), elements, num_samples, what):
+        part, masks = take_rows(x, observed, rows)
+        samples = []
+        with encoders_run_once():
+            for number in chunks(num_samples, len(rows) * elements):
+                with pyro.plate("num_samples", number, dim=-2):
+                    samples.append(compute(part, masks))
+        parts.append(joined(samples, 0))
+    return joined(parts, 1)
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]], dim: int = 0) -> dict[str, Tensor]:
+    """The tensors of several dicts, concatenated name by name."""
+    return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
 
 
 def elements_per_row(program: Program, *args: object, **kwargs: object) -> int:

@@ -1,6 +1,5 @@
 """Attributes and words: average precision, errors, and the share of words that a generated image shows."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from multipyro.data import Modality
-from multipyro.inference.evaluation.estimates import Estimate, estimate_share
+from multipyro.inference.evaluation.estimates import Estimate, estimate_share, plain
 
 __all__ = ["AttributeScores", "attribute_scores", "average_precision", "word_correctness", "words_present"]
 
@@ -40,13 +39,12 @@ class AttributeScores:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: `average_precision` (`value`, `se`, `attributes`), `errors`, `error_rate`."""
-        precision = {"value": self.mean_average_precision, "se": self.mean_average_precision_se}
-        precision["attributes"] = [None if math.isnan(value) else value for value in self.average_precisions.tolist()]
-        return {
-            "average_precision": precision,
-            "errors": self.errors.tolist(),
-            "error_rate": self.error_rate.to_dict(),
+        precision = {
+            "value": self.mean_average_precision,
+            "se": self.mean_average_precision_se,
+            "attributes": self.average_precisions,
         }
+        return plain({"average_precision": precision, "errors": self.errors, "error_rate": self.error_rate})
 
 
 def average_precision(scores: Tensor, positives: Tensor) -> Tensor:

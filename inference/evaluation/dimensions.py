@@ -18,12 +18,13 @@ from multipyro.inference.evaluation._inputs import (
     select_given,
     take_rows,
 )
-from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.evaluation.estimates import plain
+from multipyro.inference.evaluation.prediction import evaluating, latent_site
 from multipyro.inference.handlers import conditional, generative, restrict
 from multipyro.inference.objectives.sites import sample_sites
-from multipyro.inference.programs import Program, unwrap
+from multipyro.inference.programs import Program
 
-__all__ = ["LatentDimensions", "latent_dimensions", "latent_distribution", "latent_site", "symmetric_kl"]
+__all__ = ["LatentDimensions", "latent_dimensions", "latent_distribution", "symmetric_kl"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +50,8 @@ class LatentDimensions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: `kl` (mean over data points), `mean_variance`, both per dimension, `active_units`."""
-        return {
-            "kl": self.kl.mean(0).tolist(),
-            "mean_variance": self.mean_variance.tolist(),
-            "active_units": int(self.active.sum()),
-        }
+        active_units = int(self.active.sum())
+        return plain({"kl": self.kl.mean(0), "mean_variance": self.mean_variance, "active_units": active_units})
 
 
 def latent_dimensions(
@@ -153,11 +151,6 @@ def symmetric_kl(
     with evaluating(guide), poutine.block():
         left, right = (latent_distribution(guide, x, select_given(names, x, "a subset")) for names in (first, second))
         return 0.5 * (_kl(left, right, num_samples) + _kl(right, left, num_samples))
-
-
-def latent_site(guide: Program) -> str:
-    """The latent that represents a data point: `z`, or the one that a guide names in its attribute `embedding`."""
-    return getattr(unwrap(guide), "embedding", "z")
 
 
 def latent_distribution(

@@ -1,14 +1,14 @@
 """Estimates over data points: means and shares with standard errors and intervals, and paired differences."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "PairedDifference", "estimate_mean", "estimate_share", "paired_difference"]
+__all__ = ["Estimate", "PairedDifference", "estimate_mean", "estimate_share", "paired_difference", "plain"]
 
 #: standard normal quantile of the two-sided 95 % intervals
 _QUANTILE = 1.959963984540054
@@ -49,10 +49,9 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: `value`, `se`, `num`; of a share `low` and `high`, and its `bracket` if it has one."""
-        numbers: dict[str, Any] = {"value": self.value, "se": self.se, "num": self.num}
-        if self.is_share:
-            numbers |= {"low": self.low, "high": self.high}
-        return numbers if self.bracket is None else {**numbers, "bracket": list(self.bracket)}
+        interval = {"low": self.low, "high": self.high} if self.is_share else {}
+        bracket = {} if self.bracket is None else {"bracket": self.bracket}
+        return plain({"value": self.value, "se": self.se, "num": self.num, **interval, **bracket})
 
     def __repr__(self) -> str:
         bracket = "" if self.bracket is None else f"; classifiers allow {self.bracket[0]:.3f} to {self.bracket[1]:.3f}"
@@ -60,30 +59,33 @@ class Estimate:
         return f"{self.value:.3f} ({interval}, {self.num} data points{bracket})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairedDifference:
-    """How much two methods differ on the same data points, with errors for the test data and for training.
+    """How much two methods, or two estimates, differ on the same data points, with an error for each source of noise.
 
     Attributes:
         value: Mean difference over data points, and over the seeds where there are several.
         se: Paired standard error, over data points, of the mean difference: the variation due to the test data.
+        values: The difference of each data point, `(num,)`, float64, averaged over seeds; NaN where it does not count.
+        mc_se: Monte Carlo error of the mean difference; None where nothing is estimated by Monte Carlo.
         seed_std: Standard deviation of the difference over seeds: the variation due to training. None with one seed.
         seeds: Number of seeds.
 
     Example:
-        >>> paired_difference([torch.tensor([1.0, 1.0, 0.0])], [torch.tensor([0.0, 1.0, 0.0])])
-        PairedDifference(value=0.3333333333333333, se=0.33333333333333337, seed_std=None, seeds=1)
+        >>> paired_difference([torch.tensor([1.0, 1.0, 0.0])], [torch.tensor([0.0, 1.0, 0.0])]).value
+        0.3333333333333333
     """
 
     value: float
     se: float
-    seed_std: float | None
-    seeds: int
+    values: Tensor
+    mc_se: float | None = None
+    seed_std: float | None = None
+    seeds: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, by the names of the attributes; None for an error that does not exist."""
-        se = None if math.isnan(self.se) else self.se
-        return {"value": self.value, "se": se, "seed_std": self.seed_std, "seeds": self.seeds}
+        """Plain values for JSON: `value`, `se`, `seed_std`, `seeds`; None for an error that does not exist."""
+        return plain({name: getattr(self, name) for name in ("value", "se", "seed_std", "seeds")})
 
 
 def estimate_mean(values: Tensor) -> Estimate:
@@ -169,13 +171,26 @@ def paired_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> Pair
             f"{sorted(sizes)} data points"
         )
     differences = torch.stack([a.double().cpu() - b.double().cpu() for a, b in zip(first, second, strict=True)])
-    differences = differences[:, ~differences.isnan().any(0)]
-    if differences.shape[1] == 0:
+    values = differences.mean(0)
+    counted = ~values.isnan()
+    if not counted.any():
         raise ValueError("no data point has a value under both methods")
-    mean = estimate_mean(differences.mean(0))
-    seeds = len(differences)
-    spread = differences.mean(1).std().item() if seeds > 1 else None
-    return PairedDifference(mean.value, mean.se, spread, seeds)
+    mean, seeds = estimate_mean(values), len(differences)
+    seed_std = differences[:, counted].mean(1).std().item() if seeds > 1 else None
+    return PairedDifference(mean.value, mean.se, values, seed_std=seed_std, seeds=seeds)
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON: results as their dicts, tensors as lists, None for numbers that strict JSON does not have."""
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _wilson(share: float, trials: float) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,24 @@ from pyro import poutine
 from torch import Tensor
 
 from multipyro._optional import INSTALL, optional_imports
-from multipyro.batch import Rows, batch_rows, is_input, is_missing, modalities_in, selected, subsets_of
-from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given, supports
-from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
+from multipyro.batch import Masks, Rows, Values, batch_rows, is_input, is_missing, modalities_in, subsets_of
+from multipyro.inference.evaluation._inputs import (
+    check_known,
+    check_values,
+    conditions_of,
+    first_row,
+    select_batch,
+    select_given,
+    supports,
+    take_rows,
+)
+from multipyro.inference.evaluation._memory import chunks, elements_per_row, in_parts, row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
-from multipyro.inference.evaluation.likelihoods import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.proposals import site_log_prob
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
+from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.weights import effective_sample_size, pareto_k
-from multipyro.inference.evaluation.prediction import evaluating, generate
-from multipyro.inference.handlers import generative, restrict
+from multipyro.inference.evaluation.prediction import evaluating
+from multipyro.inference.handlers import conditional, generative, predictive, restrict, without_likelihoods
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 
@@ -120,34 +130,29 @@ def to_inference_data(
     given = modalities_in(x) if given is None else select_given(given, x, "given")
     az = _arviz()
     conditions = conditions_of(model)
-    target = tuple(name for name in modalities_in(x) if name not in conditions)
-    lazy = _exceeds(x, target, num_samples, max_bytes)
-    evidence = selected(x, given)
-    masks = None if observed is None else {name: mask for name, mask in observed.items() if name in given}
-    posterior, stats, reason = _posterior(model, guide, evidence, target, num_samples, masks)
+    target = {name: x[name] for name in modalities_in(x) if name not in conditions}
+    lazy = _exceeds(target, num_samples, max_bytes)
+    posterior, stats, reason = _posterior(model, guide, *select_batch(x, observed, given), list(target), num_samples)
     inputs = {name: values for name, values in x.items() if name in conditions or is_input(name)}
-    prior = _prior(model, inputs, target, num_samples, batch_rows(x))
+    prior = _prior(model, inputs, list(target), num_samples, batch_rows(x))
     dims = {name: _dims(name, x[name], x[name].dim() - 1) for name in modalities_in(x)}
     dims |= {name: _dims(name, values, values.dim() - 2) for name, values in posterior.items()}
     data = az.from_dict(
         posterior=_draws(posterior),
-        posterior_predictive=_replicates(model, posterior, inputs, {name: x[name] for name in target}, lazy),
+        posterior_predictive=_Replicates(model, posterior, inputs).arrays(target, lazy),
         prior=_draws(prior),
-        prior_predictive=_replicates(model, prior, inputs, {name: x[name] for name in target}, lazy),
+        prior_predictive=_Replicates(model, prior, inputs).arrays(target, lazy),
         sample_stats=_draws(stats) or None,
         constant_data={name: _array(x[name]) for name in conditions} or None,
         dims={**dims, **dict.fromkeys(stats, [_DATA_POINT])},
         coords=coords,
     )
     if stats:
-        log_weights = stats["log_weight"]
-        for name, values in (("khat", pareto_k(log_weights)), ("ess", effective_sample_size(log_weights))):
-            data.sample_stats[name] = ((_DATA_POINT,), _array(values))
-    measured, places = _observed(az, {name: x[name] for name in target}, observed, dims, coords or {})
+        for name, diagnostic in (("khat", pareto_k), ("ess", effective_sample_size)):
+            data.sample_stats[name] = ((_DATA_POINT,), _array(diagnostic(stats["log_weight"])))
+    measured, places = _observed(az, target, observed or {}, dims, coords or {})
     data.extend(measured)
-    data.attrs.update({**places, "given": "+".join(given), "log_likelihood": _NO_LOG_LIKELIHOOD})
-    if reason:
-        data.attrs["sample_stats"] = reason
+    data.attrs.update({**places, **reason, "given": "+".join(given), "log_likelihood": _NO_LOG_LIKELIHOOD})
     return data
 
 
@@ -239,9 +244,9 @@ def check_predictions(
         counted = rows.all_of([*given, target])
         if not supports(guide, given) or not conditions <= set(given) or not (counted is None or counted.any()):
             continue
-        part = selected(x, [*given, target])
+        part, _ = select_batch(x, None, [*given, target])
         if counted is not None:
-            part = {name: values[counted] for name, values in part.items()}
+            part, _ = take_rows(part, None, counted)
         data = to_inference_data(model, guide, part, num_samples, given)
         checked = check_statistic(data, target, statistic, "statistic")
         predicted, value = (group["statistic"] for group in (checked.posterior_predictive, checked.observed_data))
@@ -389,124 +394,116 @@ def to_elpd(estimate: LogLikelihood) -> "arviz.ELPDData":
 
 
 def _posterior(
-    model: Program,
-    guide: Program,
-    x: Mapping[str, Tensor],
-    target: Sequence[str],
-    num_samples: int,
-    observed: Mapping[str, Tensor] | None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-    """Latents of `target` given `x`, the statistics of their weights, and the reason why there are none."""
-    scored = restrict(model, modalities_in(x))
+    model: Program, guide: Program, x: Values, observed: Masks, target: Sequence[str], num_samples: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
+    """Latents of `target` given `x`, the statistics of their weights, and the reason if there are none."""
+    sampled, scored = predictive(without_likelihoods(model), guide, target), restrict(model, modalities_in(x))
+    reason: dict[str, str] = {}
 
-    def weigh(sites: Mapping[str, dict], part: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None):
-        values = {name: site["value"] for name, site in sites.items() if name not in target}
+    def compute(part: Values, masks: Masks) -> dict[str, Tensor]:
+        sites = sample_sites(poutine.trace(sampled).get_trace(part, masks))
+        values = {name: site["value"] for name, site in sites.items()}
         joint = sample_sites(poutine.trace(poutine.condition(scored, data=values)).get_trace(part, masks))
-        log_joint = sum(site_log_prob(site) for site in joint.values())
-        log_guide = 0.0
-        for name in joint:
-            if name in values:
-                rows = Rows(part, masks).informing(name)
-                density = site_log_prob(sites[name])
+        log_joint, log_guide = sum(site_log_prob(site) for site in joint.values()), 0.0
+        try:
+            for name in [name for name in joint if name in values]:
+                rows, density = Rows(part, masks).informing(name), site_log_prob(sites[name])
                 log_guide = log_guide + (density if rows is None else torch.where(rows, density, 0.0))
-        return {"lp": log_joint, "log_weight": log_joint - log_guide}
+        except NotImplementedError as error:  # what a guide without a density raises
+            reason["sample_stats"] = f"not stored: {error}"
+            return values
+        return {**values, "lp": log_joint, "log_weight": log_joint - log_guide}
 
-    reason = ""
-    try:
-        values = generate(model, guide, x, target, num_samples, observed, "sample", weigh, keep_target=False)
-    except NotImplementedError as error:  # what a guide without a density raises
-        reason = f"not stored: {error}"
-        values = generate(model, guide, x, target, num_samples, observed, "sample", keep_target=False)
+    with evaluating(model, guide), poutine.block():
+        head = first_row(x, observed)
+        elements = max(elements_per_row(program, head) for program in (scored, conditional(guide)))
+        values = in_parts(x, observed, num_samples, elements, compute)
     stats = {name: values.pop(name) for name in ("lp", "log_weight") if name in values}
     return values, stats, reason
 
 
-def _prior(
-    model: Program, inputs: Mapping[str, Tensor], target: Sequence[str], num_samples: int, number: int
-) -> dict[str, Tensor]:
+def _prior(model: Program, inputs: Values, target: Sequence[str], num_samples: int, number: int) -> dict[str, Tensor]:
     """Latents of `target` from the prior, site -> `(num_samples, number, latent_dim)`."""
-    program = generative(model, target)
+    program = generative(without_likelihoods(model), target)
     with evaluating(model), poutine.block(), pyro.plate("num_samples", num_samples, dim=-2):
         sites = sample_sites(poutine.trace(program).get_trace(dict(inputs), num_rows=number))
-    return {name: site["value"] for name, site in sites.items() if name not in target}
+    return {name: site["value"] for name, site in sites.items()}
 
 
-def _replicates(
-    model: Program,
-    latents: Mapping[str, Tensor],
-    inputs: Mapping[str, Tensor],
-    like: Mapping[str, Tensor],
-    lazy: bool,
-) -> dict[str, Any]:
-    """Modalities generated from latents, in blocks of bounded memory: name -> `(1, num_samples, batch, *event)`.
+@dataclass(frozen=True)
+class _Replicates:
+    """Modalities generated from latents, in blocks of bounded memory.
 
-    Args:
+    Attributes:
         model: The generative program.
         latents: Site -> `(num_samples, batch, latent_dim)`.
         inputs: Conditions, exposures and covariates of the data points.
-        like: The modalities to generate, with their observed values.
-        lazy: Whether the arrays are of dask, computed when they are read.
     """
-    num_samples, number = next(iter(latents.values())).shape[:2]
-    with evaluating(model), poutine.block():
-        head = {name: values[:1] for name, values in inputs.items()}
-        elements = elements_per_row(generative(model, tuple(like)), head, num_rows=1)
-    blocks = [
-        [(slice(begin, begin + samples), rows) for begin, samples in _starts(chunks(num_samples, len(rows) * elements))]
-        for rows in row_chunks(number, elements, num_samples)
-    ]
 
-    def block(target: Sequence[str], samples: slice, rows: Tensor) -> dict[str, "numpy.ndarray"]:
-        part = {name: values[samples][:, rows] for name, values in latents.items()}
-        program = poutine.condition(generative(model, target), data=part)
-        size = samples.stop - samples.start
-        with evaluating(model), poutine.block(), pyro.plate("num_samples", size, dim=-2):
-            given = {name: values[rows] for name, values in inputs.items()}
-            trace = poutine.trace(program).get_trace(given, num_rows=len(rows))
+    model: Program
+    latents: Values
+    inputs: Values
+
+    def arrays(self, like: Values, lazy: bool) -> dict[str, Any]:
+        """Name -> `(1, num_samples, batch, *event)` for modalities like these; arrays of dask if `lazy`."""
+        import numpy
+
+        num_samples, number = next(iter(self.latents.values())).shape[:2]
+        with evaluating(self.model), poutine.block():
+            head = {name: values[:1] for name, values in self.inputs.items()}
+            elements = elements_per_row(generative(self.model, tuple(like)), head, num_rows=1)
+        places = []
+        for rows in row_chunks(number, elements, num_samples):
+            sizes = [*chunks(num_samples, len(rows) * elements)]
+            places.append([(samples, rows) for samples in torch.arange(num_samples).split(sizes)])
+        if not lazy:
+            blocks = [[self.block(tuple(like), *place) for place in line] for line in places]
+            return {name: _joined(numpy, [[part[name] for part in line] for line in blocks]) for name in like}
+        import dask.array
+
+        seeds = iter(torch.randint(2**31, (len(like) * sum(map(len, places)),)).tolist())
+        delayed, arrays = dask.delayed(self.seeded, pure=False), {}
+        for name, values in like.items():
+            dtype, event = _array(values[:1]).dtype, values.shape[1:]
+            blocks = [
+                [
+                    dask.array.from_delayed(
+                        delayed(name, samples, rows, next(seeds)), (len(samples), len(rows), *event), dtype
+                    )
+                    for samples, rows in line
+                ]
+                for line in places
+            ]
+            arrays[name] = _joined(dask.array, blocks)
+        return arrays
+
+    def block(self, target: Sequence[str], samples: Tensor, rows: Tensor) -> dict[str, "numpy.ndarray"]:
+        """Some samples of some data points."""
+        latents = {name: values[samples][:, rows] for name, values in self.latents.items()}
+        program = poutine.condition(generative(self.model, target), data=latents)
+        with evaluating(self.model), poutine.block(), pyro.plate("num_samples", len(samples), dim=-2):
+            inputs = {name: values[rows] for name, values in self.inputs.items()}
+            trace = poutine.trace(program).get_trace(inputs, num_rows=len(rows))
         return {name: _array(trace.nodes[name]["value"]) for name in target}
 
-    import numpy
-
-    if not lazy:
-        made = [[block(tuple(like), *place) for place in line] for line in blocks]
-        return {
-            name: numpy.concatenate([numpy.concatenate([part[name] for part in line]) for line in made], axis=1)[None]
-            for name in like
-        }
-    import dask
-    from dask.array import concatenate, from_delayed
-
-    def later(name: str, samples: slice, rows: Tensor, seed: int) -> Any:
-        def compute() -> "numpy.ndarray":
-            with _LOCK, torch.random.fork_rng():
-                torch.manual_seed(seed)
-                return block((name,), samples, rows)[name]
-
-        shape = (samples.stop - samples.start, len(rows), *like[name].shape[1:])
-        dtype = _array(like[name][:1]).dtype
-        return from_delayed(dask.delayed(compute, pure=False)(), shape, dtype)
-
-    seeds = iter(torch.randint(2**31, (len(like) * sum(map(len, blocks)),)).tolist())
-    return {
-        name: concatenate([concatenate([later(name, *p, next(seeds)) for p in line]) for line in blocks], axis=1)[None]
-        for name in like
-    }
+    def seeded(self, name: str, samples: Tensor, rows: Tensor, seed: int) -> "numpy.ndarray":
+        """The same for one modality, whose random numbers are decided by a seed."""
+        with _LOCK, torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.block((name,), samples, rows)[name]
 
 
-def _starts(sizes: Iterator[int]) -> Iterator[tuple[int, int]]:
-    """Where parts of these sizes begin, with their sizes."""
-    begin = 0
-    for size in sizes:
-        yield begin, size
-        begin += size
+def _joined(library: Any, blocks: Sequence[Sequence[Any]]) -> Any:
+    """One array of blocks in lines, by numpy or dask, with a dimension for the chain."""
+    return library.concatenate([library.concatenate(line) for line in blocks], axis=1)[None]
 
 
-def _exceeds(x: Mapping[str, Tensor], target: Sequence[str], num_samples: int, max_bytes: int) -> bool:
-    """Whether both predictive groups need more memory than there is; raises if dask is not there to help."""
-    needed = 2 * num_samples * sum(x[name].numel() * x[name].element_size() for name in target)
+def _exceeds(target: Values, num_samples: int, max_bytes: int) -> bool:
+    """Whether both predictive groups need more memory than is allowed; raises if they do and dask is missing."""
+    needed = 2 * num_samples * sum(values.numel() * values.element_size() for values in target.values())
     if needed > max_bytes and find_spec("dask") is None:
         raise ValueError(
-            f"{batch_rows(x)} data points times {num_samples} samples need {needed / 2**20:,.1f} MiB, more than "
+            f"{batch_rows(target)} data points times {num_samples} samples need {needed / 2**20:,.1f} MiB, more than "
             f"max_bytes={max_bytes}: take fewer of either, raise max_bytes, or install dask (pip install "
             '"dask[array]"), with which they are generated when they are read'
         )
@@ -535,30 +532,22 @@ def _applied(statistic: Callable, array: "xarray.DataArray", modality: str, name
 
 
 def _observed(
-    az: Any,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
-    dims: Mapping[str, list[str]],
-    coords: Mapping[str, Sequence[Any]],
+    az: Any, x: Values, observed: Values, dims: Mapping[str, list[str]], coords: Mapping[str, Sequence[Any]]
 ) -> tuple["arviz.InferenceData", dict[str, list[int]]]:
     """The observed data, and for integers that are missing somewhere the places of the data points that have them."""
     values, places, dims, coords = {}, {}, dict(dims), dict(coords)
     ids = coords.get(_DATA_POINT, range(batch_rows(x)))
-    for name in modalities_in(x):
-        value = x[name]
-        present = None if observed is None else observed.get(name)
+    for name, value in x.items():
+        present = observed.get(name, torch.ones(len(value), dtype=torch.bool, device=value.device))
         if value.is_floating_point():
-            mask = None if present is None else present.reshape(-1, *[1] * (value.dim() - 1))
-            values[name] = _array(value if mask is None else torch.where(mask, value, torch.nan))
+            values[name] = _array(torch.where(present.reshape(-1, *[1] * (value.dim() - 1)), value, torch.nan))
             continue
-        complete = ~is_missing(value).reshape(len(value), -1).any(1)
-        complete = complete if present is None else complete & present
-        if complete.all():
-            values[name] = _array(value)
-            continue
-        values[name], places[f"{name}_observed"] = _array(value[complete]), complete.nonzero()[:, 0].tolist()
-        coords[f"{name}_{_DATA_POINT}"] = [ids[place] for place in places[f"{name}_observed"]]
-        dims[name] = [f"{name}_{_DATA_POINT}", *dims[name][1:]]
+        present = present & ~is_missing(value).reshape(len(value), -1).any(1)
+        values[name] = _array(value[present])
+        if not present.all():
+            places[f"{name}_observed"] = present.nonzero()[:, 0].tolist()
+            dims[name] = [f"{name}_{_DATA_POINT}", *dims[name][1:]]
+            coords[dims[name][0]] = [ids[place] for place in places[f"{name}_observed"]]
     return az.from_dict(observed_data=values, dims=dims, coords=coords), places
 
 

@@ -1,10 +1,9 @@
 """Prediction: missing modalities, joint samples, reconstructions and embeddings."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from multipyro._distributions import expected_value
 from multipyro._modes import evaluation_mode
-from multipyro.batch import Rows, batch_rows, check_batch, fill_missing, modalities_in, selected
+from multipyro.batch import Masks, Rows, Values, batch_rows, check_batch, fill_missing, modalities_in, selected
 from multipyro.guides import Guide
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
@@ -25,8 +24,8 @@ from multipyro.inference.evaluation._inputs import (
     select_given,
     take_rows,
 )
-from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
-from multipyro.inference.handlers import conditional, continued, generative, predictive, receives
+from multipyro.inference.evaluation._memory import chunks, elements_per_row, in_parts, joined, row_chunks
+from multipyro.inference.handlers import conditional, continued, generative, predictive, receives, without_likelihoods
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
@@ -36,8 +35,8 @@ __all__ = [
     "decode",
     "embed",
     "evaluating",
-    "generate",
     "joint_samples",
+    "latent_site",
     "prior_latents",
     "reconstruct",
 ]
@@ -110,8 +109,18 @@ def cross_generate(
     conditions = [name for name in target if name in conditions_of(model)]
     if conditions:
         raise ValueError(f"this model generates given {conditions} and cannot generate them")
-    values = generate(model, guide, x, target, num_samples, observed, output)
-    return {name: values[name] for name in target}
+    program = predictive(model, guide, target)
+    with evaluating(model, guide), poutine.block():
+        head = first_row(x, observed)
+        rest = {name: values for name, values in head.items() if name not in target}
+        elements = elements_per_row(generative(model, target), rest, num_rows=1)
+        elements = max(elements, elements_per_row(conditional(guide), head))
+
+        def predicted(part: Values, masks: Masks) -> dict[str, Tensor]:
+            trace = poutine.trace(program).get_trace(part, masks)
+            return {name: _output(trace.nodes[name], output) for name in target}
+
+        return in_parts(x, observed, num_samples, elements, predicted)
 
 
 def joint_samples(
@@ -141,16 +150,13 @@ def joint_samples(
     """
     target = _unconditional_target(model, target)
     _check_choice("output", output, Output)
-    program = generative(model, target)
-    values: dict[str, list[Tensor]] = {name: [] for name in target}
+    program, parts, begin = generative(model, target), [], 0
     with evaluating(model), poutine.block():
-        begin = 0
         for number in chunks(num_samples, elements_per_row(program, {}, num_rows=1)):
             trace = poutine.trace(continued(program, begin)).get_trace({}, num_rows=number)
+            parts.append({name: _output(trace.nodes[name], output) for name in target})
             begin += number
-            for name in target:
-                values[name].append(_output(trace.nodes[name], output))
-    return {name: torch.cat(parts) for name, parts in values.items()}
+    return joined(parts)
 
 
 def reconstruct(
@@ -233,7 +239,7 @@ def embed(
 def _embedded(
     guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, output: Embedding
 ) -> Tensor:
-    program, name = conditional(guide), getattr(unwrap(guide), "embedding", "z")
+    program, name = conditional(guide), latent_site(guide)
     codes = []
     with evaluating(guide), poutine.block():
         elements = elements_per_row(program, first_row(x, observed))
@@ -274,17 +280,14 @@ def decode(
     """
     target = _unconditional_target(model, target)
     _check_choice("output", output, Output)
-    program = generative(model, target)
-    values: dict[str, list[Tensor]] = {name: [] for name in target}
+    program, parts = generative(model, target), []
     with evaluating(model), poutine.block():
-        elements = elements_per_row(program, {}, num_rows=1)
-        for indices in row_chunks(batch_rows(latents), elements, 1):
+        for indices in row_chunks(batch_rows(latents), elements_per_row(program, {}, num_rows=1), 1):
             part = {name: value[indices] for name, value in latents.items()}
             with poutine.condition(data=part), _MeanLatents({*target, *latents}):
                 trace = poutine.trace(continued(program, int(indices[0]))).get_trace({}, num_rows=len(indices))
-            for name in target:
-                values[name].append(_output(trace.nodes[name], output))
-    return {name: torch.cat(parts) for name, parts in values.items()}
+            parts.append({name: _output(trace.nodes[name], output) for name in target})
+    return joined(parts)
 
 
 def prior_latents(model: Program, num_samples: int) -> dict[str, Tensor]:
@@ -299,62 +302,15 @@ def prior_latents(model: Program, num_samples: int) -> dict[str, Tensor]:
         >>> {name: tuple(values.shape) for name, values in prior_latents(model, 5).items()}
         {'z': (5, 2), 'z_image': (5, 3)}
     """
-    target = _unconditional_target(model, None)
+    latents = generative(without_likelihoods(model), _unconditional_target(model, None))
     with evaluating(model), poutine.block():
-        sites = sample_sites(poutine.trace(generative(model, target)).get_trace({}, num_rows=num_samples))
-    return {name: site["value"] for name, site in sites.items() if name not in target}
+        sites = sample_sites(poutine.trace(latents).get_trace({}, num_rows=num_samples))
+    return {name: site["value"] for name, site in sites.items()}
 
 
-def generate(
-    model: Program,
-    guide: Program,
-    x: Mapping[str, Tensor],
-    target: Sequence[str],
-    num_samples: int,
-    observed: Mapping[str, Tensor] | None,
-    output: Output,
-    extract: Callable[..., Mapping[str, Tensor]] | None = None,
-    *,
-    keep_target: bool = True,
-) -> dict[str, Tensor]:
-    """Latents given `x`, and the targets decoded from them, without checks of the arguments.
-
-    Args:
-        model: As in `cross_generate`.
-        guide: As in `cross_generate`.
-        x: As in `cross_generate`.
-        target: As in `cross_generate`.
-        num_samples: As in `cross_generate`.
-        observed: As in `cross_generate`.
-        output: As in `cross_generate`.
-        extract: Called with the sites of a trace of `predictive(model, guide, target)`, the values and the masks of its
-            data points, under the plate of the samples; returns further values, `(samples, batch, ...)`.
-        keep_target: Whether the targets are returned; without them memory is needed for the latents alone.
-
-    Returns:
-        Site -> `(num_samples, batch, *event)`, and what `extract` returned.
-    """
-    program, decode = predictive(model, guide, target), generative(model, target)
-    parts: list[dict[str, Tensor]] = []
-    with evaluating(model, guide), poutine.block():
-        head = first_row(x, observed)
-        rest = {name: values for name, values in head.items() if name not in target}
-        elements = elements_per_row(decode, rest, num_rows=1)
-        elements = max(elements, elements_per_row(conditional(guide), head))
-        for indices in row_chunks(batch_rows(x), elements, num_samples):
-            part, masks = take_rows(x, observed, indices)
-            samples: list[dict[str, Tensor]] = []
-            with encoders_run_once():
-                for number in chunks(num_samples, len(indices) * elements):
-                    with pyro.plate("num_samples", number, dim=-2):
-                        sites = sample_sites(poutine.trace(program).get_trace(part, masks))
-                        more = {} if extract is None else extract(sites, part, masks)
-                    values = {n: s["value"] for n, s in sites.items() if n not in target}
-                    if keep_target:
-                        values |= {n: _output(sites[n], output) for n in target}
-                    samples.append({**values, **more})
-            parts.append(_concatenated(samples, 0))
-    return _concatenated(parts, 1)
+def latent_site(guide: Program) -> str:
+    """The latent that represents a data point: `z`, or the one that a guide names in its attribute `embedding`."""
+    return getattr(unwrap(guide), "embedding", "z")
 
 
 def _unconditional_target(model: Program, target: Sequence[str] | None) -> tuple[str, ...]:
@@ -405,10 +361,6 @@ def _embedding(guide: Program, site: dict, rows: Tensor | None, output: Embeddin
     else:
         prior = expected_value(inner.prior()).expand_as(code)
     return torch.where(rows.unsqueeze(-1), code, prior)
-
-
-def _concatenated(parts: Sequence[Mapping[str, Tensor]], dim: int) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
 
 
 def _check_choice(argument: str, value: str, choices: object) -> None:

@@ -1,6 +1,5 @@
 """The report on a trained model: every metric that exists for it, on the test split."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,10 @@ from multipyro.inference.evaluation.coherence import (
     joint_coherence,
 )
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions, symmetric_kl
-from multipyro.inference.evaluation.estimates import Estimate, PairedDifference, estimate_mean, paired_difference
-from multipyro.inference.evaluation.likelihoods import (
-    LogLikelihood,
-    guide_conditional_log_likelihood,
-    log_likelihoods,
-)
+from multipyro.inference.evaluation.estimates import Estimate, PairedDifference, estimate_mean, paired_difference, plain
+from multipyro.inference.evaluation.likelihoods.bounds import guide_conditional_log_likelihood
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
+from multipyro.inference.evaluation.likelihoods.estimators import log_likelihoods
 from multipyro.inference.evaluation.prediction import Output, cross_generate
 from multipyro.inference.evaluation.probes import can_probe, latent_accuracy
 from multipyro.inference.programs import Program
@@ -62,7 +59,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in `metrics.json`; None for numbers that strict JSON does not have."""
-        return _plain({**self.metrics, **self.details})
+        return plain({**self.metrics, **self.details})
 
     def save_examples(self, file: Path | BinaryIO) -> None:
         """Writes `examples` as an `.npz` file, which `load_examples` reads."""
@@ -417,16 +414,3 @@ def _examples(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]
         elif isinstance(value, Estimate) and name != "joint":
             examples[prefix + name] = value.values
     return examples
-
-
-def _plain(value: Any) -> Any:
-    """Estimates as dicts, and None for numbers that strict JSON does not have."""
-    if hasattr(value, "to_dict"):
-        return _plain(value.to_dict())
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

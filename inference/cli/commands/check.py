@@ -9,7 +9,7 @@ from multipyro.data import MultimodalData
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.saved_runs import check_writable, open_run, write_json
-from multipyro.inference.evaluation.checks import check_guide
+from multipyro.inference.evaluation import check_guide
 from multipyro.inference.evaluation.figures import save_figure
 
 __all__ = ["run"]

@@ -18,8 +18,8 @@ from multipyro.inference.evaluation.checks.verdicts import Verdict, judge_aggreg
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
 from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE
-from multipyro.inference.evaluation.prediction import embed
-from multipyro.inference.programs import Program, unwrap
+from multipyro.inference.evaluation.prediction import embed, latent_site
+from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -253,9 +253,8 @@ def _dimensions(
 def _aggregate(model: Program, guide: Program, x: Mapping[str, Tensor], given: Sequence[str]) -> TwoSampleTest | None:
     """One sample of the posterior of each data point against as many of the prior."""
     posterior = embed(guide, x, given, output="sample")
-    site = getattr(unwrap(guide), "embedding", "z")
     simulation = simulate(model, len(posterior), modalities_in(x), covariates_in(x))
-    return two_sample_test(posterior, simulation.latents[site])
+    return two_sample_test(posterior, simulation.latents[latent_site(guide)])
 
 
 def _power(num_ranks: int, num_samples: int, dims: int, simulations: int = 200) -> float:

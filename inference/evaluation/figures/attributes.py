@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multipyro.data import Modality
 from multipyro.inference.evaluation.attributes import AttributeScores, words_present
-from multipyro.inference.evaluation.dimensions import latent_distribution, latent_site
+from multipyro.inference.evaluation.dimensions import latent_distribution
 from multipyro.inference.evaluation.figures._drawing import (
     LABEL_SIZE,
     axes_grid,
@@ -18,7 +18,7 @@ from multipyro.inference.evaluation.figures._drawing import (
     new_figure,
     plain_axes,
 )
-from multipyro.inference.evaluation.prediction import decode, embed
+from multipyro.inference.evaluation.prediction import decode, embed, latent_site
 from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from torch import Tensor
 from multipyro.batch import modalities_in
 from multipyro.data import Modality
 from multipyro.inference.evaluation._inputs import as_names, take_rows, with_covariates_of
-from multipyro.inference.evaluation.dimensions import latent_dimensions, latent_site
+from multipyro.inference.evaluation.dimensions import latent_dimensions
 from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
     LABEL_SIZE,
@@ -21,7 +21,7 @@ from multipyro.inference.evaluation.figures._drawing import (
     literal,
     new_figure,
 )
-from multipyro.inference.evaluation.prediction import decode, embed, prior_latents
+from multipyro.inference.evaluation.prediction import decode, embed, latent_site, prior_latents
 from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:

@@ -6,30 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, modalities_in, private_modality, selected
+from multipyro.batch import Masks, Rows, Values, modalities_in, private_modality, selected
 from multipyro.guides import IterativeSampling
-from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation._inputs import (
     check_known,
     check_values,
     conditions_of,
     first_row,
+    select_batch,
     select_given,
     supports,
-    take_rows,
 )
-from multipyro.inference.evaluation._memory import chunks, elements_per_row, row_chunks
+from multipyro.inference.evaluation._memory import chunks, elements_per_row, in_parts
 from multipyro.inference.evaluation.likelihoods.densities import ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.estimators import check_scored, checked_samples
+from multipyro.inference.evaluation.likelihoods.estimators import check_scored
 from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled, weighted_samples
 from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
-from multipyro.inference.evaluation.likelihoods.proposals import SCALES, Component, mixture_of
+from multipyro.inference.evaluation.likelihoods.proposals import Component, ImportanceSampling, mixture_of
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, latents_from, proposal, restrict
 from multipyro.inference.objectives.sites import sample_sites
@@ -43,6 +41,8 @@ __all__ = [
     "guide_predictive_log_likelihood",
     "importance_weighted_bound",
 ]
+
+_DEFAULT = ImportanceSampling()
 
 
 class ConditionalBounds(NamedTuple):
@@ -114,7 +114,6 @@ def importance_weighted_bound(
         >>> importance_weighted_bound(model, guide, x, given=["a"]).values.shape
         torch.Size([5])
     """
-    checked_samples(num_samples, num_samples)
     data, given = _checked_bound(model, x, given, target, observed)
     query, components = Query(data.scored, weights=tuple((weights or {}).items())), [Component(given, 1.0, 1.0)]
     (bound,) = importance_sampled(data, lambda _: conditional(guide), components, [query], num_samples, num_samples)
@@ -232,25 +231,19 @@ def conditional_terms(
     check_values(model, x, observed)
     check_scored(model, target, given)
     guided, scored = restrict(conditional(guide), given), restrict(model, [*target, *conditions_of(model)])
-    parts = []
+
+    def terms(part: Values, masks: Masks) -> dict[str, Tensor]:
+        latents = latents_from(guide, *select_batch(part, masks, given))
+        log_probs, left = _scores(scored, latents, part, masks, target)
+        # private latents are left to the model too, but eq. 6 is about layers
+        inner = num_samples if any(private_modality(name) is None for name in left) else 1
+        others = [_scores(scored, latents, part, masks, target)[0] for _ in range(inner - 1)]
+        return {"terms": torch.cat([log_probs, *others])}
+
     with evaluating(model, guide), poutine.block():
         head = first_row(x, observed)
         elements = max(elements_per_row(scored, head), elements_per_row(guided, head))
-        for rows in row_chunks(batch_rows(x), elements, num_samples):
-            part, masks = take_rows(x, observed, rows)
-            evidence, evidence_masks = take_rows(selected(x, given), observed, rows)
-            terms = []
-            with encoders_run_once():
-                for number in chunks(num_samples, len(rows) * elements):
-                    with pyro.plate("num_samples", number, dim=-2):
-                        latents = latents_from(guide, evidence, evidence_masks)
-                        log_probs, left = _scores(scored, latents, part, masks, target)
-                        # private latents are left to the model too, but eq. 6 is about layers
-                        inner = num_samples if any(private_modality(name) is None for name in left) else 1
-                        terms.append(log_probs)
-                        terms += [_scores(scored, latents, part, masks, target)[0] for _ in range(inner - 1)]
-            parts.append(torch.cat(terms))
-    return torch.cat(parts, 1)
+        return in_parts(x, observed, num_samples, elements, terms)["terms"]
 
 
 def guide_predictive_log_likelihood(
@@ -261,10 +254,7 @@ def guide_predictive_log_likelihood(
     target: Sequence[str],
     num_samples: int = 1000,
     observed: Mapping[str, Tensor] | None = None,
-    *,
-    scales: Sequence[float] = SCALES,
-    prior: float = 0.1,
-    max_samples: int | None = None,
+    method: ImportanceSampling = _DEFAULT,
 ) -> LogLikelihood:
     r"""The log-density of the targets under the guide's prediction, by importance sampling.
 
@@ -272,8 +262,8 @@ def guide_predictive_log_likelihood(
         \log \tfrac1K \sum_k \frac{q(z_k | x_G)\, p(x_T | z_k)}{r(z_k)}
 
     The proposal `r` is the guide given `T`, and given `T` and `G` where it supports that, at several scales, and a
-    share of `q(z | x_G)`; everything else is as in `log_likelihood`. With the guide given `T` alone
-    (`scales=[1], prior=0`) and one sample it is AGG's bound. The log-mean-exp of `guide_conditional_log_likelihood`
+    share of `q(z | x_G)` in place of the prior; everything else is as in `log_likelihood`. With the guide given `T`
+    alone and one sample it is `vlvae_log_likelihood`. The log-mean-exp of `guide_conditional_log_likelihood`
     bounds the same integral with samples of `q(z | x_G)` alone, few of which fit one image of a class. It is the
     model's own `log p(x_T | x_G)` if `q(z | x_G)` is the exact posterior; otherwise it lies below that, in the mean
     over data of the model, by the divergence of the two predictions. Private latents of the targets come from the
@@ -292,9 +282,8 @@ def guide_predictive_log_likelihood(
         target: The modalities `T`.
         num_samples: Number `K` of samples of each data point.
         observed: Modality name -> bool `(batch,)`; every data point must contain all of `given` and `target`.
-        scales: As in `log_likelihood`; `[1]` together with `prior=0` proposes from `q(z | x_T)` alone.
-        prior: Share of the samples from `q(z | x_G)`.
-        max_samples: As in `log_likelihood`.
+        method: As in `log_likelihood`; `prior` is the share of the samples from `q(z | x_G)`, and with `scales=[1]` and
+            `prior=0` all are from `q(z | x_T)`.
 
     Returns:
         A `LogLikelihood` in nats, likelihoods unweighted.
@@ -317,7 +306,7 @@ def guide_predictive_log_likelihood(
     if conditions_of(model) or isinstance(unwrap(guide), IterativeSampling):
         what = "the model is conditional" if conditions_of(model) else "the guide completes what is missing"
         raise TypeError(f"{what}: its prediction has no density over latents; use guide_conditional_log_likelihood")
-    max_samples = checked_samples(num_samples, max_samples)
+    max_samples = method.budget(num_samples)
     given, target = select_given(given, x, "given"), select_given(target, x, "target")
     if set(given) & set(target):
         raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
@@ -329,8 +318,8 @@ def guide_predictive_log_likelihood(
         raise ValueError(f"every data point must contain all of {list(x)}, but some do not: {missing}")
     ordered = tuple(name for name in x if name in target)
     everything = modalities_in(x)
-    main = [ordered, everything] if (len(scales) > 1 or prior) and supports(guide, everything) else [ordered]
-    components = mixture_of(main, scales, (), 0.0, prior)
+    several = len(method.scales) > 1 or method.prior
+    components = mixture_of([ordered, everything] if several and supports(guide, everything) else [ordered], (), method)
     prediction = _Prediction(restrict(model, target), restrict(conditional(guide), given), given)
     data, proposals = ScoredData(prediction, x, None, target), functools.partial(proposal, guide)
     (estimate,) = importance_sampled(data, proposals, components, [Query(target)], num_samples, max_samples)

@@ -9,8 +9,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import Rows, batch_rows, selected
-from multipyro.inference.evaluation._inputs import conditions_of, first_row, take_rows
+from multipyro.batch import Rows, batch_rows
+from multipyro.inference.evaluation._inputs import conditions_of, first_row, select_batch, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row
 from multipyro.inference.evaluation.likelihoods.latents import GivenLatents, site_log_prob
 from multipyro.inference.handlers import frozen, restrict
@@ -50,9 +50,8 @@ class ScoredData:
 
     def scored_by(self, names: Sequence[str]) -> "ScoredData":
         """The data points with some modalities alone, conditions aside."""
-        x = selected(self.x, (*names, *conditions_of(self.model)))
-        masks = None if self.observed is None else {name: mask for name, mask in self.observed.items() if name in x}
-        return ScoredData(self.model, x, masks, tuple(names))
+        used = (*names, *conditions_of(self.model))
+        return ScoredData(self.model, *select_batch(self.x, self.observed, used), tuple(names))
 
     def elements(self, *others: Program) -> int:
         """Elements of the largest tensor of one data point, in this program and in others."""

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["UNRELIABLE", "Difference", "LogLikelihood", "Sandwich"]
+from multipyro.inference.evaluation.estimates import PairedDifference, estimate_mean, paired_difference, plain
+
+__all__ = ["UNRELIABLE", "LogLikelihood", "Sandwich"]
 
 #: Pareto k-hat above which neither a mean of weights nor its standard error is to be trusted
 UNRELIABLE = 0.7
@@ -63,15 +65,12 @@ class LogLikelihood:
     @property
     def se(self) -> float:
         """The standard error of `mean` over data points, Monte Carlo error included; NaN for one data point."""
-        number = len(self.values)
-        return self.values.std().item() / math.sqrt(number) if number > 1 else math.nan
+        return estimate_mean(self.values).se
 
     @property
     def mc_se(self) -> float:
         """The Monte Carlo error of `mean`: its standard error, and the bias that the last doubling shows."""
-        number = len(self.values)
-        variance = self.standard_errors.square().sum().item() / number**2
-        return math.hypot(math.sqrt(variance), 0.0 if self.growth is None else self.growth.mean().item())
+        return math.hypot(self._monte_carlo(), 0.0 if self.growth is None else self.growth.mean().item())
 
     @property
     def unreliable(self) -> float:
@@ -92,30 +91,25 @@ class LogLikelihood:
             )
         if self.khat is not None and self.khat.isnan().any():
             found.append("too few samples for k-hat, so nothing shows whether the proposal covers the posterior")
-        growth = self._mean_growth()
-        if growth is not None and growth[0] > 3 * growth[1] and growth[0] > self._monte_carlo():
-            found.append(f"the last doubling of the samples raised the mean by {growth[0]:.3g} nats")
+        if self.growth is not None:
+            growth = estimate_mean(self.growth)
+            if growth.value > max(3 * growth.se, self._monte_carlo()):
+                found.append(f"the last doubling of the samples raised the mean by {growth.value:.3g} nats")
         # NaN, the error of a single data point, comes second and so counts as none
-        if self.sandwich is not None and self.sandwich.gap > max(_GAP, 2 * self.sandwich.gap_se):
+        if self.sandwich is not None and self.sandwich.gap.value > max(_GAP, 2 * self.sandwich.gap.se):
             found.append(
-                f"the sandwich has a gap of {self.sandwich.gap:.3g} nats: more temperatures or chains close it"
+                f"the sandwich has a gap of {self.sandwich.gap.value:.3g} nats: more temperatures or chains close it"
             )
         return (*found, *self.notes)
 
-    def difference(self, other: "LogLikelihood") -> "Difference":
-        """The mean difference from another estimate of the same data points, with its paired error.
+    def difference(self, other: "LogLikelihood") -> PairedDifference:
+        """The difference from another estimate of the same data points, with its paired error.
 
         Raises:
             ValueError: If the numbers of data points differ.
         """
-        if len(self.values) != len(other.values):
-            raise ValueError(
-                f"a paired difference needs the same data points, got {len(self.values)} and {len(other.values)}"
-            )
-        values = self.values - other.values
-        number = len(values)
-        se = values.std().item() / math.sqrt(number) if number > 1 else math.nan
-        return Difference(values.mean().item(), se, math.hypot(self.mc_se, other.mc_se), values)
+        difference = paired_difference([self.values], [other.values])
+        return replace(difference, mc_se=math.hypot(self.mc_se, other.mc_se))
 
     @classmethod
     def joined(cls, parts: Sequence["LogLikelihood"]) -> "LogLikelihood":
@@ -146,11 +140,10 @@ class LogLikelihood:
         With a sandwich also its `gap` and `gap_se`. A number that is not finite is None.
         """
         numbers = {"value": self.mean, "se": self.se, "mc_se": self.mc_se, "unreliable": self.unreliable}
-        numbers["khat"] = math.nan if self.khat is None else self.khat.max().item()
+        numbers["khat"] = None if self.khat is None else self.khat.max().item()
         if self.sandwich is not None:
-            numbers |= {"gap": self.sandwich.gap, "gap_se": self.sandwich.gap_se}
-        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        return {**finite, "warnings": list(self.warnings)}
+            numbers |= {"gap": self.sandwich.gap.value, "gap_se": self.sandwich.gap.se}
+        return plain({**numbers, "warnings": self.warnings})
 
     def __getitem__(self, rows: Tensor) -> "LogLikelihood":
         """The estimate of some of the data points."""
@@ -162,33 +155,11 @@ class LogLikelihood:
     def _monte_carlo(self) -> float:
         return self.standard_errors.square().sum().sqrt().item() / len(self.values)
 
-    def _mean_growth(self) -> tuple[float, float] | None:
-        if self.growth is None or len(self.growth) < 2:
-            return None
-        return self.growth.mean().item(), self.growth.std().item() / math.sqrt(len(self.growth))
-
 
 def _columns(*estimates: LogLikelihood) -> Iterator[tuple[str, list[Tensor | None]]]:
     """The tensors over data points by name, one of each estimate."""
     for name in ("values", "standard_errors", "khat", "ess", "growth", "num_samples"):
         yield name, [getattr(estimate, name) for estimate in estimates]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean difference of two estimates of the same data points, in nats.
-
-    Attributes:
-        mean: The mean difference.
-        se: Its standard error over data points, paired.
-        mc_se: Its Monte Carlo error.
-        values: The difference for each data point, `(batch,)`.
-    """
-
-    mean: float
-    se: float
-    mc_se: float
-    values: Tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,20 +177,14 @@ class Sandwich:
     lower: LogLikelihood
     upper: LogLikelihood
 
-    @property
-    def gap(self) -> float:
-        """The mean of `upper - lower`, nats."""
-        return (self.upper.values - self.lower.values).mean().item()
-
-    @property
-    def gap_se(self) -> float:
-        """The standard error of `gap` over data points; NaN for one data point."""
-        number = len(self.lower.values)
-        return (self.upper.values - self.lower.values).std().item() / math.sqrt(number) if number > 1 else math.nan
+    @cached_property
+    def gap(self) -> PairedDifference:
+        """`upper - lower`, in nats."""
+        return self.upper.difference(self.lower)
 
     def __repr__(self) -> str:
         number = len(self.lower.values)
         return (
             f"sandwich on {number} simulated data points: {self.lower.mean:.4f} to {self.upper.mean:.4f} nats, gap "
-            f"{self.gap:.4f} ± {self.gap_se:.4f}"
+            f"{self.gap.value:.4f} ± {self.gap.se:.4f}"
         )

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from torch import Tensor
 
@@ -12,16 +11,13 @@ from multipyro.inference.evaluation.likelihoods.annealing import Annealing, anne
 from multipyro.inference.evaluation.likelihoods.densities import ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 from multipyro.inference.evaluation.likelihoods.importance import Query, evidences_of, importance_sampled
-from multipyro.inference.evaluation.likelihoods.proposals import SCALES, defensive_mixture
+from multipyro.inference.evaluation.likelihoods.proposals import ImportanceSampling, defensive_mixture
 from multipyro.inference.handlers import proposal
 from multipyro.inference.programs import Program
 
-__all__ = ["check_scored", "checked_samples", "log_likelihood", "log_likelihoods"]
+__all__ = ["check_scored", "log_likelihood", "log_likelihoods"]
 
-# default maximum of samples of a refined estimate, as a multiple
-_BUDGET = 4
-# fewer samples have no k-hat
-_FEWEST_REFINED = 25
+_DEFAULT = ImportanceSampling()
 
 
 def log_likelihood(
@@ -32,13 +28,7 @@ def log_likelihood(
     given: Sequence[str] | None = None,
     num_samples: int = 1000,
     observed: Mapping[str, Tensor] | None = None,
-    *,
-    scales: Sequence[float] = SCALES,
-    related: float = 0.1,
-    prior: float = 0.1,
-    max_samples: int | None = None,
-    method: Literal["importance", "ais"] = "importance",
-    annealing: Annealing | None = None,
+    method: ImportanceSampling | Annealing = _DEFAULT,
 ) -> LogLikelihood:
     r"""`log p(x_T)`, or `log p(x_T | x_G)`, of the model, by importance sampling with a mixture as proposal.
 
@@ -48,8 +38,8 @@ def log_likelihood(
         r = \sum_c \pi_c\, q_c
 
     Without `given` the denominator is `K`. The proposal `r` is a mixture of the guide given `T + G`, and of the guide
-    given `G`, each at every scale of `scales`, of the guide given the subsets one modality below (`related`), and of
-    the model's prior. Every weight has the density of the whole mixture (the balance heuristic), and the numbers of
+    given `G`, each at several scales, of the guide given the subsets one modality below, and of the model's prior (see
+    `ImportanceSampling`). Every weight has the density of the whole mixture (the balance heuristic), and the numbers of
     samples are fixed in advance. A guide narrower than the posterior, as with mean-field guides and likelihood weights
     above 1, gives weights without a variance and estimates that are too low by far more than their standard error
     shows; the wider components repair that.
@@ -82,16 +72,9 @@ def log_likelihood(
         num_samples: Number `K` of samples of each data point.
         observed: Modality name -> bool `(batch,)`, the data points in which it is observed. The likelihood of a data
             point is that of what it contains, 0 if that is nothing of `T`.
-        scales: Scales of the guide's spread.
-        related: Share of the samples from the guide given related subsets.
-        prior: Share of the samples from the model's prior; at least one sample where there are enough for one of each
-            component.
-        max_samples: Maximum of samples of a refined estimate. Equal to `num_samples`, nothing is refined, nor fitted.
-            By default four times `num_samples`, and nothing is refined with fewer than 25.
-        method: `"importance"`, or `"ais"` for annealed importance sampling: chains that move from the prior to the
-            posterior, which need no guide and cost a hundred times as much. It is the reference for other
-            estimates; the result has the gap of a sandwich on simulated data, which certifies the settings.
-        annealing: Settings of `"ais"`, which ignores those of the proposal.
+        method: Settings of importance sampling, or `Annealing(...)` for annealed importance sampling: chains that move
+            from the prior to the posterior, which need no guide and cost a hundred times as much. It is the reference
+            for other estimates; the result has the gap of a sandwich on simulated data, which certifies the settings.
 
     Returns:
         A `LogLikelihood` in nats.
@@ -109,20 +92,7 @@ def log_likelihood(
         >>> log_likelihood(model, guide, {"image": torch.zeros(5, 16)}, num_samples=100).values.shape
         torch.Size([5])
     """
-    (estimate,) = log_likelihoods(
-        model,
-        guide,
-        x,
-        [(target, given)],
-        num_samples,
-        observed,
-        scales=scales,
-        related=related,
-        prior=prior,
-        max_samples=max_samples,
-        method=method,
-        annealing=annealing,
-    )
+    (estimate,) = log_likelihoods(model, guide, x, [(target, given)], num_samples, observed, method)
     return estimate
 
 
@@ -133,13 +103,7 @@ def log_likelihoods(
     queries: Sequence[tuple[Sequence[str] | None, Sequence[str] | None]],
     num_samples: int = 1000,
     observed: Mapping[str, Tensor] | None = None,
-    *,
-    scales: Sequence[float] = SCALES,
-    related: float = 0.1,
-    prior: float = 0.1,
-    max_samples: int | None = None,
-    method: Literal["importance", "ais"] = "importance",
-    annealing: Annealing | None = None,
+    method: ImportanceSampling | Annealing = _DEFAULT,
 ) -> list[LogLikelihood]:
     """Several likelihoods with the same samples, as `log_likelihood`.
 
@@ -155,18 +119,15 @@ def log_likelihoods(
         queries: Pairs of `target` and `given`, each as in `log_likelihood`.
         num_samples: Number of samples of each data point and evidence.
         observed: As in `log_likelihood`.
-        scales: As in `log_likelihood`.
-        related: As in `log_likelihood`.
-        prior: As in `log_likelihood`.
-        max_samples: As in `log_likelihood`, for each evidence.
-        method: As in `log_likelihood`; the chains of `"ais"` are common to a conditional only, not to several queries.
-        annealing: As in `log_likelihood`.
+        method: As in `log_likelihood`. `max_samples` is for each evidence; chains of `Annealing` are common to a
+            conditional only, not to several queries.
 
     Returns:
         One `LogLikelihood` for each query.
 
     Raises:
         ValueError: As in `log_likelihood`, or if there are no queries.
+        TypeError: If `method` is neither an `ImportanceSampling` nor an `Annealing`.
 
     Example:
         >>> import torch
@@ -182,31 +143,19 @@ def log_likelihoods(
     """
     if not queries:
         raise ValueError("queries is empty: name at least one target")
-    if method not in ("importance", "ais"):
-        raise ValueError(f"method must be 'importance' or 'ais', got {method!r}")
-    max_samples = checked_samples(num_samples, max_samples)
+    if not isinstance(method, ImportanceSampling | Annealing):
+        raise TypeError(f"method must be an ImportanceSampling or an Annealing, got {method!r}")
     conditions = conditions_of(model)
     checked = [_query(model, x, conditions, *query) for query in queries]
-    evidences = evidences_of(checked, x, conditions)
     scored = tuple(dict.fromkeys(name for query in checked for name in (*query.target, *query.given)))
     data = ScoredData(model, x, observed, ()).scored_by(scored)
     check_values(model, data.x, observed)
-    if method == "ais":
-        return annealed_likelihoods(data, checked, Annealing() if annealing is None else annealing)
-    components = defensive_mixture(model, guide, evidences, scales, related, prior)
-    number, proposals = len(evidences), functools.partial(proposal, guide)
-    return importance_sampled(data, proposals, components, checked, number * num_samples, number * max_samples)
-
-
-def checked_samples(num_samples: int, max_samples: int | None) -> int:
-    """The maximum of samples of a data point, `max_samples` or a multiple of `num_samples`; raises on bad numbers."""
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-    if max_samples is None:
-        max_samples = num_samples * (_BUDGET if num_samples >= _FEWEST_REFINED else 1)
-    if max_samples < num_samples:
-        raise ValueError(f"max_samples must be at least num_samples, got {max_samples} and {num_samples}")
-    return max_samples
+    if isinstance(method, Annealing):
+        return annealed_likelihoods(data, checked, method)
+    evidences = evidences_of(checked, x, conditions)
+    components, proposals = defensive_mixture(model, guide, evidences, method), functools.partial(proposal, guide)
+    samples = [len(evidences) * number for number in (num_samples, method.budget(num_samples))]
+    return importance_sampled(data, proposals, components, checked, *samples)
 
 
 def check_scored(model: Program, targets: Sequence[str], given: Sequence[str]) -> None:

@@ -117,6 +117,8 @@ def importance_sampled(
     Returns:
         One `LogLikelihood` for each query, with the samples of each data point in all.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     number, pending, mixture = num_samples, torch.arange(len(data)), components
     estimates, used = [], torch.zeros(len(pending), dtype=torch.long)
     with evaluating(data.model, proposals(number)), poutine.block():

@@ -9,9 +9,10 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from multipyro.batch import Rows, selected
+from multipyro.batch import Rows
 from multipyro.guides import Guide
 from multipyro.guides.algebra.widening import matched_normal, widened
+from multipyro.inference.evaluation._inputs import select_batch
 from multipyro.inference.handlers import restrict
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
@@ -33,10 +34,8 @@ def latents_of(
     Raises:
         ValueError: If a latent is discrete.
     """
-    part = selected(x, subset)
-    masks = None if observed is None else {name: mask for name, mask in observed.items() if name in part}
     kind = GuideLatents if isinstance(unwrap(program), Guide) else ProgramLatents
-    return kind(restrict(program, subset), part, masks)
+    return kind(restrict(program, subset), *select_batch(x, observed, subset))
 
 
 class GuideLatents:

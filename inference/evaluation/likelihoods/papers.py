@@ -9,13 +9,15 @@ from torch import Tensor
 
 from multipyro.batch import batch_rows, modalities_in
 from multipyro.inference.evaluation._inputs import select_given
+from multipyro.inference.evaluation.estimates import PairedDifference
 from multipyro.inference.evaluation.likelihoods.bounds import (
     bound_log_weights,
     conditional_terms,
     guide_predictive_log_likelihood,
     importance_weighted_bound,
 )
-from multipyro.inference.evaluation.likelihoods.estimates import Difference, LogLikelihood
+from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
+from multipyro.inference.evaluation.likelihoods.proposals import ImportanceSampling
 from multipyro.inference.programs import Program
 
 __all__ = [
@@ -40,7 +42,7 @@ class BridgedLikelihoods(NamedTuple):
 
     joint: LogLikelihood
     alone: LogLikelihood
-    difference: Difference
+    difference: PairedDifference
 
 
 class MMVAELikelihoods(NamedTuple):
@@ -311,6 +313,5 @@ def vlvae_log_likelihood(
         >>> vlvae_log_likelihood(model, guide, {name: torch.zeros(8, 4) for name in "ab"}, ["a"], ["b"]).values.shape
         torch.Size([8])
     """
-    return guide_predictive_log_likelihood(
-        model, guide, x, given, target, num_samples, scales=[1], prior=0, max_samples=num_samples
-    )
+    target_alone = ImportanceSampling(scales=[1], prior=0, max_samples=num_samples)
+    return guide_predictive_log_likelihood(model, guide, x, given, target, num_samples, method=target_alone)
