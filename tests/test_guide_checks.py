@@ -19,7 +19,7 @@ from multipyro.inference.evaluation import (
     simulate,
     two_sample_test,
 )
-from multipyro.inference.evaluation.checks.verdicts import judge_aggregate, judge_subset
+from multipyro.inference.evaluation.checks.verdicts import aggregate_verdicts, subset_verdicts
 from multipyro.inference.evaluation.estimates import estimate_share
 from multipyro.inference.recipes.networks import networks_for
 from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
@@ -123,13 +123,15 @@ def test_an_aggregate_posterior_away_from_the_prior_is_reported():
 
 
 def test_too_few_points_to_see_a_difference_are_no_good_verdict():
-    def verdict(wrong, number):
+    def verdict(wrong, number, p_value=0.5):
         accuracy = estimate_share(torch.arange(number) >= wrong)
-        return judge_aggregate(TwoSampleTest(accuracy, 0.0, 0.5))[0]
+        return aggregate_verdicts(TwoSampleTest(accuracy, 0.0, p_value))[0]
 
     few, many = verdict(9, 20), verdict(490, 1000)
     assert few.level == "note" and "not excluded" in few.text and "more data points" in few.advice
     assert many.level == "good" and "1000 points" in many.text
+    # of two tests, each has half of the error
+    assert verdict(490, 1000, 0.03).level == "good" and "differ, but little" in verdict(490, 1000, 0.02).text
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_a_large_gap_given_several_modalities_is_not_blamed_on_the_encoders_alon
     x = problem.sample(20)
     gap = inference_gap(problem.model(), guide, x, given, 100)
     calibration = calibrate(problem.model(), guide, simulate(problem.model(), 20), given, 20)
-    found = {verdict.aspect: verdict for verdict in judge_subset(given, calibration, 0.5, {}, gap, None)}
+    found = {verdict.aspect: verdict for verdict in subset_verdicts(given, calibration, 0.5, {}, gap, None)}
     assert found["gap"].level != "good" and blamed in found["gap"].advice
 
 
@@ -188,7 +190,7 @@ def test_a_mixture_of_experts_is_better_than_any_normal_where_the_posterior_has_
 
 def test_a_difference_that_too_few_points_cannot_size_is_not_called_little():
     torch.manual_seed(0)
-    (verdict,) = judge_aggregate(two_sample_test(torch.randn(6, 2) + 10, torch.randn(6, 2)))
+    (verdict,) = aggregate_verdicts(two_sample_test(torch.randn(6, 2) + 10, torch.randn(6, 2)))
     assert "by an unknown amount" in verdict.text and "but little" not in verdict.text and verdict.level == "note"
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -181,9 +181,11 @@ def paired_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> Pair
 
 
 def plain(value: Any) -> Any:
-    """A value for JSON: results as their dicts, tensors as lists, None for numbers that strict JSON does not have."""
+    """A value for JSON: results as dicts, tensors as lists, None for numbers that strict JSON does not have."""
     if hasattr(value, "to_dict"):
         return plain(value.to_dict())
+    if is_dataclass(value):
+        return plain(vars(value))
     if isinstance(value, Tensor):
         return plain(value.tolist())
     if isinstance(value, Mapping):

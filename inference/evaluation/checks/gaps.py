@@ -13,7 +13,7 @@ from multipyro.inference.evaluation._memory import row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_mean
 from multipyro.inference.evaluation.likelihoods.bounds import bound_log_weights
 from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
-from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
+from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE, LogLikelihood
 from multipyro.inference.evaluation.likelihoods.estimators import log_likelihood
 from multipyro.inference.evaluation.likelihoods.fitting import fit_normals, starting_point
 from multipyro.inference.evaluation.likelihoods.latents import latents_of
@@ -55,6 +55,11 @@ class InferenceGap:
     approximation: Estimate
     amortization: Estimate
     khat: Tensor
+
+    @property
+    def unreliable(self) -> float:
+        """The share of data points with a k-hat above 0.7."""
+        return (self.khat > UNRELIABLE).double().mean().item()
 
 
 def inference_gap(

@@ -14,10 +14,9 @@ from multipyro.inference.evaluation.checks.calibration import Calibration, calib
 from multipyro.inference.evaluation.checks.gaps import InferenceGap, inference_gap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest, two_sample_test
 from multipyro.inference.evaluation.checks.uniformity import UniformityTest
-from multipyro.inference.evaluation.checks.verdicts import Verdict, judge_aggregate, judge_subset
+from multipyro.inference.evaluation.checks.verdicts import Verdict, aggregate_verdicts, subset_verdicts
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions
-from multipyro.inference.evaluation.estimates import Estimate, estimate_share
-from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE
+from multipyro.inference.evaluation.estimates import Estimate, estimate_share, plain
 from multipyro.inference.evaluation.prediction import embed, latent_site
 from multipyro.inference.programs import Program
 
@@ -57,25 +56,23 @@ class SubsetCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        gap = self.gap
-        khat = None if gap is None or gap.khat.isnan().any() else gap.khat.clamp(max=1e6)
-        return {
-            "p_value": self.p_value,
-            "spread": self.calibration.spread,
-            "offset": self.calibration.offset,
-            "coverage": {str(level): share.to_dict() for level, share in self.coverage.items()},
-            "khat": None
-            if khat is None
-            else {"median": khat.median().item(), "unreliable": (khat > UNRELIABLE).double().mean().item()},
-            "gap": None
-            if gap is None
-            else {
-                "evidence": gap.evidence.to_dict(),
-                **{name: getattr(gap, name).to_dict() for name in ("bound", "total", "approximation", "amortization")},
-            },
-            "dimensions": None if self.dimensions is None else self.dimensions.to_dict(),
-            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
-        }
+        gap, khat = None, None
+        if self.gap is not None:
+            gap = {name: value for name, value in vars(self.gap).items() if name != "khat"}
+            if not self.gap.khat.isnan().any():
+                khat = {"median": self.gap.khat.clamp(max=1e6).median(), "unreliable": self.gap.unreliable}
+        return plain(
+            {
+                "p_value": self.p_value,
+                "spread": self.calibration.spread,
+                "offset": self.calibration.offset,
+                "coverage": {str(level): share for level, share in self.coverage.items()},
+                "khat": khat,
+                "gap": gap,
+                "dimensions": self.dimensions,
+                "verdicts": self.verdicts,
+            }
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,20 +111,7 @@ class GuideCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        aggregate = self.aggregate
-        return {
-            "subsets": {"+".join(given): check.to_dict() for given, check in self.subsets.items()},
-            "aggregate": None
-            if aggregate is None
-            else {
-                "accuracy": aggregate.accuracy.to_dict(),
-                "mmd": aggregate.mmd,
-                "mmd_p_value": aggregate.mmd_p_value,
-            },
-            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
-            "power": self.power,
-            "settings": self.settings,
-        }
+        return plain({**vars(self), "subsets": {"+".join(given): check for given, check in self.subsets.items()}})
 
     def figure(self) -> "Figure":
         """The distribution functions of the ranks with their band, the coverage, and k-hat, one row for each subset."""
@@ -208,12 +192,12 @@ def check_guide(
             p_value, coverage = _p_value(test, calibration), _coverage(calibration)
             gap = inference_gap(model, guide, x, given, num_samples)
             dimensions = _dimensions(model, guide, x, given)
-            verdicts = judge_subset(given, calibration, p_value, coverage, gap, dimensions)
+            verdicts = subset_verdicts(given, calibration, p_value, coverage, gap, dimensions)
             checks[given] = SubsetCheck(given, calibration, p_value, coverage, gap, dimensions, verdicts)
         aggregate = None if conditions else _aggregate(model, guide, x, max(chosen, key=len))
     power = _power(num_simulated, num_ranked, len(next(iter(checks.values())).calibration.names))
     settings = {"num_simulated": num_simulated, "num_ranked": num_ranked, "num_samples": num_samples}
-    return GuideCheck(checks, aggregate, judge_aggregate(aggregate), power, {**settings, "num_data": batch_rows(x)})
+    return GuideCheck(checks, aggregate, aggregate_verdicts(aggregate), power, {**settings, "num_data": batch_rows(x)})
 
 
 def _subsets(guide: Program, names: Sequence[str], conditions: Sequence[str]) -> list[tuple[str, ...]]:

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from multipyro.inference.evaluation.checks.calibration import Calibration
 from multipyro.inference.evaluation.checks.gaps import InferenceGap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest
 from multipyro.inference.evaluation.dimensions import LatentDimensions
 from multipyro.inference.evaluation.estimates import Estimate
-from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE
 
-__all__ = ["Verdict", "judge_aggregate", "judge_subset"]
+__all__ = ["Verdict", "aggregate_verdicts", "subset_verdicts"]
 
 Level = Literal["good", "note", "bad"]
 
@@ -28,6 +27,18 @@ _APART, _FAR_APART = 0.55, 0.7
 # upper limit of that accuracy above which a test that found nothing had too few points
 _NOT_EXCLUDED = 0.6
 _COLLAPSED = 0.5
+# advice on a posterior that is too narrow, given one modality and several
+_NARROW = (
+    "Lower this modality's likelihood weight, since weights above 1 narrow the posterior, or train the guide given "
+    "this modality with a term of its own (jmvae-kl, telbo).",
+    "Experts that count the same evidence twice, or one that is overconfident, do this. Use a mixture of experts in "
+    "place of a product (mmvae), train this product itself with a term for each subset (mvae), or lower the likelihood "
+    "weights: weights above 1 narrow every posterior.",
+)
+_WIDE = (
+    "A mixture of experts is as wide as its widest expert, and a bound on a mean of divergences spreads out: train "
+    "longer, use a product of experts, or give this subset an encoder or a flow of its own."
+)
 
 
 @dataclass(frozen=True)
@@ -46,16 +57,12 @@ class Verdict:
     text: str
     advice: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {"level": self.level, "aspect": self.aspect, "text": self.text, "advice": self.advice}
-
     def __str__(self) -> str:
         mark = {"good": "+", "note": "!", "bad": "-"}[self.level]
         return f"{mark} {self.aspect}: {self.text}" + (f" {self.advice}" if self.advice else "")
 
 
-def judge_subset(
+def subset_verdicts(
     given: Sequence[str],
     calibration: Calibration,
     p_value: float,
@@ -66,41 +73,39 @@ def judge_subset(
     """The verdicts about one subset."""
     verdicts = [_calibration(given, calibration, p_value, coverage)]
     if gap is None:
-        verdicts.append(
-            Verdict("note", "importance weights", "the guide has no density, so neither weights nor a gap exist.")
-        )
+        text = "the guide has no density, so neither weights nor a gap exist."
+        verdicts.append(Verdict("note", "importance weights", text))
     else:
         verdicts += [_weights(gap), _gap(given, gap)]
-    if dimensions is not None:
-        verdicts.append(_collapse(dimensions))
-    return tuple(verdicts)
+    return (*verdicts, *([] if dimensions is None else [_collapse(dimensions)]))
 
 
-def judge_aggregate(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
+def aggregate_verdicts(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
     """The verdict about the aggregate posterior and the prior."""
     aspect = "aggregate posterior"
     if aggregate is None:
         return (Verdict("note", aspect, "not compared: the prior of a conditional model depends on its conditions."),)
     accuracy = aggregate.accuracy.value
-    found = (
+    text = (
         f"a classifier distinguishes its samples from the prior's with accuracy {accuracy:.2f} (chance is 0.5, "
         f"{aggregate.accuracy.num} points); the p-value of the maximum mean discrepancy is "
         f"{aggregate.mmd_p_value:.3f}."
     )
-    apart = aggregate.accuracy.low > 0.5 or aggregate.mmd_p_value < _ALPHA
-    if (not apart or accuracy < _APART) and aggregate.accuracy.high > _NOT_EXCLUDED:
-        limit = f"An accuracy of {aggregate.accuracy.high:.2f} is not excluded."
-        text = f"{found} They differ, by an unknown amount. {limit}" if apart else f"{found} {limit}"
+    # each of the two tests may err half as often (Bonferroni): 0.5 below a two-sided 95 % interval is a test at 2.5 %
+    differ = aggregate.accuracy.low > 0.5 or aggregate.mmd_p_value < _ALPHA / 2
+    if (not differ or accuracy < _APART) and aggregate.accuracy.high > _NOT_EXCLUDED:
+        extent = " They differ, by an unknown amount." if differ else ""
+        text += f"{extent} An accuracy of {aggregate.accuracy.high:.2f} is not excluded."
         return (Verdict("note", aspect, text, "Check more data points."),)
-    if not apart:
-        return (Verdict("good", aspect, found),)
+    if not differ:
+        return (Verdict("good", aspect, text),)
     if accuracy < _APART:
-        return (Verdict("note", aspect, f"{found} They differ, but little."),)
+        return (Verdict("note", aspect, f"{text} They differ, but little."),)
     advice = (
         "So samples of the prior lie where there is no data. Fit a prior to the aggregate posterior (vlvae "
         "with a learned prior), or raise beta."
     )
-    return (Verdict("bad" if accuracy > _FAR_APART else "note", aspect, found, advice),)
+    return (Verdict("bad" if accuracy > _FAR_APART else "note", aspect, text, advice),)
 
 
 def _calibration(
@@ -111,44 +116,31 @@ def _calibration(
     if p_value >= _ALPHA:
         return Verdict("good", aspect, f"no deviation from the posterior detected (p = {p_value:.2g}{covered}).")
     low, high = _CLOSE
+    factor = f"its standard deviations would have to be {spread:.2f} times as large"
     if spread > high:
-        text = f"too narrow: its standard deviations would have to be {spread:.2f} times as large"
-        if len(given) > 1:
-            advice = (
-                "Experts that count the same evidence twice, or one that is overconfident, do this. Use a mixture of "
-                "experts in place of a product (mmvae), train this product itself with a term for each subset (mvae), "
-                "or lower the likelihood weights: weights above 1 narrow every posterior."
-            )
-        else:
-            advice = (
-                "Lower this modality's likelihood weight, since weights above 1 narrow the posterior, or train the "
-                "guide given this modality with a term of its own (jmvae-kl, telbo)."
-            )
+        text, advice = f"too narrow: {factor}", _NARROW[len(given) > 1]
     elif spread < low:
-        text = f"too wide: its standard deviations would have to be {spread:.2f} times as large"
-        advice = (
-            "A mixture of experts is as wide as its widest expert, and a bound on a mean of divergences spreads out: "
-            "train longer, use a product of experts, or give this subset an encoder or a flow of its own."
-        )
+        text, advice = f"too wide: {factor}", _WIDE
     elif calibration.offset > _OFFSET:
         text = f"shifted by up to {calibration.offset:.2f} of its standard deviations in a dimension"
         advice = "Train longer, with a larger encoder, or with more data."
     else:
-        text = "of about the width of the posterior, but of another shape"
-        advice = "Use a flow, which can take more shapes."
-        return Verdict("note", aspect, f"{text} (p = {p_value:.2g}{covered}).", advice)
+        text = f"of about the width of the posterior, but of another shape (p = {p_value:.2g}{covered})."
+        return Verdict("note", aspect, text, "Use a flow, which can take more shapes.")
     return Verdict("bad", aspect, f"{text} (p = {p_value:.2g}{covered}).", advice)
 
 
 def _weights(gap: InferenceGap) -> Verdict:
-    aspect, share = "importance weights", (gap.khat > UNRELIABLE).double().mean().item()
-    text = f"k-hat is above 0.7 for {share:.0%} of the data points, {gap.khat.median().item():.2f} in the median."
+    aspect = "importance weights"
     if gap.khat.isnan().any():
         return Verdict("note", aspect, "too few samples for k-hat.", "Take more than 25.")
-    if share <= _MANY:
+    text = (
+        f"k-hat is above 0.7 for {gap.unreliable:.0%} of the data points, {gap.khat.median().item():.2f} in the median."
+    )
+    if gap.unreliable <= _MANY:
         return Verdict("good", aspect, text)
     advice = "Bounds under this guide alone are loose; log_likelihood widens its proposals for this reason."
-    return Verdict("note" if share < 0.5 else "bad", aspect, text, advice)
+    return Verdict("note" if gap.unreliable < 0.5 else "bad", aspect, text, advice)
 
 
 def _gap(given: Sequence[str], gap: InferenceGap) -> Verdict:
@@ -176,13 +168,11 @@ def _gap(given: Sequence[str], gap: InferenceGap) -> Verdict:
 
 def _collapse(dimensions: LatentDimensions) -> Verdict:
     active, number = int(dimensions.active.sum()), len(dimensions.active)
-    kl = dimensions.kl.mean(0)
-    text = f"{active} of {number} dimensions are active, with {kl.sum().item():.1f} nats in all."
+    text = f"{active} of {number} dimensions are active, with {dimensions.kl.mean(0).sum().item():.1f} nats in all."
     if active == 0:
         advice = "The latent is not used: warm up the KL, lower beta, or weaken the decoder."
         return Verdict("bad", "collapse", text, advice)
     if active < _COLLAPSED * number:
-        return Verdict(
-            "note", "collapse", text, "Warm up the KL or lower beta to use more, or make the latent smaller."
-        )
+        advice = "Warm up the KL or lower beta to use more, or make the latent smaller."
+        return Verdict("note", "collapse", text, advice)
     return Verdict("good", "collapse", text)

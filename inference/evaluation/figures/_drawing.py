@@ -1,7 +1,8 @@
 """What all figures share: their style, axes in grids, and values of modalities drawn on them."""
 
+import functools
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -18,25 +19,41 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLORS",
-    "LABEL_SIZE",
+    "MARKERS",
     "Column",
     "axes_grid",
     "colors_for",
+    "draw_column",
     "draw_tiles",
     "draw_value",
     "limits_of",
     "literal",
     "new_figure",
-    "plain_axes",
     "range_of",
+    "row_label",
     "save_figure",
+    "styled",
     "value_grid",
 ]
 
 #: the colors of Okabe and Ito (2008), distinguishable with any color vision
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-#: font size of labels, in points
-LABEL_SIZE = 9
+#: one marker for each of them
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# of every figure; sizes in points
+_STYLE = {
+    "axes.labelsize": 9,
+    "axes.titlesize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "errorbar.capsize": 2,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
 # of a cell, in inches, and of the characters per line and the lines of a text in it
 _CELL = 0.85
 _LINE_LENGTH, _MOST_LINES = 15, 7
@@ -62,10 +79,23 @@ class Column(NamedTuple):
     observed: Tensor | None = None
 
 
+def styled(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
+    """The function, drawing in the style of this package."""
+
+    @functools.wraps(draw)
+    def drawn(*args: Any, **kwargs: Any) -> "Figure":
+        with optional_imports("figures"):
+            import matplotlib
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
 def new_figure(width: float, height: float) -> "Figure":
     """An empty figure of this size in inches, made without pyplot, so that it belongs to no window."""
-    with optional_imports("figures"):
-        from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -86,12 +116,6 @@ def save_figure(figure: "Figure", file: str | Path | BinaryIO, **settings: Any) 
 def literal(name: str) -> str:
     """A name from data as matplotlib shows it as it is: a dollar sign begins no formula."""
     return name.replace("$", r"\$")
-
-
-def plain_axes(ax: "Axes") -> None:
-    """Axes without the frame above and to the right, and with small labels."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=LABEL_SIZE - 1)
 
 
 def colors_for(names: Sequence[Any]) -> list[Any]:
@@ -132,11 +156,21 @@ def value_grid(columns: Sequence[Column], gaps: Collection[int] = ()) -> "Figure
         if name not in limits:
             limits[name] = limits_of([other for other in columns if other.modality.name == name])
             header = "\n".join(filter(None, [header, range_of(column.modality, limits[name])]))
-        for row, value in enumerate(column.values):
-            present = column.observed is None or column.observed[row]
-            draw_value(axes[row][number], column.modality, value if present else None, limits[name])
-        axes[0][number].set_title(literal(header), fontsize=LABEL_SIZE)
+        draw_column([line[number] for line in axes], column._replace(header=header), limits[name])
     return figure
+
+
+def draw_column(axes: Sequence["Axes"], column: Column, limits: tuple[float, float] = (0.0, 1.0)) -> None:
+    """Draws the values of a column, one on each of the axes, under its header."""
+    for row, (ax, value) in enumerate(zip(axes, column.values, strict=True)):
+        present = column.observed is None or column.observed[row]
+        draw_value(ax, column.modality, value if present else None, limits)
+    axes[0].set_title(literal(column.header))
+
+
+def row_label(ax: "Axes", label: str) -> None:
+    """Writes the label of a row of a grid, at the left of its first axes."""
+    ax.set_ylabel(literal(label), rotation=0, ha="right", va="center")
 
 
 def limits_of(columns: Sequence[Column]) -> tuple[float, float]:

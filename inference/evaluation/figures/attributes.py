@@ -1,5 +1,6 @@
 """Figures of attributes and words: scores by attribute, faces that change with them, histograms of words."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,13 @@ from multipyro.data import Modality
 from multipyro.inference.evaluation.attributes import AttributeScores, words_present
 from multipyro.inference.evaluation.dimensions import latent_distribution
 from multipyro.inference.evaluation.figures._drawing import (
-    LABEL_SIZE,
-    axes_grid,
+    MARKERS,
+    Column,
     colors_for,
-    draw_value,
     literal,
     new_figure,
-    plain_axes,
+    styled,
+    value_grid,
 )
 from multipyro.inference.evaluation.prediction import decode, embed, latent_site
 from multipyro.inference.programs import Program
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["attribute_changes_figure", "attribute_edits_figure", "attribute_scores_figure", "word_histogram_figure"]
 
 
+@styled
 def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequence[str]) -> "Figure":
     """Average precision of each attribute, one point per method, the easiest attribute first.
 
@@ -50,19 +52,17 @@ def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequen
     order = first.nan_to_num(-1.0).argsort(descending=True).tolist()
     figure = new_figure(max(3.0, 0.22 * len(names) + 1.2), 3.0)
     ax = figure.subplots()
-    markers = ("o", "s", "^", "D", "v", "P", "X", "*")
-    for index, (name, color) in enumerate(zip(scores, colors_for(list(scores)), strict=True)):
+    for name, color, marker in zip(scores, colors_for(list(scores)), itertools.cycle(MARKERS), strict=False):
         precisions = scores[name].average_precisions[order].tolist()
-        ax.plot(range(len(order)), precisions, markers[index % len(markers)], color=color, ms=4, label=literal(name))
+        ax.plot(range(len(order)), precisions, marker, color=color, label=literal(name))
     ax.set_xticks(range(len(order)), [literal(names[place]).replace("_", " ") for place in order], rotation=90)
-    ax.set(ylim=(0, 1.02))
-    ax.set_ylabel("average precision", fontsize=LABEL_SIZE)
-    plain_axes(ax)
+    ax.set(ylim=(0, 1.02), ylabel="average precision")
     ax.grid(axis="y", lw=0.4)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=LABEL_SIZE - 1, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 
+@styled
 def attribute_changes_figure(
     model: Program,
     guide: Program,
@@ -102,28 +102,21 @@ def attribute_changes_figure(
         >>> len(attribute_changes_figure(model, guide, image, "attributes", torch.zeros(3), changes, 1).axes)
         4
     """
-    rows = base.repeat(len(changes), 1)
-    for row, change in zip(rows, changes.values(), strict=True):
-        for place, value in change.items():
-            row[place] = value
+    rows = torch.cat([_changed(base[None], change) for change in changes.values()])
     site = latent_site(guide)
     posterior = latent_distribution(guide, {attributes: rows}, [attributes])
     mean, spread = posterior.mean, posterior.variance.sqrt()
     # one noise for all columns, in units of each posterior's spread
-    codes = [mean]
-    for _ in range(num_variations):
-        codes.append(mean + spread * torch.randn(mean.shape[-1], dtype=mean.dtype))
-    figure, axes = axes_grid(1 + num_variations, len(changes))
-    for row, code in enumerate(codes):
-        images = decode(model, {site: code}, [modality.name])[modality.name]
-        for column, image in enumerate(images):
-            draw_value(axes[row][column], modality, image)
-    for column, title in enumerate(changes):
-        axes[0][column].set_title(literal(title).replace(" ", "\n"), fontsize=LABEL_SIZE)
-    axes[0][0].set_ylabel("average", fontsize=LABEL_SIZE)
+    noise = torch.cat([torch.zeros_like(mean[:1]), torch.randn(num_variations, mean.shape[-1], dtype=mean.dtype)])
+    codes = mean + noise[:, None] * spread
+    images = decode(model, {site: codes.flatten(0, 1)}, [modality.name])[modality.name].unflatten(0, codes.shape[:2])
+    columns = zip(changes, images.unbind(1), strict=True)
+    figure = value_grid([Column(modality, values, title.replace(" ", "\n")) for title, values in columns])
+    figure.axes[0].set_ylabel("average")
     return figure
 
 
+@styled
 def attribute_edits_figure(
     model: Program,
     guide: Program,
@@ -169,21 +162,17 @@ def attribute_edits_figure(
     code = embed(guide, {modality.name: images})
     predicted = decode(model, {site: code}, [attributes])[attributes]
     columns = {"image": images, "recon-\nstructed": decode(model, {site: code}, [modality.name])[modality.name]}
-    average = _average(model, guide, modality, attributes, predicted, site)
+
+    def average(values: Tensor) -> Tensor:
+        return decode(model, {site: embed(guide, {attributes: values})}, [modality.name])[modality.name]
+
+    unchanged = average(predicted)
     for title, change in changes.items():
-        changed = predicted.clone()
-        for place, value in change.items():
-            changed[:, place] = value
-        edited = images + _average(model, guide, modality, attributes, changed, site) - average
-        columns[title.replace(" ", "\n")] = edited
-    figure, axes = axes_grid(len(images), len(columns), {2})
-    for column, (title, values) in enumerate(columns.items()):
-        for row, value in enumerate(values):
-            draw_value(axes[row][column], modality, value)
-        axes[0][column].set_title(literal(title), fontsize=LABEL_SIZE)
-    return figure
+        columns[title.replace(" ", "\n")] = images + average(_changed(predicted, change)) - unchanged
+    return value_grid([Column(modality, values, title) for title, values in columns.items()], {2})
 
 
+@styled
 def word_histogram_figure(modality: Modality, texts: Mapping[str, Tensor], num_words: int = 20) -> "Figure":
     """How often each word occurs in several sets of texts, such as real ones and generated ones.
 
@@ -210,11 +199,14 @@ def word_histogram_figure(modality: Modality, texts: Mapping[str, Tensor], num_w
         places = [place + (index - (len(shares) - 1) / 2) * width for place in range(len(order))]
         ax.bar(places, shares[title][order].tolist(), width, color=color, label=literal(title))
     ax.set_xticks(range(len(order)), [literal(modality.vocabulary[word]) for word in order], rotation=90)
-    ax.set_ylabel("share of texts", fontsize=LABEL_SIZE)
-    plain_axes(ax)
-    ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)
+    ax.set_ylabel("share of texts")
+    ax.legend()
     return figure
 
 
-def _average(model: Program, guide: Program, modality: Modality, attributes: str, values: Tensor, site: str) -> Tensor:
-    return decode(model, {site: embed(guide, {attributes: values})}, [modality.name])[modality.name]
+def _changed(values: Tensor, change: Mapping[int, float]) -> Tensor:
+    """Attributes `(num, attributes)` with some of them set to new values."""
+    changed = values.clone()
+    for place, value in change.items():
+        changed[:, place] = value
+    return changed

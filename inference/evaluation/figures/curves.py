@@ -1,16 +1,11 @@
 """Figures of numbers: training curves, and metrics against the number of given modalities or a setting."""
 
+import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from multipyro.inference.evaluation.figures._drawing import (
-    COLORS,
-    LABEL_SIZE,
-    colors_for,
-    literal,
-    new_figure,
-    plain_axes,
-)
+from multipyro.inference.evaluation.figures._drawing import COLORS, MARKERS, colors_for, literal, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["by_number_figure", "by_setting_figure", "training_curves_figure"]
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-
+@styled
 def training_curves_figure(history: Sequence[Mapping[str, float]]) -> "Figure":
     """The bound of every epoch in training and validation, one row per stage; beside it, the parts of the bound.
 
@@ -54,22 +48,21 @@ def training_curves_figure(history: Sequence[Mapping[str, float]]) -> "Figure":
                 _line(bound, epochs, name, name.partition("/")[0].replace("train", "training"), color)
         bound.set_ylabel("bound, nats per example")
         if len(stages) > 1:
-            bound.set_title(f"stage {stage + 1}", fontsize=LABEL_SIZE)
+            bound.set_title(f"stage {stage + 1}")
         if columns > 1:
             names = parts[stage]
-            for color, marker, name in zip(colors_for(names), _MARKERS * len(names), names, strict=False):
+            for color, marker, name in zip(colors_for(names), itertools.cycle(MARKERS), names, strict=False):
                 _line(axes[row][1], epochs, name, name.split("/", 1)[1].replace("/", " "), color, marker)
             axes[row][1].set_ylabel("parts in validation, nats")
             axes[row][1].set_visible(bool(names))
         for ax in axes[row]:
-            plain_axes(ax)
-            ax.set_xlabel("epoch", fontsize=LABEL_SIZE)
-            ax.yaxis.label.set_size(LABEL_SIZE)
+            ax.set_xlabel("epoch")
             if ax.lines:
-                ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)
+                ax.legend()
     return figure
 
 
+@styled
 def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> "Figure":
     """Coherence, latent accuracy and likelihood against the number of given modalities, one line per method.
 
@@ -110,12 +103,12 @@ def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[
     figure = new_figure(3.4 * len(drawn), 2.8)
     for ax, (title, lines) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items(), strict=True):
         _errorbars(ax, lines)
-        ax.set_xlabel("number of given modalities", fontsize=LABEL_SIZE)
-        ax.set_ylabel(title, fontsize=LABEL_SIZE)
+        ax.set(xlabel="number of given modalities", ylabel=title)
         ax.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
+@styled
 def by_setting_figure(
     estimates: Mapping[str, Mapping[float, Mapping[str, float]]], setting: str, metric: str, log: bool = False
 ) -> "Figure":
@@ -144,8 +137,7 @@ def by_setting_figure(
     figure = new_figure(3.6, 2.8)
     ax = figure.subplots()
     _errorbars(ax, estimates)
-    ax.set_xlabel(literal(setting), fontsize=LABEL_SIZE)
-    ax.set_ylabel(literal(metric), fontsize=LABEL_SIZE)
+    ax.set(xlabel=literal(setting), ylabel=literal(metric))
     if log:
         places = sorted({place for line in estimates.values() for place in line})
         ax.set_xscale("log")
@@ -165,21 +157,17 @@ def _line(
 ) -> None:
     points = [(epoch["epoch"] + 1, epoch[name]) for epoch in epochs if name in epoch]
     every = max(1, len(points) // 8)
-    ax.plot(
-        *zip(*points, strict=True), color=color, label=literal(label), lw=1.3, marker=marker, ms=3.5, markevery=every
-    )
+    ax.plot(*zip(*points, strict=True), color=color, label=literal(label), marker=marker, markevery=every)
 
 
 def _errorbars(ax: "Axes", lines: Mapping[str, Mapping[float, Mapping[str, float]]]) -> None:
     names = list(lines)
-    for index, (name, color) in enumerate(zip(names, colors_for(names), strict=True)):
-        points = sorted((float(place), estimate) for place, estimate in lines[name].items())
-        places, values = [place for place, _ in points], [estimate["value"] for _, estimate in points]
-        errors = list(zip(*[_error(estimate) for _, estimate in points], strict=True))
-        style = {"color": color, "marker": _MARKERS[index % len(_MARKERS)], "ms": 4, "lw": 1.3, "capsize": 2}
-        ax.errorbar(places, values, errors, label=literal(name), **style)
-    plain_axes(ax)
-    ax.legend(fontsize=LABEL_SIZE - 1, frameon=False)
+    for name, color, marker in zip(names, colors_for(names), itertools.cycle(MARKERS), strict=False):
+        points = {float(place): lines[name][place] for place in sorted(lines[name], key=float)}
+        values = [estimate["value"] for estimate in points.values()]
+        errors = list(zip(*map(_error, points.values()), strict=True))
+        ax.errorbar(list(points), values, errors, color=color, marker=marker, label=literal(name))
+    ax.legend()
 
 
 def _error(estimate: Mapping[str, float]) -> tuple[float, float]:
@@ -213,7 +201,7 @@ def _targets_by_size(directions: Mapping[str, Mapping[str, float] | None]) -> di
 
 def _mean(estimates: Sequence[Mapping[str, float]]) -> dict[str, float]:
     keys = [key for key in ("value", "low", "high", "se") if all(key in estimate for estimate in estimates)]
-    return {key: sum(estimate[key] for estimate in estimates) / len(estimates) for key in keys}
+    return {key: statistics.fmean(estimate[key] for estimate in estimates) for key in keys}
 
 
 def _over_seeds(reports: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[float, dict[str, float]]:
@@ -222,7 +210,6 @@ def _over_seeds(reports: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[fl
     lines = {}
     for number in dict.fromkeys(number for report in reports for number in report):
         values = [report[number]["value"] for report in reports if number in report]
-        mean = sum(values) / len(values)
-        spread = (sum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)) ** 0.5
-        lines[float(number)] = {"value": mean, "std": spread}
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        lines[float(number)] = {"value": statistics.fmean(values), "std": spread}
     return lines

@@ -9,13 +9,13 @@ from multipyro.batch import modalities_in
 from multipyro.data import Modality
 from multipyro.inference.evaluation._inputs import as_names
 from multipyro.inference.evaluation.figures._drawing import (
-    LABEL_SIZE,
     Column,
     axes_grid,
     draw_value,
     limits_of,
-    literal,
     range_of,
+    row_label,
+    styled,
     value_grid,
 )
 from multipyro.inference.evaluation.prediction import Output, cross_generate, joint_samples, reconstruct
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["cross_generation_figure", "joint_samples_figure", "reconstructions_figure"]
 
 
+@styled
 def cross_generation_figure(
     model: Program,
     guide: Program,
@@ -73,6 +74,7 @@ def cross_generation_figure(
     return value_grid(columns, range(len(given), len(columns), step))
 
 
+@styled
 def joint_samples_figure(
     model: Program, modalities: Mapping[str, Modality], num_samples: int = 10, output: Output = "mean"
 ) -> "Figure":
@@ -101,11 +103,11 @@ def joint_samples_figure(
         limits = limits_of([Column(modality, values[name])])
         for column in range(num_samples):
             draw_value(axes[row][column], modality, values[name][column], limits)
-        label = "\n".join(filter(None, [name, range_of(modality, limits)]))
-        axes[row][0].set_ylabel(literal(label), rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
+        row_label(axes[row][0], "\n".join(filter(None, [name, range_of(modality, limits)])))
     return figure
 
 
+@styled
 def reconstructions_figure(
     model: Program,
     guide: Program,

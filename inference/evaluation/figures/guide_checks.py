@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from multipyro.inference.evaluation.checks.uniformity import UniformityTest
-from multipyro.inference.evaluation.figures._drawing import literal, new_figure
+from multipyro.inference.evaluation.figures._drawing import COLORS, literal, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["guide_check_figure"]
 
-# colors that also differ in brightness
-_LATENT, _JOINT, _BAND = "#0072B2", "#D55E00", "#BBBBBB"
+_LATENT, _JOINT = COLORS[:2]
+_BAND = "#BBBBBB"
 
 
+@styled
 def guide_check_figure(check: "GuideCheck") -> "Figure":
     """One row for each subset: ranks against their band, coverage, and k-hat of the data points.
 
@@ -42,7 +43,7 @@ def guide_check_figure(check: "GuideCheck") -> "Figure":
         _draw_khat(row[2], subset)
         row[0].set_ylabel(literal("given " + ", ".join(subset.given)))
     for ax, title in zip(axes[0], ("ranks, minus uniform", "coverage", "Pareto k-hat"), strict=True):
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title)
     for ax, label in zip(axes[-1], ("rank", "level of the region", "k-hat"), strict=True):
         ax.set_xlabel(label)
     return figure
@@ -66,7 +67,7 @@ def _draw_coverage(ax: "Axes", subset: "SubsetCheck") -> None:
         return
     shares = list(subset.coverage.values())
     errors = [[each.value - each.low for each in shares], [each.high - each.value for each in shares]]
-    ax.errorbar(list(subset.coverage), [each.value for each in shares], errors, fmt="o", color=_LATENT, capsize=3)
+    ax.errorbar(list(subset.coverage), [each.value for each in shares], errors, fmt="o", color=_LATENT)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
 
 

@@ -11,16 +11,13 @@ from multipyro.data import MultimodalData
 from multipyro.inference.evaluation._inputs import as_names, indices_with
 from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
-    LABEL_SIZE,
     colors_for,
     literal,
     new_figure,
-    plain_axes,
+    styled,
 )
-from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
 from multipyro.inference.evaluation.prediction import embed, evaluating
-from multipyro.inference.handlers import restrict
-from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:
@@ -29,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["latent_map_figure", "posteriors_figure"]
 
 
+@styled
 def latent_map_figure(
     guide: Program,
     data: MultimodalData,
@@ -87,16 +85,14 @@ def latent_map_figure(
                     text.set_path_effects([withStroke(linewidth=2, foreground="white")])
         else:
             ax.scatter(*panel.T.numpy(), s=7, color=COLORS[0], linewidths=0)
-        plain_axes(ax)
-        ax.set_title(literal("given " + ", ".join(subset)), fontsize=LABEL_SIZE)
-        ax.set_xlabel(names[0], fontsize=LABEL_SIZE)
-    axes[0].set_ylabel(names[1], fontsize=LABEL_SIZE)
+        ax.set(title=literal("given " + ", ".join(subset)), xlabel=names[0])
+    axes[0].set_ylabel(names[1])
     if classes:
-        handles = axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside right center", fontsize=LABEL_SIZE - 1, markerscale=2.5, frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", markerscale=2.5)
     return figure
 
 
+@styled
 def posteriors_figure(
     model: Program,
     guide: Program,
@@ -109,7 +105,8 @@ def posteriors_figure(
     r"""A two-dimensional latent given some modalities: the model's posterior, the aggregate posterior, the guide.
 
     Three panels: the exact :math:`p(z \mid x_G) \propto p(z) \prod_{m \in G} p(x_m \mid z)` on a grid; the aggregate,
-    samples of the guide's posteriors given all modalities of the data points with the same `x_G`; and samples of the
+    samples of the guide's posteriors given all modalities of the data points with the same `x_G`, covariates
+    included; and samples of the
     guide's :math:`q(z \mid x_G)`. Contours of the first are in all panels.
 
     References:
@@ -119,7 +116,7 @@ def posteriors_figure(
     Args:
         model: The generative program, its latent of two dimensions.
         guide: The variational program.
-        data: The data; the aggregate is over its data points that equal the chosen one in `given`.
+        data: The data; the aggregate is over its data points that equal the chosen one in `given` and in covariates.
         row: The index of the data point.
         given: The modalities that are conditioned on.
         num_samples: Number of samples in a panel.
@@ -150,12 +147,15 @@ def posteriors_figure(
     equal = _equal_to(data, given, x)
     others, observed = data.rows(equal[torch.randint(len(equal), (num_samples,))])
     aggregate = embed(guide, others, observed=observed, output="sample").cpu()
-    coarse = torch.cartesian_prod(*[torch.linspace(-5, 5, resolution)] * 2)
-    log_density = _log_joint(model, x, coarse)
-    likely = coarse[log_density > log_density.max() - 7.0]
-    limit = 1.1 * torch.cat([likely, inferred, aggregate]).abs().max().item()
-    line = torch.linspace(-limit, limit, resolution)
-    density = _log_joint(model, x, torch.cartesian_prod(line, line)).softmax(0).unflatten(0, (resolution,) * 2).T
+    with evaluating(model), poutine.block():
+        joint = LatentDensity(ScoredData(model, x, None, given))
+        coarse = torch.cartesian_prod(*[torch.linspace(-5, 5, resolution)] * 2)
+        log_density = sum(joint(coarse[:, None]))[:, 0]
+        likely = coarse[log_density > log_density.max() - 7.0]
+        limit = 1.1 * torch.cat([likely, inferred, aggregate]).abs().max().item()
+        line = torch.linspace(-limit, limit, resolution)
+        log_density = sum(joint(torch.cartesian_prod(line, line)[:, None]))[:, 0]
+    density = log_density.softmax(0).unflatten(0, (resolution,) * 2).T
     levels = _levels(density)
     panels = {
         "model: $p(z\\,|\\,x)$": None,
@@ -166,16 +166,13 @@ def posteriors_figure(
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for ax, (title, points) in zip(axes, panels.items(), strict=True):
         if points is None:
-            ax.imshow(
-                density.numpy(), origin="lower", extent=(-limit, limit, -limit, limit), cmap="Blues", aspect="auto"
-            )
+            extent = (-limit, limit, -limit, limit)
+            ax.imshow(density.numpy(), origin="lower", extent=extent, cmap="Blues", aspect="auto")
         else:
             ax.scatter(*points.T.cpu().numpy(), s=5, color=COLORS[1], linewidths=0, alpha=0.7)
         ax.contour(line.numpy(), line.numpy(), density.numpy(), levels=levels, colors=COLORS[0], linewidths=0.8)
-        ax.set_title(title, fontsize=LABEL_SIZE)
-        ax.set_xlabel("$z_1$", fontsize=LABEL_SIZE)
-        plain_axes(ax)
-    axes[0].set_ylabel("$z_2$", fontsize=LABEL_SIZE)
+        ax.set(title=title, xlabel="$z_1$")
+    axes[0].set_ylabel("$z_2$")
     return figure
 
 
@@ -196,20 +193,11 @@ def _projected(codes: Tensor, method: str) -> tuple[Tensor, tuple[str, str]]:
     return centered @ directions[:2].T, names
 
 
-def _log_joint(model: Program, x: Mapping[str, Tensor], latents: Tensor) -> Tensor:
-    """`log p(z) + log p(x | z)` of one data point at many latents, `(num,)`."""
-    repeated = {name: values.expand(len(latents), *values.shape[1:]) for name, values in x.items()}
-    with evaluating(model), poutine.block():
-        conditioned = poutine.condition(restrict(model, tuple(x)), data={"z": latents})
-        sites = sample_sites(poutine.trace(conditioned).get_trace(repeated))
-        return sum(site_log_prob(site) for site in sites.values())
-
-
 def _equal_to(data: MultimodalData, given: Sequence[str], x: Mapping[str, Tensor]) -> Tensor:
-    """Indices of the data points that have the same values of the given modalities."""
+    """Indices of the data points with the same values of the given modalities and of covariates."""
     indices = indices_with(data, given)
     values, _ = data.select(given).rows(indices)
-    equal = [torch.isclose(values[name], x[name], 0, 0, True).reshape(len(indices), -1).all(1) for name in given]
+    equal = [torch.isclose(values[name], x[name], 0, 0, True).reshape(len(indices), -1).all(1) for name in x]
     return indices[torch.stack(equal).all(0)]
 
 

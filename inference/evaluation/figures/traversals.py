@@ -12,14 +12,14 @@ from multipyro.inference.evaluation._inputs import as_names, take_rows, with_cov
 from multipyro.inference.evaluation.dimensions import latent_dimensions
 from multipyro.inference.evaluation.figures._drawing import (
     COLORS,
-    LABEL_SIZE,
     Column,
     axes_grid,
+    draw_column,
     draw_tiles,
-    draw_value,
     limits_of,
-    literal,
     new_figure,
+    row_label,
+    styled,
 )
 from multipyro.inference.evaluation.prediction import decode, embed, latent_site, prior_latents
 from multipyro.inference.programs import Program
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["latent_samples_figure", "traversals_figure"]
 
 
+@styled
 def traversals_figure(
     model: Program,
     guide: Program,
@@ -96,30 +97,27 @@ def traversals_figure(
     rows = max(len(order), len(given))
     figure, axes = axes_grid(rows, 2 + num_steps * len(target), {1, *range(2, 2 + num_steps * len(target), num_steps)})
     for row, modality in enumerate(given):
-        is_present = (masks or {}).get(modality, torch.ones(1)).bool().all()
-        column = Column(modalities[modality], first[modality])
-        draw_value(axes[row][0], modalities[modality], first[modality][0] if is_present else None, limits_of([column]))
-        axes[row][0].set_ylabel(literal(f"given\n{modality}"), rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
+        column = Column(modalities[modality], first[modality], observed=(masks or {}).get(modality))
+        draw_column([axes[row][0]], column, limits_of([column]))
+        row_label(axes[row][0], f"given\n{modality}")
     largest = max(kl[order].max().item(), 1e-6)
     for row, dimension in enumerate(order.tolist()):
         bar = axes[row][1]
         bar.barh([0], [kl[dimension].item()], color=COLORS[0], height=0.5)
         bar.set(xlim=(0, largest), ylim=(-0.6, 0.6))
-        bar.text(0, 0.35, f"{kl[dimension].item():.2f}", fontsize=LABEL_SIZE - 2, va="bottom")
-        bar.set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, ha="right", va="center", fontsize=LABEL_SIZE)
-        for block, modality in enumerate(target):
-            limits = limits_of([Column(modalities[modality], values[modality])])
-            for step in range(num_steps):
-                value = values[modality][row * num_steps + step]
-                draw_value(axes[row][2 + block * num_steps + step], modalities[modality], value, limits)
-    axes[0][1].set_title("KL, nats", fontsize=LABEL_SIZE)
+        bar.text(0, 0.35, f"{kl[dimension].item():.2f}", fontsize=7, va="bottom")
+        bar.set_ylabel(f"$z_{{{dimension + 1}}}$", rotation=0, ha="right", va="center")
+    axes[0][1].set_title("KL, nats")
     for block, modality in enumerate(target):
-        titles = {0: f"−{span:g} sd", num_steps // 2: literal(modality), num_steps - 1: f"+{span:g} sd"}
-        for step, title in titles.items():
-            axes[0][2 + block * num_steps + step].set_title(title, fontsize=LABEL_SIZE)
+        titles = {0: f"−{span:g} sd", num_steps // 2: modality, num_steps - 1: f"+{span:g} sd"}
+        limits = limits_of([Column(modalities[modality], values[modality])])
+        for step, moved in enumerate(values[modality].unflatten(0, (len(order), num_steps)).unbind(1)):
+            cells = [line[2 + block * num_steps + step] for line in axes[: len(order)]]
+            draw_column(cells, Column(modalities[modality], moved, titles.get(step, "")), limits)
     return figure
 
 
+@styled
 def latent_samples_figure(model: Program, modality: Modality, num_latents: int = 64, num_samples: int = 9) -> "Figure":
     """Several samples of the likelihood for each of several latents from the prior: what the latent leaves to noise.
 
