@@ -250,6 +250,7 @@ def test_options_that_do_not_exist():
     _, guide = made()
     for make, message in (
         (lambda: StratifiedELBO(0), "num_particles.*0"),
+        (lambda: StratifiedELBO(chunk_size=0), "chunk_size must be at least 1, got 0"),
         (lambda: StratifiedELBO(gradient="doubly"), "'reparam', 'stl' or 'dreg', got 'doubly'"),
         (lambda: StratifiedELBO(bound="loose"), "'stratified' or 'tight'.*'loose'"),
         (lambda: subset_elbo(-1), "-1"),

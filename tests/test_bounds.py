@@ -196,6 +196,26 @@ def test_a_guide_without_a_mixture_equals_pyros_renyi_elbo(particles, bound):
     assert_same_gradients(found, expected)
 
 
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("gradient", ("reparam", "stl", "dreg"))
+def test_particles_in_chunks_give_the_same_bound_and_gradient(gradient, bound):
+    problem = LinearGaussian(3)
+    x, model, guide = problem.sample(6), problem.model(), problem.mixture_guide(shift=0.3, stretch=1.4)
+    reference, expected = gradients(StratifiedELBO(5, gradient, bound), model, guide, x)
+    value, result = gradients(StratifiedELBO(5, gradient, bound, chunk_size=2), model, guide, x)
+    assert value == pytest.approx(reference, rel=1e-12)
+    assert_same_gradients(result, expected)
+
+
+def test_the_decoders_see_one_chunk_of_particles_at_a_time():
+    problem = LinearGaussian(2)
+    x, model, guide = problem.sample(6), problem.model(), problem.mixture_guide()
+    sizes = []
+    model.register_forward_hook(lambda module, args, output: sizes.append(module))
+    StratifiedELBO(6, chunk_size=2).loss(model, guide, x)
+    assert len(sizes) == 3
+
+
 @pytest.mark.parametrize("kl, pyros", (("sampled", Trace_ELBO), ("analytic", TraceMeanField_ELBO)))
 @pytest.mark.parametrize("particles", (1, 4))
 def test_one_plain_term_equals_pyros_elbo_in_value_and_gradient(kl, pyros, particles):

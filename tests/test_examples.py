@@ -25,6 +25,7 @@ SCRIPTS = {
     "benchmarks/growth.py": r"samples of MMVAE +2 +\d+\.\d ms +\d+\.\d ms +\d\.\d+",
     "benchmarks/gradient_bias.py": r"stratified +2 +4 +encoders +\d+\.\d+",
     "benchmarks/loading.py": r"digits +\d+\.\d+ ms +\d+\.\d+ ms +0\.\d+",
+    "benchmarks/memory.py": r"ours +1 +all +\d\.\d+ +\d\.\d+",
     "benchmarks/one_trace_per_step.py": r"joint encoder runs 1 time.*\n.*ratio \d+\.\d+",
     "benchmarks/likelihoods.py": r"one likelihood, same proposal +\d+\.\d+ s +ratio \d+\.\d+",
     "benchmarks/startup.py": r"multipyro --help +\d+\.\d+ s +[+-]\d+\.\d+ s",
@@ -46,7 +47,7 @@ SCRIPTS = {
     "word_order.py": r"marginal, q\(z\|x\) +\d\.\d+ ",
 }
 # scripts whose shortest run takes long: they start many processes or build large models
-SLOW = {"benchmarks/startup.py", "benchmarks/growth.py", "benchmarks/whole_steps.py"}
+SLOW = {"benchmarks/startup.py", "benchmarks/growth.py", "benchmarks/memory.py", "benchmarks/whole_steps.py"}
 # notebook -> what its settings are in a short run, and how many figures it draws
 NOTEBOOKS = {
     "notebooks/1_train_and_cross_generate.ipynb": ("EPOCHS = 1", 2),

@@ -6,7 +6,8 @@ a latent of 512, batches of 128. The floor has the same networks and the same ma
 an unfused Adam, no distributions and no data loader. Before anything is timed, each floor's loss is compared with ours
 for the same weights and the same latents.
 
-Columns, each divided by the floor: the floor with a fused Adam; our objective's step with a fused Adam; the whole loop
+Columns, each divided by the floor: its matrix products and convolutions alone, the limit of what any of the others can
+reach; the floor with a fused Adam; our objective's step with a fused Adam; the whole loop
 of `fit_recipe`, with its loader, checks, logging and checkpoints, without capturing and with `compile=True`, the fourth
 epoch, in which the graph is not compared with the programs; and the step of multivae, with the same networks, if it is
 installed (for JMVAE the first stage of its TELBO, which has the same objective). multivae has no VLVAE, and for TELBO
@@ -28,6 +29,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot, softplus
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference import build, fit_recipe
@@ -345,6 +347,26 @@ def peer_of(cell, floor, modalities, latent_dim):
     return step
 
 
+class Products(TorchDispatchMode):
+    """Records the matrix products and convolutions of a step, forward and backward, and repeats them alone."""
+
+    OPERATIONS = ("mm", "addmm", "bmm", "convolution", "convolution_backward")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in self.OPERATIONS:
+            self.calls.append((function, args))
+        return function(*args, **(kwargs or {}))
+
+    @torch.no_grad()
+    def repeat(self):
+        for function, args in self.calls:
+            function(*args)
+
+
 class Clock:
     """CPU seconds at the end of each epoch of `fit`."""
 
@@ -365,7 +387,7 @@ def main(args):
     print(
         f"{args.workload}, {torch.get_num_threads()} thread(s), torch {torch.__version__}: ratios to the floor, medians"
     )
-    columns = ("fused Adam", "our step", "fit", *(() if args.smoke else ("compiled fit",)), "multivae")
+    columns = ("products", "fused Adam", "our step", "fit", *(() if args.smoke else ("compiled fit",)), "multivae")
     print(f"{'':26}{'floor, ms':>10}" + "".join(f"{column:>14}" for column in columns))
     for cell, (method, options, stage) in CELLS.items():
         if args.cells and cell not in args.cells:
@@ -377,7 +399,10 @@ def main(args):
         cell_batches = [{m: x[m] for m in recipe.model.modalities} for x in batches]
         check(Floor(cell, recipe), objective, *programs[:2], cell_batches[0])
         floors = [Floor(cell, recipe) for _ in range(2)]
+        with Products() as products:
+            floors[0].loss(cell_batches[0]).backward()
         steppers = {
+            "products": lambda x, p=products: p.repeat(),
             "floor": stepper(lambda x, f=floors[0]: f.loss(x).backward(), floors[0].trained(), False),
             "fused Adam": stepper(lambda x, f=floors[1]: f.loss(x).backward(), floors[1].trained(), True),
             "our step": stepper(lambda x, o=objective, p=programs: o.loss_and_grads(*p[:2], x), programs[2], True),

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from multipyro._distributions import detached, representative_tensor, sample_from
 from multipyro.batch import modalities_in, private_modality
@@ -76,6 +77,8 @@ class StratifiedELBO(Objective):
         auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called, or the
             expression of such a dict, as `GUIDE.part("auxiliary")`. The guide must then be a mixture of one expert per
             modality, and `gradient` not `"dreg"`, whose squared weights would be wrong for samples of `r_n`.
+        chunk_size: Number of particles that pass through the decoders at once, each of them a second time for the
+            gradient: memory then grows with `chunk_size` instead of `num_particles`. All at once by default.
 
     Example:
         >>> StratifiedELBO(num_particles=10, gradient="dreg")
@@ -87,6 +90,7 @@ class StratifiedELBO(Objective):
     bound: Bound = "stratified"
     sites: Mapping[str, float | Tensor | Weight] = field(default_factory=dict)
     auxiliary: Mapping[str, nn.Module] | ProgramExpression | None = None
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__init__(self.num_particles)
@@ -94,6 +98,8 @@ class StratifiedELBO(Objective):
         check_choice("bound", self.bound, Bound)
         if self.auxiliary and self.gradient == "dreg":
             raise ValueError("gradient must be 'reparam' or 'stl' with auxiliary priors, got 'dreg'")
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {self.chunk_size}")
         self.sites = SiteWeights(self.sites)
 
     def equation(self) -> str:
@@ -119,20 +125,22 @@ class StratifiedELBO(Objective):
             prior = auxiliary[private_modality(name)]()
             sample = prior.expand(values[name].shape[:-1]).rsample()
             values[name] = torch.where(stratum.unsqueeze(-1), values[name], sample)
-        # the model's sites broadcast over the two new dimensions to the left of the plate
-        model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
-        pair = TracePair(sample_sites(model_trace), guide_sites)
-        parts, scale = {}, pair.subsample_scale  # of the whole bound: inside the logarithm it would be an exponent
-        for name, site in pair.p_sites.items():
-            part = log_prob_of(site, site["scale"] / scale)
-            if name in values:
-                fn = guide_sites[name]["fn"]
-                part = part - (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
-                part = torch.where(own_strata[name], part, 0.0) if name in own_strata else part
-            parts[name] = pair.masked(name, part)
+
+        def log_ratios(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+            return self._log_ratios(model, guide_sites, own_strata, values, x, observed)
+
+        if self.chunk_size is None or self.chunk_size >= self.num_particles:
+            parts, scale = log_ratios(values)
+        else:
+            sections = zip(*(value.split(self.chunk_size) for value in values.values()), strict=True)
+            chunks = [
+                checkpoint(log_ratios, dict(zip(values, section, strict=True)), use_reentrant=False)
+                for section in sections
+            ]
+            parts = {name: torch.cat([chunk[name] for chunk, _ in chunks]) for name in chunks[0][0]}
+            scale = chunks[0][1]
         num_modalities = len(modalities_in(x))
         log_weights = sum(self.sites.of(name, num_modalities) * part for name, part in parts.items())
-        log_weights = log_weights.expand(self.num_particles, strata, log_weights.shape[-1])
         result = Evaluation(scale * self._bound(log_weights, shares, values))
         for name, part in parts.items():
             mean = scale * (shares * part.detach().mean(0)).sum()
@@ -140,6 +148,31 @@ class StratifiedELBO(Objective):
                 f"kl/{name}" if name in values else f"reconstruction/{name}", -mean if name in values else mean
             )
         return result
+
+    def _log_ratios(
+        self,
+        model: Program,
+        guide_sites: Mapping[str, dict],
+        own_strata: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        x: Mapping[str, Tensor],
+        observed: Mapping[str, Tensor] | None,
+    ) -> tuple[dict[str, Tensor], float]:
+        """Site name -> log ratio of model and guide `(particles, strata, batch)`, and the scale of the whole bound."""
+        # the model's sites broadcast over the two new dimensions to the left of the plate
+        model_trace = poutine.trace(poutine.condition(model, data=values)).get_trace(x, observed)
+        pair = TracePair(sample_sites(model_trace), guide_sites)
+        parts, shape = {}, next(iter(values.values())).shape[:2]
+        scale = pair.subsample_scale  # of the whole bound: inside the logarithm it would be an exponent
+        for name, site in pair.p_sites.items():
+            part = log_prob_of(site, site["scale"] / scale)
+            if name in values:
+                fn = guide_sites[name]["fn"]
+                part = part - (fn if self.gradient == "reparam" else detached(fn)).log_prob(values[name])
+                part = torch.where(own_strata[name], part, 0.0) if name in own_strata else part
+            part = pair.masked(name, part)
+            parts[name] = part.expand(*shape, part.shape[-1])
+        return parts, scale
 
     def _own_strata(self, guide_sites: Mapping[str, dict], auxiliary: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Private site with an auxiliary prior -> which stratum is its modality's, bool `(strata, 1)`."""

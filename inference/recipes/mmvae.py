@@ -31,6 +31,7 @@ def mmvae(
     gradient: Literal["reparam", "stl", "dreg", "released"] = "reparam",
     bound: Literal["stratified", "tight", "linear"] = "stratified",
     family: _Family | Mapping[str, _Family] = "laplace",
+    chunk_size: Count | None = None,
 ) -> Recipe:
     """MMVAE.
 
@@ -43,7 +44,13 @@ def mmvae(
         bound: `"stratified"` (the paper's), `"tight"`, or `"linear"` with one pass through each decoder.
         family: Family of the prior and the posteriors; or that of each modality's posterior, with a Laplace prior as in
             the released model of images and captions.
+        chunk_size: Number of samples of each expert that are decoded at once, as in `StratifiedELBO`.
+
+    Raises:
+        ValueError: If `chunk_size` is given for the linear bound, which decodes one sample of each expert.
     """
+    if bound == "linear" and chunk_size is not None:
+        raise ValueError(f"the linear bound has nothing to decode in chunks, got chunk_size={chunk_size}")
     prior = None if family == "normal" else LaplacePrior(latent_dim)
     dims = weighting.private_dims
     model = MultimodalModel(
@@ -58,5 +65,5 @@ def mmvae(
     if bound == "linear":
         objective = LinearMixtureELBO(particles, "unbiased" if gradient == "reparam" else gradient, weighting.sites)
     else:
-        objective = StratifiedELBO(particles, gradient, bound, weighting.sites)
+        objective = StratifiedELBO(particles, gradient, bound, weighting.sites, chunk_size=chunk_size)
     return Recipe(model, guide, (Stage(objective),))

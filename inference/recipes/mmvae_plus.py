@@ -33,6 +33,7 @@ def mmvae_plus(
     *,
     particles: Count = 10,
     gradient: Literal["reparam", "stl"] = "reparam",
+    chunk_size: Count | None = None,
 ) -> Recipe:
     """MMVAE+.
 
@@ -42,6 +43,7 @@ def mmvae_plus(
         weighting: Weights of the sites, and the sizes of the private latents.
         particles: Number K of samples of each expert.
         gradient: That of `StratifiedELBO`.
+        chunk_size: Number of samples of each expert that are decoded at once, as in `StratifiedELBO`.
     """
     if weighting.private is None:
         weighting = replace(weighting, private=latent_dim)
@@ -59,5 +61,7 @@ def mmvae_plus(
     private = networks.private_encoders(dims, "laplace")
     encoders = networks.encoders(latent_dim, "laplace")
     guide = MixtureOfExperts(latent_dim, encoders, private=private, auxiliary=auxiliary)
-    objective = StratifiedELBO(particles, gradient, sites=weighting.sites, auxiliary=GUIDE.part("auxiliary"))
+    objective = StratifiedELBO(
+        particles, gradient, sites=weighting.sites, auxiliary=GUIDE.part("auxiliary"), chunk_size=chunk_size
+    )
     return Recipe(model, guide, (Stage(objective),))
