@@ -6,12 +6,14 @@ own for each line, and the peak of its resident memory, with that before the ste
 """
 
 import argparse
+import importlib
 import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from training_steps import Floor, peer_of, workload
+import torch
 
 from multipyro.inference import build
 from multipyro.inference.recipes import Networks
@@ -26,13 +28,15 @@ def gibibytes():
 
 def one_step(particles, chunk, peer, rows):
     """Prints the peak memory before and after one step, in GiB, and its CPU seconds."""
-    modalities, hidden, latent_dim, batch = workload("W2")
+    sys.path.insert(0, str(Path(__file__).parent))
+    shared = importlib.import_module("training_steps")
+    modalities, hidden, latent_dim, batch = shared.workload("W2")
     recipe = build(
         "mmvae", Networks(modalities, hidden), latent_dim, particles=particles, family="normal", chunk_size=chunk
     )
     step, x = None, batch(rows)
     if peer:
-        step = peer_of("mmvae, K = 10", Floor("mmvae, K = 10", recipe), modalities, latent_dim)
+        step = shared.peer_of("mmvae, K = 10", shared.Floor("mmvae, K = 10", recipe), modalities, latent_dim)
         if step is None:
             return
     before, started = gibibytes(), time.process_time()
@@ -48,7 +52,7 @@ def main(args):
     print(f"{'':10}{'particles':>10}{'chunk':>8}{'before, GiB':>14}{'peak, GiB':>12}{'seconds':>10}")
     for particles, chunk, *peer in (*CASES[: 1 if args.smoke else None], (10, None, "peer")):
         command = [sys.executable, __file__, "--step", str(particles), str(chunk or 0), str(int(bool(peer))), rows]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-3:]
         if output:
             name = "multivae" if peer else "ours"
             print(
@@ -59,8 +63,10 @@ def main(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--step", type=int, nargs=4, help="one line's step: particles, chunk, of multivae, rows")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="one small step, to check that it runs")
     arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
     if arguments.step:
         particles, chunk, peer, rows = arguments.step
         one_step(particles, chunk or None, bool(peer), rows)
