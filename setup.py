@@ -11,6 +11,7 @@ EXTRAS = {
     "arviz": ["arviz>=0.19,<1"],  # arviz 1 has other data structures
     "export": ["safetensors>=0.4"],
     "faces": ["opencv-python-headless>=4.9,<5"],  # OpenCV 5 has no Haar cascades
+    "onnx": ["onnx>=1.17", "onnxscript>=0.3"],
     "ray": ["ray>=2.9"],
     "render": ["pyvista>=0.44"],
     "tables": ["pandas>=2.1", "pyarrow>=14"],
@@ -82,12 +83,14 @@ setup(
         "test": [
             *EXTRAS["arviz"],
             *EXTRAS["export"],
+            *EXTRAS["onnx"],
             *EXTRAS["tables"],
             *EXTRAS["tensorboard"],
             *EXTRAS["vision"],
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "onnxruntime>=1.20",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.17.5,<0.18",  # a new minor version formats differently

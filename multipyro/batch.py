@@ -143,7 +143,7 @@ def check_batch(x: Mapping[str, Tensor | None], observed: Masks, modalities: Seq
     unknown = [name for name in observed or {} if name not in modalities]
     if unknown:
         raise ValueError(f"observed names unknown modality {unknown}: this program has {list(modalities)}")
-    rows = next(((name, len(values)) for name, values in x.items() if values is not None), None)
+    rows = next(((name, values.shape[0]) for name, values in x.items() if values is not None), None)
     for name, mask in (observed or {}).items():
         if not isinstance(mask, Tensor):
             raise TypeError(f"observed[{name!r}] must be a bool tensor of shape (batch,), got {type(mask).__name__}")
@@ -151,8 +151,8 @@ def check_batch(x: Mapping[str, Tensor | None], observed: Masks, modalities: Seq
             raise ValueError(
                 f"observed[{name!r}] must be a bool tensor of shape (batch,), got {mask.dtype} {tuple(mask.shape)}"
             )
-        if rows is not None and len(mask) != rows[1]:
-            raise ValueError(f"observed[{name!r}] has {len(mask)} rows but x[{rows[0]!r}] has {rows[1]}")
+        if rows is not None and mask.shape[0] != rows[1]:
+            raise ValueError(f"observed[{name!r}] has {mask.shape[0]} rows but x[{rows[0]!r}] has {rows[1]}")
 
 
 def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> int:
@@ -161,14 +161,15 @@ def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> i
     Raises:
         ValueError: If the modalities differ in it, or if `x` has no values and `num_rows` is None.
     """
-    sizes = {name: len(values) for name, values in x.items() if values is not None}
+    sizes = {name: values.shape[0] for name, values in x.items() if values is not None}
     if num_rows is not None:
         sizes["num_rows"] = num_rows
     if not sizes:
         raise ValueError("x contains no values, so the number of rows is unknown: pass num_rows")
-    if len(set(sizes.values())) > 1:
+    first, *others = sizes.values()
+    if any(size != first for size in others):
         raise ValueError(f"modalities of one batch must have the same number of rows, got {sizes}")
-    return next(iter(sizes.values()))
+    return first
 
 
 def private_modality(site: str) -> str | None:

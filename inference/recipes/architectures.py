@@ -159,7 +159,9 @@ def feature_network(architecture: Architecture, modality: Modality, sizes: Sizes
         return architecture.encoder(modality, sizes)
     return TransformedInput(
         modality.shape,
-        lambda shape: architecture.encoder(replace(modality, shape=shape, columns=None, scaling=None), sizes),
+        lambda shape: architecture.encoder(
+            replace(modality, shape=shape, columns=None, scaling=None, mean_counts=None), sizes
+        ),
         transform,
         modality.missing_entries,
     )
