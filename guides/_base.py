@@ -236,7 +236,7 @@ class Guide(Program, metaclass=_AbstractProgram):
                 sites[f"z_{name}"] = encode_modality(private[name], x, name, rows)
         return sites if len(sites) > 1 else shared
 
-    def validate_inputs(self, x: Mapping[str, Tensor | None], observed: Masks = None) -> dict[str, Tensor]:
+    def validate_inputs(self, x: Values, observed: Masks = None) -> dict[str, Tensor]:
         """Validates a batch and returns the modalities that it contains, in the order of the guide, and its covariates.
 
         Raises:

@@ -11,7 +11,17 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from multipyro._distributions import RowwiseDistribution
-from multipyro.batch import Rows, batch_rows, covariate_entry, fill_missing, is_input, modality_of, selected
+from multipyro.batch import (
+    Masks,
+    Rows,
+    Values,
+    batch_rows,
+    covariate_entry,
+    fill_missing,
+    is_input,
+    modality_of,
+    selected,
+)
 from multipyro.guides import Guide
 from multipyro.guides.iterative import IterativeSampling
 from multipyro.inference._program_modules import modules_of
@@ -240,9 +250,7 @@ def continued(program: Program, begin: int) -> Program:
     return _WithCovariates(inner, {name: values.roll(-begin, 0) for name, values in program.settings[0].items()})
 
 
-def latents_from(
-    guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-) -> "_LatentsFromGuide":
+def latents_from(guide: Program, x: Values, observed: Masks = None) -> "_LatentsFromGuide":
     """Samples a guide's `conditional` given `x`, and returns the handler under which a model takes these latents.
 
     Plates around the call apply to the guide; its sites are in no trace. Under the handler, a latent of the model has
@@ -323,7 +331,7 @@ def _names(modalities: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class _Restricted(Handler):
-    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+    def forward(self, x: Values, observed: Masks = None, **kwargs: Any) -> Any:
         (modalities,) = self.settings
         inside = selected(x, modalities)
         masks = None if observed is None else {name: mask for name, mask in observed.items() if name in inside}
@@ -333,8 +341,8 @@ class _Restricted(Handler):
 class _WithCovariates(Handler):
     def forward(
         self,
-        x: Mapping[str, Any],
-        observed: Mapping[str, Tensor] | None = None,
+        x: Values,
+        observed: Masks = None,
         num_rows: int | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -354,7 +362,7 @@ class _WithCovariates(Handler):
 
 
 class _WhereProper(Handler):
-    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+    def forward(self, x: Values, observed: Masks = None, **kwargs: Any) -> Any:
         rows, (modalities,) = Rows(x, observed), self.settings
         if not rows.masks:
             return self.program(x, observed, **kwargs)
@@ -363,12 +371,12 @@ class _WhereProper(Handler):
 
 
 class _Conditional(Handler):
-    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
+    def forward(self, x: Values, observed: Masks = None) -> Any:
         return self.program.sample_conditional(x, observed)
 
 
 class _Proposal(Handler):
-    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None) -> Any:
+    def forward(self, x: Values, observed: Masks = None) -> Any:
         (num_samples,) = self.settings
         return self.program.sample_proposal(x, observed, num_samples)
 
@@ -437,9 +445,7 @@ class _DetachParams(Messenger):
 
 
 class _Generative(Handler):
-    def forward(
-        self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, num_rows: int | None = None
-    ) -> Any:
+    def forward(self, x: Values, observed: Masks = None, num_rows: int | None = None) -> Any:
         (target,) = self.settings
         if num_rows is None:
             num_rows = next((len(values) for values in x.values() if values is not None), None)
@@ -464,7 +470,7 @@ class _Predictive(nn.Module):
         super().__init__()
         self.decode, self.guide, self.target = generative(model, target), guide, target
 
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
+    def forward(self, x: Values, observed: Masks = None) -> Any:
         model, masks = unwrap(self.decode), observed or {}
         if hasattr(model, "modalities"):  # the decoders of what is given need not run
             inputs = [name for name in x if name in getattr(model, "conditions", ()) or is_input(name)]

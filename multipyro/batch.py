@@ -35,8 +35,8 @@ __all__ = [
     "subsets_of",
 ]
 
-#: modality name -> values `(batch, *event)`
-Values = Mapping[str, Tensor]
+#: modality name -> values `(batch, *event)`; None for a modality that a model is to sample
+Values = Mapping[str, Tensor | None]
 #: modality name -> bool `(batch,)`, the rows in which it is observed; None or an absent key for all rows
 Masks = Mapping[str, Tensor] | None
 
@@ -69,7 +69,7 @@ class Rows:
         (True, tensor([2, 2, 1]))
     """
 
-    def __init__(self, x: Mapping[str, Tensor | None], observed: Masks = None) -> None:
+    def __init__(self, x: Values, observed: Masks = None) -> None:
         present = {name: values for name, values in x.items() if values is not None and not is_input(name)}
         self.modalities = tuple(present)
         self.masks = {name: observed[name] for name in present if name in observed} if observed else {}
@@ -130,7 +130,7 @@ class Rows:
         return torch.full((len(self._like),), value, dtype=torch.bool, device=self._like.device)
 
 
-def check_batch(x: Mapping[str, Tensor | None], observed: Masks, modalities: Sequence[str]) -> None:
+def check_batch(x: Values, observed: Masks, modalities: Sequence[str]) -> None:
     """Raises if a batch has modalities that the program does not have, or masks that are not bool `(batch,)`."""
     if not isinstance(x, Mapping):
         raise TypeError(f"x must be a dict of modality name -> tensor, got {type(x).__name__}")
@@ -155,7 +155,7 @@ def check_batch(x: Mapping[str, Tensor | None], observed: Masks, modalities: Seq
             raise ValueError(f"observed[{name!r}] has {mask.shape[0]} rows but x[{rows[0]!r}] has {rows[1]}")
 
 
-def batch_rows(x: Mapping[str, Tensor | None], num_rows: int | None = None) -> int:
+def batch_rows(x: Values, num_rows: int | None = None) -> int:
     """The number of rows of a batch.
 
     Raises:
@@ -190,7 +190,7 @@ def fill_missing(values: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask.reshape(-1, *[1] * (values.dim() - 1)), values, fill)
 
 
-def exposure_of(modality: str, x: Mapping[str, Tensor | None]) -> Tensor | None:
+def exposure_of(modality: str, x: Values) -> Tensor | None:
     """The exposure of a modality of counts, entry `<modality>.exposure` of a batch; None if there is none."""
     return x.get(f"{modality}.exposure")
 
@@ -200,7 +200,7 @@ def covariate_entry(name: str) -> str:
     return f"{name}.covariate"
 
 
-def covariates_in(x: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+def covariates_in(x: Values) -> dict[str, Tensor]:
     """The entries of a batch that contain covariates."""
     return {entry: values for entry, values in x.items() if _is_covariate(entry)}
 
@@ -210,7 +210,7 @@ def is_input(entry: str) -> bool:
     return "." in entry
 
 
-def modalities_in(x: Mapping[str, Tensor | None]) -> tuple[str, ...]:
+def modalities_in(x: Values) -> tuple[str, ...]:
     """The modalities of a batch, without inputs."""
     return tuple(entry for entry in x if not is_input(entry))
 

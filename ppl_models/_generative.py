@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from multipyro._distributions import common_shape
 from multipyro._program import Program
-from multipyro.batch import Rows, batch_rows, check_batch, check_module_names, exposure_of, fill_missing
+from multipyro.batch import Masks, Rows, Values, batch_rows, check_batch, check_module_names, exposure_of, fill_missing
 from multipyro.ppl_models.likelihoods.base import batch_shape_text
 from multipyro.ppl_models.networks.covariates import Covariates
 
@@ -56,16 +56,14 @@ class GenerativeProgram(Program):
         """The modalities that the model generates, in the order of its likelihoods, then its conditions."""
         return (*self._modules["likelihoods"], *self.conditions)
 
-    def _sample_latents(
-        self, x: Mapping[str, Tensor | None], rows: Rows
-    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+    def _sample_latents(self, x: Values, rows: Rows) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Samples the latents inside the plate: site -> value, and modality -> what its likelihood is called with."""
         raise NotImplementedError
 
     def forward(
         self,
-        x: Mapping[str, Tensor | None],
-        observed: Mapping[str, Tensor] | None = None,
+        x: Values,
+        observed: Masks = None,
         num_rows: int | None = None,
         only_latents: bool = False,
     ) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, covariates_in
+from multipyro.batch import Masks, Rows, Values, batch_rows, covariates_in
 from multipyro.ppl_models._generative import GenerativeProgram, concatenated
 from multipyro.ppl_models.networks.covariates import Covariates, encoder_input
 
@@ -82,9 +82,7 @@ class ConditionalModel(GenerativeProgram):
         self.features = nn.ModuleDict(features)
         self.prior = IndependentPrior(latent_dim) if prior is None else prior
 
-    def _sample_latents(
-        self, x: Mapping[str, Tensor | None], rows: Rows
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _sample_latents(self, x: Values, rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         check_conditions(self.conditions, x, rows.masks if is_validation_enabled() else None)
         given = {name: x[name] for name in self.conditions} | covariates_in(x)
         one = encoder_input(self.prior, given, self.conditions[0]) if len(self.conditions) == 1 else given
@@ -118,9 +116,7 @@ class IndependentPrior(nn.Module):
         return dist.Normal(loc, torch.ones_like(loc)).to_event(1)
 
 
-def check_conditions(
-    conditions: Sequence[str], x: Mapping[str, Tensor | None], observed: Mapping[str, Tensor] | None
-) -> None:
+def check_conditions(conditions: Sequence[str], x: Values, observed: Masks) -> None:
     """Raises unless every row contains every condition.
 
     Args:

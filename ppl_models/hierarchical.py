@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pyro
 from torch import Tensor, nn
 
-from multipyro.batch import Rows
+from multipyro.batch import Rows, Values
 from multipyro.ppl_models._generative import GenerativeProgram, masked
 from multipyro.ppl_models.networks.covariates import Covariates
 from multipyro.ppl_models.priors import StandardNormalPrior
@@ -71,9 +71,7 @@ class HierarchicalModel(GenerativeProgram):
         self.transitions = nn.ModuleList(transitions)
         self.prior = StandardNormalPrior(self.latent_dims[-1]) if prior is None else prior
 
-    def _sample_latents(
-        self, x: Mapping[str, Tensor | None], rows: Rows
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _sample_latents(self, x: Values, rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         top, transitions, sites = len(self.latent_dims), self.transitions, {}
         with masked(rows.any()):
             sites[f"z{top}"] = pyro.sample(f"z{top}", self.prior())

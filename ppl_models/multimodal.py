@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pyro
 from torch import Tensor, nn
 
-from multipyro.batch import Rows
+from multipyro.batch import Rows, Values
 from multipyro.ppl_models._generative import GenerativeProgram, concatenated, masked
 from multipyro.ppl_models.networks.covariates import Covariates
 from multipyro.ppl_models.priors import StandardNormalPrior
@@ -67,9 +67,7 @@ class MultimodalModel(GenerativeProgram):
         self.trunk = nn.Identity() if trunk is None else trunk
         self.private = nn.ModuleDict(_private_priors(private or {}, likelihoods))
 
-    def _sample_latents(
-        self, x: Mapping[str, Tensor | None], rows: Rows
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _sample_latents(self, x: Values, rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         priors = {"z": self.prior}
         priors.update({f"z_{name}": prior for name, prior in self.private.items() if name in x})
         sites: dict[str, Tensor] = {}

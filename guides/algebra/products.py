@@ -9,7 +9,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro._distributions import common_shape, representative_tensor
-from multipyro.batch import Rows
+from multipyro.batch import Masks, Rows
 
 __all__ = ["Experts", "check_prior", "product_of_experts", "subset_products"]
 
@@ -51,7 +51,7 @@ class Experts(dict):
 def product_of_experts(
     experts: Mapping[str, dist.Distribution] | Sequence[dist.Distribution],
     prior: dist.Distribution | nn.Module | None = None,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     powers: Powers | None = None,
 ) -> dist.Distribution:
     r"""The normalized product of diagonal Gaussian experts.
@@ -101,7 +101,7 @@ def subset_products(
     subsets: Sequence[Sequence[str]],
     prior: dist.Distribution | nn.Module | None = None,
     with_prior: Sequence[bool] | None = None,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     powers: Powers | None = None,
 ) -> dist.Distribution:
     r"""The products of many subsets of experts at once, where each shared prefix is multiplied once.
@@ -171,7 +171,7 @@ def _prefix_products(terms: Sequence[Term], subsets: Sequence[tuple[int, ...]]) 
 
 def _terms(
     experts: Mapping[str, dist.Distribution] | Sequence[dist.Distribution],
-    observed: Mapping[str, Tensor] | None,
+    observed: Masks,
     powers: Powers | None,
 ) -> dict[str, Term]:
     """Name -> log-precision and mean of every expert, `(batch, latent_dim)`, missing rows included."""

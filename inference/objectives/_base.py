@@ -2,7 +2,6 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from pyro.infer import ELBO
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
+from multipyro.batch import Masks, Values
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.objectives.spec import fingerprint_of, modules_in, schedules_of, spec_of
 from multipyro.inference.objectives.weights import LinearWarmup
@@ -110,9 +110,7 @@ class Objective(ELBO):
         super().__init__(num_particles, max_plate_nesting=1, vectorize_particles=num_particles > 1)
 
     @abstractmethod
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         """The bound, a tensor that can be differentiated, and the sums by site behind it.
 
         Args:
@@ -166,9 +164,7 @@ class Objective(ELBO):
         return warn_if_nan(loss.item(), "loss")
 
     @torch.no_grad()
-    def report(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def report(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> dict[str, Tensor]:
         """The sums by site, unweighted, in nats over the batch: `reconstruction/<modality>` and `kl/<latent>`.
 
         The sums of a named term carry its name as a prefix.
@@ -220,11 +216,11 @@ class BoundObjective:
         self.objective, self.model, self.guide = copy.copy(objective), model, guide
         vars(self.objective)["_cached_binding"] = Binding(model, guide)
 
-    def evaluate(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Evaluation:
+    def evaluate(self, x: Values, observed: Masks = None) -> Evaluation:
         """As `Objective.evaluate`."""
         return self.objective.evaluate(self.model, self.guide, x, observed)
 
-    def differentiable_loss(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Tensor:
+    def differentiable_loss(self, x: Values, observed: Masks = None) -> Tensor:
         """As `Objective.differentiable_loss`."""
         return self.objective.differentiable_loss(self.model, self.guide, x, observed)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from multipyro._modes import batch_norms, batch_statistics
-from multipyro.batch import batch_rows, covariates_in
+from multipyro.batch import Masks, Values, batch_rows, covariates_in
 from multipyro.inference.handlers import frozen, frozen_modules, generative
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
 from multipyro.inference.objectives.sites import sample_sites
@@ -68,8 +68,8 @@ class AdversarialLoss(Objective):
         self,
         model: Program,
         guide: Program,
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None = None,
+        x: Values,
+        observed: Masks = None,
         generator: ProgramExpression = MODEL,
     ) -> Generated:
         """Real values, reconstructions and samples of a batch; rows without the modality are in the samples alone.
@@ -147,9 +147,7 @@ class GeneratorLoss(AdversarialLoss):
         weight = "" if self.reconstruction == 1 else f"{self.reconstruction:g} "
         return f"{weight}E_g log m({name}|z) + log D(generated {name})"
 
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         generated, discriminator = self.generate(model, guide, x, observed), self.discriminator
         fake = torch.cat([generated.reconstructed, generated.sampled])
         # the discriminator as in its own training: real and generated values in one batch, with its statistics
@@ -197,9 +195,7 @@ class DiscriminatorLoss(AdversarialLoss):
     def equation(self) -> str:
         return f"log D({self.modality}) + log(1 - D(generated {self.modality}))"
 
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         generated = self.generate(model, guide, x, observed, frozen(MODEL))
         logits = self.discriminator(torch.cat([generated.real, generated.reconstructed, generated.sampled]))
         real, fake = logits.split([len(generated.real), len(generated.reconstructed) + len(generated.sampled)])

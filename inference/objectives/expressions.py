@@ -22,7 +22,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from multipyro.batch import modalities_in
+from multipyro.batch import Masks, Values, modalities_in
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.handlers import where_proper
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed, trace_of
@@ -95,9 +95,7 @@ class Expression(Objective):
     def __rmul__(self, weight: float | Tensor | Weight) -> "Weighted":
         return Weighted(as_weight(weight), self)
 
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         binding, modalities = self._binding(model, guide), modalities_in(x)
         result = Evaluation(torch.zeros(()))
         q_traces: dict[tuple[ProgramExpression, int], poutine.Trace] = {}

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from multipyro.batch import modalities_in
+from multipyro.batch import Masks, Values, modalities_in
 from multipyro.guides import StratifiedMixture, product_of_experts
 from multipyro.inference.objectives._base import Evaluation, Objective, replayed
 from multipyro.inference.objectives.sites import TracePair, closed_form, log_prob_of, sample_sites
@@ -102,9 +102,7 @@ class JensenShannonELBO(Objective):
     def equation(self) -> str:
         return f"E_g log m(x|z) - JS(experts of g, prior{self.sites})"
 
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         model_trace, guide_trace = self.traces(model, guide, x, observed)
         q_sites, prior = sample_sites(guide_trace), sample_sites(model_trace)["z"]["fn"]
         divergence, shares = jensen_shannon(expert_mixture(q_sites), prior, self.weights)

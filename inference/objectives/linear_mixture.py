@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from multipyro._distributions import sample_from
-from multipyro.batch import modalities_in
+from multipyro.batch import Masks, Values, modalities_in
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import TracePair, log_prob_of, sample_sites
@@ -74,9 +74,7 @@ class LinearMixtureELBO(Objective):
     def equation(self) -> str:
         return f"mean over experts of their ELBOs (m || g{self.sites}), each decoder run once"
 
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         guide_sites = unsampled_sites(guide, x, observed)
         mixture, binding = expert_mixture(guide_sites), self._binding(model, guide)
         result = Evaluation(torch.zeros((), dtype=mixture.weights.dtype, device=mixture.weights.device))

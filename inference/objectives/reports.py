@@ -1,13 +1,11 @@
 """The value of any ELBO, ours or Pyro's, on a batch, and which sites are not finite."""
 
-from collections.abc import Mapping
-
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
-from torch import Tensor
 
+from multipyro.batch import Masks, Values
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.expressions import elbo
@@ -22,8 +20,8 @@ def evaluation_of(
     objective: ELBO,
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None = None,
+    x: Values,
+    observed: Masks = None,
 ) -> Evaluation:
     """The bound of a batch and the sums by site behind it.
 
@@ -52,9 +50,7 @@ def evaluation_of(
 
 
 @torch.no_grad()
-def non_finite_sites(
-    model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-) -> list[str]:
+def non_finite_sites(model: Program, guide: Program, x: Values, observed: Masks = None) -> list[str]:
     """The sites of a new trace whose value or log-probability is not finite.
 
     Returns:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from multipyro._distributions import detached, representative_tensor, sample_from
-from multipyro.batch import modalities_in, private_modality
+from multipyro.batch import Masks, Values, modalities_in, private_modality
 from multipyro.guides import StratifiedMixture
 from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.sites import (
@@ -107,9 +107,7 @@ class StratifiedELBO(Objective):
         gradient = "" if self.gradient == "reparam" else f", {self.gradient} gradient"
         return f"{self.bound} {self.num_particles}-sample bound of (m || g{self.sites}){auxiliary}{gradient}"
 
-    def evaluate(
-        self, model: Program, guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-    ) -> Evaluation:
+    def evaluate(self, model: Program, guide: Program, x: Values, observed: Masks = None) -> Evaluation:
         guide_sites = unsampled_sites(guide, x, observed)
         strata, shares = self._strata(guide_sites)
         values = {}
@@ -230,9 +228,7 @@ def expert_mixture(guide_sites: Mapping[str, dict]) -> StratifiedMixture:
     return mixture
 
 
-def unsampled_sites(
-    guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None
-) -> dict[str, dict]:
+def unsampled_sites(guide: Program, x: Values, observed: Masks = None) -> dict[str, dict]:
     """The sites of a guide, whose latents have no samples yet: an objective samples each stratum itself.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Rows, batch_rows, fill_missing, private_modality, selected
+from multipyro.batch import Masks, Rows, Values, batch_rows, fill_missing, private_modality, selected
 from multipyro.guides import AggregateGuide, Guide
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
@@ -175,7 +175,7 @@ def flow_prior(model: Program) -> nn.Module:
 
 
 class _Complete(Handler):
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
+    def forward(self, x: Values, observed: Masks = None) -> Any:
         (modalities,) = self.settings
         given, rows = _complete_rows(x, observed, modalities)
         with _shared_latents(), _masked(rows):
@@ -183,7 +183,7 @@ class _Complete(Handler):
 
 
 class _AggregateFlow(Handler):
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
+    def forward(self, x: Values, observed: Masks = None) -> Any:
         modalities, shared_only = self.settings
         given, rows = _complete_rows(x, observed, modalities)
         with _shared_latents() if shared_only else nullcontext(), _masked(rows):
@@ -191,7 +191,7 @@ class _AggregateFlow(Handler):
 
 
 class _FlowPrior(Handler):
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Tensor:
+    def forward(self, x: Values, observed: Masks = None) -> Tensor:
         with pyro.plate("data", batch_rows(x), dim=-1), _masked(Rows(x, observed).any()):
             return pyro.sample("z", self.program.prior.transformed())
 
@@ -204,7 +204,7 @@ class _Features(nn.Module):
         self.branches = nn.ModuleDict(branches)
         self.out_features = sum(branch.out_features for branch in branches.values())
 
-    def forward(self, x: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, x: Values) -> Tensor:
         return torch.cat([branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()], -1)
 
 
@@ -213,9 +213,7 @@ def _features(networks: Networks, subset: Subset) -> nn.Module:
     return branches[subset[0]] if len(subset) == 1 else _Features(branches)
 
 
-def _complete_rows(
-    x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, subset: Subset
-) -> tuple[dict[str, Tensor], Tensor | None]:
+def _complete_rows(x: Values, observed: Masks, subset: Subset) -> tuple[dict[str, Tensor], Tensor | None]:
     """The entries of a subset, filled, and the rows that contain all of it; None for all rows."""
     rows = Rows(x, observed).all_of(subset)
     return {name: fill_missing(values, rows) for name, values in selected(x, subset).items()}, rows

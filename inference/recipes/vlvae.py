@@ -19,9 +19,9 @@ from typing import Literal, NamedTuple
 
 import pyro.distributions as dist
 from pyro.infer.util import is_validation_enabled
-from torch import Tensor, nn
+from torch import nn
 
-from multipyro.batch import Rows, selected
+from multipyro.batch import Masks, Rows, Values, selected
 from multipyro.guides import Guide, JointGuide, NormalEncoder
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.options import Share
@@ -57,7 +57,7 @@ class _FirstOnly(Guide):
     def __init__(self, latent_dim: int, modalities: tuple[str, ...], encoders: Mapping[str, nn.Module]) -> None:
         super().__init__(latent_dim, encoders, modalities, [modalities[:1], modalities])
 
-    def posterior(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> dist.Distribution:
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         first, other = self.modalities
         rows = Rows(x, observed)
         if is_validation_enabled() and other in x and first in rows.masks and rows.exactly([other]).any():

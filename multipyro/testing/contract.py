@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import subsets_of
+from multipyro.batch import Values, subsets_of
 from multipyro.data import Modality, MultimodalData
 from multipyro.inference import METHODS, build, conditional, cross_generate, fit_recipe, frozen, load
 from multipyro.inference.evaluation import supports
@@ -119,7 +119,7 @@ def toy_data(
     return MultimodalData("toy", chosen, {name: values[name] for name in chosen}, None, label, "train")
 
 
-def check_sites(recipe: Recipe, x: Mapping[str, Tensor]) -> None:
+def check_sites(recipe: Recipe, x: Values) -> None:
     """Checks that the guide samples the model's latents, in the plate `data`, for every subset that it supports.
 
     The guide's `conditional` may leave latents to the model, as that of a hierarchical guide does.
@@ -198,9 +198,7 @@ def check_gradients(recipe: Recipe, batches: Sequence[Mapping[str, Tensor]], wit
                 _check(not torch.equal(tensor, before[name]), f"{name} trains on {loss} and does not change")
 
 
-def check_subsets(
-    recipe: Recipe, x: Mapping[str, Tensor], subsets: Sequence[Sequence[str]] | None = None
-) -> list[tuple[str, ...]]:
+def check_subsets(recipe: Recipe, x: Values, subsets: Sequence[Sequence[str]] | None = None) -> list[tuple[str, ...]]:
     """Checks that every subset that the guide supports predicts all modalities, and others are refused by name.
 
     Args:
@@ -235,7 +233,7 @@ def check_subsets(
     return supported
 
 
-def check_missing(recipe: Recipe, x: Mapping[str, Tensor]) -> None:
+def check_missing(recipe: Recipe, x: Values) -> None:
     """Checks that no loss depends on the values of missing examples.
 
     Args:

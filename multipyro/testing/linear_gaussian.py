@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import subsets_of
+from multipyro.batch import Values, subsets_of
 from multipyro.guides import Guide, MixtureOfExperts, ProductOfExperts
 from multipyro.ppl_models import MultimodalModel, NormalLikelihood
 
@@ -118,7 +118,7 @@ class LinearGaussian:
             x[name] = mean + self.scales[name] * torch.randn(mean.shape, dtype=DTYPE, generator=generator)
         return x
 
-    def log_evidence(self, x: dict[str, Tensor], subset=None) -> Tensor:
+    def log_evidence(self, x: Values, subset=None) -> Tensor:
         """`log p(x_S)` of each example, `(rows,)`, in nats."""
         subset = [m for m in self.modalities if m in (x if subset is None else subset)]
         if not subset:
@@ -129,11 +129,11 @@ class LinearGaussian:
         marginal = dist.MultivariateNormal(mean, loading @ loading.T + noise.diag())
         return marginal.log_prob(torch.cat([x[m] for m in subset], -1))
 
-    def log_conditional(self, x: dict[str, Tensor], target, given) -> Tensor:
+    def log_conditional(self, x: Values, target, given) -> Tensor:
         """`log p(x_T | x_S)` of each example, `(rows,)`, in nats."""
         return self.log_evidence(x, {*target, *given}) - self.log_evidence(x, given)
 
-    def posterior(self, x: dict[str, Tensor], subset=None) -> dist.MultivariateNormal:
+    def posterior(self, x: Values, subset=None) -> dist.MultivariateNormal:
         """`p(z | x_S)`, batch `(rows,)`; the prior for an empty subset."""
         precision = torch.eye(self.latent_dim, dtype=DTYPE)
         shift = torch.zeros(len(next(iter(x.values()))), self.latent_dim, dtype=DTYPE)
@@ -143,13 +143,13 @@ class LinearGaussian:
         mean = torch.linalg.solve(precision, shift.T).T
         return dist.MultivariateNormal(mean, precision_matrix=precision)
 
-    def best_diagonal(self, x: dict[str, Tensor], subset=None) -> dist.Distribution:
+    def best_diagonal(self, x: Values, subset=None) -> dist.Distribution:
         """The diagonal normal closest to the posterior in `KL(q || p)`: its mean, and its precisions' diagonal."""
         posterior = self.posterior(x, subset)
         scale = posterior.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
         return dist.Normal(posterior.mean, scale.expand_as(posterior.mean)).to_event(1)
 
-    def diagonal_gap(self, x: dict[str, Tensor], subset=None) -> Tensor:
+    def diagonal_gap(self, x: Values, subset=None) -> Tensor:
         """`KL(best diagonal || posterior)`, the same for every example; 0 with orthogonal loadings."""
         precision = self.posterior(x, subset).precision_matrix[0]
         return 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision))

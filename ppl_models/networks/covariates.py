@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from multipyro.batch import covariate_entry, covariates_in, is_missing, modalities_in
+from multipyro.batch import Values, covariate_entry, covariates_in, is_missing, modalities_in
 from multipyro.ppl_models.networks._layers import OneHot, checks_values, leading_shape
 
 __all__ = ["Covariates", "WithCovariates", "encoder_input"]
@@ -42,7 +42,7 @@ class Covariates(nn.Module):
         self.classes = nn.ModuleDict({name: OneHot(size) for name, size in sizes.items() if isinstance(size, int)})
         self.out_features = sum(size if isinstance(size, int) else sum(size) for size in sizes.values())
 
-    def forward(self, x: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    def forward(self, x: Values, dtype: torch.dtype) -> Tensor:
         missing = [covariate_entry(name) for name in self.shapes if x.get(covariate_entry(name)) is None]
         if missing:
             raise ValueError(f"x must contain the covariates {missing}, it has {list(x)}")
@@ -103,7 +103,7 @@ class WithCovariates(nn.Module):
         return features * (1 + scale) + shift
 
 
-def encoder_input(encoder: nn.Module, x: Mapping[str, Tensor], modality: str) -> Tensor | dict[str, Tensor]:
+def encoder_input(encoder: nn.Module, x: Values, modality: str) -> Tensor | dict[str, Tensor]:
     """The input of the encoder of a modality.
 
     Args:

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from multipyro.batch import Values
 from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.networks.mlp import MLP
 
@@ -139,6 +140,6 @@ class JointEncoder(nn.Module):
         network = trunk(size, hidden_features) if shared is None else shared
         self.encoder = NormalEncoder(network, latent_dim, scale)
 
-    def forward(self, x: Mapping[str, Tensor]) -> dist.Distribution:
+    def forward(self, x: Values) -> dist.Distribution:
         features = [branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()]
         return self.encoder(torch.cat(features, -1))
