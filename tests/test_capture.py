@@ -13,6 +13,7 @@ from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, 
 from multipyro.data import MultimodalData
 from multipyro.inference import METHODS, fit, fit_recipe
 from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
+from multipyro.inference.objectives.expressions import Elbo
 from multipyro.inference.recipes import Networks
 from multipyro.inference.training import capture
 from multipyro.inference.training.capture import StepGraph
@@ -268,6 +269,18 @@ def test_by_default_short_trainings_and_programs_of_others_are_not_captured(repl
     monkeypatch.undo()
     fit(model, guide, elbo(MODEL, GUIDE), toy_data(), **SETTINGS)
     assert not replayed
+
+
+class FreeNats(Elbo):
+    """A user's own ELBO, whose steps may differ from each other."""
+
+
+def test_by_default_a_sum_with_an_objective_of_others_in_it_is_not_captured(replayed, cheap):
+    model, guide = toy_programs()
+    for objective in (elbo(MODEL, GUIDE), elbo(MODEL, GUIDE) + 0.5 * FreeNats(MODEL, GUIDE)):
+        replayed.clear()
+        fit(model, guide, objective, toy_data(), **SETTINGS)
+        assert bool(replayed) is (type(objective) is Elbo)
 
 
 class Freezing:

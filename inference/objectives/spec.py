@@ -13,9 +13,9 @@ from pyro.infer import ELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from multipyro.inference.objectives.weights import LinearWarmup
-from multipyro.inference.programs import Concrete, Handler, subset_text
+from multipyro.inference.programs import Applied, Concrete, Handler, subset_text
 
-__all__ = ["fingerprint_of", "instances_in", "modules_in", "schedules_of", "spec_of"]
+__all__ = ["fingerprint_of", "instances_in", "modules_in", "packages_of", "schedules_of", "spec_of"]
 
 # Pyro replaces it by its guess in the first call
 _GUESSED = "max_plate_nesting"
@@ -120,6 +120,13 @@ def _settings(value: Any) -> dict[str, Any]:
 def instances_in(value: Any, kind: type[T]) -> tuple[T, ...]:
     """The values of one class in an objective, each once."""
     return tuple({id(part): part for part in _walk(value, set()) if isinstance(part, kind)}.values())
+
+
+def packages_of(value: Any) -> set[str]:
+    """The packages that define the classes, functions and handlers in an objective, wherever in it they are."""
+    parts = instances_in(value, object)
+    places = (part.handler if isinstance(part, Applied) else getattr(part, "__module__", "") for part in parts)
+    return {place.partition(".")[0] for place in places if place}
 
 
 def _walk(value: Any, visited: set[int]) -> Iterator[Any]:

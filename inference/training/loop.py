@@ -16,6 +16,7 @@ from multipyro.batch import batch_rows
 from multipyro.data import Batch
 from multipyro.inference.objectives import LinearWarmup, schedules_of
 from multipyro.inference.objectives.reports import evaluation_of, non_finite_sites
+from multipyro.inference.objectives.spec import packages_of
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs.checkpoints import load_programs, programs_of, read_checkpoint, state_of, write_checkpoint
 from multipyro.inference.runs.description import describe_run
@@ -204,11 +205,11 @@ class Trainer:
     def _is_ours(self) -> bool:
         """Whether all parts of a step come from multipyro or torch, without hooks, so that each step does the same."""
         parts = [part for module in self._modules for part in module.modules()]
-        objectives = [step.objective for step in self._steps]
-        others = *self._programs, *objectives, *self._settings.callbacks  # a callback may change what a step does
-        places = {type(part).__module__.partition(".")[0] for part in (*parts, *others)}
+        others = *self._programs, *self._settings.callbacks  # a callback may change what a step does
+        packages = {type(part).__module__.partition(".")[0] for part in (*parts, *others)}
+        packages = packages.union(*(packages_of(step.objective) for step in self._steps))
         is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-        return places <= {"multipyro", "torch"} and not is_hooked
+        return packages <= {"multipyro", "torch"} and not is_hooked
 
     def _note(self, text: str) -> None:
         if self._settings.compile is True:
