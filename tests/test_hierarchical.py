@@ -25,7 +25,7 @@ from multipyro.inference import (
     predictive,
 )
 from multipyro.inference.evaluation import ImportanceSampling, guide_conditional_log_likelihood
-from multipyro.inference.objectives import GUIDE, MODEL, elbo
+from multipyro.inference.objectives import GUIDE, MODEL, elbo, schedules_of
 from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP, HierarchicalModel, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
@@ -366,7 +366,7 @@ def test_the_weight_of_the_kl_is_that_of_every_layer():
     for beta in (0.0, 1.0, 3.0):
         torch.manual_seed(0)
         recipe = build("jmvae-h", networks, 2, beta=beta)
-        recipe.stages[0].objective.schedules[0].set(epoch=99, step=0)
+        schedules_of(recipe.stages[0].objective)[0].set(epoch=99, step=0)
         torch.manual_seed(1)
         values.append(recipe.stages[0].objective.loss(recipe.model, recipe.guide, x))
     torch.manual_seed(1)

@@ -9,6 +9,7 @@ from toy import toy_networks
 
 from multipyro.guides import ProductOfExperts
 from multipyro.inference import build
+from multipyro.inference.objectives import schedules_of
 from multipyro.testing import DTYPE, LinearGaussian, kl_normal
 
 RATIO, BETA = 5 / 6, 1.5
@@ -100,10 +101,10 @@ def test_the_warm_up_scales_every_divergence():
         return objective.loss(model, guide, x)
 
     assert value(loss) == pytest.approx(value(cold), rel=1e-12)
-    for schedule in loss.schedules:
+    for schedule in schedules_of(loss):
         schedule.set(epoch=2, step=0)
     assert value(loss) == pytest.approx(value(warm), rel=1e-6)
-    with loss.schedules[0].finished():
+    with schedules_of(loss)[0].finished():
         assert value(loss) == pytest.approx(value(warm), rel=1e-6)
 
 

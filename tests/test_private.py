@@ -20,7 +20,7 @@ from multipyro.guides import (
 )
 from multipyro.inference import build, cross_generate, embed, fit_recipe, log_likelihood, predictive, reconstruct
 from multipyro.inference.evaluation import guide_conditional_log_likelihood, to_inference_data
-from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, subset_elbo
+from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, schedules_of, subset_elbo
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
 
@@ -364,7 +364,7 @@ def test_recipes_take_private_latents(method, private):
 
 def test_the_weight_of_private_divergences_is_beta_times_its_own():
     recipe = build("mopoe", toy_networks(), 2, private=1, private_beta={"label": 5.0}, beta=2.0)
-    schedules = recipe.stages[0].objective.schedules
+    schedules = schedules_of(recipe.stages[0].objective)
     assert sorted(s.current.item() for s in schedules) == [2.0, 2.0, 10.0]
 
 

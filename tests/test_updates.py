@@ -19,7 +19,7 @@ from toy import (
 )
 
 from multipyro.inference import build, fit_recipe, load
-from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo, schedules_of
 from multipyro.inference.recipes import Recipe, Stage, Update
 from multipyro.inference.runs import load_state, save_state
 from multipyro.inference.runs.checkpoints import read_checkpoint
@@ -88,7 +88,7 @@ def test_the_updates_are_those_of_a_plain_loop():
     train(recipe, epochs=2, optimizer=lambda p: SGD(p, lr=1e-3))
     updates = plain.stages[0].updates
     optimizers = [SGD([p for m in update.train for p in m.parameters()], lr=1e-3) for update in updates]
-    (beta,), steps = plain.stages[0].objective.schedules, 0
+    (beta,), steps = schedules_of(plain.stages[0].objective), 0
     for epoch in range(2):
         batches = toy_data().batches(16, shuffle=True, seed=5, epoch=epoch)
         for number, (x, observed) in enumerate(batches):

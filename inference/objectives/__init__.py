@@ -1,6 +1,6 @@
 """Objectives: what training maximizes, written as expressions of ELBOs between programs."""
 
-from multipyro.inference.objectives._base import BoundObjective, Evaluation, Objective
+from multipyro.inference.objectives._base import Evaluation, Objective
 from multipyro.inference.objectives.adversarial import DiscriminatorLoss, GeneratorLoss
 from multipyro.inference.objectives.expressions import elbo, subset_elbo, sum_over
 from multipyro.inference.objectives.families import PROPER_SUBSETS, SINGLES, listed_subsets, random_subsets
@@ -19,7 +19,6 @@ __all__ = [
     "PROPER_SUBSETS",
     "SINGLES",
     "SUBSET",
-    "BoundObjective",
     "DiscriminatorLoss",
     "Evaluation",
     "GeneratorLoss",

@@ -3,22 +3,21 @@
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
 from pyro.util import warn_if_nan
-from torch import Tensor, nn
+from torch import Tensor
 
 from multipyro.batch import Masks, Values
 from multipyro.guides._encoder_cache import encoders_run_once
-from multipyro.inference.objectives.spec import fingerprint_of, modules_in, schedules_of, spec_of
-from multipyro.inference.objectives.weights import LinearWarmup
+from multipyro.inference.objectives.spec import fingerprint_of
 from multipyro.inference.programs import Binding, Program
 
-__all__ = ["BoundObjective", "Evaluation", "Objective", "replayed", "trace_of"]
+__all__ = ["Evaluation", "Objective", "replayed", "trace_of"]
 
 
 @dataclass
@@ -74,7 +73,7 @@ class Objective(ELBO):
     """Base of the objectives: a subclass defines in `evaluate` what is maximized; Pyro's `ELBO` interface follows.
 
     An objective is a value. It is printed by `equation()`, two are equal if their classes and settings are, and
-    `fingerprint()` shows whether a resumed run has the objective that it was started with. The settings are the
+    `fingerprint_of` shows whether a resumed run has the objective that it was started with. The settings are the
     public attributes: numbers, strings, tensors, modules, schedules, expressions of programs, and lists and dicts of
     these. A function among them is an error when a run is saved; attributes whose name begins with an underscore, and
     the code of the class, are not compared.
@@ -124,27 +123,14 @@ class Objective(ELBO):
         """The objective as text, `m` the model, `g` the guide, `|A` restricted to the modalities `A`."""
         return type(self).__name__
 
-    def spec(self) -> dict[str, Any]:
-        """The objective as nested plain values, see `spec_of`."""
-        return spec_of(self)
+    def bind(self, model: Program, guide: Program) -> Self:
+        """A copy of the objective that makes its handlers around this model and this guide once, and not in each call.
 
-    def fingerprint(self) -> str:
-        """A digest that changes with every setting, see `fingerprint_of`."""
-        return fingerprint_of(self)
-
-    @property
-    def schedules(self) -> tuple[LinearWarmup, ...]:
-        """The schedules among the weights, advanced by the training loop."""
-        return schedules_of(self)
-
-    @property
-    def modules(self) -> tuple[nn.Module, ...]:
-        """The modules that the objective itself refers to, such as a discriminator."""
-        return modules_in(self)
-
-    def bind(self, model: Program, guide: Program) -> "BoundObjective":
-        """The objective with a model and a guide, whose handlers are made once."""
-        return BoundObjective(self, model, guide)
+        The objective itself keeps no model alive.
+        """
+        bound = copy.copy(self)
+        vars(bound)["_cached_binding"] = Binding(model, guide)
+        return bound
 
     def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the bound, a tensor `()` summed over the batch, in nats."""
@@ -193,36 +179,13 @@ class Objective(ELBO):
         return {name: value for name, value in vars(self).items() if not name.startswith("_cached")}
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(self) is type(other) and self.fingerprint() == other.fingerprint())
+        return self is other or (type(self) is type(other) and fingerprint_of(self) == fingerprint_of(other))
 
     def __hash__(self) -> int:
         return hash(type(self))
 
     def __repr__(self) -> str:
         return self.equation()
-
-
-class BoundObjective:
-    """An objective with its model and its guide.
-
-    Args:
-        objective: The objective.
-        model: The generative program.
-        guide: The variational program.
-    """
-
-    def __init__(self, objective: Objective, model: Program, guide: Program) -> None:
-        # the copy keeps the handlers, and the objective itself no model alive
-        self.objective, self.model, self.guide = copy.copy(objective), model, guide
-        vars(self.objective)["_cached_binding"] = Binding(model, guide)
-
-    def evaluate(self, x: Values, observed: Masks = None) -> Evaluation:
-        """As `Objective.evaluate`."""
-        return self.objective.evaluate(self.model, self.guide, x, observed)
-
-    def differentiable_loss(self, x: Values, observed: Masks = None) -> Tensor:
-        """As `Objective.differentiable_loss`."""
-        return self.objective.differentiable_loss(self.model, self.guide, x, observed)
 
 
 def trace_of(program: Program, num_particles: int, *args: Any, **kwargs: Any) -> poutine.Trace:

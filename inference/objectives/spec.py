@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from multipyro.inference.objectives.weights import LinearWarmup
 from multipyro.inference.programs import Applied, Concrete, Handler, subset_text
 
-__all__ = ["fingerprint_of", "instances_in", "modules_in", "packages_of", "schedules_of", "spec_of"]
+__all__ = ["fingerprint_of", "instances_in", "packages_of", "schedules_of", "spec_of"]
 
 # Pyro replaces it by its guess in the first call
 _GUESSED = "max_plate_nesting"
@@ -60,11 +60,6 @@ def fingerprint_of(value: Any) -> str:
 def schedules_of(value: Any) -> tuple[LinearWarmup, ...]:
     """The schedules in an objective, each once; the training loop advances them."""
     return instances_in(value, LinearWarmup)
-
-
-def modules_in(value: Any) -> tuple[nn.Module, ...]:
-    """The modules that an objective itself refers to, each once; not those of the model and the guide."""
-    return instances_in(value, nn.Module)
 
 
 def _spec(value: Any, where: str) -> Any:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from multipyro.inference.handlers import frozen, frozen_modules
 from multipyro.inference.objectives import Objective
-from multipyro.inference.objectives._base import BoundObjective
 from multipyro.inference.recipes import Recipe, Stage, Update
 from multipyro.inference.runs.checkpoints import programs_of
 from multipyro.inference.training.capture import CapturedGradients
@@ -107,7 +106,7 @@ class TrainingStep:
         self._is_first = False
         return loss.detach()
 
-    def _loss(self, bound: BoundObjective | None, x: Any, observed: Any) -> Tensor:
+    def _loss(self, bound: Objective | None, x: Any, observed: Any) -> Tensor:
         """The loss of a batch; an objective that is not ours also stores its gradients in the parameters."""
         with (
             frozen_modules(self._others, self._train) if self._others else nullcontext(),
@@ -115,7 +114,7 @@ class TrainingStep:
         ):
             if bound is None:
                 return torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, x, observed))
-            return bound.differentiable_loss(x, observed)
+            return bound.differentiable_loss(self.model, self.guide, x, observed)
 
     def apply(self, factor: float | None) -> None:
         """Updates the parameters, with the learning rate multiplied by `factor` unless that is None."""
