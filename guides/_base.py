@@ -34,7 +34,7 @@ from multipyro.ppl_models.conditional import IndependentPrior
 from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.priors import StandardNormalPrior
 
-__all__ = ["Guide", "Posterior", "check_fit", "check_latent_dims", "encode_joint", "encode_modality"]
+__all__ = ["Guide", "Posterior", "by_site", "check_fit", "check_latent_dims", "encode_joint", "encode_modality"]
 
 #: a distribution over `z`, or site -> distribution
 Posterior = dist.Distribution | dict[str, dist.Distribution]
@@ -159,7 +159,7 @@ class Guide(Program, metaclass=_AbstractProgram):
 
         Returns:
             One distribution over `z`, or a dict of site -> distribution, each of batch shape `(batch,)` and finite in
-            every row (rows in which nothing is observed are masked out).
+            every row (rows in which nothing is observed are masked out). Private latents are added by the base.
         """
 
     def conditional(self, x: Values, observed: Masks = None) -> Posterior:
@@ -218,23 +218,11 @@ class Guide(Program, metaclass=_AbstractProgram):
                 )
         return Experts(experts, rows)
 
-    def with_private(self, shared: dist.Distribution, x: Values, observed: Masks = None) -> Posterior:
-        """Adds the posteriors over private latents to the posterior over the shared latent.
-
-        Args:
-            shared: The distribution of `z`.
-            x: Modality name -> values `(batch, *event)`.
-            observed: Modality name -> bool `(batch,)`, the rows in which it is observed.
-
-        Returns:
-            `shared`, or a dict of site -> distribution: `z`, and `z_<modality>` for each modality of `x` with a private
-            latent.
-        """
-        sites, private, rows = {"z": shared}, self.private, Rows(x, observed)
-        for name in self.modalities:
-            if name in x and name in private:
-                sites[f"z_{name}"] = encode_modality(private[name], x, name, rows)
-        return sites if len(sites) > 1 else shared
+    def private_posteriors(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
+        """The posteriors over the private latents of the modalities in `x`, site `z_<modality>` -> distribution."""
+        private, rows = self.private, Rows(x, observed)
+        names = [name for name in self.modalities if name in x and name in private]
+        return {f"z_{name}": encode_modality(private[name], x, name, rows) for name in names}
 
     def validate_inputs(self, x: Values, observed: Masks = None) -> dict[str, Tensor]:
         """Validates a batch and returns the modalities that it contains, in the order of the guide, and its covariates.
@@ -288,11 +276,10 @@ class Guide(Program, metaclass=_AbstractProgram):
     ) -> dict[str, Tensor]:
         self._claim_parameters()
         present = self.validate_inputs(x, observed)
-        result, rows = method(present, observed), Rows(present, observed)
-        sites = result if isinstance(result, Mapping) else {"z": result}
+        sites, rows = by_site(method(present, observed)), Rows(present, observed)
         self._check_result(sites)
-        values = {}
-        number = batch_rows(present)
+        sites = {**sites, **self.private_posteriors(present, observed)}
+        values, number = {}, batch_rows(present)
         subsample = None if self.num_data is None else torch.arange(number)
         with pyro.plate("data", self.num_data or number, subsample=subsample, dim=-1):
             for name, distribution in sites.items():
@@ -345,6 +332,11 @@ class _ModelPrior(nn.Module):
         return self.source[0]()
 
 
+def by_site(posterior: Posterior) -> Mapping[str, dist.Distribution]:
+    """A posterior as site -> distribution; a single distribution is that of `z`."""
+    return posterior if isinstance(posterior, Mapping) else {"z": posterior}
+
+
 def check_latent_dims(encoders: Mapping[Any, nn.Module], latent_dim: int) -> None:
     """Raises if an encoder is known to have another latent size."""
     sizes = {name: getattr(encoder, "latent_dim", latent_dim) for name, encoder in encoders.items()}
@@ -373,47 +365,37 @@ def check_fit(guide: Guide, model: Any) -> None:
         check_latent_dims({f"private {name}": encoder}, size)
 
 
-def encode(
-    encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None = None, *key: object
-) -> dist.Distribution | Tensor:
-    """The result of an encoder for the rows in `mask`, and finite values without gradient for all others.
-
-    Missing rows are filled before they are encoded. In training, batch norms normalize over the observed rows only;
-    fewer than two have no statistics, and the running statistics are used. Gathering the observed rows is the one place
-    in a guide's forward pass that waits for the device.
-
-    Args:
-        encoder: The module; it returns a distribution, or features.
-        values: The argument of the encoder: values `(batch, *event)`, or a dict of them.
-        mask: Rows to encode, bool `(batch,)`; None for all.
-        *key: The tensors that, with the encoder, identify the result within a step, if they are not those in `values`
-            and `mask`.
-    """
-    inputs = key or ((*values.values(), mask) if isinstance(values, dict) else (values, mask))
-    return encode_once(encoder, inputs, lambda: _encode(encoder, values, mask))
-
-
 def encode_modality(encoder: nn.Module, x: Values, modality: str, rows: Rows) -> dist.Distribution | Tensor:
-    """As `encode`, for the encoder of one modality of a batch."""
-    return encode(encoder, encoder_input(encoder, x, modality), rows.of(modality))
+    """The result of the encoder of one modality, a distribution or features, in the rows that contain the modality.
+
+    All other rows have finite values without gradient. Within a step an encoder runs once for the same values. In
+    training, batch norms normalize over the observed rows only; fewer than two have no statistics, and the running
+    statistics are used. Gathering the observed rows is the one place in a guide's forward pass that waits for the
+    device.
+    """
+    inputs, mask = encoder_input(encoder, x, modality), rows.of(modality)
+    tensors = inputs.values() if isinstance(inputs, dict) else (inputs,)
+    return encode_once(encoder, (*tensors, mask), lambda: _encode(encoder, inputs, mask))
 
 
 def encode_joint(encoder: nn.Module, x: Values, observed: Masks = None) -> dist.Distribution:
-    """As `encode`, for an encoder that is called with a dict, and the rows that contain all of `x`."""
+    """As `encode_modality`, for an encoder that is called with a dict, in the rows that contain all of `x`."""
     rows = Rows(x, observed)
-    values = {name: x[name] for name in rows.modalities} | covariates_in(x)
-    return encode(encoder, values, rows.all_of(rows.modalities), *values.values(), *map(rows.of, rows.modalities))
+    inputs = {name: x[name] for name in rows.modalities} | covariates_in(x)
+    tensors = (*inputs.values(), *map(rows.of, rows.modalities))
+    return encode_once(encoder, tensors, lambda: _encode(encoder, inputs, rows.all_of(rows.modalities)))
 
 
-def _encode(encoder: nn.Module, values: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution | Tensor:
-    def each(function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
-        return {m: function(v) for m, v in values.items()} if isinstance(values, dict) else function(values)
+def _encode(encoder: nn.Module, inputs: Tensor | dict[str, Tensor], mask: Tensor | None) -> dist.Distribution | Tensor:
+    def encoded(function: Callable[[Tensor], Tensor]) -> dist.Distribution | Tensor:
+        each = {n: function(v) for n, v in inputs.items()} if isinstance(inputs, dict) else function(inputs)
+        return encoder(each)
 
     if not (encoder.training and batch_norms(encoder)):
-        return encoder(each(lambda v: fill_missing(v, mask)))
+        return encoded(lambda values: fill_missing(values, mask))
     rows = None if mask is None else mask.nonzero()[:, 0]
-    first = next(iter(values.values())) if isinstance(values, dict) else values
+    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
     if len(first if rows is None else rows) < 2:
         with evaluation_mode(*batch_norms(encoder)):
-            return encoder(each(lambda v: fill_missing(v, mask)))
-    return encoder(values) if rows is None else scattered(encoder(each(lambda v: v[rows])), rows, len(mask))
+            return encoded(lambda values: fill_missing(values, mask))
+    return encoder(inputs) if rows is None else scattered(encoded(lambda values: values[rows]), rows, len(mask))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
 from multipyro.batch import Masks, Rows, Values, fill_missing, selected
-from multipyro.guides._base import Guide, Posterior, check_fit, check_latent_dims
+from multipyro.guides._base import Guide, Posterior, by_site, check_fit, check_latent_dims
 from multipyro.ppl_models.networks.covariates import encoder_input
 
 __all__ = ["AggregateGuide"]
@@ -90,10 +90,13 @@ class AggregateGuide(Guide):
         flow = self.flows["+".join(subset)]
         return flow(encoder_input(flow, x, subset[0]) if len(subset) == 1 else selected(x, subset))
 
+    def private_posteriors(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
+        return self.teacher.private_posteriors(x, observed)
+
     @pyro_method
     def sample_aggregate(self, x: Values) -> dict[str, Tensor]:
         """As `forward`, but samples from `aggregate`."""
-        return self._sample(lambda x, _: self.teacher.with_private(self.aggregate(x), x), x, None)
+        return self._sample(lambda x, _: self.aggregate(x), x, None)
 
     def _flows_or(self, teacher: Callable, x: Values, observed: Masks) -> Posterior:
         """The flow of each row's subset, and the distribution of the teacher for rows of other subsets."""
@@ -101,7 +104,7 @@ class AggregateGuide(Guide):
         present = rows.modalities
         subsets = [subset for subset in self.flow_subsets if set(subset) <= set(present) and self._uses_flow(subset)]
         if not rows.masks:
-            return self.teacher.with_private(self.aggregate(x), x) if present in subsets else teacher(x)
+            return self.aggregate(x) if present in subsets else teacher(x)
         if not subsets:
             return teacher(x, observed)
         exactly = torch.stack([rows.exactly(subset) for subset in subsets])  # (flows, batch)
@@ -111,11 +114,11 @@ class AggregateGuide(Guide):
         if self.teacher.supports(present):
             # for the teacher, nothing is observed in the rows of the flows
             rest = teacher(x, dict(zip(present, rows.stacked() & ~by_flow, strict=True)))
-            choices.append(rest["z"] if isinstance(rest, Mapping) else rest)
+            choices.append(by_site(rest)["z"])
             index = torch.where(by_flow, index, len(subsets))
         else:
             self._check_rows(rows, by_flow)
-        return self.teacher.with_private(choose_rows(choices, index), x, observed)
+        return choose_rows(choices, index)
 
     def _uses_flow(self, subset: tuple[str, ...]) -> bool:
         """Whether the posterior of a subset with a flow is the flow rather than the teacher's."""

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -51,8 +52,7 @@ class BridgedGuide(Guide):
         bridge_features: Widths of the hidden layers of each bridge; empty for a linear one.
         hidden_features: Widths of the hidden layers between the concatenated features and the heads.
         scale: As in `NormalEncoder`.
-        name: As in `Guide`.
-        prior: As in `Guide`.
+        **settings: `prior`, `private` and `name`, as in `Guide`.
 
     Attributes:
         branches: The feature networks.
@@ -72,10 +72,9 @@ class BridgedGuide(Guide):
         bridge_features: Sequence[int] = (512,),
         hidden_features: Sequence[int] = (),
         scale: Scale = "softplus",
-        name: str = "guide",
-        prior: nn.Module | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(latent_dim, None, tuple(branches), prior=prior, name=name)
+        super().__init__(latent_dim, None, tuple(branches), **settings)
         self.branches = nn.ModuleDict(branches)
         self._sizes = {m: branch.out_features for m, branch in branches.items()}
         self.fusion = NormalEncoder(trunk(sum(self._sizes.values()), hidden_features), latent_dim, scale)

@@ -1,14 +1,14 @@
 """Guides made of one expert per modality: their product, their mixture, and the mixture of their products."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from multipyro.batch import Masks, Rows, Values, subsets_of
-from multipyro.guides._base import Guide, Posterior
+from multipyro.guides._base import Guide
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.guides.algebra.products import Experts, check_prior, product_of_experts, subset_products
 
@@ -29,9 +29,7 @@ class ProductOfExperts(Guide):
         latent_dim: Size of the latent.
         encoders: Modality name -> module from `x_m` to an independent normal.
         prior_expert: Whether the prior is one of the experts, as in MVAE.
-        prior: The module of the prior expert; `N(0, I)` by default.
-        name: As in `Guide`.
-        private: As in `Guide`.
+        **settings: `prior`, `private` and `name`, as in `Guide`.
 
     Raises:
         TypeError: If the prior expert is not an independent normal.
@@ -49,18 +47,15 @@ class ProductOfExperts(Guide):
         latent_dim: int,
         encoders: Mapping[str, nn.Module],
         prior_expert: bool = True,
-        prior: nn.Module | None = None,
-        name: str = "guide",
-        private: Mapping[str, nn.Module] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
+        super().__init__(latent_dim, encoders, **settings)
         self.prior_expert = prior_expert
         if prior_expert:
             check_prior(self.prior, "prior_expert=False")
 
-    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
-        shared = product_of_experts(self.experts(x, observed), prior=self.prior if self.prior_expert else None)
-        return self.with_private(shared, x, observed)
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
+        return product_of_experts(self.experts(x, observed), prior=self.prior if self.prior_expert else None)
 
 
 class MixtureOfExperts(Guide):
@@ -75,12 +70,10 @@ class MixtureOfExperts(Guide):
     Args:
         latent_dim: Size of the latent.
         encoders: Modality name -> module from `x_m` to a distribution with `rsample`; the families may differ.
-        name: As in `Guide`.
-        private: As in `Guide`.
         auxiliary: Modality name -> module that returns the auxiliary prior of its private latent when called. The
             guide only contains them, as parameters that are trained but not used for prediction; `StratifiedELBO`
             uses them.
-        prior: As in `Guide`; it is not an expert.
+        **settings: `prior`, which is not an expert, `private` and `name`, as in `Guide`.
 
     Example:
         >>> from multipyro.guides import NormalEncoder
@@ -94,19 +87,16 @@ class MixtureOfExperts(Guide):
         self,
         latent_dim: int,
         encoders: Mapping[str, nn.Module],
-        name: str = "guide",
-        private: Mapping[str, nn.Module] | None = None,
         auxiliary: Mapping[str, nn.Module] | None = None,
-        prior: nn.Module | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
+        super().__init__(latent_dim, encoders, **settings)
         self.auxiliary = nn.ModuleDict(auxiliary)
 
-    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         experts = self.experts(x, observed)
         weights = _equal_weights([(name,) for name in experts], experts.rows)
-        shared = StratifiedMixture(list(experts.values()), weights, names=tuple(experts))
-        return self.with_private(shared, x, observed)
+        return StratifiedMixture(list(experts.values()), weights, names=tuple(experts))
 
 
 class MixtureOfProducts(Guide):
@@ -129,9 +119,7 @@ class MixtureOfProducts(Guide):
         encoders: Modality name -> module from `x_m` to an independent normal.
         mixture_subsets: The subsets in the mixture; every non-empty one by default.
         prior_expert: Which products contain the prior expert: `"full"`, `"all"` or `"none"`.
-        name: As in `Guide`.
-        private: As in `Guide`.
-        prior: The module of the prior expert; `N(0, I)` by default.
+        **settings: `prior`, `private` and `name`, as in `Guide`.
 
     Raises:
         ValueError: If an argument is unknown or empty; when called with modalities, or with a row, that contain none of
@@ -152,11 +140,9 @@ class MixtureOfProducts(Guide):
         encoders: Mapping[str, nn.Module],
         mixture_subsets: Sequence[Sequence[str]] | None = None,
         prior_expert: PriorExpert = "full",
-        name: str = "guide",
-        private: Mapping[str, nn.Module] | None = None,
-        prior: nn.Module | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(latent_dim, encoders, prior=prior, name=name, private=private)
+        super().__init__(latent_dim, encoders, **settings)
         if prior_expert not in get_args(PriorExpert):
             raise ValueError(f"prior_expert must be one of {get_args(PriorExpert)}, got {prior_expert!r}")
         if mixture_subsets is None:
@@ -171,20 +157,17 @@ class MixtureOfProducts(Guide):
         if prior_expert != "none":
             check_prior(self.prior, 'prior_expert="none"')
 
-    def posterior(self, x: Values, observed: Masks = None) -> Posterior:
+    def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         experts, subsets = self._experts_and_subsets(x, observed)
         with_prior = [
             self.prior_expert == "all" or (self.prior_expert == "full" and subset == self.modalities)
             for subset in subsets
         ]
         products = subset_products(experts, subsets, self.prior, with_prior)
-        return self.with_private(StratifiedMixture(products, _equal_weights(subsets, experts.rows)), x, observed)
+        return StratifiedMixture(products, _equal_weights(subsets, experts.rows))
 
-    def conditional(self, x: Values, observed: Masks = None) -> Posterior:
+    def conditional(self, x: Values, observed: Masks = None) -> dist.Distribution:
         experts, _ = self._experts_and_subsets(x, observed)
-        return self.with_private(self._product(experts), x, observed)
-
-    def _product(self, experts: Experts) -> dist.Distribution:
         if self.prior_expert != "full" or set(experts) != set(self.modalities):
             return product_of_experts(experts, prior=self.prior if self.prior_expert == "all" else None)
         # the prior is an expert in the rows that contain every modality

@@ -1,6 +1,7 @@
 """The guide of JNF: a joint encoder, a flow for each single modality, products of the flows for subsets in between."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 from torch import nn
@@ -38,8 +39,7 @@ class FlowExperts(Guide):
         num_leapfrog_steps: Number of leapfrog steps in each of them.
         step_size: Size of the leapfrog steps, or None to adapt it.
         divide_prior_once: As in `ProductOfDensities`.
-        name: As in `Guide`.
-        prior: The prior by which a product is divided; `N(0, I)` by default.
+        **settings: `prior`, by which a product is divided, `private` and `name`, as in `Guide`.
 
     Raises:
         ValueError: If a number is too small, or a flow has another latent size.
@@ -65,10 +65,9 @@ class FlowExperts(Guide):
         num_leapfrog_steps: int = 5,
         step_size: float | None = None,
         divide_prior_once: bool = False,
-        name: str = "guide",
-        prior: nn.Module | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(latent_dim, {m: flows[m] for m in branches}, prior=prior, name=name)
+        super().__init__(latent_dim, {m: flows[m] for m in branches}, **settings)
         if num_steps < 2 or num_leapfrog_steps < 1:
             raise ValueError(
                 f"num_steps must be at least 2 and num_leapfrog_steps at least 1, got {num_steps} and "

@@ -41,8 +41,7 @@ class HierarchicalGuide(Guide):
         branches: Modality name -> feature network with an attribute `out_features`; `h_1` concatenates their outputs.
         hidden_features: Widths of the hidden layers from each layer's path to the next.
         scale: As in `NormalEncoder`.
-        name: As in `Guide`.
-        prior: As in `Guide`, of the top layer.
+        **settings: `prior`, that of the top layer, `private` and `name`, as in `Guide`.
 
     Sites:
         `zL, ..., z1`, in the order of the model.
@@ -63,15 +62,14 @@ class HierarchicalGuide(Guide):
         branches: Mapping[str, nn.Module],
         hidden_features: Sequence[int] = (512, 512),
         scale: Scale = "softplus",
-        name: str = "guide",
-        prior: nn.Module | None = None,
+        **settings: Any,
     ) -> None:
         if not latent_dims or not hidden_features:
             raise ValueError(
                 f"latent_dims and hidden_features must have at least one size, got {latent_dims} and {hidden_features}"
             )
         modalities = tuple(branches)
-        super().__init__(latent_dims[-1], None, modalities, [modalities], prior, name)
+        super().__init__(latent_dims[-1], None, modalities, [modalities], **settings)
         self.latent_dims = tuple(latent_dims)
         self.embedding = f"z{len(latent_dims)}"
         *before, width = hidden_features

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from multipyro._distributions import is_rebuilt, unflattened
 from multipyro._modes import evaluation_mode
 from multipyro.batch import Masks, Rows, Values, batch_rows, covariates_in
-from multipyro.guides._base import Guide, Posterior, check_fit
+from multipyro.guides._base import Guide, Posterior, by_site, check_fit
 from multipyro.guides._encoder_cache import encode_once, encoders_run_once
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.ppl_models.likelihoods import point_estimate
@@ -132,12 +132,15 @@ class IterativeSampling(Guide):
         chains = max(self.chains, math.isqrt(num_samples))
         return encode_once(self, (*x.values(), *rows.masks.values()), lambda: self._mixture(x, observed, chains))
 
+    def private_posteriors(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
+        return self.guide.private_posteriors(x, observed)
+
     def _mixture(self, x: Values, observed: Masks, chains: int) -> Posterior:
         """The mixture over `chains` completions of each row."""
         posterior = self.guide.posterior
-        stacks = _sites(self._given_completions(posterior, x, observed, (chains,)))
+        stacks = by_site(self._given_completions(posterior, x, observed, (chains,)))
         if not all(is_rebuilt(site) for site in stacks.values()):  # one chain after the other
-            each = [_sites(self._given_completions(posterior, x, observed, ())) for _ in range(chains)]
+            each = [by_site(self._given_completions(posterior, x, observed, ())) for _ in range(chains)]
             stacks = {name: [sites[name] for sites in each] for name in stacks}
         mixtures = {name: StratifiedMixture(stack) for name, stack in stacks.items()}
         return mixtures["z"] if set(mixtures) == {"z"} else mixtures
@@ -164,7 +167,7 @@ class IterativeSampling(Guide):
             result = method(self._completed(x, masks, missing, math.prod(lead) * number), None)
         if not lead:
             return result
-        sites = {name: unflattened(site, (*lead, number)) for name, site in _sites(result).items()}
+        sites = {name: unflattened(site, (*lead, number)) for name, site in by_site(result).items()}
         return sites if isinstance(result, Mapping) else sites["z"]
 
     def _completed(self, x: Values, masks: Mapping[str, Tensor], missing: list[str], number: int) -> dict[str, Tensor]:
@@ -209,7 +212,3 @@ def _plate_shape(x: Values) -> tuple[int, ...]:
 
 def _repeated(values: Tensor, number: int) -> Tensor:
     return values if number == 1 else values.expand(number, *values.shape).flatten(0, 1)
-
-
-def _sites(result: dist.Distribution | Mapping[str, dist.Distribution]) -> Mapping[str, dist.Distribution]:
-    return result if isinstance(result, Mapping) else {"z": result}

@@ -1,6 +1,7 @@
 """The guide with one joint encoder, as in JMVAE, and separate encoders for smaller subsets."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -28,9 +29,8 @@ class JointGuide(Guide):
         encoders: Subset -> module that returns a distribution over `z`. The module of a single modality is called with
             its values, that of a larger subset with a dict. Keys are a name or a tuple of names.
         scale: As in `NormalEncoder`, for the joint encoder.
-        name: As in `Guide`.
         shared: As in `JointEncoder`.
-        prior: As in `Guide`.
+        **settings: `prior`, `private` and `name`, as in `Guide`.
 
     Raises:
         ValueError: If `encoders` has one of all modalities or of another latent size; when called with a subset, or
@@ -50,16 +50,15 @@ class JointGuide(Guide):
         hidden_features: Sequence[int] = (),
         encoders: Mapping[str | tuple[str, ...], nn.Module] | None = None,
         scale: Scale = "softplus",
-        name: str = "guide",
         shared: nn.Module | None = None,
-        prior: nn.Module | None = None,
+        **settings: Any,
     ) -> None:
         modalities = tuple(branches)
         keys = {(key,) if isinstance(key, str) else tuple(key): net for key, net in (encoders or {}).items()}
         ordered = {tuple(m for m in modalities if m in key): net for key, net in keys.items()}
         if modalities in ordered:
             raise ValueError(f"encoders must be of proper subsets of {modalities}: the branches form the one of all")
-        super().__init__(latent_dim, None, modalities, [*ordered, modalities], prior, name)
+        super().__init__(latent_dim, None, modalities, [*ordered, modalities], **settings)
         check_latent_dims(ordered, latent_dim)
         self.networks = nn.ModuleDict({"+".join(key): net for key, net in ordered.items()})
         self.joint = JointEncoder(branches, latent_dim, hidden_features, scale, shared)

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro.batch import Masks, Rows, Values, batch_rows, covariates_in
 from multipyro.ppl_models._generative import GenerativeProgram, concatenated
 from multipyro.ppl_models.networks.covariates import Covariates, encoder_input
+from multipyro.ppl_models.priors import StandardNormalPrior
 
 __all__ = ["ConditionalModel", "IndependentPrior", "check_conditions"]
 
@@ -92,7 +92,7 @@ class ConditionalModel(GenerativeProgram):
         return {"z": z}, dict.fromkeys(self._modules["likelihoods"], latents)
 
 
-class IndependentPrior(nn.Module):
+class IndependentPrior(StandardNormalPrior):
     r"""The prior `N(0, I)` of a conditional model, independent of the conditions.
 
     Args:
@@ -106,14 +106,9 @@ class IndependentPrior(nn.Module):
         torch.Size([2])
     """
 
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-
-    def forward(self, conditions: Tensor | Mapping[str, Tensor]) -> dist.Distribution:
+    def forward(self, conditions: Tensor | Values) -> dist.Distribution:
         rows = batch_rows(conditions) if isinstance(conditions, Mapping) else len(conditions)
-        loc = self.loc.expand(rows, -1)
-        return dist.Normal(loc, torch.ones_like(loc)).to_event(1)
+        return super().forward().expand((rows,))
 
 
 def check_conditions(conditions: Sequence[str], x: Values, observed: Masks) -> None:

@@ -267,7 +267,7 @@ def test_the_guides_conditional_likelihood_is_the_models_with_an_exact_guide():
 def test_embeddings_are_of_the_shared_latent():
     problem = PrivateProblem(2)
     x, guide = problem.sample(4), problem.guide()
-    torch.testing.assert_close(embed(guide, x), guide.posterior(x)["z"].mean)
+    torch.testing.assert_close(embed(guide, x), guide.posterior(x).mean)
     assert embed(guide, x, ["image"]).shape == (4, 2)
     data = to_inference_data(problem.model(), guide, x, 3)
     assert data.posterior["z_label"].shape == (1, 3, 4, 1)

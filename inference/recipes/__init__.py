@@ -2,7 +2,6 @@
 
 from multipyro.inference.options import Option
 from multipyro.inference.recipes._base import MethodInfo, Recipe, Stage, Update, Weighting, method
-from multipyro.inference.recipes._private import PrivateWeighting
 from multipyro.inference.recipes._registry import COMMON_OPTIONS, METHODS, build, equations, options_for, register
 from multipyro.inference.recipes.networks import Networks, networks_for
 
@@ -12,7 +11,6 @@ __all__ = [
     "MethodInfo",
     "Networks",
     "Option",
-    "PrivateWeighting",
     "Recipe",
     "Stage",
     "Update",

@@ -1,9 +1,9 @@
 """The parts of a method: a model, a guide, and the stages that train them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pyro.infer import ELBO
 from torch import nn
@@ -11,11 +11,14 @@ from torch import nn
 from multipyro.data import Modality
 from multipyro.inference._program_modules import count_parameters
 from multipyro.inference.objectives.weights import LinearWarmup
-from multipyro.inference.options import Bounds, Option, Weight, options_of
+from multipyro.inference.options import Bounds, Count, Option, Weight, options_of
 from multipyro.inference.programs import Program
 from multipyro.inference.recipes.networks import Networks
 
-__all__ = ["MethodInfo", "Recipe", "Stage", "Update", "Weighting", "method"]
+__all__ = ["PRIVATE_OPTIONS", "MethodInfo", "Recipe", "Stage", "Update", "Weighting", "method"]
+
+#: The options of methods with private latents alone.
+PRIVATE_OPTIONS = ("private", "private_beta")
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Weighting:
-    r"""The weights that every method takes: of the KL, and of each modality's likelihood.
+    r"""The weights of the KL divergences and of each modality's likelihood, and the sizes of private latents.
+
+    A method with private latents `z_m` beside the shared one has the objective of eq. 34 of MoPoE:
+
+    .. math:: E \sum_m \log p(x_m \mid z, z_m) - \beta\,[\mathrm{KL}(z) + \sum_m \beta_m \mathrm{KL}(z_m)]
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), eq. 34.
 
     Args:
         modalities: Modality name -> its description.
@@ -139,9 +149,14 @@ class Weighting:
         warmup_unit: What `warmup` counts: `"epoch"` or `"step"`.
         weights: Modality -> weight of its likelihood; `"dimension"` gives each the largest modality's number of
             elements divided by its own, as in MMVAE and MoPoE; None for 1.
+        private: Size of every modality's private latent, or modality -> size; None for none, in `mmvae+` for that of
+            the shared latent, as in its paper.
+        private_beta: Weight `beta_m` of the KLs of the private latents beside `beta`, or modality -> weight, 1 for
+            those that it does not name.
 
     Raises:
-        ValueError: If `weights` names an unknown modality, or is another string.
+        ValueError: If an unknown modality is named, `weights` is another string, a size is below 1, or a modality
+            without a private latent has a weight.
 
     Example:
         >>> modalities = {name: Modality(name, (4,), "vector", "normal") for name in ("a", "b")}
@@ -155,13 +170,19 @@ class Weighting:
     warmup: Annotated[int, Bounds(0)] = 0
     warmup_unit: Literal["epoch", "step"] = "epoch"
     weights: Mapping[str, Weight] | Literal["dimension"] | None = None
+    private: Count | Mapping[str, Count] | None = None
+    private_beta: Weight | Mapping[str, Weight] = 1.0
 
     def __post_init__(self) -> None:
         if isinstance(self.weights, str) and self.weights != "dimension":
             raise ValueError(f"weights must be a dict of modality -> number or 'dimension', got {self.weights!r}")
-        unknown = [name for name in self.likelihoods if name not in self.modalities]
-        if unknown:
-            raise ValueError(f"weights name unknown modalities {unknown}: there are {list(self.modalities)}")
+        for option, named in (("weights name", self.likelihoods), ("private names", self.private_dims)):
+            unknown = [name for name in named if name not in self.modalities]
+            if unknown:
+                raise ValueError(f"{option} unknown modalities {unknown}: there are {list(self.modalities)}")
+        small = {name: size for name, size in self.private_dims.items() if size < 1}
+        if small:
+            raise ValueError(f"sizes of private latents must be at least 1, got {small}")
 
     @cached_property
     def likelihoods(self) -> dict[str, float]:
@@ -174,17 +195,34 @@ class Weighting:
     @cached_property
     def schedule(self) -> LinearWarmup:
         """The weight of the KL, growing over the warm-up."""
-        return LinearWarmup(self.warmup, self.warmup_unit, self.beta)
+        return self._growing_to(self.beta)
+
+    @cached_property
+    def private_dims(self) -> dict[str, int]:
+        """Modality -> size of its private latent, for those that have one."""
+        return _by_name({} if self.private is None else self.private, self.modalities)
+
+    @cached_property
+    def private_schedules(self) -> dict[str, LinearWarmup]:
+        """Private latent -> weight of its KL, growing over the warm-up."""
+        betas = _by_name(self.private_beta, self.private_dims)
+        unknown = [name for name in betas if name not in self.private_dims]
+        if unknown:
+            raise ValueError(f"private_beta names {unknown}, but private latents have {list(self.private_dims)}")
+        return {f"z_{name}": self._growing_to(self.beta * betas.get(name, 1.0)) for name in self.private_dims}
 
     @property
     def sites(self) -> dict[str, float | LinearWarmup]:
-        """Site -> weight, the KL's growing over the warm-up."""
-        return {**self.likelihoods, "z": self.schedule}
+        """Site -> weight, those of the KLs growing over the warm-up."""
+        return {**self.likelihoods, "z": self.schedule, **self.private_schedules}
 
     @property
     def sites_at_peak(self) -> dict[str, float]:
         """Site -> weight without a warm-up, as later terms and stages have it."""
         return {**self.likelihoods, "z": self.beta}
+
+    def _growing_to(self, peak: float) -> LinearWarmup:
+        return LinearWarmup(self.warmup, self.warmup_unit, peak)
 
 
 @dataclass(frozen=True)
@@ -204,6 +242,8 @@ class MethodInfo:
         architectures: Architectures of its paper's networks, of which a modality gets the first that suits it with
             `--networks paper`.
         defaults: Common options whose default differs for this method.
+        private_latents: Whether modalities may have private latents: the method then has the options `private` and
+            `private_beta`.
 
     Example:
         >>> from multipyro.inference import METHODS
@@ -222,21 +262,16 @@ class MethodInfo:
     takes: str = "all; any to any"
     architectures: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def weighting(self) -> type[Weighting]:
-        """The class of the weights that `build` takes, by the annotation of its parameter `weighting`."""
-        return get_type_hints(self.build).get("weighting", Weighting)
+    private_latents: bool = False
 
     @cached_property
     def options(self) -> dict[str, Option]:
-        """Option name -> its default, type and choices, read from the signatures of `build` and of its weights."""
-        common = options_of(Weighting)
-        private = {name: option for name, option in options_of(self.weighting).items() if name not in common}
+        """Option name -> its default, type and choices, read from the signature of `build`."""
+        private = {name: options_of(Weighting)[name] for name in PRIVATE_OPTIONS if self.private_latents}
         return {**options_of(self.build), **private}
 
     def __call__(self, networks: Networks, latent_dim: int, weighting: Weighting, **options: Any) -> Recipe:
-        """Builds the method, also for another method that extends it and has plain weights.
+        """Builds the method, also for another method that extends it.
 
         Raises:
             ValueError: If there are too few modalities.
@@ -244,8 +279,6 @@ class MethodInfo:
         names = list(networks.modalities)
         if len(names) < self.min_modalities:
             raise ValueError(f"{self.name} needs at least {self.min_modalities} modalities, got {names}")
-        if not isinstance(weighting, self.weighting):
-            weighting = self.weighting(**{item.name: getattr(weighting, item.name) for item in fields(weighting)})
         return self.build(networks, latent_dim, weighting, **options)
 
 
@@ -278,3 +311,8 @@ def method(name: str, title: str, paper: str, **details: Any) -> Callable[[Calla
         return MethodInfo(name, title, paper, build, **details)
 
     return decorate
+
+
+def _by_name(value: Any, names: Iterable[str]) -> dict[str, Any]:
+    """A value for each name: the one of all, or those of a mapping."""
+    return dict(value) if isinstance(value, Mapping) else dict.fromkeys(names, value)

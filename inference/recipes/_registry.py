@@ -10,7 +10,7 @@ from multipyro.inference.objectives.spec import instances_in
 from multipyro.inference.options import Option, check_options, options_of
 from multipyro.inference.programs import Binding, Part, Program
 from multipyro.inference.recipes._aggregate import with_aggregates
-from multipyro.inference.recipes._base import MethodInfo, Recipe, Weighting
+from multipyro.inference.recipes._base import PRIVATE_OPTIONS, MethodInfo, Recipe, Weighting
 from multipyro.inference.recipes.bivcca import bivcca
 from multipyro.inference.recipes.bridged import bridged
 from multipyro.inference.recipes.conditional import cmma, cvae
@@ -56,9 +56,10 @@ def with_scales(recipe: Recipe, *, encoder_scale: Scale | None = None) -> Recipe
 
 #: The options that every method takes.
 COMMON_OPTIONS: dict[str, Option] = {
-    **options_of(Weighting),
-    **options_of(with_scales),
-    **options_of(with_aggregates),
+    name: option
+    for function in (Weighting, with_scales, with_aggregates)
+    for name, option in options_of(function).items()
+    if name not in PRIVATE_OPTIONS
 }
 
 
@@ -133,7 +134,8 @@ def build(
         raise ValueError(f"unknown method {method!r}: there are {', '.join(METHODS)}")
     info = METHODS[method]
     values = check_options(options_for(method), options, method)
-    weighting = info.weighting(networks.modalities, **{name: values[name] for name in options_of(info.weighting)})
+    weights = {name: values[name] for name in options_of(Weighting) if name in values}
+    weighting = Weighting(networks.modalities, **weights)
     recipe = info(networks, latent_dim, weighting, **{name: values[name] for name in options_of(info.build)})
     if networks.covariates and getattr(recipe.model, "covariates", None) is None:
         raise ValueError(

@@ -23,7 +23,6 @@ from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, by_sub
 from multipyro.inference.options import Share, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["bivcca"]
 
@@ -45,7 +44,7 @@ def bivcca(
         weighting: Weights of the sites.
         mu: Weight of the first modality's ELBO, or modality -> weight; equal weights by default.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim))
     shares = by_subset("mu", {(name,): share for name, share in _shares(mu, tuple(networks.modalities)).items()})
     m, g, a = MODEL, GUIDE, SUBSET

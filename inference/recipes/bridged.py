@@ -8,7 +8,6 @@ from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, 
 from multipyro.inference.options import Count
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["bridged"]
 
@@ -38,7 +37,7 @@ def bridged(
         bridge_features: Widths of the hidden layers of a bridge; the last hidden width by default.
         fusion_features: Widths of the hidden layers of the fusion; none by default.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     widths = networks.hidden_features[-1:] if bridge_features is None else bridge_features
     guide = BridgedGuide(latent_dim, networks.branches(), widths, () if fusion_features is None else fusion_features)
     m, g, a = MODEL, GUIDE, SUBSET

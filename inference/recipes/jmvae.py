@@ -8,7 +8,6 @@ from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET,
 from multipyro.inference.options import Count, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["jmvae", "jmvae_kl"]
 
@@ -41,7 +40,7 @@ def jmvae(
         start: Initial values of missing modalities.
         completion: Values of missing modalities in each round: a sample of the likelihood or its mean.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     joint = JointGuide(latent_dim, networks.branches(), networks.joint_features)
     guide = IterativeSampling(model, joint, rounds, start, completion)
     return Recipe(model, guide, (Stage(elbo(MODEL, without_completion(GUIDE), weighting.sites)),))
@@ -64,7 +63,7 @@ def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha
         weighting: Weights of the sites.
         alpha: Weight of the divergences from the joint encoder to those of the subsets.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     encoders = networks.subset_encoders(latent_dim)
     guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
     m, g, a = MODEL, GUIDE, SUBSET

@@ -1,5 +1,6 @@
 """JMVAE-h: a hierarchy of latents; no encoder but the joint one, missing modalities are completed by iteration."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,8 @@ from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.options import Count
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MLP, HierarchicalModel
+from multipyro.ppl_models import HierarchicalModel
+from multipyro.ppl_models.networks.heads import trunk
 
 __all__ = ["jmvae_h"]
 
@@ -50,14 +52,9 @@ def jmvae_h(
     if layers < 2 or len(dims) != layers:
         raise ValueError(f"layers must be at least 2 and dims name the size of each, got {layers} and {list(dims)}")
     hidden = networks.hidden_features
-
-    def down(above: int, below: int) -> NormalEncoder:
-        return NormalEncoder(MLP(above, hidden[-1], hidden[:-1], activate_output=True), below)
-
-    transitions = [down(above, below) for below, above in zip(dims[:-1], dims[1:], strict=True)]
-    model = HierarchicalModel(
-        dims, networks.likelihoods(dims[0]), transitions, covariates=networks.covariate_features()
-    )
+    transitions = [NormalEncoder(trunk(above, hidden), below) for below, above in itertools.pairwise(dims)]
+    likelihoods, covariates = networks.likelihoods(dims[0]), networks.covariate_features()
+    model = HierarchicalModel(dims, likelihoods, transitions, covariates=covariates)
     guide = IterativeSampling(model, HierarchicalGuide(dims, networks.branches(), hidden), rounds, start, completion)
     sites = {**weighting.likelihoods, **{f"z{layer}": weighting.schedule for layer in range(1, layers + 1)}}
     return Recipe(model, guide, (Stage(elbo(MODEL, without_completion(GUIDE), sites)),))

@@ -21,7 +21,6 @@ from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, 
 from multipyro.inference.options import Count, Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 from multipyro.ppl_models.networks.flows import ConditionalFlow
 
 __all__ = ["jnf"]
@@ -61,7 +60,7 @@ def jnf(
         step_size: Size of a leapfrog step; adapted by default.
         divide_once: Whether a product of flows is divided by the prior once, as in the released code.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     flows = {
         name: ConditionalFlow(branch, latent_dim, flow_steps, base=NormalEncoder(branch, latent_dim))
         for name, branch in networks.branches().items()

@@ -6,10 +6,9 @@ from typing import Literal
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import LinearMixtureELBO, StratifiedELBO
 from multipyro.inference.options import Count
-from multipyro.inference.recipes._base import Recipe, Stage, method
-from multipyro.inference.recipes._private import PrivateWeighting
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import LaplacePrior, MultimodalModel
+from multipyro.ppl_models import LaplacePrior
 
 __all__ = ["mmvae"]
 
@@ -21,11 +20,12 @@ _Family = Literal["laplace", "normal"]
     title="mixture of experts, K-sample bound",
     paper="Shi et al., 2019, eq. 3",
     architectures=("plain", "sentence", "tapered", "shallow"),
+    private_latents=True,
 )
 def mmvae(
     networks: Networks,
     latent_dim: int,
-    weighting: PrivateWeighting,
+    weighting: Weighting,
     *,
     particles: Count = 10,
     gradient: Literal["reparam", "stl", "dreg", "released"] = "reparam",
@@ -53,14 +53,7 @@ def mmvae(
         raise ValueError(f"the linear bound has nothing to decode in chunks, got chunk_size={chunk_size}")
     prior = None if family == "normal" else LaplacePrior(latent_dim)
     dims = weighting.private_dims
-    model = MultimodalModel(
-        latent_dim,
-        networks.likelihoods(latent_dim, dims),
-        prior,
-        private=dims,
-        covariates=networks.covariate_features(),
-    )
-    private = networks.private_encoders(dims)
+    model, private = networks.model(latent_dim, dims, prior), networks.private_encoders(dims)
     guide = MixtureOfExperts(latent_dim, networks.encoders(latent_dim, family), private=private)
     if bound == "linear":
         objective = LinearMixtureELBO(particles, "unbiased" if gradient == "reparam" else gradient, weighting.sites)

@@ -12,10 +12,9 @@ from typing import Literal
 from multipyro.guides import MixtureOfExperts
 from multipyro.inference.objectives import GUIDE, StratifiedELBO
 from multipyro.inference.options import Count
-from multipyro.inference.recipes._base import Recipe, Stage, method
-from multipyro.inference.recipes._private import PrivateWeighting
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import LaplacePrior, MultimodalModel
+from multipyro.ppl_models import LaplacePrior
 
 __all__ = ["mmvae_plus"]
 
@@ -25,11 +24,12 @@ __all__ = ["mmvae_plus"]
     title="mixture of experts, private latents from auxiliary priors",
     paper="Palumbo et al., 2023",
     networks="2 M encoders",
+    private_latents=True,
 )
 def mmvae_plus(
     networks: Networks,
     latent_dim: int,
-    weighting: PrivateWeighting,
+    weighting: Weighting,
     *,
     particles: Count = 10,
     gradient: Literal["reparam", "stl"] = "reparam",
@@ -49,14 +49,7 @@ def mmvae_plus(
         weighting = replace(weighting, private=latent_dim)
     dims = weighting.private_dims
     priors = {name: LaplacePrior(size, learn=False) for name, size in dims.items()}
-    likelihoods = networks.likelihoods(latent_dim, dims)
-    model = MultimodalModel(
-        latent_dim,
-        likelihoods,
-        LaplacePrior(latent_dim, learn=False),
-        private=priors,
-        covariates=networks.covariate_features(),
-    )
+    model = networks.model(latent_dim, dims, LaplacePrior(latent_dim, learn=False), priors)
     auxiliary = {name: LaplacePrior(size) for name, size in dims.items()}
     private = networks.private_encoders(dims, "laplace")
     encoders = networks.encoders(latent_dim, "laplace")

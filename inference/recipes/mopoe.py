@@ -4,10 +4,8 @@ from typing import Literal
 
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
-from multipyro.inference.recipes._base import Recipe, Stage, method
-from multipyro.inference.recipes._private import PrivateWeighting
+from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["mopoe"]
 
@@ -17,11 +15,12 @@ __all__ = ["mopoe"]
     title="mixture of products of experts",
     paper="Sutter et al., 2021, eq. 6",
     architectures=("residual", "characters"),
+    private_latents=True,
 )
 def mopoe(
     networks: Networks,
     latent_dim: int,
-    weighting: PrivateWeighting,
+    weighting: Weighting,
     *,
     objective: Literal["mixture", "subsets"] = "mixture",
     prior_expert: Literal["full", "all", "none"] = "full",
@@ -37,10 +36,7 @@ def mopoe(
         prior_expert: Which products have the prior as an expert.
     """
     dims = weighting.private_dims
-    model = MultimodalModel(
-        latent_dim, networks.likelihoods(latent_dim, dims), private=dims, covariates=networks.covariate_features()
-    )
-    private = networks.private_encoders(dims)
+    model, private = networks.model(latent_dim, dims), networks.private_encoders(dims)
     guide = MixtureOfProducts(latent_dim, networks.encoders(latent_dim), prior_expert=prior_expert, private=private)
     kl = "components" if objective == "subsets" else "sampled"
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, weighting.sites, kl=kl)),))

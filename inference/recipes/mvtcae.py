@@ -20,7 +20,6 @@ from multipyro.inference.objectives import GUIDE, MODEL, NUM_MODALITIES, SINGLES
 from multipyro.inference.options import Share
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["mvtcae"]
 
@@ -35,7 +34,7 @@ def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: 
         weighting: Weights of the sites.
         ratio: The ratio `a` between the two divergences.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
     m, g, A, M = MODEL, GUIDE, SUBSET, NUM_MODALITIES
     a, beta = number("a", ratio), weighting.schedule

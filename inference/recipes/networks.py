@@ -21,6 +21,7 @@ from multipyro.inference.recipes.architectures import (
     feature_network,
     first_suitable,
 )
+from multipyro.ppl_models import MultimodalModel
 from multipyro.ppl_models.likelihoods import Likelihood
 from multipyro.ppl_models.networks import Covariates, Discriminator, WithCovariates
 from multipyro.ppl_models.networks.heads import chain, trunk
@@ -102,6 +103,30 @@ class Networks:
         """The size of what decoders are called with: latents, and the features of the covariates."""
         covariates = self.covariate_features()
         return latent_dim if covariates is None else latent_dim + covariates.out_features
+
+    def model(
+        self,
+        latent_dim: int,
+        private: Mapping[str, int] | None = None,
+        prior: nn.Module | None = None,
+        private_priors: Mapping[str, nn.Module] | None = None,
+    ) -> MultimodalModel:
+        """The model of one shared latent, and of private ones.
+
+        Args:
+            latent_dim: Size of the shared latent.
+            private: Modality name -> size of its private latent.
+            prior: As in `MultimodalModel`.
+            private_priors: Modality name -> module that returns the prior of its private latent when called; `N(0, I)`
+                if None.
+        """
+        return MultimodalModel(
+            latent_dim,
+            self.likelihoods(latent_dim, private),
+            prior,
+            private=private if private_priors is None else private_priors,
+            covariates=self.covariate_features(),
+        )
 
     def likelihoods(self, latent_dim: int, private: Mapping[str, int] | None = None) -> dict[str, nn.Module]:
         """Modality name -> likelihood over latents `(..., batch, latent_dim)`, to which its private one is appended.

@@ -8,7 +8,6 @@ from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET,
 from multipyro.inference.options import Weight
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["telbo"]
 
@@ -39,7 +38,7 @@ def telbo(
         subset_weights: Modality -> weight of its likelihood in the terms of the subsets; that of the joint term by
             default.
     """
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     encoders = networks.subset_encoders(latent_dim)
     guide = JointGuide(latent_dim, networks.branches(), networks.joint_features, encoders)
     m, g, a = MODEL, GUIDE, SUBSET

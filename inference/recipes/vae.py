@@ -4,7 +4,6 @@ from multipyro.guides import ProductOfExperts
 from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MultimodalModel
 
 __all__ = ["vae"]
 
@@ -27,6 +26,6 @@ def vae(networks: Networks, latent_dim: int, weighting: Weighting, *, modality: 
         modality: The modality; the first one by default.
     """
     networks = networks.select([next(iter(networks.modalities)) if modality is None else modality])
-    model = MultimodalModel(latent_dim, networks.likelihoods(latent_dim), covariates=networks.covariate_features())
+    model = networks.model(latent_dim)
     guide = ProductOfExperts(latent_dim, networks.encoders(latent_dim), prior_expert=False)
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE, weighting.sites)),))

@@ -15,10 +15,9 @@ References:
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyro.distributions as dist
-from pyro.infer.util import is_validation_enabled
 from torch import nn
 
 from multipyro.batch import Masks, Rows, Values, selected
@@ -27,7 +26,7 @@ from multipyro.inference.objectives import GUIDE, MODEL, elbo
 from multipyro.inference.options import Share
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting, method
 from multipyro.inference.recipes.networks import Networks
-from multipyro.ppl_models import MLP, AutoregressiveTextLikelihood, MultimodalModel
+from multipyro.ppl_models import AutoregressiveTextLikelihood, MultimodalModel
 from multipyro.ppl_models.networks import ResidualMLP
 from multipyro.ppl_models.networks.heads import chain, trunk
 
@@ -37,20 +36,6 @@ __all__ = ["vlvae"]
 _HIDDEN, _FEATURES, _WIDTH = 500, 200, 512
 
 
-class _SharedLayers(NamedTuple):
-    """The shared layers, and the branches before them.
-
-    Args:
-        branches: Modality name -> feature network, all of one size.
-        encoder: From the joined features to the heads.
-        decoder: From the latent to the input of all likelihoods.
-    """
-
-    branches: dict[str, nn.Module]
-    encoder: ResidualMLP
-    decoder: ResidualMLP
-
-
 class _FirstOnly(Guide):
     """`q(z | x)` from the first modality alone, whatever else is given."""
 
@@ -58,25 +43,10 @@ class _FirstOnly(Guide):
         super().__init__(latent_dim, encoders, modalities, [modalities[:1], modalities])
 
     def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
-        first, other = self.modalities
-        rows = Rows(x, observed)
-        if is_validation_enabled() and other in x and first in rows.masks and rows.exactly([other]).any():
-            raise ValueError(f"a row contains {other} without {first}, which this guide does not support")
+        first, rows = self.modalities[0], Rows(x, observed)
+        if first in rows.masks:
+            self._check_rows(rows, rows.masks[first])
         return self.experts(selected(x, (first,)), observed)[first]
-
-
-def _guide(
-    networks: Networks, latent_dim: int, pair: tuple[str, ...], given: tuple[str, ...], parts: _SharedLayers | None
-) -> Guide:
-    """The guide given both modalities, or the first one alone."""
-    if parts is not None and given == pair:
-        return JointGuide(latent_dim, parts.branches, shared=parts.encoder)
-    if parts is not None:
-        encoder = NormalEncoder(chain(parts.branches[pair[0]], parts.encoder), latent_dim)
-        return _FirstOnly(latent_dim, pair, {pair[0]: encoder})
-    if given == pair:
-        return JointGuide(latent_dim, networks.branches(), networks.joint_features)
-    return _FirstOnly(latent_dim, pair, networks.select(pair[:1]).encoders(latent_dim))
 
 
 @method(
@@ -109,32 +79,39 @@ def vlvae(
         token_dropout: Share of the previous words that are hidden from the text's decoder.
         shared: Whether the paper's shared layers are added.
     """
-    names = tuple(networks.modalities)
-    pair = (names[0], names[-1])
-    networks, text = networks.select(pair), networks.modalities[names[-1]]
-    given = pair if inference == "joint" else pair[:1]
-    parts = _shared_layers(networks, given, latent_dim) if shared else None
-    likelihoods = networks.likelihoods(latent_dim if parts is None else parts.decoder.out_features)
+    pair = (next(iter(networks.modalities)), list(networks.modalities)[-1])
+    networks = networks.select(pair)
+    given, text = pair if inference == "joint" else pair[:1], networks.modalities[pair[1]]
+    branches, encoder, decoder = _shared_layers(networks, given, latent_dim) if shared else (None, None, None)
+    size = latent_dim if decoder is None else decoder.out_features
+    likelihoods = networks.likelihoods(size)
     if text.kind == "text":
-        *widths, features = networks.hidden_features
-        if parts is None:
-            network = MLP(networks.input_size(latent_dim), features, widths, activate_output=True)
-        else:
-            network = trunk(networks.input_size(parts.decoder.out_features))
+        network = trunk(networks.input_size(size), () if shared else networks.hidden_features)
         likelihoods[text.name] = AutoregressiveTextLikelihood(
             network, text.num_classes, *text.shape, token_dropout=token_dropout
         )
-    decoder = None if parts is None else parts.decoder
     model = MultimodalModel(latent_dim, likelihoods, trunk=decoder, covariates=networks.covariate_features())
-    guide = _guide(networks, latent_dim, pair, given, parts)
+    if given == pair:
+        branches = networks.branches() if branches is None else branches
+        guide = JointGuide(latent_dim, branches, networks.joint_features, shared=encoder)
+    elif shared:
+        image_encoder = NormalEncoder(chain(branches[pair[0]], encoder), latent_dim)
+        guide = _FirstOnly(latent_dim, pair, {pair[0]: image_encoder})
+    else:
+        guide = _FirstOnly(latent_dim, pair, networks.select(given).encoders(latent_dim))
     return Recipe(model, guide, (Stage(elbo(MODEL, GUIDE | given, weighting.sites)),), teacher=given)
 
 
-def _shared_layers(networks: Networks, given: Sequence[str], latent_dim: int) -> _SharedLayers:
-    """The shared layers: 512 as the last hidden width is the paper's size, and no layer is narrower than its inputs."""
+def _shared_layers(
+    networks: Networks, given: Sequence[str], latent_dim: int
+) -> tuple[dict[str, nn.Module], ResidualMLP, ResidualMLP]:
+    """The branches and the shared layers after them, and the shared layers between the latent and the likelihoods.
+
+    A last hidden width of 512 gives the paper's sizes; no layer is narrower than its inputs.
+    """
     width = networks.hidden_features[-1]
     features, hidden = (max(1, size * width // _WIDTH) for size in (_FEATURES, _HIDDEN))
     joined = len(given) * features
     encoder = ResidualMLP(joined, None, max(hidden, joined))
     decoder = ResidualMLP(latent_dim, features, max(hidden, latent_dim), num_blocks=2)
-    return _SharedLayers(networks.select(given).branches(features), encoder, decoder)
+    return networks.select(given).branches(features), encoder, decoder
