@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from torch import nn
 
 from multipyro.batch import Masks, Rows, Values, fill_missing
 from multipyro.guides._base import Guide
 from multipyro.guides._encoder_cache import encode_once
-from multipyro.ppl_models.networks.covariates import encoder_input
-from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, trunk
+from multipyro.ppl_models.networks.heads import NormalEncoder, Scale, joined, trunk
 from multipyro.ppl_models.networks.mlp import MLP
 
 __all__ = ["HierarchicalGuide"]
@@ -96,8 +94,7 @@ class HierarchicalGuide(Guide):
 
     def _layers(self, x: Values) -> dict[str, dist.Distribution]:
         path, heads = self.path, self.heads
-        features = [branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()]
-        features = torch.cat(features, -1)
+        features = joined(self.branches, x)
         layers = {"z1": heads[0](features)}
         for number, step in enumerate(path, start=1):
             features = step(features)

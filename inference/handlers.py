@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -393,36 +393,27 @@ class _Frozen(Handler):
 def frozen_modules(modules: Iterable[nn.Module], train: Iterable[nn.Module] = ()) -> Iterator[None]:
     """In this context nothing in `modules` changes, except the ones named in `train`, as in `frozen`."""
     kept = {id(part) for module in train for part in module.modules()}
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(_frozen_parts(module, kept))
-        yield
-
-
-@contextmanager
-def _frozen_parts(root: nn.Module, kept: set[int]) -> Iterator[None]:
-    """Evaluation mode and detached parameters for every part of `root` that is not in `kept`, then as before."""
-    parts = [part for part in root.modules() if id(part) not in kept]
-    training = [part.training for part in parts]
-    parameters = [dict(part._parameters) for part in parts]
-    flat = [part._flat_weights if isinstance(part, nn.RNNBase) else None for part in parts]
-    cudnn = torch.backends.cudnn.flags(enabled=False) if any(weights is not None for weights in flat) else nullcontext()
+    parts = {id(part): part for module in modules for part in module.modules() if id(part) not in kept}.values()
+    before = [(part, part.training, dict(part._parameters)) for part in parts]
+    flat_weights = [(part, part._flat_weights) for part in parts if isinstance(part, nn.RNNBase)]
+    # cuDNN has no backward through a recurrent network in evaluation mode
+    cudnn = torch.backends.cudnn.flags(enabled=False) if flat_weights else nullcontext()
     try:
-        for part, weights in zip(parts, flat, strict=True):
+        for part, _, parameters in before:
             part.training = False
-            for name, parameter in part._parameters.items():
+            for name, parameter in parameters.items():
                 # a plain tensor in place of the parameter: no operation and no distribution can reach the leaf
                 part._parameters[name] = None if parameter is None else parameter.detach()
-            if weights is not None:
-                part._flat_weights = [weight.detach() for weight in weights]
-        with cudnn:  # cuDNN has no backward through a recurrent network in evaluation mode
+        for part, weights in flat_weights:
+            part._flat_weights = [weight.detach() for weight in weights]
+        with cudnn:
             yield
     finally:
-        for part, mode, originals, weights in zip(parts, training, parameters, flat, strict=True):
-            part.training = mode
-            part._parameters.update(originals)
-            if weights is not None:
-                part._flat_weights = weights
+        for part, training, parameters in before:
+            part.training = training
+            part._parameters.update(parameters)
+        for part, weights in flat_weights:
+            part._flat_weights = weights
 
 
 class _DetachParams(Messenger):

@@ -1,7 +1,7 @@
 """Contexts that change how modules run, and leave them as they were."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,18 +14,14 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.modules() if isinstance(part, _BatchNorm)]
 
 
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+def evaluation_mode(*modules: nn.Module) -> AbstractContextManager[None]:
     """Puts modules, with all that is in them, into evaluation mode."""
-    with _mode(modules, training=False):
-        yield
+    return _mode(modules, training=False)
 
 
-@contextmanager
-def training_mode(*modules: nn.Module) -> Iterator[None]:
+def training_mode(*modules: nn.Module) -> AbstractContextManager[None]:
     """Puts modules, with all that is in them, into training mode."""
-    with _mode(modules, training=True):
-        yield
+    return _mode(modules, training=True)
 
 
 @contextmanager

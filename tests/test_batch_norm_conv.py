@@ -88,7 +88,7 @@ def test_batch_statistics_change_no_buffer():
 @pytest.mark.parametrize("make", [lambda s: BatchNormConvEncoder(s), lambda s: BatchNormConvDecoder(2, s)])
 def test_sides_must_be_divisible_by_16(make):
     for shape in ((3, 28, 28), (64, 64), (3, 64, 0)):
-        with pytest.raises(ValueError, match="sides divisible by 16, got"):
+        with pytest.raises(ValueError, match="sides at least 16 and divisible by 16, got"):
             make(shape)
     with pytest.raises(ValueError, match=r"expected inputs of shape \(..., 3, 16, 16\), got \(2, 3, 32, 32\)"):
         BatchNormConvEncoder((3, 16, 16), 2)(torch.zeros(2, 3, 32, 32))

@@ -149,8 +149,10 @@ def subset_products(
 
 def check_prior(prior: nn.Module, alternative: str) -> None:
     """Raises a TypeError that names the `alternative` if a prior cannot be an expert of a product."""
-    if not _is_normal(expert := prior()):
-        raise TypeError(f"the prior expert of a product must be an independent normal, got {expert}: use {alternative}")
+    try:
+        _prior_term(prior)
+    except TypeError as error:
+        raise TypeError(f"{error}: use {alternative}") from None
 
 
 def _prefix_products(terms: Sequence[Term], subsets: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Term]:
@@ -183,9 +185,7 @@ def _terms(
         powers = dict.fromkeys(experts, powers)
     terms = {}
     for name, expert in experts.items():
-        if not _is_normal(expert):
-            raise TypeError(f"a product needs independent normal experts, got {expert} for {name!r}")
-        log_precision, loc = _log_precision_and_loc(expert)
+        log_precision, loc = _term(expert, f"the expert {name!r}")
         if powers is not None and name in powers:
             log_precision = _raised(log_precision, powers[name], name)
         if name in observed:
@@ -214,21 +214,15 @@ def _raised(log_precision: Tensor, power: float | Tensor, name: str) -> Tensor:
     return torch.where(present, log_precision + torch.where(present, power, 1.0).log(), _MISSING)
 
 
-def _is_normal(expert: dist.Distribution) -> bool:
+def _term(expert: dist.Distribution, role: str) -> Term:
     base = expert.base_dist if isinstance(expert, torch.distributions.Independent) else expert
-    return isinstance(base, torch.distributions.Normal)
-
-
-def _log_precision_and_loc(expert: dist.Distribution) -> Term:
-    base = expert.base_dist if isinstance(expert, torch.distributions.Independent) else expert
+    if not isinstance(base, torch.distributions.Normal):
+        raise TypeError(f"{role} of a product must be an independent normal, got {expert}")
     return -2 * base.scale.log(), base.loc
 
 
 def _prior_term(prior: dist.Distribution | nn.Module) -> Term:
-    prior = prior() if isinstance(prior, nn.Module) else prior
-    if not _is_normal(prior):
-        raise TypeError(f"the prior expert of a product must be an independent normal, got {prior}")
-    return _log_precision_and_loc(prior)
+    return _term(prior() if isinstance(prior, nn.Module) else prior, "the prior expert")
 
 
 def _contiguous(term: Term, shape: Sequence[int]) -> Term:

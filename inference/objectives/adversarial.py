@@ -38,6 +38,11 @@ class Generated(NamedTuple):
     sampled: Tensor
     log_likelihood: Tensor
 
+    def sums(self, fake: Tensor) -> dict[str, Tensor]:
+        """The sums of the discriminator's values of all that is generated, by kind."""
+        reconstructed, sampled = fake.detach().split([len(self.reconstructed), len(self.sampled)])
+        return {"reconstructed": reconstructed.sum(), "sampled": sampled.sum()}
+
 
 @dataclass(eq=False, repr=False)
 class AdversarialLoss(Objective):
@@ -155,9 +160,8 @@ class GeneratorLoss(AdversarialLoss):
         with frozen_modules([discriminator]), batch_statistics(discriminator):
             logits = discriminator(values)
         log_real = -softplus(-logits[len(values) - len(fake) :])  # log D
-        result = Evaluation(self.reconstruction * generated.log_likelihood + log_real.sum())
-        result.record(f"reconstruction/{self.modality}", generated.log_likelihood.detach())
-        return _with_sums(result, generated, real=None, fake=log_real)
+        sites = {f"reconstruction/{self.modality}": generated.log_likelihood.detach(), **generated.sums(log_real)}
+        return Evaluation(self.reconstruction * generated.log_likelihood + log_real.sum(), sites)
 
 
 @dataclass(eq=False, repr=False)
@@ -200,17 +204,7 @@ class DiscriminatorLoss(AdversarialLoss):
         logits = self.discriminator(torch.cat([generated.real, generated.reconstructed, generated.sampled]))
         real, fake = logits.split([len(generated.real), len(generated.reconstructed) + len(generated.sampled)])
         real, fake = -softplus(-real), -softplus(fake)  # log D and log(1 - D)
-        return _with_sums(Evaluation(real.sum() + fake.sum()), generated, real, fake)
-
-
-def _with_sums(result: Evaluation, generated: Generated, real: Tensor | None, fake: Tensor) -> Evaluation:
-    """Adds the discriminator's sums over each kind of values."""
-    if real is not None:
-        result.record("real", real.detach().sum())
-    reconstructed, sampled = fake.detach().split([len(generated.reconstructed), len(generated.sampled)])
-    result.record("reconstructed", reconstructed.sum())
-    result.record("sampled", sampled.sum())
-    return result
+        return Evaluation(real.sum() + fake.sum(), {"real": real.detach().sum(), **generated.sums(fake)})
 
 
 def _mean(trace: poutine.Trace, name: str) -> Tensor:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import pyro
-import torch
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -19,8 +18,8 @@ from multipyro.inference.programs import Handler, Part, Program, Subset, handler
 from multipyro.inference.recipes._base import Recipe, Stage, Weighting
 from multipyro.inference.recipes.networks import Networks
 from multipyro.ppl_models import FlowPrior, MultimodalModel
-from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.networks.flows import ConditionalFlow
+from multipyro.ppl_models.networks.heads import joined
 
 __all__ = ["aggregate_prior_elbo", "q_agg_elbo", "q_true_elbo", "with_aggregates"]
 
@@ -205,7 +204,7 @@ class _Features(nn.Module):
         self.out_features = sum(branch.out_features for branch in branches.values())
 
     def forward(self, x: Values) -> Tensor:
-        return torch.cat([branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()], -1)
+        return joined(self.branches, x)
 
 
 def _features(networks: Networks, subset: Subset) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from multipyro.ppl_models.likelihoods._numerics import bounded_log
-from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood, check_interval
+from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood
 
 __all__ = ["StableVonMises", "VonMisesLikelihood"]
 
@@ -58,7 +58,7 @@ class VonMisesLikelihood(ConcentrationLikelihood):
         return StableVonMises(torch.atan2(sine, cosine), bounded_log(self.log_concentration).exp())
 
     def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "VonMisesLikelihood")
+        super().check_values(values, name)
         if values.numel() and values.abs().max() > 2 * math.pi:
             raise ValueError(
                 f"modality {name!r} must contain angles in radians, from -2 pi to 2 pi, "

@@ -19,7 +19,6 @@ __all__ = [
     "batch_shape_text",
     "check_class_ids",
     "check_finite",
-    "check_interval",
     "point_estimate",
     "register_positive",
 ]
@@ -29,7 +28,7 @@ class Likelihood(nn.Module, ABC):
     r"""Base of all likelihoods `p(x_m | z)`: a decoder network and the distribution that its outputs parametrize.
 
     A subclass defines `distribution`, from outputs to a distribution whose batch shape is `(..., batch, *event)`, and
-    `check_values`, which data it accepts.
+    which data it accepts: an `interval`, or `check_values` for anything else.
 
     Args:
         network: Module from latents `(n, latent_dim)` to outputs `(n, *event, *parameters)`; the leading dimensions of
@@ -39,21 +38,24 @@ class Likelihood(nn.Module, ABC):
             modality that is missing altogether is better marked in `observed`.
 
     Attributes:
+        interval: The smallest and the largest value of real data.
+        is_open: Whether the smallest value itself is excluded.
         parameter_dims: Number of trailing dimensions of the outputs that are the parameters of one entry.
         takes_exposure: Whether `distribution` has a second argument, the exposure.
         independent_entries: Whether the entries of one data point are independent given the latents.
 
     Example:
-        >>> class Exponential(Likelihood):
+        >>> class ExponentialLikelihood(Likelihood):
+        ...     interval = (0, torch.inf)
+        ...
         ...     def distribution(self, outputs):
         ...         return dist.Exponential(outputs.exp())
-        ...
-        ...     def check_values(self, values, name):
-        ...         check_interval(values, name, "Exponential", low=0)
-        >>> Exponential(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
+        >>> ExponentialLikelihood(nn.Linear(2, 5))(torch.zeros(3, 2)).event_shape
         torch.Size([5])
     """
 
+    interval: tuple[float, float] = (-math.inf, math.inf)
+    is_open = False
     parameter_dims = 0
     takes_exposure = False
     independent_entries = True
@@ -66,9 +68,21 @@ class Likelihood(nn.Module, ABC):
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         """The distribution that `outputs` parametrize, batch shape `(..., batch, *event)`."""
 
-    @abstractmethod
     def check_values(self, values: Tensor, name: str) -> None:
         """Raises if `values` are impossible under this likelihood, whatever its parameters."""
+        likelihood, (low, high) = type(self).__name__, self.interval
+        if not values.is_floating_point():
+            raise TypeError(f"modality {name!r} has a {likelihood} and must be floating point, got {values.dtype}")
+        check_finite(values, name)
+        if not values.numel():
+            return
+        smallest, largest = values.min().item(), values.max().item()
+        if smallest < low or largest > high or (self.is_open and smallest <= low):
+            bound = f"be {'above' if self.is_open else 'at least'} {low:g}"
+            bound = bound if math.isinf(high) else f"lie in [{low:g}, {high:g}]"
+            raise ValueError(
+                f"modality {name!r} has a {likelihood} and must {bound}, got [{smallest:.4g}, {largest:.4g}]"
+            )
 
     @property
     def event_shape(self) -> tuple[int, ...] | None:
@@ -155,9 +169,6 @@ class LocationScaleLikelihood(Likelihood):
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         return self.family(outputs, self.log_scale.exp())
 
-    def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, type(self).__name__)
-
 
 class ConcentrationLikelihood(Likelihood):
     """Base of likelihoods with a concentration beside what the network outputs, fixed or learned.
@@ -215,22 +226,6 @@ def register_positive(
 def batch_shape_text(event_shape: Sequence[int]) -> str:
     """The shape of a batch for messages, such as `(batch, 3, 28, 28)`."""
     return str(("batch", *event_shape)).replace("'", "")
-
-
-def check_interval(
-    values: Tensor, name: str, likelihood: str, low: float = -math.inf, high: float = math.inf, strict: bool = False
-) -> None:
-    """Raises unless values are finite floating-point numbers from `low` to `high`, or above `low` if `strict`."""
-    if not values.is_floating_point():
-        raise TypeError(f"modality {name!r} has a {likelihood} and must be floating point, got {values.dtype}")
-    check_finite(values, name)
-    if not values.numel():
-        return
-    smallest, largest = values.min().item(), values.max().item()
-    if smallest < low or largest > high or (strict and smallest <= low):
-        bound = f"be {'above' if strict else 'at least'} {low:g}"
-        bound = bound if math.isinf(high) else f"lie in [{low:g}, {high:g}]"
-        raise ValueError(f"modality {name!r} has a {likelihood} and must {bound}, got [{smallest:.4g}, {largest:.4g}]")
 
 
 def check_finite(values: Tensor, name: str) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from multipyro.ppl_models.likelihoods._numerics import bounded_log
-from multipyro.ppl_models.likelihoods.base import Likelihood, check_class_ids, check_interval
+from multipyro.ppl_models.likelihoods.base import Likelihood, check_class_ids
 
 __all__ = ["BernoulliLikelihood", "CategoricalLikelihood", "OrdinalLikelihood"]
 
@@ -25,6 +25,8 @@ class BernoulliLikelihood(Likelihood):
         torch.Size([5])
     """
 
+    interval = (0, 1)
+
     def __init__(self, network: nn.Module, soft_targets: bool = False, missing_entries: bool = False) -> None:
         super().__init__(network, missing_entries)
         self.soft_targets = soft_targets
@@ -34,7 +36,7 @@ class BernoulliLikelihood(Likelihood):
         return dist.Bernoulli(logits=outputs, validate_args=False if self.soft_targets else None)
 
     def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "BernoulliLikelihood", 0, 1)
+        super().check_values(values, name)
         if not self.soft_targets and not ((values == 0) | (values == 1)).all():
             raise ValueError(
                 f"modality {name!r} contains gray values but BernoulliLikelihood accepts 0 and 1 only: binarize the "

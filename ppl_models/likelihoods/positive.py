@@ -6,7 +6,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from multipyro.ppl_models.likelihoods._numerics import bounded_log, stirling_error
-from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood, LocationScaleLikelihood, check_interval
+from multipyro.ppl_models.likelihoods.base import ConcentrationLikelihood, LocationScaleLikelihood
 
 __all__ = ["GammaLikelihood", "LogNormalLikelihood", "StableGamma"]
 
@@ -31,9 +31,8 @@ class LogNormalLikelihood(LocationScaleLikelihood):
     """
 
     family = dist.LogNormal
-
-    def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "LogNormalLikelihood", low=0, strict=True)
+    interval = (0, math.inf)
+    is_open = True
 
 
 class StableGamma(dist.Gamma):
@@ -71,9 +70,9 @@ class GammaLikelihood(ConcentrationLikelihood):
         tensor(True)
     """
 
+    interval = (0, math.inf)
+    is_open = True
+
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         log_concentration = bounded_log(self.log_concentration)
         return StableGamma(log_concentration.exp(), (log_concentration - bounded_log(outputs)).exp())
-
-    def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "GammaLikelihood", low=0, strict=True)

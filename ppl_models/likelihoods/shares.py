@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from multipyro.ppl_models.likelihoods._numerics import bounded_log
-from multipyro.ppl_models.likelihoods.base import Likelihood, check_interval, register_positive
+from multipyro.ppl_models.likelihoods.base import Likelihood, register_positive
 
 __all__ = ["ClampedDirichlet", "DirichletLikelihood"]
 
@@ -70,6 +70,7 @@ class DirichletLikelihood(Likelihood):
         tensor([1., 1., 1.])
     """
 
+    interval = (0, 1)
     independent_entries = False
 
     def __init__(
@@ -92,7 +93,7 @@ class DirichletLikelihood(Likelihood):
 
     def check_values(self, values: Tensor, name: str) -> None:
         missing = values.isnan() if self.missing_entries else torch.zeros_like(values, dtype=torch.bool)
-        check_interval(values[~missing], name, "DirichletLikelihood", 0, 1)
+        super().check_values(values[~missing], name)
         sums = values.nansum(-1)
         # single precision sums a thousand shares to within about 1e-5
         wrong = torch.where(missing.any(-1), sums > 1 + 1e-4, (sums - 1).abs() > 1e-4)

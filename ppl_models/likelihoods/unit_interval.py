@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 
-from multipyro.ppl_models.likelihoods.base import Likelihood, LocationScaleLikelihood, check_interval
+from multipyro.ppl_models.likelihoods.base import Likelihood, LocationScaleLikelihood
 from multipyro.ppl_models.likelihoods.continuous_bernoulli import ExactContinuousBernoulli
 
 __all__ = [
@@ -36,11 +36,10 @@ class ContinuousBernoulliLikelihood(Likelihood):
         torch.Size([3])
     """
 
+    interval = (0, 1)
+
     def distribution(self, outputs: Tensor) -> dist.Distribution:
         return ExactContinuousBernoulli(outputs)
-
-    def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "ContinuousBernoulliLikelihood", 0, 1)
 
 
 class DiscretizedLogistic(dist.TorchDistribution):
@@ -128,6 +127,7 @@ class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
         torch.Size([3])
     """
 
+    interval = (0, 1)
     default_scale = 0.1
 
     def __init__(
@@ -145,7 +145,7 @@ class DiscretizedLogisticLikelihood(LocationScaleLikelihood):
         return DiscretizedLogistic(loc, scale, self.bins)
 
     def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "DiscretizedLogisticLikelihood", 0, 1)
+        super().check_values(values, name)
         levels = values * (self.bins - 1)
         # single precision represents k / 255 to within a few units of its last digit
         if values.numel() and (levels - levels.round()).abs().max() > 1e-3:
@@ -212,6 +212,8 @@ class BetaLikelihood(Likelihood):
         torch.Size([3, 5])
     """
 
+    interval = (0, 1)
+
     def __init__(
         self, network: nn.Module, strength: float = 100.0, margin: float = 1e-5, missing_entries: bool = False
     ) -> None:
@@ -226,6 +228,3 @@ class BetaLikelihood(Likelihood):
         # mean and 1 - mean each from a sigmoid, so that neither loses digits near 1
         mean, rest = (self.margin + (1 - 2 * self.margin) * torch.sigmoid(logits) for logits in (outputs, -outputs))
         return ClampedBeta(self.strength * mean, self.strength * rest, self.margin)
-
-    def check_values(self, values: Tensor, name: str) -> None:
-        check_interval(values, name, "BetaLikelihood", 0, 1)

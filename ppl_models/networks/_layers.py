@@ -13,7 +13,17 @@ try:
 except ImportError:  # torch 2.2
     from torch._utils import is_compiling
 
-__all__ = ["Layers", "OneHot", "check_ids", "checks_values", "embed", "leading_shape", "run_layers", "with_norm"]
+__all__ = [
+    "Layers",
+    "OneHot",
+    "check_ids",
+    "checks_values",
+    "divided_sides",
+    "embed",
+    "leading_shape",
+    "run_layers",
+    "with_norm",
+]
 
 
 def leading_shape(values: Tensor, in_shape: tuple[int, ...]) -> torch.Size:
@@ -65,6 +75,20 @@ class Layers(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         return run_layers(self.layers, values, self.in_shape)
+
+
+def divided_sides(shape: Sequence[int], divisor: int) -> tuple[int, ...]:
+    """Height and width of an image `(channels, height, width)`, divided by the product of the strides of a network.
+
+    Raises:
+        ValueError: If the shape is another one, or a side is not divisible, or below 16.
+    """
+    if len(shape) != 3 or any(side % divisor or side < 16 for side in shape[1:]):
+        raise ValueError(
+            f"an image must be (channels, height, width), both sides at least 16 and divisible by {divisor}, got "
+            f"{tuple(shape)}"
+        )
+    return tuple(side // divisor for side in shape[1:])
 
 
 def with_norm(layer: nn.Module, norm: nn.Module | None, activation: nn.Module | None = None) -> list[nn.Module]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import Layers, with_norm
+from multipyro.ppl_models.networks._layers import Layers, divided_sides, with_norm
 
 __all__ = ["BatchNormConvDecoder", "BatchNormConvEncoder"]
 
@@ -44,7 +44,7 @@ class BatchNormConvEncoder(Layers):
         batch_norm: bool = True,
         negative_slope: float = 0.0,
     ) -> None:
-        sides = _sixteenths(tuple(in_shape))
+        sides = divided_sides(in_shape, 16)
         layers: list[nn.Module] = []
         channels = (in_shape[0], *(multiple * base_channels for multiple in (1, 2, 4, 4)))
         for position, (before, after) in enumerate(itertools.pairwise(channels)):
@@ -88,7 +88,7 @@ class BatchNormConvDecoder(Layers):
     def __init__(
         self, in_features: int, out_shape: Sequence[int], base_channels: int = 64, negative_slope: float = 0.0
     ) -> None:
-        sides, top = _sixteenths(tuple(out_shape)), 4 * base_channels
+        sides, top = divided_sides(out_shape, 16), 4 * base_channels
         linear = nn.Linear(in_features, top * math.prod(sides))
         layers = [linear, _activation(negative_slope), nn.Unflatten(-1, (top, *sides))]
         for before, after in itertools.pairwise((top, top, 2 * base_channels, base_channels)):
@@ -104,10 +104,3 @@ class BatchNormConvDecoder(Layers):
 
 def _activation(negative_slope: float) -> nn.Module:
     return nn.LeakyReLU(negative_slope) if negative_slope else nn.ReLU()
-
-
-def _sixteenths(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of an image after four strides of 2."""
-    if len(shape) != 3 or any(side % 16 or not side for side in shape[1:]):
-        raise ValueError(f"an image must be (channels, height, width) with sides divisible by 16, got {shape}")
-    return tuple(side // 16 for side in shape[1:])

@@ -11,7 +11,7 @@ from multipyro.batch import Values
 from multipyro.ppl_models.networks.covariates import encoder_input
 from multipyro.ppl_models.networks.mlp import MLP
 
-__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "Scale", "chain", "feature_size", "trunk"]
+__all__ = ["JointEncoder", "LaplaceEncoder", "NormalEncoder", "Scale", "chain", "feature_size", "joined", "trunk"]
 
 Scale = Literal["softplus", "exp", "variance"]
 
@@ -41,6 +41,11 @@ def chain(network: nn.Module, after: nn.Module) -> nn.Module:
     chained = nn.Sequential(network, after)
     chained.out_features = after.out_features
     return chained
+
+
+def joined(branches: nn.ModuleDict, x: Values) -> Tensor:
+    """The features of several modalities, each by its branch, side by side."""
+    return torch.cat([branch(encoder_input(branch, x, name)) for name, branch in branches.items()], -1)
 
 
 class NormalEncoder(nn.Module):
@@ -141,5 +146,4 @@ class JointEncoder(nn.Module):
         self.encoder = NormalEncoder(network, latent_dim, scale)
 
     def forward(self, x: Values) -> dist.Distribution:
-        features = [branch(encoder_input(branch, x, name)) for name, branch in self.branches.items()]
-        return self.encoder(torch.cat(features, -1))
+        return self.encoder(joined(self.branches, x))

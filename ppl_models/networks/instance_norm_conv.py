@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from multipyro.ppl_models.networks._layers import Layers, with_norm
+from multipyro.ppl_models.networks._layers import Layers, divided_sides, with_norm
 
 __all__ = ["InstanceNormConvDecoder", "InstanceNormConvEncoder"]
 
@@ -52,7 +52,7 @@ class InstanceNormConvEncoder(Layers):
     """
 
     def __init__(self, in_shape: Sequence[int], out_features: int = 200, base_channels: int = 64) -> None:
-        sides = _quarters(tuple(in_shape))
+        sides = divided_sides(in_shape, 4)
         first, second, third = base_channels, 2 * base_channels, 4 * base_channels
         layers = [
             *_normalized(nn.Conv2d(in_shape[0], first, 7, padding=3, padding_mode="reflect")),
@@ -93,7 +93,7 @@ class InstanceNormConvDecoder(Layers):
     """
 
     def __init__(self, in_features: int, out_shape: Sequence[int], base_channels: int = 64) -> None:
-        sides = _quarters(tuple(out_shape))
+        sides = divided_sides(out_shape, 4)
         first, second, third = base_channels, 2 * base_channels, 4 * base_channels
         double = {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}
         layers = [
@@ -110,12 +110,3 @@ class InstanceNormConvDecoder(Layers):
         ]
         super().__init__(layers, (in_features,))
         self.out_shape = tuple(out_shape)
-
-
-def _quarters(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Height and width of an image after two strides of 2."""
-    if len(shape) != 3 or any(side % 4 or side < 16 for side in shape[1:]):
-        raise ValueError(
-            f"an image must be (channels, height, width) with sides divisible by 4 and at least 16, got {shape}"
-        )
-    return tuple(side // 4 for side in shape[1:])
