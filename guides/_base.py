@@ -1,6 +1,5 @@
 """The base of all guides: a guide defines one method that returns a distribution; the base provides the rest."""
 
-import functools
 import inspect
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -178,17 +177,26 @@ class Guide(Program, metaclass=_AbstractProgram):
 
     def forward(self, x: Values, observed: Masks = None) -> dict[str, Tensor]:
         """Samples the latents from the posterior; returns site name -> value."""
-        return self._sample(self.posterior, x, observed)
+        return self.sample_from(self.posterior, x, observed)
 
     @pyro_method
-    def sample_conditional(self, x: Values, observed: Masks = None) -> dict[str, Tensor]:
-        """As `forward`, but samples from `conditional`."""
-        return self._sample(self.conditional, x, observed)
-
-    @pyro_method
-    def sample_proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> dict[str, Tensor]:
-        """As `forward`, but samples from `proposal`."""
-        return self._sample(functools.partial(self.proposal, num_samples=num_samples), x, observed)
+    def sample_from(
+        self, distribution: Callable[[Values, Masks], Posterior], x: Values, observed: Masks = None
+    ) -> dict[str, Tensor]:
+        """As `forward`, but samples from another distribution than the posterior, such as `self.conditional`."""
+        self._claim_parameters()
+        present = self.validate_inputs(x, observed)
+        sites, rows = by_site(distribution(present, observed)), Rows(present, observed)
+        self._check_result(sites)
+        sites = {**sites, **self.private_posteriors(present, observed)}
+        values, number = {}, batch_rows(present)
+        subsample = None if self.num_data is None else torch.arange(number)
+        with pyro.plate("data", self.num_data or number, subsample=subsample, dim=-1):
+            for name, posterior in sites.items():
+                informed = rows.informing(name)
+                with nullcontext() if informed is None else poutine.mask(mask=informed):
+                    values[name] = pyro.sample(name, posterior)
+        return values
 
     def supports(self, subset: Sequence[str]) -> bool:
         """Whether the guide has a posterior given these modalities alone."""
@@ -267,26 +275,6 @@ class Guide(Program, metaclass=_AbstractProgram):
             row = int(unsupported.nonzero()[0])
             requirement = self._supported() if requirement is None else requirement
             raise ValueError(f"row {row} contains {rows.names_in(row)}, but {requirement}")
-
-    def _sample(
-        self,
-        method: Callable[..., Posterior],
-        x: Values,
-        observed: Masks,
-    ) -> dict[str, Tensor]:
-        self._claim_parameters()
-        present = self.validate_inputs(x, observed)
-        sites, rows = by_site(method(present, observed)), Rows(present, observed)
-        self._check_result(sites)
-        sites = {**sites, **self.private_posteriors(present, observed)}
-        values, number = {}, batch_rows(present)
-        subsample = None if self.num_data is None else torch.arange(number)
-        with pyro.plate("data", self.num_data or number, subsample=subsample, dim=-1):
-            for name, distribution in sites.items():
-                informed = rows.informing(name)
-                with nullcontext() if informed is None else poutine.mask(mask=informed):
-                    values[name] = pyro.sample(name, distribution)
-        return values
 
     def _check_result(self, sites: Mapping[str, Any]) -> None:
         """Raises if a posterior is not made of distributions, or that of `z` has another event shape."""

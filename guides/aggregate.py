@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 
 import pyro.distributions as dist
 import torch
-from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import choose_rows
@@ -84,19 +83,14 @@ class AggregateGuide(Guide):
     def proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> Posterior:
         return self._flows_or(functools.partial(self.teacher.proposal, num_samples=num_samples), x, observed)
 
-    def aggregate(self, x: Values) -> dist.Distribution:
-        """The flow of exactly the modalities of `x`, active or not, of batch shape `(batch,)`."""
+    def aggregate(self, x: Values, observed: Masks = None) -> dist.Distribution:
+        """The flow of exactly the modalities of `x`, active or not, of batch shape `(batch,)`; masks do not matter."""
         subset = tuple(name for name in self.modalities if name in x)
         flow = self.flows["+".join(subset)]
         return flow(encoder_input(flow, x, subset[0]) if len(subset) == 1 else selected(x, subset))
 
     def private_posteriors(self, x: Values, observed: Masks = None) -> dict[str, dist.Distribution]:
         return self.teacher.private_posteriors(x, observed)
-
-    @pyro_method
-    def sample_aggregate(self, x: Values) -> dict[str, Tensor]:
-        """As `forward`, but samples from `aggregate`."""
-        return self._sample(lambda x, _: self.aggregate(x), x, None)
 
     def _flows_or(self, teacher: Callable, x: Values, observed: Masks) -> Posterior:
         """The flow of each row's subset, and the distribution of the teacher for rows of other subsets."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -372,13 +373,13 @@ class _WhereProper(Handler):
 
 class _Conditional(Handler):
     def forward(self, x: Values, observed: Masks = None) -> Any:
-        return self.program.sample_conditional(x, observed)
+        return self.program.sample_from(self.program.conditional, x, observed)
 
 
 class _Proposal(Handler):
     def forward(self, x: Values, observed: Masks = None) -> Any:
         (num_samples,) = self.settings
-        return self.program.sample_proposal(x, observed, num_samples)
+        return self.program.sample_from(partial(self.program.proposal, num_samples=num_samples), x, observed)
 
 
 class _Frozen(Handler):

@@ -106,7 +106,7 @@ def test_the_guide_of_another_method_of_sampling_claims_its_name_too():
     guide(X)
     _, other = programs()
     with torch.no_grad():
-        other.sample_conditional(X)
+        other.sample_from(other.conditional, X)
     assert {name.split(".")[0] for name in pyro.get_param_store().keys()} == {"guide", "guide_1"}
 
 

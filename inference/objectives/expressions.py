@@ -14,7 +14,7 @@ once and each encoder runs once.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -36,7 +36,6 @@ from multipyro.inference.objectives.weights import (
     as_weight,
     check_choice,
     is_one,
-    number,
 )
 from multipyro.inference.programs import (
     GUIDE,
@@ -135,20 +134,48 @@ class Term(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Elbo(Expression):
-    r"""The ELBO between two programs, see `elbo`."""
+    r"""The ELBO between two programs; `elbo` is this class, as equations write it.
 
-    p: ProgramExpression
-    q: ProgramExpression
-    sites: SiteWeights = field(default_factory=SiteWeights)
+    .. math:: \mathrm{ELBO}(p \| q) = E_q [ \log p - \log q ]
+
+    Args:
+        p: The generative program: the model, or a guide that scores the latents another guide drew (then the ELBO is
+            `-KL(q || p)`, summed over the batch).
+        q: The variational program.
+        sites: Site name -> weight, applied to that site on both sides (for example a KL weight for `z`): numbers,
+            tensors `()` or `(batch,)`, schedules, or arithmetic with them. 0 is allowed.
+        reconstruction: A further weight of every observed site.
+        kl: `"analytic"` uses closed forms where the families have one and the latents of both programs come in one
+            order (elsewhere it falls back to samples); `"sampled"` never does; `"components"` replaces the KL of a
+            mixture by the weighted mean of its components' KLs, an upper bound, so that the objective estimates the
+            mean of the components' own bounds with one component per data point.
+        num_particles: Number of samples of the latents per data point.
+        name: Prefix of the term's sums in reports: none by default, in a sum over subsets the subset.
+
+    Raises:
+        ValueError: If `kl` is unknown or `num_particles` is below 1.
+        TypeError: If a weight is neither a number, a tensor nor a schedule.
+
+    Example:
+        >>> from multipyro.inference.programs import GUIDE, MODEL
+        >>> elbo(MODEL, GUIDE, {"z": 0.5, "label": 10})
+        ELBO(m || g; z: 0.5, label: 10)
+    """
+
+    p: Program | ProgramExpression
+    q: Program | ProgramExpression
+    sites: Mapping[str, float | Tensor | Weight] | None = None
     _: KW_ONLY
-    reconstruction: Weight = number("", 1.0)
+    reconstruction: float | Tensor | Weight = 1.0
     kl: KL = "analytic"
     num_particles: int = 1
     name: str = ""
 
     def __post_init__(self) -> None:
-        Objective.__init__(self, self.num_particles)
         check_choice("kl", self.kl, KL)
+        vars(self).update(p=as_expression(self.p), q=as_expression(self.q), sites=SiteWeights(self.sites))
+        vars(self).update(reconstruction=as_weight(self.reconstruction))
+        Objective.__init__(self, self.num_particles)
 
     def _terms(self, modalities: Subset) -> Iterator[Term]:
         yield Term(as_weight(1.0), self)
@@ -218,7 +245,18 @@ class Sum(Expression):
 
 @dataclass(eq=False, repr=False)
 class SumOver(Expression):
-    """The sum of an objective over a family of subsets, see `sum_over`."""
+    """The sum of an objective over the subsets of a family, each in place of `SUBSET`; `sum_over` is this class.
+
+    Args:
+        family: `SINGLES`, `PROPER_SUBSETS`, `random_subsets(k)` or `listed_subsets(...)`. Of the family's
+            `of_each_row()`, a row counts for the subsets that are a proper part of what is observed in it.
+        body: The objective, written with `SUBSET`.
+
+    Example:
+        >>> from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
+        >>> sum_over(PROPER_SUBSETS, elbo(MODEL | SUBSET, GUIDE | SUBSET))
+        sum_{A proper} ELBO(m|A || g|A)
+    """
 
     family: SubsetFamily
     body: Expression
@@ -232,74 +270,8 @@ class SumOver(Expression):
         return f"sum_{{{self.family!r}}} {_grouped(self.body)}"
 
 
-def elbo(
-    p: Program | ProgramExpression,
-    q: Program | ProgramExpression,
-    sites: Mapping[str, float | Tensor | Weight] | None = None,
-    *,
-    reconstruction: float | Tensor | Weight = 1.0,
-    kl: KL = "analytic",
-    num_particles: int = 1,
-    name: str = "",
-) -> Elbo:
-    r"""The ELBO between two programs.
-
-    .. math:: \mathrm{ELBO}(p \| q) = E_q [ \log p - \log q ]
-
-    Args:
-        p: The generative program: the model, or a guide that scores the latents another guide drew (then the ELBO is
-            `-KL(q || p)`, summed over the batch).
-        q: The variational program.
-        sites: Site name -> weight, applied to that site on both sides (for example a KL weight for `z`): numbers,
-            tensors `()` or `(batch,)`, schedules, or arithmetic with them. 0 is allowed.
-        reconstruction: A further weight of every observed site.
-        kl: `"analytic"` uses closed forms where the families have one and the latents of both programs come in one
-            order (elsewhere it falls back to samples); `"sampled"` never does; `"components"` replaces the KL of a
-            mixture by the weighted mean of its components' KLs, an upper bound, so that the objective estimates the
-            mean of the components' own bounds with one component per data point.
-        num_particles: Number of samples of the latents per data point.
-        name: Prefix of the term's sums in reports: none by default, in a sum over subsets the subset.
-
-    Returns:
-        An objective; `+`, `weight *` and `sum_over` combine objectives.
-
-    Raises:
-        ValueError: If `kl` is unknown or `num_particles` is below 1.
-        TypeError: If a weight is neither a number, a tensor nor a schedule.
-
-    Example:
-        >>> from multipyro.inference.programs import GUIDE, MODEL
-        >>> elbo(MODEL, GUIDE, {"z": 0.5, "label": 10})
-        ELBO(m || g; z: 0.5, label: 10)
-    """
-    return Elbo(
-        as_expression(p),
-        as_expression(q),
-        SiteWeights(sites),
-        reconstruction=as_weight(reconstruction),
-        kl=kl,
-        num_particles=num_particles,
-        name=name,
-    )
-
-
-def sum_over(family: SubsetFamily, body: Expression) -> SumOver:
-    """The sum of an objective over the subsets of a family, each in place of `SUBSET`.
-
-    Args:
-        family: `SINGLES`, `PROPER_SUBSETS`, `random_subsets(k)` or `listed_subsets(...)`. Of the family's
-            `of_each_row()`, a row counts for the subsets that are a proper part of what is observed in it.
-        body: The objective, written with `SUBSET`.
-
-    Returns:
-        An objective.
-
-    Example:
-        >>> from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
-        >>> sum_over(PROPER_SUBSETS, elbo(MODEL | SUBSET, GUIDE | SUBSET))
-        sum_{A proper} ELBO(m|A || g|A)
-    """
-    return SumOver(family, body)
+# in equations they read as functions
+elbo, sum_over = Elbo, SumOver
 
 
 def subset_elbo(

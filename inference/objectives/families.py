@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -21,7 +21,7 @@ class SubsetFamily(ABC):
         per_row: Whether a data point counts for a subset only if the subset is a proper part of what is observed of it.
     """
 
-    per_row: bool = False
+    per_row: bool = field(default=False, kw_only=True)
 
     #: Whether the subsets differ from step to step.
     is_random = False
@@ -37,7 +37,7 @@ class SubsetFamily(ABC):
 
     def drawn(self, modalities: Subset) -> "SubsetFamily":
         """The family with the subsets of one step in place of random ones."""
-        return ListedSubsets(self.per_row, tuple(self.subsets(modalities))) if self.is_random else self
+        return ListedSubsets(self.subsets(modalities), per_row=self.per_row) if self.is_random else self
 
     @abstractmethod
     def _subsets(self, modalities: Subset) -> list[Subset]:
@@ -71,12 +71,19 @@ class ListedSubsets(SubsetFamily):
     """Some subsets by name; those that are not within the batch are left out.
 
     Args:
-        chosen: The subsets.
+        chosen: The subsets, each a sequence of names.
         requires: Modalities without which a batch has none of the subsets.
+
+    Example:
+        >>> listed_subsets([("a",), ("a", "b"), ("c",)]).subsets(("a", "b"))
+        [('a',), ('a', 'b')]
     """
 
-    chosen: tuple[Subset, ...] = ()
-    requires: Subset = ()
+    chosen: Iterable[Sequence[str]]
+    requires: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        vars(self).update(chosen=tuple(map(tuple, self.chosen)), requires=tuple(self.requires))
 
     def _subsets(self, modalities: Subset) -> list[Subset]:
         if not set(self.requires) <= set(modalities):
@@ -93,10 +100,18 @@ class RandomSubsets(SubsetFamily):
 
     Args:
         count: Number of subsets in each step, drawn from torch's global generator.
+
+    Example:
+        >>> sorted(map(len, random_subsets(3).subsets(("a", "b", "c"))))
+        [2, 2, 2]
     """
 
-    count: int = 1
+    count: int
     is_random = True
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"the number of random subsets must not be negative, got {self.count}")
 
     def _subsets(self, modalities: Subset) -> list[Subset]:
         remaining = {size: math.comb(len(modalities), size) for size in range(2, len(modalities))}
@@ -117,29 +132,5 @@ class RandomSubsets(SubsetFamily):
 
 PROPER_SUBSETS = ProperSubsets()
 SINGLES = Singles()
-
-
-def random_subsets(count: int) -> SubsetFamily:
-    """`count` random subsets in each step, of 2 to `M - 1` modalities.
-
-    Example:
-        >>> sorted(map(len, random_subsets(3).subsets(("a", "b", "c"))))
-        [2, 2, 2]
-    """
-    if count < 0:
-        raise ValueError(f"the number of random subsets must not be negative, got {count}")
-    return RandomSubsets(count=count)
-
-
-def listed_subsets(subsets: Iterable[Sequence[str]], requires: Sequence[str] = ()) -> SubsetFamily:
-    """Some subsets by name.
-
-    Args:
-        subsets: The subsets, each a sequence of names.
-        requires: Modalities without which a batch has none of the subsets.
-
-    Example:
-        >>> listed_subsets([("a",), ("a", "b"), ("c",)]).subsets(("a", "b"))
-        [('a',), ('a', 'b')]
-    """
-    return ListedSubsets(chosen=tuple(map(tuple, subsets)), requires=tuple(requires))
+# in equations they read as functions
+listed_subsets, random_subsets = ListedSubsets, RandomSubsets

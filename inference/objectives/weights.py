@@ -55,15 +55,19 @@ class Weight(ABC):
 
 @dataclass(frozen=True, repr=False)
 class Number(Weight):
-    """A number, or a tensor `()` or `(batch,)`.
+    """A number that is printed as a symbol; `number` is this class.
 
     Args:
-        number: The number.
-        symbol: How it is printed; as the number itself by default.
+        symbol: How it is printed; as the number itself if empty.
+        number: The number, or a tensor `()` or `(batch,)`.
+
+    Example:
+        >>> 2 * number("alpha", 0.5) / NUM_MODALITIES
+        2 alpha/M
     """
 
+    symbol: str = field(compare=False)
     number: float | Tensor
-    symbol: str = field(default="", compare=False)
 
     def value(self, num_modalities: int) -> float | Tensor:
         return self.number
@@ -74,19 +78,26 @@ class Number(Weight):
 
 @dataclass(frozen=True, repr=False)
 class BySubset(Weight):
-    """A number for each subset of a sum.
+    """A number for each subset that a sum runs over; `by_subset` is this class.
 
     Args:
-        numbers: Subset -> number.
         symbol: How it is printed.
+        numbers: Subset -> number.
+
+    Example:
+        >>> by_subset("mu", {("image",): 0.7, ("label",): 0.3})
+        mu_A
     """
 
-    numbers: tuple[tuple[Subset, float], ...]
     symbol: str = field(compare=False)
+    numbers: Mapping[Subset, float]
+
+    def __post_init__(self) -> None:
+        vars(self).update(numbers=tuple(dict(self.numbers).items()))
 
     def of(self, subset: Subset) -> Number:
         """The weight of one subset."""
-        return Number(self._number(subset, f"the subset {subset_text(subset)}"), repr(self))
+        return Number(repr(self), self._number(subset, f"the subset {subset_text(subset)}"))
 
     def value(self, num_modalities: int) -> float:
         return self._number(None, "a term outside of a sum")
@@ -114,6 +125,8 @@ class NumModalities(Weight):
 
 
 NUM_MODALITIES = NumModalities()
+# in equations they read as functions
+by_subset, number = BySubset, Number
 
 
 @dataclass(frozen=True, repr=False)
@@ -251,7 +264,7 @@ def as_weight(weight: float | Tensor | Weight) -> Weight:
     """
     if not _is_weight(weight):
         raise TypeError(f"a weight must be a number, a tensor or a schedule, got {type(weight).__name__}")
-    return weight if isinstance(weight, Weight) else Number(weight)
+    return weight if isinstance(weight, Weight) else Number("", weight)
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
@@ -259,26 +272,6 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
     if value not in get_args(choices):
         *others, last = map(repr, get_args(choices))
         raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
-
-
-def number(symbol: str, value: float) -> Weight:
-    """A number that is printed as a symbol.
-
-    Example:
-        >>> 2 * number("alpha", 0.5) / NUM_MODALITIES
-        2 alpha/M
-    """
-    return Number(value, symbol)
-
-
-def by_subset(symbol: str, numbers: Mapping[Subset, float]) -> Weight:
-    """A weight with a number for each subset that a sum runs over.
-
-    Example:
-        >>> by_subset("mu", {("image",): 0.7, ("label",): 0.3})
-        mu_A
-    """
-    return BySubset(tuple(numbers.items()), symbol)
 
 
 def is_one(weight: Weight) -> bool:

@@ -186,7 +186,7 @@ class _AggregateFlow(Handler):
         modalities, shared_only = self.settings
         given, rows = _complete_rows(x, observed, modalities)
         with _shared_latents() if shared_only else nullcontext(), _masked(rows):
-            return self.program.sample_aggregate(given)
+            return self.program.sample_from(self.program.aggregate, given)
 
 
 class _FlowPrior(Handler):

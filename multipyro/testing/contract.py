@@ -15,7 +15,7 @@ from multipyro.inference import METHODS, build, conditional, cross_generate, fit
 from multipyro.inference.evaluation import supports
 from multipyro.inference.objectives import Objective
 from multipyro.inference.objectives.sites import sample_sites
-from multipyro.inference.recipes import MethodInfo, Networks, Recipe, Stage
+from multipyro.inference.recipes import MethodInfo, Networks, Recipe
 
 __all__ = [
     "check_gradients",
@@ -255,12 +255,7 @@ def check_missing(recipe: Recipe, x: Values) -> None:
 
 def updates_in(recipe: Recipe) -> Iterator[tuple[Objective, nn.Module, nn.Module, Sequence[nn.Module]]]:
     """The updates of all stages: objective, model and guide as they train, and the modules that train."""
-    for stage in recipe.stages:
-        yield from _updates(recipe, stage)
-
-
-def _updates(recipe: Recipe, stage: Stage) -> Iterator[tuple[Objective, nn.Module, nn.Module, Sequence[nn.Module]]]:
-    for update in stage.updates or (stage,):
+    for update in (update for stage in recipe.stages for update in stage.updates or (stage,)):
         if update.train is None:
             yield update.objective, recipe.model, recipe.guide, (recipe.model, recipe.guide)
         else:
