@@ -57,6 +57,7 @@ def training_curves_figure(history: Sequence[Mapping[str, float]]) -> "Figure":
             axes[row][1].set_visible(bool(names))
         for ax in axes[row]:
             ax.set_xlabel("epoch")
+            ax.xaxis.get_major_locator().set_params(integer=True)
             if ax.lines:
                 ax.legend()
     return figure

@@ -49,9 +49,10 @@ def log_likelihood(
     many samples are needed. Weights of training objectives are left out. Sums are in float64, memory is bounded
     whatever `K` is.
 
-    Every value has a Pareto k-hat. Data points above 0.5 are estimated anew, with normals fitted to their own
-    posteriors in the proposal and then with more samples, up to `max_samples`; those that stay above 0.7 are counted in
-    the result, and its summary says so. No weight is clipped or smoothed.
+    Every value has a Pareto k-hat. Data points above 0.5, and if these are more than 5 % all data points, are estimated
+    anew, with normals fitted to their own posteriors in the proposal, and those still above 0.5 with more samples, up
+    to `max_samples`; those that stay above 0.7 are counted in the result, and its summary says so. No weight is clipped
+    or smoothed.
 
     A conditional model only has likelihoods given its conditions: `log p(x_T | w)` is one evidence under its prior
     `p(z | w)`. Private latents that the guide does not propose (those of modalities that it is not given) are drawn

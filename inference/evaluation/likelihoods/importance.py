@@ -25,6 +25,8 @@ __all__ = ["Query", "Samples", "evidences_of", "importance_sampled", "weighted_s
 
 # k-hat above which the weights have no variance, so that the standard error says little, and a refinement is worthwhile
 _REFINED = 0.5
+# share of the data points above it from which the samples of the others are likely to have missed the same tail
+_MANY = 0.05
 # a refinement that did not suffice is followed by one with this many times the samples
 _GROWTH = 4
 
@@ -104,7 +106,9 @@ def importance_sampled(
 
     Data points with a k-hat above 0.5 in one of the queries are estimated anew, for all queries, with a proposal that
     has normals fitted to their posteriors, then with four times the samples, and so on until `max_samples`. The fits
-    do not use the samples of an estimate, and an estimate uses its last samples alone.
+    do not use the samples of an estimate, and an estimate uses its last samples alone. If more than 5 % of the data
+    points are above, all are fitted: samples that missed the tail of their weights have a small k-hat and a low value,
+    so keeping those alone would bias the mean.
 
     Args:
         data: The data points, scored by the modalities of all queries.
@@ -128,15 +132,15 @@ def importance_sampled(
             used[pending] += number
             if number >= max_samples:
                 break
-            refine = torch.stack([each.khat[pending] for each in estimates]) > _REFINED
-            if mixture is components:
-                # nothing to refine
-                unclear = [query for query, rows in zip(queries, refine, strict=True) if rows.any()]
-                evidences = evidences_of(unclear, data.x, conditions_of(data.model))
-                mixture = with_fits(components, evidences) if unclear else mixture
-            else:
+            above = torch.stack([each.khat[pending] for each in estimates]) > _REFINED
+            refine = above.any(0)
+            if mixture is not components:
                 number = min(_GROWTH * number, max_samples)
-            pending = pending[refine.any(0).to(pending.device)]
+            elif refine.any():
+                unclear = [query for query, rows in zip(queries, above, strict=True) if rows.any()]
+                mixture = with_fits(components, evidences_of(unclear, data.x, conditions_of(data.model)))
+                refine |= refine.double().mean() > _MANY
+            pending = pending[refine.to(pending.device)]
     counts = zip(components, allocate(components, num_samples), strict=True)
     proposal = {component.label: count for component, count in counts}
     absent = [label for label, count in proposal.items() if not count]
