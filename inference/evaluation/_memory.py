@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import batch_rows
+from multipyro.batch import Masks, Values, batch_rows
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
 from multipyro.inference.evaluation._inputs import take_rows
@@ -77,8 +77,8 @@ def row_chunks(rows: int, elements: int, num_samples: int, what: str = "evaluati
 
 
 def in_parts(
-    x: Mapping[str, Tensor],
-    observed: Mapping[str, Tensor] | None,
+    x: Values,
+    observed: Masks,
     num_samples: int,
     elements: int,
     compute: Callable[[dict[str, Tensor], dict[str, Tensor] | None], Mapping[str, Tensor]],

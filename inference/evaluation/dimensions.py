@@ -1,6 +1,6 @@
 """The dimensions of a latent: how much each says about the data, and which are used at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from multipyro.batch import Rows, batch_rows, modalities_in, selected
+from multipyro.batch import Masks, Rows, Values, batch_rows, modalities_in, selected
 from multipyro.inference.evaluation._inputs import (
     check_known,
     check_values,
@@ -57,10 +57,10 @@ class LatentDimensions:
 def latent_dimensions(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str] | None = None,
     num_samples: int = 256,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
 ) -> LatentDimensions:
     r"""The KL divergence of each latent dimension from its prior, and the active units.
 
@@ -118,7 +118,7 @@ def latent_dimensions(
 
 
 def symmetric_kl(
-    guide: Program, x: Mapping[str, Tensor], first: Sequence[str], second: Sequence[str], num_samples: int = 256
+    guide: Program, x: Values, first: Sequence[str], second: Sequence[str], num_samples: int = 256
 ) -> Tensor:
     r"""How much the posteriors of two subsets of the modalities disagree, per dimension.
 
@@ -153,9 +153,7 @@ def symmetric_kl(
         return 0.5 * (_kl(left, right, num_samples) + _kl(right, left, num_samples))
 
 
-def latent_distribution(
-    guide: Program, x: Mapping[str, Tensor], given: Sequence[str], observed: Mapping[str, Tensor] | None = None
-) -> dist.Distribution:
+def latent_distribution(guide: Program, x: Values, given: Sequence[str], observed: Masks = None) -> dist.Distribution:
     """The guide's `conditional` distribution of that latent given some modalities, of batch shape `(batch,)`."""
     with evaluating(guide), poutine.block():
         trace = poutine.trace(restrict(conditional(guide), given)).get_trace(dict(x), observed)

@@ -63,10 +63,10 @@ _NO_LOG_LIKELIHOOD = (
 def to_inference_data(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     num_samples: int = 100,
     given: Sequence[str] | None = None,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     max_bytes: int = 2**31,
 ) -> "arviz.InferenceData":
@@ -204,11 +204,11 @@ def check_statistic(
 def check_predictions(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     target: str,
     statistic: Callable[[Tensor], Tensor],
     num_samples: int = 200,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     level: float = 0.9,
 ) -> dict[tuple[str, ...], Estimate]:
     """Cross-modal checks: a modality is held out, predicted from each subset of the others, and compared.

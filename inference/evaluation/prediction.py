@@ -56,10 +56,10 @@ def evaluating(*programs: Program) -> Iterator[None]:
 def cross_generate(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     target: Sequence[str],
     num_samples: int = 1,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     output: Output = "sample",
 ) -> dict[str, Tensor]:
     r"""Generates modalities from others.
@@ -162,9 +162,9 @@ def joint_samples(
 def reconstruct(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     num_samples: int = 1,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     output: Output = "mean",
 ) -> dict[str, Tensor]:
     """Reconstructs every given modality from all given ones; arguments and shapes as in `cross_generate`.
@@ -185,9 +185,9 @@ def reconstruct(
 
 def embed(
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str] | None = None,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     output: Embedding = "mean",
 ) -> Tensor:
     """The latent representation of each data point.
@@ -236,9 +236,7 @@ def embed(
     return embedding
 
 
-def _embedded(
-    guide: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None, output: Embedding
-) -> Tensor:
+def _embedded(guide: Program, x: Values, observed: Masks, output: Embedding) -> Tensor:
     program, name = conditional(guide), latent_site(guide)
     codes = []
     with evaluating(guide), poutine.block():

@@ -1,13 +1,13 @@
 """The gap between a guide's bound and the likelihood, divided into approximation and amortization gaps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import selected
+from multipyro.batch import Values, selected
 from multipyro.inference.evaluation._inputs import as_names, conditions_of
 from multipyro.inference.evaluation._memory import row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_mean
@@ -63,7 +63,7 @@ class InferenceGap:
 
 
 def inference_gap(
-    model: Program, guide: Program, x: Mapping[str, Tensor], given: Sequence[str], num_samples: int = 1000
+    model: Program, guide: Program, x: Values, given: Sequence[str], num_samples: int = 1000
 ) -> InferenceGap | None:
     """Measures the gap on data, for one subset of the modalities.
 

@@ -1,13 +1,12 @@
 """Whether a guide can be trusted: calibration, coverage, gaps and collapse of each subset, with verdicts in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from multipyro.batch import batch_rows, covariates_in, is_input, modalities_in, subsets_of
+from multipyro.batch import Values, batch_rows, covariates_in, is_input, modalities_in, subsets_of
 from multipyro.inference.evaluation._inputs import as_names, check_known, check_values, conditions_of, supports
 from multipyro.inference.evaluation._memory import show_progress
 from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate, simulate
@@ -126,7 +125,7 @@ class GuideCheck:
 def check_guide(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     subsets: Sequence[Sequence[str]] | None = None,
     num_simulated: int = 500,
     num_ranked: int = 99,
@@ -225,16 +224,14 @@ def _coverage(calibration: Calibration) -> dict[float, Estimate]:
     return {level: estimate_share(levels < level) for level in LEVELS}
 
 
-def _dimensions(
-    model: Program, guide: Program, x: Mapping[str, Tensor], given: Sequence[str]
-) -> LatentDimensions | None:
+def _dimensions(model: Program, guide: Program, x: Values, given: Sequence[str]) -> LatentDimensions | None:
     try:
         return latent_dimensions(model, guide, x, given)
     except TypeError:  # a flow has no marginals
         return None
 
 
-def _aggregate(model: Program, guide: Program, x: Mapping[str, Tensor], given: Sequence[str]) -> TwoSampleTest | None:
+def _aggregate(model: Program, guide: Program, x: Values, given: Sequence[str]) -> TwoSampleTest | None:
     """One sample of the posterior of each data point against as many of the prior."""
     posterior = embed(guide, x, given, output="sample")
     simulation = simulate(model, len(posterior), modalities_in(x), covariates_in(x))

@@ -1,22 +1,25 @@
 """Figures of trained models, one function each."""
 
 from multipyro.inference.evaluation.figures._drawing import save_figure
-from multipyro.inference.evaluation.figures.attributes import (
-    attribute_changes_figure,
-    attribute_edits_figure,
+from multipyro.inference.evaluation.figures.collection import NamedFigure, figures_of, rows_of_each_class
+from multipyro.inference.evaluation.figures.curves import (
     attribute_scores_figure,
+    by_number_figure,
+    by_setting_figure,
+    training_curves_figure,
     word_histogram_figure,
 )
-from multipyro.inference.evaluation.figures.collection import NamedFigure, figures_of, rows_of_each_class
-from multipyro.inference.evaluation.figures.curves import by_number_figure, by_setting_figure, training_curves_figure
 from multipyro.inference.evaluation.figures.grids import (
+    attribute_changes_figure,
+    attribute_edits_figure,
     cross_generation_figure,
     joint_samples_figure,
+    latent_samples_figure,
     reconstructions_figure,
+    traversals_figure,
 )
 from multipyro.inference.evaluation.figures.guide_checks import guide_check_figure
 from multipyro.inference.evaluation.figures.maps import latent_map_figure, posteriors_figure
-from multipyro.inference.evaluation.figures.traversals import latent_samples_figure, traversals_figure
 
 __all__ = [
     "NamedFigure",

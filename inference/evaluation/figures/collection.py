@@ -10,15 +10,19 @@ from torch import Tensor
 from multipyro.batch import Rows, selected
 from multipyro.data import MultimodalData, Splits
 from multipyro.inference.evaluation._inputs import conditions_of, indices_with, supports, with_covariates_of
-from multipyro.inference.evaluation.figures.attributes import word_histogram_figure
-from multipyro.inference.evaluation.figures.curves import by_number_figure, training_curves_figure
+from multipyro.inference.evaluation.figures.curves import (
+    by_number_figure,
+    training_curves_figure,
+    word_histogram_figure,
+)
 from multipyro.inference.evaluation.figures.grids import (
     cross_generation_figure,
     joint_samples_figure,
+    latent_samples_figure,
     reconstructions_figure,
+    traversals_figure,
 )
 from multipyro.inference.evaluation.figures.maps import latent_map_figure, posteriors_figure
-from multipyro.inference.evaluation.figures.traversals import latent_samples_figure, traversals_figure
 from multipyro.inference.evaluation.prediction import cross_generate
 from multipyro.inference.programs import Program, unwrap
 

@@ -1,17 +1,27 @@
-"""Figures of numbers: training curves, and metrics against the number of given modalities or a setting."""
+"""Figures of numbers: training curves, metrics against a setting or by attribute, and histograms of words."""
 
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from multipyro.data import Modality
+from multipyro.inference.evaluation.attributes import AttributeScores, words_present
 from multipyro.inference.evaluation.figures._drawing import COLORS, MARKERS, colors_for, literal, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["by_number_figure", "by_setting_figure", "training_curves_figure"]
+__all__ = [
+    "attribute_scores_figure",
+    "by_number_figure",
+    "by_setting_figure",
+    "training_curves_figure",
+    "word_histogram_figure",
+]
 
 
 @styled
@@ -144,6 +154,72 @@ def by_setting_figure(
         ax.set_xscale("log")
         ax.set_xticks(places, [f"{place:g}" for place in places])
         ax.minorticks_off()
+    return figure
+
+
+@styled
+def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequence[str]) -> "Figure":
+    """Average precision of each attribute, one point per method, the easiest attribute first.
+
+    References:
+        Generalized Multimodal ELBO (Sutter et al., 2021), Figures 12 and 13.
+
+    Args:
+        scores: Name of a method, or of what was given -> its scores.
+        names: Names of the attributes.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Example:
+        >>> from multipyro.inference.evaluation import attribute_scores
+        >>> scores = attribute_scores(torch.rand(50, 3), torch.rand(50, 3) < 0.5)
+        >>> len(attribute_scores_figure({"mopoe": scores}, ["bald", "male", "smiling"]).axes)
+        1
+    """
+    first = next(iter(scores.values())).average_precisions
+    order = first.nan_to_num(-1.0).argsort(descending=True).tolist()
+    figure = new_figure(max(3.0, 0.22 * len(names) + 1.2), 3.0)
+    ax = figure.subplots()
+    for name, color, marker in zip(scores, colors_for(list(scores)), itertools.cycle(MARKERS), strict=False):
+        precisions = scores[name].average_precisions[order].tolist()
+        ax.plot(range(len(order)), precisions, marker, color=color, label=literal(name))
+    ax.set_xticks(range(len(order)), [literal(names[place]).replace("_", " ") for place in order], rotation=90)
+    ax.set(ylim=(0, 1.02), ylabel="average precision")
+    ax.grid(axis="y", lw=0.4)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
+@styled
+def word_histogram_figure(modality: Modality, texts: Mapping[str, Tensor], num_words: int = 20) -> "Figure":
+    """How often each word occurs in several sets of texts, such as real ones and generated ones.
+
+    Args:
+        modality: A text modality with a vocabulary.
+        texts: Title -> class ids `(num, positions)`.
+        num_words: Number of words, the most frequent ones of the first set.
+
+    Returns:
+        The figure, which belongs to no window.
+
+    Example:
+        >>> text = Modality("text", (3,), "text", "categorical", 3, vocabulary=("-", "red", "cube"))
+        >>> len(word_histogram_figure(text, {"real": torch.tensor([[1, 2, 0], [2, 0, 0]])}).axes)
+        1
+    """
+    shares = {title: words_present(modality, ids).double().mean(0) for title, ids in texts.items()}
+    order = next(iter(shares.values())).argsort(descending=True)[:num_words].tolist()
+    order = [word for word in order if word != modality.pad]
+    figure = new_figure(max(3.0, 0.3 * len(order) + 1.0), 2.6)
+    ax = figure.subplots()
+    width = 0.8 / len(shares)
+    for index, (title, color) in enumerate(zip(shares, colors_for(list(shares)), strict=True)):
+        places = [place + (index - (len(shares) - 1) / 2) * width for place in range(len(order))]
+        ax.bar(places, shares[title][order].tolist(), width, color=color, label=literal(title))
+    ax.set_xticks(range(len(order)), [literal(modality.vocabulary[word]) for word in order], rotation=90)
+    ax.set_ylabel("share of texts")
+    ax.legend()
     return figure
 
 

@@ -1,12 +1,13 @@
 """Maps of the latent space: where data points lie, and posteriors of a two-dimensional latent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from multipyro.batch import Values
 from multipyro.data import MultimodalData
 from multipyro.inference.evaluation._inputs import as_names, indices_with
 from multipyro.inference.evaluation.figures._drawing import (
@@ -193,7 +194,7 @@ def _projected(codes: Tensor, method: str) -> tuple[Tensor, tuple[str, str]]:
     return centered @ directions[:2].T, names
 
 
-def _equal_to(data: MultimodalData, given: Sequence[str], x: Mapping[str, Tensor]) -> Tensor:
+def _equal_to(data: MultimodalData, given: Sequence[str], x: Values) -> Tensor:
     """Indices of the data points with the same values of the given modalities and of covariates."""
     indices = indices_with(data, given)
     values, _ = data.select(given).rows(indices)

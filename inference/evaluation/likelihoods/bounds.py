@@ -65,11 +65,11 @@ class ConditionalBounds(NamedTuple):
 def importance_weighted_bound(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str] | None = None,
     num_samples: int = 15,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     weights: Mapping[str, float] | None = None,
 ) -> LogLikelihood:
     r"""A lower bound on `log p(x_T)` with `K` samples of the guide given some modalities.
@@ -123,7 +123,7 @@ def importance_weighted_bound(
 def bound_log_weights(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str] | None,
     num_samples: int,
@@ -137,11 +137,7 @@ def bound_log_weights(
 
 
 def _checked_bound(
-    model: Program,
-    x: Mapping[str, Tensor],
-    given: Sequence[str],
-    target: Sequence[str] | None,
-    observed: Mapping[str, Tensor] | None,
+    model: Program, x: Values, given: Sequence[str], target: Sequence[str] | None, observed: Masks
 ) -> tuple[ScoredData, tuple[str, ...]]:
     """The data points of a bound with what they are scored by, and what the guide is given."""
     given = select_given(given, x, "given")
@@ -162,11 +158,11 @@ def _checked_bound(
 def guide_conditional_log_likelihood(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str],
     num_samples: int = 10,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
 ) -> ConditionalBounds:
     r"""Bounds on how well the guide, given some modalities, predicts others.
 
@@ -218,11 +214,11 @@ def guide_conditional_log_likelihood(
 def conditional_terms(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str],
     num_samples: int,
-    observed: Mapping[str, Tensor] | None,
+    observed: Masks,
 ) -> Tensor:
     """`log p(x_T | z)` of each sample of the guide, `(terms, batch)`, float64."""
     given, target = select_given(given, x, "given"), select_given(target, x, "target")
@@ -249,11 +245,11 @@ def conditional_terms(
 def guide_predictive_log_likelihood(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str],
     num_samples: int = 1000,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     method: ImportanceSampling = _DEFAULT,
 ) -> LogLikelihood:
     r"""The log-density of the targets under the guide's prediction, by importance sampling.
@@ -337,7 +333,7 @@ class _Prediction(nn.Module):
         super().__init__()
         self.model, self.latents, self.conditions = model, latents, tuple(conditions)
 
-    def forward(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None = None) -> Any:
+    def forward(self, x: Values, observed: Masks = None) -> Any:
         # private latents of given modalities do not affect the target, whose private latents the model samples
         with poutine.block(hide_fn=lambda site: private_modality(site["name"]) is not None):
             with poutine.trace() as sampled:  # records the values that outer handlers set

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import Rows, batch_rows
+from multipyro.batch import Masks, Rows, Values, batch_rows
 from multipyro.inference.evaluation._inputs import conditions_of, first_row, select_batch, take_rows
 from multipyro.inference.evaluation._memory import elements_per_row
 from multipyro.inference.evaluation.likelihoods.latents import GivenLatents, site_log_prob
@@ -32,8 +32,8 @@ class ScoredData:
     """
 
     model: Program
-    x: Mapping[str, Tensor]
-    observed: Mapping[str, Tensor] | None
+    x: Values
+    observed: Masks
     scored: tuple[str, ...]
 
     def __len__(self) -> int:

@@ -1,11 +1,9 @@
 """The log-likelihoods of a model, of data points and of some modalities given others."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor
-
-from multipyro.batch import modalities_in
+from multipyro.batch import Masks, Values, modalities_in
 from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, select_given
 from multipyro.inference.evaluation.likelihoods.annealing import Annealing, annealed_likelihoods
 from multipyro.inference.evaluation.likelihoods.densities import ScoredData
@@ -23,11 +21,11 @@ _DEFAULT = ImportanceSampling()
 def log_likelihood(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     target: Sequence[str] | None = None,
     given: Sequence[str] | None = None,
     num_samples: int = 1000,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     method: ImportanceSampling | Annealing = _DEFAULT,
 ) -> LogLikelihood:
     r"""`log p(x_T)`, or `log p(x_T | x_G)`, of the model, by importance sampling with a mixture as proposal.
@@ -100,10 +98,10 @@ def log_likelihood(
 def log_likelihoods(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     queries: Sequence[tuple[Sequence[str] | None, Sequence[str] | None]],
     num_samples: int = 1000,
-    observed: Mapping[str, Tensor] | None = None,
+    observed: Masks = None,
     method: ImportanceSampling | Annealing = _DEFAULT,
 ) -> list[LogLikelihood]:
     """Several likelihoods with the same samples, as `log_likelihood`.
@@ -170,11 +168,7 @@ def check_scored(model: Program, targets: Sequence[str], given: Sequence[str]) -
 
 
 def _query(
-    model: Program,
-    x: Mapping[str, Tensor],
-    conditions: Sequence[str],
-    target: Sequence[str] | None,
-    given: Sequence[str] | None,
+    model: Program, x: Values, conditions: Sequence[str], target: Sequence[str] | None, given: Sequence[str] | None
 ) -> Query:
     given = () if given is None else select_given(given, x, "given")
     target = (

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import Rows
+from multipyro.batch import Rows, Values
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of, first_row
@@ -148,7 +148,7 @@ def importance_sampled(
     return [replace(each, num_samples=used, proposal=proposal, notes=notes) for each in estimates]
 
 
-def evidences_of(queries: Sequence[Query], x: Mapping[str, Tensor], conditions: Sequence[str]) -> list[tuple[str, ...]]:
+def evidences_of(queries: Sequence[Query], x: Values, conditions: Sequence[str]) -> list[tuple[str, ...]]:
     """The subsets whose evidence is part of a query, in the order of `x` and with the conditions."""
     parts = [part for query in queries for part in ((*query.target, *query.given), query.given) if part]
     return list(dict.fromkeys(tuple(n for n in x if n in part or n in conditions) for part in parts))

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from multipyro.batch import Rows
+from multipyro.batch import Masks, Rows, Values
 from multipyro.guides import Guide
 from multipyro.guides.algebra.widening import matched_normal, widened
 from multipyro.inference.evaluation._inputs import select_batch
@@ -26,9 +26,7 @@ __all__ = [
 ]
 
 
-def latents_of(
-    program: Program, subset: Sequence[str], x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None
-) -> "GuideLatents | ProgramLatents":
+def latents_of(program: Program, subset: Sequence[str], x: Values, observed: Masks) -> "GuideLatents | ProgramLatents":
     """The latents that a program samples given one subset of the modalities of `x`.
 
     Raises:
@@ -41,7 +39,7 @@ def latents_of(
 class GuideLatents:
     """The latents of a guide given one subset: distributions that do not depend on one another's values."""
 
-    def __init__(self, program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, program: Program, x: Values, observed: Masks) -> None:
         sites = _latent_sites(program, x, observed)
         self.sites = {name: site["fn"] for name, site in sites.items()}
         self.names = tuple(self.sites)
@@ -67,7 +65,7 @@ class GuideLatents:
 class ProgramLatents:
     """The latents of any program of Pyro, traced anew for each set of values: one site may depend on another."""
 
-    def __init__(self, program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> None:
+    def __init__(self, program: Program, x: Values, observed: Masks) -> None:
         self.program, self.x, self.observed = program, x, observed
         self.names = tuple(_latent_sites(program, x, observed))
         contained = Rows(x, observed)
@@ -89,7 +87,7 @@ class ProgramLatents:
         return sample_sites(traced.trace)
 
 
-def _latent_sites(program: Program, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> dict[str, dict]:
+def _latent_sites(program: Program, x: Values, observed: Masks) -> dict[str, dict]:
     sites = sample_sites(poutine.trace(program).get_trace(x, observed))
     for name, site in sites.items():
         support = getattr(site["fn"], "support", None)

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from multipyro.batch import batch_rows, modalities_in
+from multipyro.batch import Values, batch_rows, modalities_in
 from multipyro.inference.evaluation._inputs import select_given
 from multipyro.inference.evaluation.estimates import PairedDifference
 from multipyro.inference.evaluation.likelihoods.bounds import (
@@ -66,7 +65,7 @@ class MMVAELikelihoods(NamedTuple):
 def mopoe_log_likelihood(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str] | None = None,
     num_samples: int = 15,
@@ -133,7 +132,7 @@ def mopoe_log_likelihood(
 def mmvae_log_likelihoods(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     target: str,
     num_samples: int = 1000,
     weights: Mapping[str, float] | None = None,
@@ -184,7 +183,7 @@ def mmvae_log_likelihoods(
 
 
 def bridged_log_likelihoods(
-    model: Program, guide: Program, x: Mapping[str, Tensor], target: str, num_samples: int = 5000
+    model: Program, guide: Program, x: Values, target: str, num_samples: int = 5000
 ) -> BridgedLikelihoods:
     r"""Bridged VAE's Tables 1 to 3: the loss from giving the guide one modality instead of all.
 
@@ -224,7 +223,7 @@ def bridged_log_likelihoods(
 def jmvae_log_likelihood(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str],
     num_samples: int = 10,
@@ -276,7 +275,7 @@ def jmvae_log_likelihood(
 def vlvae_log_likelihood(
     model: Program,
     guide: Program,
-    x: Mapping[str, Tensor],
+    x: Values,
     given: Sequence[str],
     target: Sequence[str],
     num_samples: int = 1,
