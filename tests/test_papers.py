@@ -22,13 +22,17 @@ SCRIPTS = {
     "bridged_table_5_celeba.py": r"\| Bridged \| Wearing Hat \| 30\.0 \| \d+\.\d \(1\) \|",
     "bridged_tables_1_2_mnist.py": r"\| Bridged \| difference \| 0\.210 \| -?\d\.\d+ \(1\) \|",
     "jmvae_figures_3_to_5_mnist.py": r"\| JMVAE, 2-D \| accuracy of a probe.* \| – \| 0\.\d+ \(1\) \|",
+    "jmvae_h_digits.py": r"\| batch norm \| KL of the top layer \| – \| \d\.\d+ \(1\) \|",
     "jmvae_table_1_celeba.py": r"\| CMMA \| -6920\.0 \| -\d+\.\d \(1\) \| -44\.6 \| -\d+\.\d \(1\) \|",
     "jmvae_table_1_mnist.py": r"\| JMVAE-kl \| -422\.4 \| -\d+\.\d \(1\) \| -0\.263 \| -\d\.\d+ \(1\) \|",
     "mopoe_figure_1_polymnist.py": r"\| MoPoE, beta 2\.5 \| – \| [01]\.\d+ \(1\) \| – \| -\d+ \(1\) \|",
+    "mopoe_likelihoods_digits.py": r"\| MoPoE \| released code, word given \| – \| -?\d+\.\d+ \(1\) \|",
+    "mmvae_gradients_digits.py": r"\| dreg \(paper\), K = 50 \| joint coherence \| – \| [01]\.\d+ \(1\) \|",
     "mopoe_figure_3_polymnist.py": r"\| MoPoE \| coherence, 4 given \| 0\.830 \| [01]\.\d+ \(1\) \|",
     "mmvae_tables_1_to_3_mnist_svhn.py": r"\| MMVAE, scale 0\.1 \| log p\(mnist\), both \| 868\.8 \| -\d",
     "mopoe_table_5_celeba.py": r"\| MoPoE \| image to text \| 0\.150 \| [01]\.\d+ \(1\) \|",
     "mopoe_tables_2_to_4_mnist_svhn_text.py": r"\| MoPoE \| coherence, M,S to T \| 0\.930 \| [01]\.\d+ \(1\) \|",
+    "vlvae_aggregates_digits.py": r"\| MoPoE \| joint coherence, aggregate prior \| – \| [01]\.\d+ \(1\) \|",
     "vlvae_figure_1_one_object.py": r"\| VLVAE \| – \| 0\.\d+ \(1\) \| – \| 0\.\d+ \(1\) \|",
     "vlvae_tables_1_2_celeba.py": r"\| VLVAE \| correctness, q_agg \| 0\.803 \| [01]\.\d+ \(1\) \|",
     "vlvae_tables_1_2_two_objects.py": r"\| VLVAE \| correctness, q_true \| 0\.728 \| [01]\.\d+ \(1\) \|",
@@ -39,6 +43,7 @@ SHARED = {"experiment.py", "vlvae_flows.py"}
 SLOW = (
     *("mopoe_figure_1_polymnist.py", "mopoe_figure_3_polymnist.py", "mopoe_table_5_celeba.py"),
     *("jmvae_figures_3_to_5_mnist.py", "jmvae_table_1_celeba.py", "mmvae_tables_1_to_3_mnist_svhn.py"),
+    *("mmvae_gradients_digits.py", "vlvae_aggregates_digits.py"),
 )
 
 
