@@ -53,7 +53,7 @@ setup(
     ],
     packages=packages(),
     package_dir={"multipyro": "multipyro", **{f"multipyro.{folder}": folder for folder in SUBPACKAGES}},
-    package_data={"multipyro": ["py.typed"]},
+    package_data={"multipyro": ["py.typed"], "multipyro.inference.cli.commands": ["report.html"]},
     zip_safe=False,
     python_requires=">=3.11",
     # Each test has passed, in runs of several commits, with Python 3.11 and the lower bounds (torch 2.2.2), and with

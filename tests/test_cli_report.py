@@ -110,7 +110,7 @@ def test_names_from_data_are_text_and_nothing_runs(hostile):
 
 def test_a_command_trains_the_run_again(run, capsys):
     config = read_run(run)
-    program, *tokens = shlex.split(train_command(config, run))
+    program, *tokens = shlex.split(train_command(run))
     arguments = parse(tokens)
     assert program == "multipyro" and arguments.method == "mvae"
     assert arguments.latent_dim == 2 and arguments.hidden == (8,) and arguments.epochs == 1

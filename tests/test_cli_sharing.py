@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from multipyro.data import from_tensors
 from multipyro.data.storage.images import decode_images
-from multipyro.inference import load
+from multipyro.inference import build, fit_recipe, load, networks_for
 from multipyro.inference.cli.parser import main, parse
 from multipyro.inference.cli.saved_runs import open_run
 
@@ -230,6 +232,24 @@ def test_nothing_of_a_damaged_run_is_exported(project, tmp_path, capsys, part):
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "exported")]) == 2
     assert "damaged" in capsys.readouterr().err
     assert not (tmp_path / "exported").exists()
+
+
+def test_names_in_a_model_card_are_no_markup(tmp_path):
+    pytest.importorskip("safetensors")
+    name, word = "<img src=x onerror=y> | [a](b) `c` &lt; *d*", "<script>alert(1)</script>|_e_"
+    splits = from_tensors({name: torch.randn(40, 2), "sort": ["x", word] * 20}, name="# <b>data</b>")
+    recipe = build("mvae", networks_for(splits.train.modalities, (4,)), latent_dim=2)
+    fit_recipe(recipe, splits, epochs=1, out=tmp_path / "run", progress=False)
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "card")]) == 0
+    card = (tmp_path / "card" / "README.md").read_text()
+    outside = re.sub(r"(`+).*?\1|^---.*?^---", "", card, flags=re.MULTILINE | re.DOTALL)
+    assert not re.search(r"(?<!\\)[<&\[]", outside) and "script" in outside and "onerror" in outside
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows[:4]} == {6}
+
+
+def test_a_run_that_is_continued_by_its_folder_alone_keeps_its_epochs(project):
+    assert parse(["train", "--resume", "--out", str(project / "run")]).epochs == 1
 
 
 def test_a_finished_run_gets_more_epochs_by_its_folder_alone(project, tmp_path):

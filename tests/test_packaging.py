@@ -111,7 +111,7 @@ def test_wheel_with_the_pip_of_today(checkout, elsewhere, tmp_path):
     (wheel,) = (checkout / "dist").glob("multipyro-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name for name in names if name.endswith(".py")} == modules()
-    assert "multipyro/py.typed" in names
+    assert {"multipyro/py.typed", "multipyro/inference/cli/commands/report.html"} <= names
     assert any(name.endswith("/LICENSE") for name in names)
 
     python = environment(tmp_path / "venv", with_pip=False)
@@ -147,6 +147,7 @@ def test_source_distribution(checkout):
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     sources = {path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    sources.add("inference/cli/commands/report.html")
     assert sources | {"multipyro/__init__.py", "multipyro/py.typed", "LICENSE", "setup.py"} <= names
 
 

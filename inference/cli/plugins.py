@@ -12,13 +12,15 @@ from multipyro.inference.recipes import MethodInfo, register
 __all__ = ["guide_class", "load_object", "method_name"]
 
 
-def guide_class(place: str) -> type[Guide]:
-    """The guide class at `FILE.py:CLASS`.
+def guide_class(place: str | None) -> type[Guide] | None:
+    """The guide class at `FILE.py:CLASS`; None without a place.
 
     Raises:
         ValueError: If the file has no such subclass of `Guide`.
         FileNotFoundError: If the file does not exist.
     """
+    if place is None:
+        return None
     loaded = load_object(place, "--guide must be FILE.py:CLASS")
     if not isinstance(loaded, type) or not issubclass(loaded, Guide):
         raise ValueError(f"{place} is not a subclass of multipyro.guides.Guide")

@@ -30,8 +30,8 @@ __all__ = [
     "check_writable",
     "model_under",
     "open_run",
+    "read_json",
     "read_report",
-    "training_of",
     "training_part",
     "write_json",
     "write_report",
@@ -77,8 +77,7 @@ def open_run(arguments: argparse.Namespace) -> SavedRun:
         remove_leftovers(folder)
     if arguments.method is not None and method_name(arguments.method) != config["method"]:
         raise ValueError(f"--method {arguments.method}: {arguments.run} was trained by {config['method']}")
-    guide = None if arguments.guide is None else guide_class(arguments.guide)
-    recipe = load(arguments.run, guide, arguments.checkpoint).recipe
+    recipe = load(arguments.run, guide_class(arguments.guide), arguments.checkpoint).recipe
     if arguments.data is None:
         return SavedRun(recipe, _run_data(arguments, config), config, is_other=False)
     with suppress(ValueError, TypeError):  # new data may be too small to be split, or have no column to split by
@@ -185,10 +184,9 @@ def write_report(run: Path, report: Report, checkpoint: str = "best") -> dict[st
     The values of the test examples go into a file beside `metrics.json`, for paired comparisons.
     """
     config = read_run(run)
-    record = {name: config[name] for name in ("method", "options", "config")}
     record = {
-        **record,
-        "training": training_of(config),
+        **{name: config[name] for name in ("method", "options", "config")},
+        "training": {"settings": config["settings"], "stages": config["stages"]},
         "checkpoint": checkpoint_of(run, checkpoint).stem,
         **report.to_dict(),
     }
@@ -198,18 +196,32 @@ def write_report(run: Path, report: Report, checkpoint: str = "best") -> dict[st
 
 
 def read_report(run: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Reads what `write_report` wrote: the metrics, and the values of the test examples.
+    """Reads what `write_report` wrote: the metrics, and the values of the test examples; empty if a file is missing.
 
     Raises:
-        FileNotFoundError: If one of the two files does not exist.
+        ValueError: If a file is damaged.
     """
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(run / "metrics.json")
+    if not metrics or not (run / _EXAMPLES).is_file():
+        return {}, {}
     return metrics, Report.load_examples(run / _EXAMPLES)
 
 
-def training_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `run.json` that determine the result of a run."""
-    return {"settings": config["settings"], "stages": config["stages"]}
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no file.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged: it contains no object")
+    return content
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

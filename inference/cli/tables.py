@@ -1,10 +1,12 @@
 """Tables of metrics for a terminal and for Markdown; a metric that does not exist is a dash."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multipyro._optional import optional_imports
+from multipyro.data.storage import printable as single_line
 from multipyro.inference.cli.console import printable
 from multipyro.inference.evaluation import PairedDifference
 
@@ -12,7 +14,9 @@ __all__ = [
     "flat_metrics",
     "format_difference",
     "format_value",
+    "markdown_code",
     "markdown_table",
+    "markdown_text",
     "metric_title",
     "metrics_table",
     "table",
@@ -151,9 +155,27 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    """A Markdown table, whose cells are texts: nothing in them is markup."""
+    cells = [header, *rows]
+    first, *others = ("| " + " | ".join(map(markdown_text, row)) + " |" for row in cells)
+    return "\n".join([first, "|" + " --- |" * len(header), *others]) + "\n"
+
+
+def markdown_text(text: object) -> str:
+    r"""A text in Markdown, on one line, in which no character is markup or HTML.
+
+    Example:
+        >>> print(markdown_text("a|b <i>"))
+        a\|b \<i\>
+    """
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!$])", r"\\\1", single_line(text))
+
+
+def markdown_code(text: object) -> str:
+    """A text as code in Markdown, on one line, whatever backticks it contains."""
+    text = single_line(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def _has_title(path: str) -> bool:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,29 @@ from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs import checkpoint_of, describe_modalities, read_run
 from multipyro.inference.runs.checkpoints import programs_of, read_checkpoint
 
-__all__ = ["arguments_of", "check_described_as", "initialize", "modalities_of", "options_of", "source_of"]
+__all__ = [
+    "arguments_of",
+    "check_described_as",
+    "initialize",
+    "likelihood_text",
+    "modalities_of",
+    "naming_damage",
+    "options_of",
+    "source_of",
+]
+
+
+@contextmanager
+def naming_damage(files: str | Path) -> Iterator[None]:
+    """Names the files whose entries are read, where one of them turns out to be missing or wrong.
+
+    Raises:
+        ValueError: In place of the error that such an entry causes.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{files} is damaged: {type(error).__name__}: {error}") from error
 
 
 def modalities_of(run: Path) -> dict[str, Modality]:
@@ -27,11 +50,9 @@ def modalities_of(run: Path) -> dict[str, Modality]:
     content = read_run(run)
     if content["modalities"] is None:
         raise ValueError(f"{run} was trained from user-defined programs, which describe no modalities")
-    try:
+    with naming_damage(run / "run.json"):
         descriptions = {**content["modalities"], **(content["covariates"] or {})}
         return {name: Modality(**values) for name, values in descriptions.items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{run / 'run.json'} is damaged: {error}") from error
 
 
 def check_described_as(splits: Splits, wanted: Mapping[str, Modality], run: Path) -> None:
@@ -91,27 +112,36 @@ def arguments_of(run: Path, whole: bool) -> dict[str, Any]:
     Args:
         run: The run folder.
         whole: Whether to continue the run, with its data and its settings; otherwise the method and its networks only.
+
+    Raises:
+        ValueError: If its data was user-defined and the data is wanted, or its `run.json` is damaged.
     """
     content = read_run(run)
-    arguments = {"method": content["method"], "latent_dim": content["latent_dim"]}
-    arguments |= {"hidden": tuple(content["hidden_features"] or ()) or None, "option": content["options"]}
-    arguments |= {"networks": content["architectures"] or {}, "covariates": tuple(content["covariates"] or ()) or None}
-    if not whole:
-        return arguments
-    data, config = content["data"], content["config"] or {}
-    if data["options"] is None:
+    data, config, settings = content["data"], content["config"] or {}, content["settings"]
+    if whole and data["options"] is None:
         raise ValueError(f"{run} was trained on user-defined data: continue it in Python")
-    names = list(data["modalities"])
-    return {
-        **arguments,
-        **content["settings"],
-        **{name: config[name] for name in ("missing", "exposure", "drop_incomplete") if name in config},
-        "data": source_of(run, data),
-        "data_option": options_of(data),
-        "modalities": list(dict.fromkeys([*config.get("missing", ()), *names])),
-        "covariates": list(content["covariates"] or ()),
-        "likelihood": {name: _likelihood(data["modalities"][name]) for name in names},
-    }
+    with naming_damage(run / "run.json"):
+        arguments = {
+            "method": content["method"],
+            "latent_dim": content["latent_dim"],
+            "hidden": tuple(content["hidden_features"] or ()) or None,
+            "networks": content["architectures"] or {},
+            "covariates": tuple(content["covariates"] or ()) or None,
+            "option": content["options"],
+        }
+        if not whole:
+            return arguments
+        names = list(data["modalities"])
+        return {
+            **arguments,
+            "data": source_of(run, data),
+            "data_option": options_of(data),
+            "modalities": list(dict.fromkeys([*config.get("missing", ()), *names])),
+            "likelihood": {name: likelihood_text(data["modalities"][name]) for name in names},
+            **{name: config[name] for name in ("missing", "exposure", "drop_incomplete") if name in config},
+            "epochs": content["stages"][0]["epochs"],
+            **{name: value for name, value in settings.items() if name != "config"},
+        }
 
 
 def source_of(run: Path, data: Mapping[str, Any]) -> str:
@@ -126,7 +156,8 @@ def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
     return {} if str(data["options"].get("file", "")).endswith(".toml") else options
 
 
-def _likelihood(modality: Mapping[str, Any]) -> str:
+def likelihood_text(modality: Mapping[str, Any]) -> str:
+    """The likelihood of a modality, described by an entry of `run.json`, as `--likelihood` takes it."""
     scale = modality.get("scale")
     return modality["likelihood"] if scale is None else f"{modality['likelihood']}:{scale}"
 

@@ -23,11 +23,13 @@ _LARGEST = 2**24  # bytes; a run.json has a few thousand
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.part")
 # the entries of a run.json, and their types
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys(("settings", "options", "data", "versions"), dict),
-    **dict.fromkeys(("method", "guide_class"), str | None),
+    **dict.fromkeys(("settings", "options", "data", "versions", "data.size", "data.content_hash"), dict),
+    **dict.fromkeys(("method", "guide_class", "data.name"), str | None),
     **dict.fromkeys(("modalities", "covariates", "architectures", "config"), dict | None),
-    **{"state": str, "stages": list, "latent_dim": int, "hidden_features": list | None},
+    **dict.fromkeys(("data.options", "data.modalities"), dict | None),
+    **{"state": str, "stages": list, "latent_dim": int, "hidden_features": list | None, "settings.seed": int},
 }
+_STAGE = {"name": str, "equation": str, "epochs": int}
 # learning-rate schedules of another shape with more epochs
 _FIXED_SCHEDULES = ("cosine", "exponential", "one-cycle")
 
@@ -44,12 +46,13 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {_FILE}")
     try:
         content = json.loads(path.read_text(encoding="utf-8") if path.stat().st_size < _LARGEST else "")
-        wrong = [name for name, kinds in _KINDS.items() if not isinstance(content[name], kinds)]
-        wrong = wrong or ["stages" for s in content["stages"] if not isinstance(s["epochs"], int) or _climbs(s["name"])]
-        if not wrong and not (content["guide_class"] or "_").isidentifier():  # it is part of commands that are shown
-            wrong = ["guide_class"]
-        if wrong:
-            raise TypeError(f"{wrong[0]} is {str(content[wrong[0]])[:80]}")
+        _check_entries(content, _KINDS)
+        for stage in content["stages"]:
+            _check_entries(stage, _STAGE)
+            if Path(stage["name"]).name != stage["name"]:  # it would lead out of the folder
+                raise TypeError(f"stages is {str(content['stages'])[:80]}")
+        if not (content["guide_class"] or "_").isidentifier():  # it is part of commands that are shown
+            raise TypeError(f"guide_class is {content['guide_class'][:80]}")
     except KeyError as error:
         raise ValueError(f"{path} is damaged or not written by multipyro: {error} is missing") from error
     except (ValueError, RecursionError, TypeError) as error:
@@ -57,9 +60,16 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def _climbs(name: str) -> bool:
-    """Whether a stage's name would lead out of the folder."""
-    return Path(name).name != name
+def _check_entries(content: Any, kinds: Mapping[str, Any]) -> None:
+    """Raises if an entry is missing or of another type than that in `kinds`, whose keys lead to it, joined by dots."""
+    for place, kind in kinds.items():
+        value = content
+        for key in place.split("."):
+            if key not in value:
+                raise KeyError(place)
+            value = value[key]
+        if not isinstance(value, kind):
+            raise TypeError(f"{place} is {str(value)[:80]}")
 
 
 def checkpoint_of(folder: str | os.PathLike, which: str = "best") -> Path:

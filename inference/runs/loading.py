@@ -83,7 +83,10 @@ def load(run_folder: str | os.PathLike, guide: type | None = None, which: str = 
     # before networks are built that fill the memory
     if largest > max(size for values in checkpoint["state_dict"].values() for size in (1, *values.shape)):
         raise ValueError(f"{damaged}it describes larger networks than {path} contains")
-    recipe = build(method, networks, content["latent_dim"], guide, **content["options"])
+    try:
+        recipe = build(method, networks, content["latent_dim"], guide, **content["options"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{Path(run_folder) / 'run.json'} describes a model that cannot be built: {error}") from error
     programs = programs_of(recipe.model, recipe.guide, *recipe.others)
     load_programs(checkpoint, programs, path)
     for program in programs:

@@ -1,12 +1,11 @@
 """`multipyro methods`, `datasets` and `presets`: tables of all entries, or one entry in detail."""
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
 from multipyro.data import DATASETS
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.tables import table
+from multipyro.inference.cli.tokens import token
 from multipyro.inference.presets import PRESETS, preset
 from multipyro.inference.recipes import METHODS, equations, options_for
 
@@ -59,15 +58,8 @@ def presets(arguments: argparse.Namespace) -> None:
     one = preset(arguments.preset)
     say(f"{one.name}: {one.source}")
     shared = {name: value for name, value in one.arguments().items() if name not in ("method", "option")}
-    rows = [[name, _text(value)] for name, value in {**shared, "option": one.options}.items() if value]
+    rows = [[name, token(value, " ")] for name, value in {**shared, "option": one.options}.items() if value]
     say(table("arguments of multipyro train", ["argument", "value"], rows, numbers=False))
-    rows = [[method, _text(options)] for method, options in one.methods.items()]
+    rows = [[method, token(options, " ")] for method, options in one.methods.items()]
     say(table("methods and their additional options", ["method", "options"], rows, numbers=False))
     say("what differs from the paper:\n" + "\n".join(f"- {sentence}" for sentence in one.departures))
-
-
-def _text(value: Any, separator: str = " ") -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, Mapping):
-        return separator.join(f"{name}={_text(inner, ',')}" for name, inner in value.items())
-    return separator.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -5,14 +5,15 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from multipyro.data import Modality
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say
-from multipyro.inference.cli.saved_runs import write_json
-from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_table
+from multipyro.inference.cli.saved_runs import read_json, write_json
+from multipyro.inference.cli.tables import flat_metrics, format_value, markdown_code, markdown_table, markdown_text
+from multipyro.inference.cli.transfer import modalities_of, naming_damage
 from multipyro.inference.recipes import METHODS
 from multipyro.inference.runs import checkpoint_of, read_run
 from multipyro.inference.runs.checkpoints import read_checkpoint, write_weights
@@ -43,16 +44,12 @@ def _write(arguments: argparse.Namespace, folder: Path) -> None:
     # the path of the data means nothing on other machines, and the data is not exported
     config["data"]["options"] = {name: value for name, value in options.items() if name != "file"} or None
     config = {**config, "state": "exported"}
-    metrics = None
-    with suppress(FileNotFoundError):
-        metrics = json.loads((arguments.run / "metrics.json").read_text(encoding="utf-8"))
-    try:
-        card = "\n".join(_card(config, metrics))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"run.json or metrics.json of {arguments.run} is damaged: {error!r}") from error
+    metrics = read_json(arguments.run / "metrics.json")
+    with naming_damage(f"run.json or metrics.json in {arguments.run}"):
+        card = "\n".join(_card(config, modalities_of(arguments.run), metrics))
     write_weights(folder / "model.safetensors", checkpoint)
     write_atomically(folder / "README.md", card)
-    if metrics is not None:
+    if metrics:
         write_json(folder / "metrics.json", metrics)
     write_json(folder / "run.json", config)  # last: without it an export that was interrupted is no run
 
@@ -63,27 +60,29 @@ def _zipped(folder: Path, name: str, file: Any) -> None:
             archive.write(path, f"{name}/{path.name}")
 
 
-def _card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> Iterator[str]:
-    """The lines of a model card."""
+def _card(config: Mapping[str, Any], modalities: Mapping[str, Modality], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of a model card; names from the run and its data are escaped."""
     method, data, info = config["method"], config["data"], METHODS.get(config["method"])
     tags = json.dumps(["multimodal", "variational-autoencoder", "pyro", method])
     yield f"---\nlibrary_name: multipyro\ntags: {tags}\n---\n"
-    yield f"# {method} on {data['name']}\n"
+    yield f"# {markdown_text(method)} on {markdown_text(data['name'])}\n"
     title = "a user-defined method" if info is None else f"{info.title} ({info.paper})"
     yield f"A multimodal variational autoencoder: {title}, with {config['latent_dim']} latent dimensions.\n"
-    yield from (f"* stage {stage['name']} maximizes `{stage['equation']}`" for stage in config["stages"])
+    for stage in config["stages"]:
+        yield f"* stage {markdown_text(stage['name'])} maximizes {markdown_code(stage['equation'])}"
     yield "\n## Modalities\n"
-    rows = [
-        [name, m["kind"], str(tuple(m["shape"])), m["likelihood"], _meaning(m)]
-        for name, m in config["modalities"].items()
-    ]
+    rows = [[m.name, m.kind, str(m.shape), m.likelihood, _meaning(m)] for m in modalities.values()]
     yield markdown_table(["modality", "kind", "shape", "likelihood", "values"], rows)
     yield "## Training data\n"
     sizes = ", ".join(f"{size:,} {part}" for part, size in data["size"].items() if size is not None)
-    yield f"{data['name']}: {sizes} examples. The data is not part of this export; its SHA-256:\n"
-    yield from (f"* {part}: `{digest}`" for part, digest in data["content_hash"].items() if digest is not None)
-    yield f"\nVersions: {', '.join(f'{name} {number}' for name, number in config['versions'].items())}.\n"
-    if metrics is not None:
+    yield f"The data set {markdown_text(data['name'])} has {markdown_text(sizes)} examples. It is not part of this "
+    yield "export; its SHA-256:\n"
+    for part, digest in data["content_hash"].items():
+        if digest is not None:
+            yield f"* {markdown_text(part)}: {markdown_code(digest)}"
+    versions = ", ".join(f"{name} {number}" for name, number in config["versions"].items())
+    yield f"\nVersions: {markdown_text(versions)}.\n"
+    if metrics:
         yield "## Metrics on the test data\n"
         rows = [[name, format_value(value)] for name, value in flat_metrics(metrics).items() if value is not None]
         yield markdown_table(["metric", "value ± standard error, or [95 % interval]"], rows)
@@ -95,18 +94,21 @@ def _card(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> Itera
     yield "New data is read by the descriptions above: columns by their names, in the units of the training data.\n"
 
 
-def _meaning(modality: Mapping[str, Any]) -> str:
+def _meaning(modality: Modality) -> str:
     """Columns, classes, vocabulary and scaling of a modality, in words."""
     parts = []
-    for field, title in (("columns", "columns"), ("class_names", "classes"), ("vocabulary", "words")):
-        names = modality.get(field)
+    for title, names in (
+        ("columns", modality.columns),
+        ("classes", modality.class_names),
+        ("words", modality.vocabulary),
+    ):
         if names:
-            shown = ", ".join(str(name).replace("|", "\\|") for name in names[:8])
-            parts.append(f"{title} {shown}{f' and {len(names) - 8} more' if len(names) > 8 else ''}")
-    if modality.get("scaling"):
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            parts.append(f"{title} {', '.join(names[:8])}{more}")
+    if modality.scaling is not None:
         parts.append("scaled for training, read and written in original units")
-    if modality.get("exposure"):
-        parts.append(f"exposure: {modality['exposure']}")
-    if modality.get("missing_entries"):
+    if modality.exposure is not None:
+        parts.append(f"exposure: {modality.exposure}")
+    if modality.missing_entries:
         parts.append("entries may be missing")
     return "; ".join(parts) or "–"

@@ -2,14 +2,14 @@
 
 import argparse
 import csv
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.drawing import file_name
-from multipyro.inference.cli.saved_runs import open_run
+from multipyro.inference.cli.saved_runs import open_run, read_json
+from multipyro.inference.cli.tables import markdown_text
 from multipyro.inference.evaluation.figures import figures_of, save_figure
 
 __all__ = ["run"]
@@ -19,9 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Draws the figures and writes a file of their captions beside them."""
     saved = open_run(arguments)
     out = arguments.out or arguments.run / "figures"
-    report = None
-    with suppress(FileNotFoundError):
-        report = json.loads((arguments.run / "metrics.json").read_text(encoding="utf-8"))
+    report = read_json(arguments.run / "metrics.json") or None
     captions = []
     figures = figures_of(
         saved.recipe.model,
@@ -35,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name, caption, figure in figures:
         file = out / f"{file_name(name)}.{arguments.format}"
         write_atomically(file, lambda opened, figure=figure: save_figure(figure, opened, format=arguments.format))
-        captions.append(f"- `{file.name}`: {caption}\n")
+        captions.append(f"- `{file.name}`: {markdown_text(caption)}\n")
         say(f"{file}: {caption}")
     write_atomically(out / "captions.md", "".join(captions))
 
