@@ -31,20 +31,14 @@ __all__ = ["COMMANDS", "METAVARS", "REQUIRED", "Command"]
 REQUIRED = ...
 #: Placeholders of values in `--help`, where the type of an argument does not imply one.
 METAVARS = {
-    **dict.fromkeys(("guide", "method"), "FILE.py:NAME"),
+    **dict.fromkeys(("guide", "method", "callbacks"), "FILE.py:NAME"),
     **{"data": "DATA", "file": "FILE", "config": "FILE", "out": "DIR", "data_root": "DIR", "init_from": "RUN"},
-    "callbacks": "FILE.py:NAME",
     **{"networks": "ARCHITECTURE", "likelihood": "NAME=LIKELIHOOD", "missing": "SHARE", "option": "KEY=VALUE"},
-    **{"data_option": "KEY=VALUE", "weights": "NAME=WEIGHT"},
+    **{"data_option": "KEY=VALUE", "weights": "NAME=WEIGHT", "hidden": "WIDTH", "preset": "PRESET", "device": "DEVICE"},
 }
 _DEFAULTS = {"epochs": 60, "batch_size": 64}
-
-_SEED = Option("seed", 0, Annotated[int, Bounds(0, 2**32 - 1)], "seed of every random number")
-_DATA_ROOT = Option("data_root", None, Path | None, "data folder, instead of MULTIPYRO_DATA")
-_GIVEN = Option("given", None, Names | None, "modalities to condition on")
-_TARGET = Option("target", None, Names | None, "modalities to generate")
-_COVARIATES = Option("covariates", {}, Mapping[str, str], "values to generate under, instead of those of the examples")
-_RESUME = Option("resume", False, bool, "continue the run in the folder; with a larger --epochs a finished one too")
+# settings of a training that are no arguments, or that a command declares itself
+_OTHER_SETTINGS = ("seed", "out", "resume", "config")
 
 
 @dataclass(frozen=True)
@@ -54,24 +48,23 @@ class Command:
     Args:
         help: What it does.
         run: Called with the parsed arguments.
-        positional: Name -> how many there are (as `nargs` of `argparse`) and what it is.
-        arguments: Title of a group -> its arguments.
+        positional: Name, `nargs` of `argparse` and help of the positional argument; None without one.
+        options: The optional arguments.
+        groups: Title of a group in `--help` -> further optional arguments.
     """
 
     help: str
     run: Callable[[Any], None]
-    positional: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
-    arguments: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
-
-
-def _num_samples(default: int, what: str) -> Option:
-    return Option("num_samples", default, Count, what)
+    positional: tuple[str, str | None, str] | None = None
+    options: tuple[Option, ...] = ()
+    groups: Mapping[str, tuple[Option, ...]] = field(default_factory=dict)
 
 
 def _method_option(name: str) -> Option:
     """The flag of an option of methods, whose default is that of the method."""
     option = next(options_for(method)[name] for method in METHODS if name in options_for(method))
-    return replace(option, default=None, help=f"{option.help[0].lower()}{option.help[1:].rstrip('.')}")
+    help = f"{option.help[0].lower()}{option.help[1:].rstrip('.')}".replace('`"', "").replace('"`', "")
+    return replace(option, default=None, help=help)
 
 
 def _setting(setting: Any) -> Option:
@@ -82,226 +75,230 @@ def _setting(setting: Any) -> Option:
     return Option(setting.name, _DEFAULTS.get(setting.name, setting.default), kind, setting.metadata["help"])
 
 
-_DATA = (
-    Option("data", "digits", str, "a data set, or FILE.toml, .csv, .tsv, .parquet or .npz"),
-    Option("data_option", {}, Mapping[str, Any], "an option of the data set (see multipyro datasets), repeatable"),
-    Option("covariates", None, Names | None, "modalities that condition all networks, such as a batch or a site"),
-    Option("modalities", None, Names | None, "modalities to use"),
-    Option(
-        "missing", {}, Share | Mapping[str, Share], "share of the training examples that miss each modality, or one"
-    ),
-    Option("drop_incomplete", False, bool, "leave out training examples that miss a modality of the method"),
-    Option("exposure", None, Names | None, "counts whose exposure is the sum of the row, as of a cell"),
-    Option(
-        "likelihood",
-        {},
-        Mapping[str, str],
-        "instead of those of the data: image=beta; with a scale image=laplace:0.01, :learned or :channels",
-    ),
-    _DATA_ROOT,
+_SEED = Option("seed", 0, Annotated[int, Bounds(0, 2**32 - 1)], "seed of all random numbers")
+_DATA_ROOT = Option("data_root", None, Path | None, "folder with the data sets, instead of those in MULTIPYRO_DATA")
+_GIVEN = Option("given", None, Names | None, "modalities to condition on")
+_TARGET = Option("target", None, Names | None, "modalities to generate")
+_COVARIATES = Option(
+    "covariates", {}, Mapping[str, str], "values of covariates to condition on, instead of those of the examples"
 )
-_NETWORKS = (
-    Option("latent_dim", 16, Count, "size of the latent"),
-    Option(
-        "networks",
-        {},
-        Mapping[str, str] | str,
-        f"architectures instead of the default ones: {', '.join(ARCHITECTURES)}; image=ARCHITECTURE for one modality; "
-        "paper for those of the method's paper",
-    ),
-    Option("hidden", None, tuple[Count, ...] | None, "widths of the hidden layers (512 512; 256 256 for small data)"),
+_RESUME = Option(
+    "resume", False, bool, "continue the run in the folder; a finished one if --epochs is larger than before"
 )
-_OPTIONS = (
-    *map(_method_option, METHOD_OPTIONS),
-    Option("option", {}, Mapping[str, Any], "any option, repeatable"),
-)
-_TRAINING = {
-    "data": _DATA,
-    "networks": _NETWORKS,
-    "options of the method (see multipyro methods METHOD)": _OPTIONS,
-    "training": (
-        *map(_setting, (f for f in fields(TrainingSettings) if f.name not in ("seed", "out", "resume", "config"))),
-    ),
-}
 _CHECKPOINT = Option(
-    "checkpoint", "best", Literal["best", "last"], "of the best validation bound, or of the last epoch"
+    "checkpoint", "best", Literal["best", "last"], "parameters of the best validation bound, or of the last epoch"
 )
-_RUN = (
-    Option("guide", None, str | None, "the guide class of the run, if it is user-defined"),
-    Option("method", None, str | None, "the method of the run, if it is user-defined"),
-    _CHECKPOINT,
-    Option("data", None, str | None, "other data than that of the run: a data set, or a file"),
-    _DATA_ROOT,
-    _SEED,
+_ROWS = Option("rows", 10, Count, "number of test examples")
+_NUM_SAMPLES = Option("num_samples", 1000, Count, "importance samples per example for the likelihoods")
+_EVALUATION = (
+    _NUM_SAMPLES,
+    replace(_ROWS, default=1000, help="number of test examples whose likelihoods are estimated"),
 )
-_LIKELIHOOD_ROWS = Option("rows", 1000, Count, "test examples, from the first, whose likelihoods are estimated")
 _PART = Option(
     "part",
     None,
     Literal["train", "validation", "test", "all"] | None,
-    "part of the data (the test data of the run; all of --data)",
+    "part of the data (default: test, or all of --data)",
 )
 _TABLE = Option("file", REQUIRED, Path, "table (.csv, .parquet) or arrays (.npz) to write")
+_RUN = (
+    Option("guide", None, str | None, "guide class of the run, if it is user-defined"),
+    Option("method", None, str | None, "method of the run, if it is user-defined"),
+    _CHECKPOINT,
+    Option("data", None, str | None, "data set or file to use instead of the data of the run"),
+    _DATA_ROOT,
+    _SEED,
+)
+_TRAINING = {
+    "data": (
+        Option("data", "digits", str, "data set (see multipyro datasets), or .toml, .csv, .tsv, .parquet or .npz file"),
+        Option("data_option", {}, Mapping[str, Any], "option of the data set or of reading the file; can be repeated"),
+        Option("covariates", None, Names | None, "modalities that condition all networks, such as a batch or a site"),
+        Option("modalities", None, Names | None, "modalities to use (default: all)"),
+        Option(
+            "missing",
+            {},
+            Share | Mapping[str, Share],
+            "share of the training examples that lose each modality, or NAME=SHARE for some modalities",
+        ),
+        Option("drop_incomplete", False, bool, "leave out training examples that miss a modality of the method"),
+        Option(
+            "exposure", None, Names | None, "modalities of counts whose exposure is the sum of each example's counts"
+        ),
+        Option(
+            "likelihood",
+            {},
+            Mapping[str, str],
+            "likelihoods in place of the defaults, such as image=beta; with a scale image=laplace:0.01, "
+            "image=laplace:learned or image=laplace:channels",
+        ),
+        _DATA_ROOT,
+    ),
+    "networks": (
+        Option("latent_dim", 16, Count, "dimension of the latent"),
+        Option(
+            "networks",
+            {},
+            Mapping[str, str] | str,
+            "architectures in place of the defaults: one for all modalities, NAME=ARCHITECTURE for some, or paper for "
+            f"those of the method's paper; choose from {', '.join(ARCHITECTURES)}",
+        ),
+        Option(
+            "hidden",
+            None,
+            tuple[Count, ...] | None,
+            "widths of the hidden layers (default: 512 512; 256 256 for small data)",
+        ),
+    ),
+    "method": (
+        *map(_method_option, METHOD_OPTIONS),
+        Option("option", {}, Mapping[str, Any], "any option (see multipyro methods METHOD); can be repeated"),
+    ),
+    "training": tuple(_setting(f) for f in fields(TrainingSettings) if f.name not in _OTHER_SETTINGS),
+}
+_RUN_FOLDER = ("run", None, "run folder")
 
 #: The commands by name.
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "train MoPoE on the embedded digits, evaluate it and draw figures",
         demo.run,
-        arguments={
-            "": (
-                Option("out", Path("runs/demo"), Path, "run folder"),
-                Option("epochs", 60, Count, "number of epochs"),
-                _SEED,
-                _RESUME,
-            )
-        },
+        options=(
+            Option("out", Path("runs/demo"), Path, "run folder"),
+            Option("epochs", 60, Count, "number of passes over the training data"),
+            _SEED,
+            _RESUME,
+        ),
     ),
     "train": Command(
         "train a method on a data set",
         train.run,
-        {"method": ("?", "a method of `multipyro methods`, or FILE.py:NAME")},
-        {
-            "": (
-                Option("preset", None, str | None, "arguments of a published experiment (see multipyro presets)"),
-                Option("config", None, Path | None, "arguments from a YAML or TOML file"),
-                Option("dry_run", False, bool, "print what would be trained, and stop"),
-                Option("guide", None, str | None, "a guide class in place of the method's"),
-                Option("init_from", None, Path | None, "start from the parameters of a run; new modalities start anew"),
-                Option("out", None, Path | None, "run folder (runs/METHOD-DATA-SEED)"),
-                _RESUME,
-                _SEED,
+        ("method", "?", "a method (see multipyro methods), or FILE.py:NAME"),
+        (
+            Option("preset", None, str | None, "settings of a published experiment (see multipyro presets)"),
+            Option("config", None, Path | None, "YAML or TOML file with arguments"),
+            Option("dry_run", False, bool, "print what would be trained, and stop"),
+            Option("guide", None, str | None, "guide class that replaces the method's"),
+            Option(
+                "init_from", None, Path | None, "start from the parameters of a run; new modalities start from scratch"
             ),
-            "figure at the end": (Option("figure", True, bool, "draw it"), _GIVEN, _TARGET),
-            **_TRAINING,
-        },
+            Option("out", None, Path | None, "run folder (default: runs/METHOD-DATA-SEED)"),
+            _RESUME,
+            _SEED,
+        ),
+        {"figure": (Option("figure", True, bool, "draw a figure after training"), _GIVEN, _TARGET), **_TRAINING},
     ),
     "compare": Command(
-        "train and evaluate several methods over several seeds, in one table",
+        "train and evaluate several methods with several seeds, and tabulate the results",
         compare.run,
-        {"method": ("+", "methods of `multipyro methods`, or FILE.py:NAME")},
-        {
-            "": (
-                Option("seeds", 3, Count, "number of seeds"),
-                _num_samples(1000, "importance samples per example for the likelihoods"),
-                _LIKELIHOOD_ROWS,
-                Option("out", Path("runs/compare"), Path, "folder of the runs"),
-                Option("workers", 0, Annotated[int, Bounds(0)], "runs at once, in a process each; 0 for this one"),
-                Option("engine", "processes", Literal["processes", "ray"], "where further processes run"),
-            ),
-            **_TRAINING,
-        },
+        ("method", "+", "methods (see multipyro methods), or FILE.py:NAME"),
+        (
+            Option("seeds", 3, Count, "number of seeds"),
+            *_EVALUATION,
+            Option("out", Path("runs/compare"), Path, "folder of the runs"),
+            Option("workers", 0, Annotated[int, Bounds(0)], "number of processes that train; 0 for this one alone"),
+            Option("engine", "processes", Literal["processes", "ray"], "what runs these processes"),
+        ),
+        _TRAINING,
     ),
     "evaluate": Command(
-        "compute all metrics of a run and write its metrics.json",
+        "compute all metrics of a run and write them to its metrics.json",
         evaluate.run,
-        {"run": (None, "run folder")},
-        {
-            "": (
-                _num_samples(1000, "importance samples per example for the likelihoods"),
-                _LIKELIHOOD_ROWS,
-                Option("pixels", "mean", Literal["mean", "sample"], "what to classify for coherence"),
-                *_RUN,
-            )
-        },
+        _RUN_FOLDER,
+        (
+            *_EVALUATION,
+            Option(
+                "pixels", "mean", Literal["mean", "sample"], "classify means or samples of generated images (coherence)"
+            ),
+            *_RUN,
+        ),
     ),
     "check": Command(
-        "check whether the guide of a run can be trusted, and what to do if not",
+        "find out whether the guide of a run can be trusted, and what to do if not",
         check.run,
-        {"run": (None, "run folder")},
-        {
-            "": (
-                Option("rows", 200, Count, "number of complete test examples"),
-                Option("num_simulated", 500, Count, "number of data points to simulate"),
-                _num_samples(1000, "importance samples per example"),
-                *_RUN,
-            )
-        },
+        _RUN_FOLDER,
+        (
+            replace(_ROWS, default=200, help="number of complete test examples"),
+            Option("num_simulated", 500, Count, "number of data points to simulate"),
+            replace(_NUM_SAMPLES, help="importance samples per example"),
+            *_RUN,
+        ),
     ),
     "figures": Command(
-        "draw every figure of a run that its data and its method allow",
+        "draw all figures that the data and the method of a run allow",
         figures.run,
-        {"run": (None, "run folder")},
-        {
-            "": (
-                Option("out", None, Path | None, "folder of the figures (figures in the run folder)"),
-                Option("format", "png", Literal["pdf", "png", "svg"], "pdf and svg are vector graphics"),
-                Option("rows", 10, Count, "number of test examples in grids"),
-                *_RUN,
-            )
-        },
+        _RUN_FOLDER,
+        (
+            Option("out", None, Path | None, "folder of the figures (default: RUN/figures)"),
+            Option("format", "png", Literal["pdf", "png", "svg"], "file format; pdf and svg are vector graphics"),
+            replace(_ROWS, help="number of test examples in grids"),
+            *_RUN,
+        ),
     ),
     "report": Command(
-        "write one HTML page about runs: metrics, verdicts, figures, settings",
+        "write one HTML page about runs: metrics, verdicts on their guides, figures, settings",
         report.run,
-        {"run": ("+", "run folders")},
-        {"": (Option("file", None, Path | None, "page to write (report.html in the run folder, or in this one)"),)},
+        ("run", "+", "run folders"),
+        (Option("file", None, Path | None, "page to write (default: RUN/report.html; report.html for several runs)"),),
     ),
     "generate": Command(
         "generate modalities from others and draw them",
         generate.run,
-        {"run": (None, "run folder")},
-        {
-            "": (
-                replace(_GIVEN, default=REQUIRED),
-                replace(_TARGET, default=REQUIRED),
-                _num_samples(8, "samples per example"),
-                Option("rows", 10, Count, "number of test examples"),
-                Option("file", REQUIRED, Path, "figure to write (.png, .pdf or .svg)"),
-                _COVARIATES,
-                *_RUN,
-            )
-        },
+        _RUN_FOLDER,
+        (
+            replace(_GIVEN, default=REQUIRED),
+            replace(_TARGET, default=REQUIRED),
+            replace(_NUM_SAMPLES, default=8, help="number of samples per example"),
+            _ROWS,
+            Option("file", REQUIRED, Path, "figure to write (.png, .pdf or .svg)"),
+            _COVARIATES,
+            *_RUN,
+        ),
     ),
     "predict": Command(
-        "predict missing modalities with their uncertainty",
+        "predict missing values and modalities, with their uncertainty",
         predict.run,
-        {"run": (None, "run folder")},
-        {
-            "": (
-                replace(_GIVEN, help="modalities to condition on (what is observed)"),
-                replace(_TARGET, help="modalities to predict (the values that are missing)"),
-                Option("impute", False, bool, "only missing values, from all observed ones (default without --target)"),
-                _num_samples(100, "posterior predictive samples per example"),
-                Option("quantiles", (0.05, 0.5, 0.95), tuple[Share, ...], "quantiles of predicted numbers"),
-                Option("keep_samples", False, bool, "write the samples too (.npz)"),
-                _PART,
-                replace(_TABLE, help=f"{_TABLE.help}, or a folder, for images"),
-                _COVARIATES,
-                *_RUN,
-            )
-        },
+        _RUN_FOLDER,
+        (
+            replace(_GIVEN, help="modalities to condition on (default: all that are not predicted)"),
+            replace(_TARGET, help="modalities to predict (default: all that are not given)"),
+            Option(
+                "impute", False, bool, "predict missing values only (default if neither --given nor --target is set)"
+            ),
+            replace(_NUM_SAMPLES, default=100, help="posterior predictive samples per example"),
+            Option("quantiles", (0.05, 0.5, 0.95), tuple[Share, ...], "quantiles of predicted numbers"),
+            Option("keep_samples", False, bool, "write the samples too (.npz only)"),
+            _PART,
+            replace(_TABLE, help=f"{_TABLE.help}, or a folder, for images"),
+            _COVARIATES,
+            *_RUN,
+        ),
     ),
     "embed": Command(
-        "write the latent means of the examples",
+        "write the latent means of examples to a table",
         embed.run,
-        {"run": (None, "run folder")},
-        {"": (replace(_GIVEN, help="modalities to condition on (all)"), _PART, _TABLE, *_RUN)},
+        _RUN_FOLDER,
+        (replace(_GIVEN, help="modalities to condition on (default: all)"), _PART, _TABLE, *_RUN),
     ),
     "export": Command(
-        "write a run without its data to a folder or a zip file, with its weights as safetensors and a model card",
+        "copy a run, without its data, to a folder or a zip file to share, with a model card",
         export.run,
-        {"run": (None, "run folder")},
-        {
-            "": (
-                Option("out", None, Path | None, "new folder, or a file ending in .zip (RUN.zip)"),
-                _CHECKPOINT,
-            )
-        },
+        _RUN_FOLDER,
+        (Option("out", None, Path | None, "new folder, or file ending in .zip (default: RUN.zip)"), _CHECKPOINT),
     ),
     "methods": Command(
         "list the methods, or describe one: equation, options, paper",
         catalogs.methods,
-        {"method": ("?", "the method to describe")},
+        ("method", "?", "method to describe"),
     ),
     "presets": Command(
         "list the settings of published experiments, or describe one",
         catalogs.presets,
-        {"preset": ("?", "the preset to describe")},
+        ("preset", "?", "preset to describe"),
     ),
     "datasets": Command(
-        "list the data sets: modalities, sizes, options, where they are found",
+        "list the data sets: modalities, sizes, options, where they were found",
         catalogs.datasets,
-        arguments={"": (_DATA_ROOT,)},
+        options=(_DATA_ROOT,),
     ),
 }

@@ -21,11 +21,11 @@ def read_config(file: Path, command: Any) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, is not a mapping, or an argument is unknown or wrong.
     """
-    known = {option.name: option for options in command.arguments.values() for option in options}
+    known = {option.name: option for options in (command.options, *command.groups.values()) for option in options}
     values: dict[str, Any] = {}
     for key, value in _content(file).items():
         name = key.replace("-", "_")
-        if name in command.positional:
+        if name == command.positional[0]:
             values[name] = str(value)
         elif name not in known:
             raise ValueError(f"{file} has an unknown argument {key}: choose from {', '.join(known)}")

@@ -13,6 +13,7 @@ from multipyro.inference.cli.commands.demo import demo_commands
 from multipyro.inference.cli.config_file import read_config
 from multipyro.inference.cli.console import complain
 from multipyro.inference.cli.jobs import METHOD_OPTIONS
+from multipyro.inference.cli.tokens import token
 from multipyro.inference.cli.transfer import arguments_of
 from multipyro.inference.options import Option
 from multipyro.inference.presets import preset
@@ -118,15 +119,18 @@ def parser(train_defaults: Mapping[str, Any] | None = None) -> argparse.Argument
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         defaults = (train_defaults or {}) if name == "train" else {}
-        group = commands.add_parser(name, help=command.help, description=f"multipyro {name}: {command.help}.")
-        for positional, (number, text) in command.positional.items():
-            kind = Path if positional == "run" else str
-            default = defaults.get(positional)
+        description = f"{command.help[0].upper()}{command.help[1:]}."
+        group = commands.add_parser(name, help=command.help, description=description)
+        if command.positional is not None:
+            positional, number, text = command.positional
+            default, kind = defaults.get(positional), Path if positional == "run" else str
             group.add_argument(
                 positional, nargs=number, type=kind, default=default, metavar=positional.upper(), help=text
             )
-        for title, options in command.arguments.items():
-            target = group.add_argument_group(title) if title else group
+        for option in command.options:
+            _add(group, option, defaults.get(option.name, option.default))
+        for title, options in command.groups.items():
+            target = group.add_argument_group(title)
             for option in options:
                 _add(target, option, defaults.get(option.name, option.default))
     return top
@@ -179,7 +183,9 @@ class _ParseOption(argparse.Action):
 def _add(group: Any, option: Option, default: Any) -> None:
     """Adds the flag of an argument."""
     flags = [f"--{name.replace('_', '-')}" for name in (option.name, *_ALIASES.get(option.name, ()))]
-    shown = "" if default in (REQUIRED, None, {}, ()) or isinstance(default, bool) else f" ({_shown(default)})"
+    shown = (
+        "" if default in (REQUIRED, None, {}, ()) or isinstance(default, bool) else f" (default: {token(default, ' ')})"
+    )
     settings = {"dest": option.name, "default": default, "help": option.help.replace("%", "%%") + shown}
     if option.type is bool:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, **settings)
@@ -191,10 +197,6 @@ def _add(group: Any, option: Option, default: Any) -> None:
     metavar = METAVARS.get(option.name) or "|".join(map(str, option.choices)) or _metavar(option.kinds)
     settings |= {"required": default is REQUIRED, "nargs": "+" if several else None, "metavar": metavar}
     group.add_argument(*flags, action=_ParseOption, option=option, **settings)
-
-
-def _shown(default: Any) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _metavar(kinds: Sequence[Any]) -> str:

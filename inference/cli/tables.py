@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from multipyro._optional import optional_imports
@@ -17,6 +17,7 @@ __all__ = [
     "markdown_code",
     "markdown_table",
     "markdown_text",
+    "metric_rows",
     "metric_title",
     "metrics_table",
     "table",
@@ -152,6 +153,20 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
     result = table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
     result.caption = "\n".join(notes) or None
     return result
+
+
+def metric_rows(
+    columns: Mapping[str, Mapping[str, Any]], cell: Callable[[Any], str], title: Callable[[str], str] = str
+) -> list[list[str]]:
+    """The rows of a table of metrics: the title of each metric, and a cell for each of the columns.
+
+    Args:
+        columns: Name of a column -> its values by metric; a column may miss some.
+        cell: The text of a value, or of None.
+        title: The title of a metric.
+    """
+    metrics = dict.fromkeys(metric for values in columns.values() for metric in values)
+    return [[title(metric), *(cell(values.get(metric)) for values in columns.values())] for metric in metrics]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -21,6 +21,7 @@ from multipyro.inference.cli.tables import (
     format_difference,
     format_value,
     markdown_table,
+    metric_rows,
     metric_title,
     table,
 )
@@ -125,8 +126,7 @@ def _write_tables(
     """Prints and writes the metrics of all methods and their differences from the first method."""
     methods = list(reports)
     results = {method: summarize(list(by_seed.values())) for method, by_seed in reports.items()}
-    names = list(dict.fromkeys(name for row in results.values() for name in row))
-    rows = [[name, *(format_value(row.get(name)) for row in results.values())] for name in names]
+    rows = metric_rows(results, format_value)
     _say_tables(f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds", methods, rows)
     first, *others = methods
     differences = {}
@@ -135,11 +135,7 @@ def _write_tables(
         if seeds:
             pairs = ([examples[name][seed] for seed in seeds] for name in (method, first))
             differences[method] = paired_differences(*pairs)
-    names = list(dict.fromkeys(name for metrics in differences.values() for name in metrics))
-    difference_rows = [
-        [metric_title(name), *(format_difference(metrics.get(name)) for metrics in differences.values())]
-        for name in names
-    ]
+    difference_rows = metric_rows(differences, format_difference, metric_title)
     if differences:
         title = f"{arguments.data}: difference from {first} on the same test examples ± its standard error"
         _say_tables(f"{title} (standard deviation over seeds)", list(differences), difference_rows)

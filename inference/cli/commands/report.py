@@ -15,7 +15,7 @@ from multipyro.data.modality import KINDS
 from multipyro.data.storage import write_atomically
 from multipyro.inference.cli.console import say
 from multipyro.inference.cli.saved_runs import read_json, read_report
-from multipyro.inference.cli.tables import flat_metrics, format_difference, format_value, metric_title
+from multipyro.inference.cli.tables import flat_metrics, format_difference, format_value, metric_rows, metric_title
 from multipyro.inference.cli.tokens import flags
 from multipyro.inference.cli.transfer import arguments_of, modalities_of, naming_damage
 from multipyro.inference.evaluation import paired_differences
@@ -101,10 +101,9 @@ def _section(run: Path, name: str, metrics: Mapping[str, Any]) -> dict[str, Any]
 def _metrics(names: Sequence[str], reports: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The table of the metrics, one column for each run that was evaluated."""
     flat = {name: flat_metrics(report) for name, report in zip(names, reports, strict=True) if report}
+    present = {name: {metric: v for metric, v in one.items() if v is not None} for name, one in flat.items()}
     if flat:
-        metrics = dict.fromkeys(metric for one in flat.values() for metric, value in one.items() if value is not None)
-        rows = [[metric, *(format_value(one.get(metric)) for one in flat.values())] for metric in metrics]
-        yield {"title": "Metrics", "header": list(flat), "rows": rows, "note": _NOTE}
+        yield {"title": "Metrics", "header": list(flat), "rows": metric_rows(present, format_value), "note": _NOTE}
 
 
 def _differences(
@@ -118,10 +117,7 @@ def _differences(
     test = metrics["data"]["content_hash"]["test"]
     others = {name: more for name, one, more in evaluated[1:] if one["data"]["content_hash"]["test"] == test}
     differences = {name: paired_differences([more], [values]) for name, more in others.items()}
-    rows = [
-        [metric_title(metric), *(format_difference(one.get(metric)) for one in differences.values())]
-        for metric in dict.fromkeys(metric for one in differences.values() for metric in one)
-    ]
+    rows = metric_rows(differences, format_difference, metric_title)
     if rows:
         yield {"title": f"Difference from {first}", "header": list(differences), "rows": rows, "note": _DIFFERENCES}
 
