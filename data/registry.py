@@ -1,5 +1,6 @@
 """The table of published data sets, and loading them by name."""
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,15 +13,20 @@ from multipyro.data.scenes.two_objects import load_scenes, scenes_missing
 from multipyro.data.sets.celeba import celeba_source, load_celeba
 from multipyro.data.sets.cub import cub_source, load_cub
 from multipyro.data.sets.digits import load_digits
-from multipyro.data.sets.mnist import load_mnist, mnist_is_available
-from multipyro.data.sets.mnist_fashion import fashion_is_available, load_mnist_fashion
+from multipyro.data.sets.mnist import MNIST_FILES, load_mnist
+from multipyro.data.sets.mnist_fashion import FASHION_FILES, load_mnist_fashion
 from multipyro.data.sets.mnist_svhn import load_mnist_svhn
 from multipyro.data.sets.polymnist import background_paths, load_polymnist, polymnist_source
 from multipyro.data.sets.svhn import svhn_paths
 from multipyro.data.splits import Splits
+from multipyro.data.storage.idx import idx_is_available
 from multipyro.data.storage.locations import VARIABLE, roots
 
 __all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
+
+
+# parameters of loading functions that are no options: `text` is fixed by the name of the data set
+_OTHER_PARAMETERS = ("data_root", "seed", "download", "processes", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +42,7 @@ class DatasetInfo:
         default_targets: The modalities that are predicted by default.
         source: Where the data comes from.
         license: License, as far as the owners state one.
-        load: Called as `load(seed=..., **options)`, with `data_root=...` if `on_disk`.
-        options: Option name -> default.
-        on_disk: Whether the data is read from files.
+        load: Called as `load(seed=..., **options)`, with `data_root=...` if it has this parameter.
         missing: Called with a data root; returns which files are missing and what to do, or an empty string.
 
     Example:
@@ -55,9 +59,13 @@ class DatasetInfo:
     source: str
     license: str
     load: Callable[..., Splits]
-    options: dict[str, Any]
-    on_disk: bool = True
     missing: Callable[[str | os.PathLike | None], str]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Option name -> default: the parameters of `load`, but for those that say where and how it reads."""
+        parameters = inspect.signature(self.load).parameters
+        return {name: one.default for name, one in parameters.items() if name not in _OTHER_PARAMETERS}
 
 
 def _not_found(folder: str) -> str:
@@ -68,11 +76,12 @@ def _not_found(folder: str) -> str:
 
 
 def _mnist_missing(data_root: str | os.PathLike | None) -> str:
-    return "" if mnist_is_available(data_root) else _not_found("MNIST/raw")
+    return "" if idx_is_available(MNIST_FILES, data_root) else _not_found("MNIST/raw")
 
 
 def _mnist_fashion_missing(data_root: str | os.PathLike | None) -> str:
-    return _mnist_missing(data_root) if fashion_is_available(data_root) else _not_found("FashionMNIST/raw")
+    found = idx_is_available(FASHION_FILES, data_root)
+    return _mnist_missing(data_root) if found else _not_found("FashionMNIST/raw")
 
 
 def _polymnist_missing(data_root: str | os.PathLike | None) -> str:
@@ -111,8 +120,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="scikit-learn (embedded)",
             license="CC BY 4.0 (UCI)",
             load=load_digits,
-            options={},
-            on_disk=False,
             missing=lambda data_root: "",
         ),
         DatasetInfo(
@@ -125,7 +132,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="torchvision's files",
             license="CC BY-SA 3.0",
             load=load_mnist,
-            options={"binarize": "dynamic", "word": False, "num_rows": None},
             missing=_mnist_missing,
         ),
         DatasetInfo(
@@ -138,7 +144,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="the authors' images, or built from MNIST and five photographs",
             license="that of MNIST and of the photographs",
             load=load_polymnist,
-            options={"num_modalities": 5, "num_rows": None},
             missing=_polymnist_missing,
         ),
         DatasetInfo(
@@ -151,13 +156,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="torchvision's files, or a compact one",
             license="non-commercial research",
             load=load_celeba,
-            options={
-                "form": "attributes",
-                "likelihood": "bernoulli",
-                "label": "Smiling",
-                "crop": "center",
-                "num_rows": None,
-            },
             missing=partial(_missing, celeba_source),
         ),
         DatasetInfo(
@@ -170,7 +168,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="MMVAE's files, Caltech's and Reed's, or compact ones",
             license="non-commercial research",
             load=load_cub,
-            options={"captions": "all", "crop": "whole", "features": None, "num_rows": None},
             missing=partial(_missing, cub_source),
         ),
         DatasetInfo(
@@ -183,7 +180,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="torchvision's files",
             license="CC BY-SA 3.0 (MNIST), MIT (Fashion-MNIST)",
             load=load_mnist_fashion,
-            options={"binarize": "dynamic", "pairs": 1, "num_rows": None},
             missing=_mnist_fashion_missing,
         ),
         DatasetInfo(
@@ -196,7 +192,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="torchvision's files",
             license="CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
             load=load_mnist_svhn,
-            options={"pairs": 20, "num_rows": None},
             missing=_mnist_svhn_missing,
         ),
         DatasetInfo(
@@ -209,7 +204,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="torchvision's files",
             license="CC BY-SA 3.0 (MNIST), non-commercial use (SVHN)",
             load=partial(load_mnist_svhn, text=True),
-            options={"pairs": 20, "num_rows": None},
             missing=_mnist_svhn_missing,
         ),
         DatasetInfo(
@@ -222,7 +216,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="rendered by pyvista",
             license="none: rendered locally",
             load=partial(load_scenes, "two-objects"),
-            options={"size": 112, "num_rows": None, "likelihood": "beta"},
             missing=partial(scenes_missing, "two-objects"),
         ),
         DatasetInfo(
@@ -235,7 +228,6 @@ DATASETS: dict[str, DatasetInfo] = {
             source="rendered by pyvista",
             license="none: rendered locally",
             load=partial(load_scenes, "one-object"),
-            options={"size": 112, "num_rows": None, "likelihood": "beta"},
             missing=partial(scenes_missing, "one-object"),
         ),
     )
@@ -288,6 +280,6 @@ def load_dataset(
             f"data set {name} has no option {', '.join(unknown)}: it has {', '.join(info.options) or 'none'}"
         )
     roots(data_root)  # a wrong folder is an error even for a data set that does not need one
-    splits = info.load(seed=seed, **({"data_root": data_root} if info.on_disk else {}), **options)
+    place = {"data_root": data_root} if "data_root" in inspect.signature(info.load).parameters else {}
     chosen = {"seed": seed, **info.options, **options}
-    return Splits(*(replace(getattr(splits, part), options=chosen) for part in Splits.NAMES))
+    return info.load(seed=seed, **place, **options).map(lambda part: replace(part, options=chosen))

@@ -1,6 +1,6 @@
 """The three parts of a data set: training, validation and test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -52,19 +52,23 @@ class Splits:
         title = repr(self)[1:].partition(" of ")[0]
         return "\n".join([title, *self.train.describe().splitlines()[1:]])
 
+    def map(self, change: Callable[[MultimodalData], MultimodalData]) -> "Splits":
+        """The three parts, each changed by a function."""
+        return Splits(*(change(getattr(self, name)) for name in self.NAMES))
+
     def select(self, modalities: Sequence[str]) -> "Splits":
         """The same parts with some of the modalities."""
-        return Splits(*(getattr(self, name).select(modalities) for name in self.NAMES))
+        return self.map(lambda part: part.select(modalities))
 
     def with_likelihoods(
         self, likelihoods: Mapping[str, str], scales: Mapping[str, float | str | None] | None = None
     ) -> "Splits":
         """The same parts described by other likelihoods, see `MultimodalData.with_likelihoods`."""
-        return Splits(*(getattr(self, name).with_likelihoods(likelihoods, scales) for name in self.NAMES))
+        return self.map(lambda part: part.with_likelihoods(likelihoods, scales))
 
     def with_covariates(self, names: Sequence[str]) -> "Splits":
         """The same parts with some of the modalities as covariates, see `MultimodalData.with_covariates`."""
-        return Splits(*(getattr(self, name).with_covariates(names) for name in self.NAMES))
+        return self.map(lambda part: part.with_covariates(names))
 
     def balanced(self, modality: str | None = None) -> "Splits":
         """The same parts, the classes equally frequent in training; see `MultimodalData.balanced`.
@@ -116,8 +120,7 @@ class Splits:
         check_num_rows(num_rows)
         if num_rows is None:
             return self
-        parts = (getattr(self, name) for name in self.NAMES)
-        return Splits(*(part.take(torch.arange(min(num_rows, len(part)))) for part in parts))
+        return self.map(lambda part: part.take(torch.arange(min(num_rows, len(part)))))
 
 
 def _sums(data: MultimodalData, name: str) -> torch.Tensor:

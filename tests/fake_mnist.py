@@ -11,7 +11,7 @@ from PIL import Image
 
 from multipyro.data.sets import load_mnist
 from multipyro.data.sets import mnist as mnist_module
-from multipyro.data.storage.idx import IdxSet
+from multipyro.data.storage.idx import IdxSet, idx_is_available
 
 TRAIN, VALIDATION, TEST = 40, 20, 30
 
@@ -97,7 +97,7 @@ def real_data():
 
     if not os.environ.get("MULTIPYRO_DATA"):
         pytest.skip("MULTIPYRO_DATA is not set: this test needs the real MNIST")
-    if not mnist_module.mnist_is_available():
+    if not idx_is_available(mnist_module.MNIST_FILES):
         pytest.skip("MULTIPYRO_DATA names no folder with MNIST/raw")
 
 

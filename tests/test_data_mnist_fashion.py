@@ -23,7 +23,7 @@ def root(tmp_path, monkeypatch):
     fake_mnist.expect(monkeypatch, digits)
     foreign = {hashlib.md5(content).hexdigest(): "MNIST" for content in digits.values()}
     expected = fake_mnist.expected(garments, "FashionMNIST", foreign)
-    monkeypatch.setattr(module, "_FILES", idx.IdxSet(expected.name, expected.files, 60, foreign))
+    monkeypatch.setattr(module, "FASHION_FILES", idx.IdxSet(expected.name, expected.files, 60, foreign))
     fake_mnist.write_mnist(tmp_path / "data", digits, packed=False)
     fake_mnist.write_mnist(tmp_path / "data", garments, packed=True, name="FashionMNIST")
     return tmp_path / "data"
@@ -32,7 +32,7 @@ def root(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_rows_agree_and_parts_share_nothing(root, pairs):
     splits = load_dataset("mnist-fashion", root, binarize="none", pairs=pairs)
-    stored = idx_arrays(module._FILES, root)
+    stored = idx_arrays(module.FASHION_FILES, root)
     garments = torch.cat([stored[name][0] for name in splits.NAMES])
     classes = torch.cat([stored[name][1] for name in splits.NAMES])
     used = []

@@ -68,7 +68,7 @@ def load_file(
     else:
         splits = from_table(path, **{"known": modalities, "label_names": label_names, **options})
     kept = {"file": str(path), **options}
-    return Splits(*(replace(getattr(splits, part), options=kept) for part in Splits.NAMES))
+    return splits.map(lambda part: replace(part, options=kept))
 
 
 def load_examples(

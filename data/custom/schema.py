@@ -3,7 +3,7 @@
 import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,56 @@ _FILES_ONLY = ("folder", "size", "channels", "length", "tokens")
 _NUMBERS = ("angles", "counts", "positive", "proportions", "vector")
 _TITLES = {"file": "an array", "columns": "several columns"}
 _KIND_TITLES = {"image": "a column of images", "label": "a label", "text": "a text", "vector": "a column of numbers"}
-_MODALITY_KEYS = {*_SOURCES, "kind", "likelihood", *(key for keys in _KIND_KEYS.values() for key in keys)}
-_ONE_OF = {"kind": tuple(KINDS), "likelihood": LIKELIHOODS, "tokens": ("words", "characters"), "channels": (1, 3)}
 # larger numbers are mistakes, and would fill memory
 _SIDE, _LENGTH, _MODALITIES = 4_096, 65_536, 1_000
-# key of a modality -> what it must be, in words
-_EXPECTED = {
-    **dict.fromkeys(("column", "file", "folder"), "a string"),
-    **{key: f"one of {values}" for key, values in _ONE_OF.items()},
-    "classes": "a list of different strings",
-    "columns": "a list of different names of columns",
-    "covariate": "true or false",
-    "exposure": "'sum', or the name of a column",
-    "length": f"a whole number from 1 to {_LENGTH}",
-    "scale": "a number above 0, 'learned' or 'channels'",
-    "scaling": f"'none', one of {SCALINGS}, or ['log1p', 'standardize' or 'robust']",
-    "size": f"[height, width], in pixels from 1 to {_SIDE}",
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    """Whether a value is a whole number in a range, and not a boolean."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    """Whether a value is a list of different values of a type."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str) and bool(value)
+    return listed and all(isinstance(item, kind) for item in value) and (kind is int or len(set(value)) == len(value))
+
+
+def _is_size(value: Any) -> bool:
+    return _is_list(value, int) and len(value) == 2 and all(_is_whole(side, 1, _SIDE) for side in value)
+
+
+def _is_scale(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value in ("learned", "channels") or (number and 0 < value < math.inf)
+
+
+def _is_scaling(value: Any) -> bool:
+    try:
+        return value == "none" or bool(scaling_steps(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {choices}", lambda value: type(value) is type(choices[0]) and value in choices
+
+
+# key of a modality -> what its value must be, in words and as a function
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("column", "file", "folder"), ("a string", lambda value: isinstance(value, str))),
+    "channels": _one_of(1, 3),
+    "classes": ("a list of different strings", lambda value: _is_list(value, str)),
+    "columns": ("a list of different names of columns", lambda value: _is_list(value, str)),
+    "covariate": ("true or false", lambda value: isinstance(value, bool)),
+    "exposure": ("'sum', or the name of a column", lambda value: isinstance(value, str)),
+    "kind": _one_of(*KINDS),
+    "length": (f"a whole number from 1 to {_LENGTH}", lambda value: _is_whole(value, 1, _LENGTH)),
+    "likelihood": _one_of(*LIKELIHOODS),
+    "scale": ("a number above 0, 'learned' or 'channels'", _is_scale),
+    "scaling": (f"'none', one of {SCALINGS}, or ['log1p', 'standardize' or 'robust']", _is_scaling),
+    "size": (f"[height, width], in pixels from 1 to {_SIDE}", _is_size),
+    "tokens": _one_of("words", "characters"),
 }
 
 
@@ -101,7 +135,7 @@ def check_modalities(place: str, modalities: Mapping[str, Any], table: bool) -> 
         here = f"{place}: modalities.{name}"
         if not isinstance(spec, Mapping):
             raise ValueError(f"{here} must be a table of keys, got {spec!r}")
-        _check_keys(here, spec, _MODALITY_KEYS)
+        _check_keys(here, spec, set(_VALUES))
         _check_modality(here, spec, table)
 
 
@@ -131,11 +165,6 @@ def check_applies(place: str, spec: Mapping[str, Any], kind: str) -> None:
         )
 
 
-def _is_whole(value: Any, least: int, most: int) -> bool:
-    """Whether a value is a whole number in a range, and not a boolean."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
 def _check_keys(place: str, content: Mapping[str, Any], known: set[str]) -> None:
     unknown = sorted(set(content) - known)
     if unknown:
@@ -149,8 +178,9 @@ def _check_modality(place: str, spec: Mapping[str, Any], table: bool) -> None:
     if "file" not in spec and not table:
         raise ValueError(f"{place} names a column, but there is no table")
     for key, value in spec.items():
-        if not _is_valid(key, value):
-            raise ValueError(f"{place}.{key} must be {_EXPECTED[key]}, got {value!r}")
+        expected, is_valid = _VALUES[key]
+        if not is_valid(value):
+            raise ValueError(f"{place}.{key} must be {expected}, got {value!r}")
     if "kind" in spec:
         check_applies(place, spec, spec["kind"])
         if spec.get("likelihood") not in (None, *KINDS[spec["kind"]]):
@@ -158,35 +188,3 @@ def _check_modality(place: str, spec: Mapping[str, Any], table: bool) -> None:
                 f"{place}.likelihood must be one of {KINDS[spec['kind']]} for kind {spec['kind']!r}, got "
                 f"{spec['likelihood']!r}"
             )
-
-
-def _is_valid(key: str, value: Any) -> bool:
-    match key:
-        case "size":
-            return _is_list(value) and len(value) == 2 and all(_is_whole(side, 1, _SIDE) for side in value)
-        case "length":
-            return _is_whole(value, 1, _LENGTH)
-        case "columns" | "classes":
-            strings = _is_list(value) and bool(value) and all(isinstance(name, str) for name in value)
-            return strings and len(set(value)) == len(value)
-        case "covariate":
-            return isinstance(value, bool)
-        case "channels":
-            return _is_whole(value, 1, 3) and value in _ONE_OF[key]
-        case "scale":
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            return value in ("learned", "channels") or (number and 0 < value < math.inf)
-        case "scaling":
-            return value == "none" or _is_scaling(value)
-    return isinstance(value, str) and value in _ONE_OF.get(key, (value,))
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
-def _is_scaling(value: Any) -> bool:
-    try:
-        return bool(scaling_steps(value))
-    except (TypeError, ValueError):
-        return False

@@ -269,10 +269,7 @@ def _compact(path: Path) -> _Listing:
     arrays = read_arrays(path, ("jpeg", "offsets", "attributes", "attribute_names", "filenames"), title)
     attributes, columns, names = arrays["attributes"], arrays["attribute_names"], arrays["filenames"].ravel().tolist()
     rows = range(len(names))
-    try:
-        sources = slices_of(arrays["jpeg"], arrays["offsets"], len(rows))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): download it again") from error
+    sources = slices_of(path, arrays["jpeg"], arrays["offsets"], len(rows))
     if not np.array_equal(columns, ATTRIBUTES) or attributes.shape != (len(rows), 40):
         raise ValueError(
             f"{path} must have the 40 attributes of each of its {len(rows)} images in the published order, got shape "

@@ -198,10 +198,7 @@ def _compact(path: Path, crop: str) -> _Listing:
     if not valid or not ((classes > 0) & (classes < 201)).all():
         raise ValueError(f"{path} must have a class from 1 to 200 for each of its {len(names)} names, got {classes}")
     classes = classes.astype(np.int64)
-    try:
-        sources = slices_of(arrays[jpeg], arrays[offsets], len(names))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): download it again") from error
+    sources = slices_of(path, arrays[jpeg], arrays[offsets], len(names))
     is_test = np.isin(classes, np.unique(classes)[4::5])
     captions = _captions(path.parent / Path(_COMPACT[1]).name, len(names))
     return _Listing(sources, names, captions, classes - 1, is_test)

@@ -7,7 +7,7 @@ from multipyro.data.modality import Modality
 from multipyro.data.multimodal import MultimodalData
 from multipyro.data.splits import Splits
 
-__all__ = ["DIGIT_WORDS", "digit_modalities", "load_digits", "word_modality"]
+__all__ = ["DIGIT_WORDS", "digit_modalities", "load_digits"]
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -16,17 +16,13 @@ _VALIDATION, _TEST = 200, 300
 _SPLIT_SEED = 0
 
 
-def word_modality() -> Modality:
-    """The digit's name, one categorical for each position, padded with blanks to five characters."""
+def digit_modalities(image: Modality) -> dict[str, Modality]:
+    """An image of a digit, its label, and its name: one categorical for each position, padded with blanks to five."""
     alphabet = " " + "".join(sorted(set("".join(DIGIT_WORDS))))
     length = max(map(len, DIGIT_WORDS))
-    return Modality("word", (length,), "text", "categorical", len(alphabet), DIGIT_WORDS, alphabet)
-
-
-def digit_modalities(image: Modality) -> dict[str, Modality]:
-    """An image of a digit, its label, and its name."""
     label = Modality("label", (), "label", "categorical", len(DIGIT_WORDS), DIGIT_WORDS)
-    return {"image": image, "label": label, "word": word_modality()}
+    word = Modality("word", (length,), "text", "categorical", len(alphabet), DIGIT_WORDS, alphabet)
+    return {"image": image, "label": label, "word": word}
 
 
 def load_digits(seed: int = 0) -> Splits:

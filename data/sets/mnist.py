@@ -10,7 +10,7 @@ from multipyro.data.multimodal import MultimodalData
 from multipyro.data.sets._parts import check_choice
 from multipyro.data.sets.digits import DIGIT_WORDS, digit_modalities
 from multipyro.data.splits import Splits
-from multipyro.data.storage.idx import IMAGES, LABELS, IdxSet, idx_arrays, idx_is_available
+from multipyro.data.storage.idx import IMAGES, LABELS, IdxSet, idx_arrays
 
 __all__ = [
     "BINARIZE",
@@ -19,7 +19,6 @@ __all__ = [
     "draw_pixels",
     "load_mnist",
     "mnist_arrays",
-    "mnist_is_available",
 ]
 
 BINARIZE = ("dynamic", "fixed", "none")
@@ -100,11 +99,12 @@ def load_mnist(
 
 
 def draw_pixels(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Draws each pixel of `image` as 0 or 1, its gray level being the probability of 1; other modalities stay."""
-    if "image" not in x:
-        return x
-    gray = x["image"]
-    return {**x, "image": (torch.rand(gray.shape, generator=generator) < gray).to(gray.dtype)}
+    """Draws each pixel of `image` and `fashion` as 0 or 1, its gray level being the probability of 1; others stay."""
+    drawn = {}
+    for name in ("image", "fashion"):
+        if name in x:
+            drawn[name] = (torch.rand(x[name].shape, generator=generator) < x[name]).to(x[name].dtype)
+    return {**x, **drawn}
 
 
 def binarize_once(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,8 +125,3 @@ def mnist_arrays(data_root: str | os.PathLike | None = None, download: bool = Tr
         ValueError: If a file is truncated, damaged or another one; the message names it.
     """
     return idx_arrays(MNIST_FILES, data_root, download)
-
-
-def mnist_is_available(data_root: str | os.PathLike | None = None) -> bool:
-    """Whether all four files are found without a download."""
-    return idx_is_available(MNIST_FILES, data_root)

@@ -14,13 +14,13 @@ from multipyro.data.sets._parts import check_choice, check_pairs
 from multipyro.data.sets.digits import DIGIT_WORDS, digit_modalities
 from multipyro.data.sets.mnist import BINARIZE, MNIST_FILES, binarize_once, draw_pixels, mnist_arrays
 from multipyro.data.splits import Splits
-from multipyro.data.storage.idx import IdxSet, idx_arrays, idx_is_available
+from multipyro.data.storage.idx import IdxSet, idx_arrays
 
-__all__ = ["draw_both", "fashion_is_available", "load_mnist_fashion"]
+__all__ = ["FASHION_FILES", "load_mnist_fashion"]
 
 _MD5 = 3
 # Fashion-MNIST has the names and sizes of MNIST, and no md5 of its unpacked files is commonly published
-_FILES = IdxSet(
+FASHION_FILES = IdxSet(
     "FashionMNIST",
     {key: (*file[:_MD5], None) for key, file in MNIST_FILES.files.items()},
     60_000,
@@ -67,7 +67,10 @@ def load_mnist_fashion(
     """
     check_choice("binarize", binarize, BINARIZE)
     check_pairs(pairs)
-    sets = {"image": mnist_arrays(data_root, download), "fashion": _split(idx_arrays(_FILES, data_root, download))}
+    sets = {
+        "image": mnist_arrays(data_root, download),
+        "fashion": _split(idx_arrays(FASHION_FILES, data_root, download)),
+    }
     likelihood = "continuous_bernoulli" if binarize == "none" else "bernoulli"
     image, fashion = (Modality(name, (1, 28, 28), "image", likelihood) for name in sets)
     modalities = {"image": image, "fashion": fashion, "label": digit_modalities(image)["label"]}
@@ -88,23 +91,10 @@ def load_mnist_fashion(
             {name: x[name] for name in modalities},
             labels=torch.from_numpy(classes),
             split=split,
-            transform=draw_both if dynamic else None,
+            transform=draw_pixels if dynamic else None,
             label_names=DIGIT_WORDS,
         )
     return Splits(**parts).head(num_rows)
-
-
-def draw_both(x: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Draws each pixel of `image` and `fashion` as 0 or 1, its gray level being the probability of 1."""
-    for name in ("image", "fashion"):
-        if name in x:
-            x = {**x, name: draw_pixels({"image": x[name]}, generator)["image"]}
-    return x
-
-
-def fashion_is_available(data_root: str | os.PathLike | None = None) -> bool:
-    """Whether the four files of Fashion-MNIST are found without a download."""
-    return idx_is_available(_FILES, data_root)
 
 
 def _split(arrays: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,5 +1,6 @@
 """PolyMNIST: five images of one digit in different handwritings, published or built from MNIST and photographs."""
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -81,10 +82,16 @@ def load_polymnist(
         raise ValueError(f"num_modalities must be a whole number from 1 to {_MODALITIES}, got {num_modalities!r}")
     check_num_rows(num_rows)
     source = polymnist_source(data_root)
+    recipe = {"version": _VERSION, "num_rows": num_rows}
     if source is not None:
-        arrays = _published(source, num_modalities, num_rows)
+        recipe |= {"modalities": num_modalities, "images": original_digest(source, num_modalities)}
+        build = functools.partial(original_arrays, source, num_modalities, num_rows)
     else:
-        arrays = _built(data_root, seed, num_modalities, num_rows, download)
+        paths = background_paths(data_root)[:num_modalities]
+        recipe |= {"seed": seed, "backgrounds": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]}
+        build = functools.partial(_build, paths, data_root, seed, num_rows, download)
+    kinds = ("labels", *(f"m{m}" for m in range(num_modalities)))
+    arrays = cached("PolyMNIST", recipe, [f"{split}_{kind}" for split in Splits.NAMES for kind in kinds], build)
     modalities = {f"m{m}": Modality(f"m{m}", (3, _SIDE, _SIDE), "image", "laplace") for m in range(num_modalities)}
     parts = {}
     for split in Splits.NAMES:
@@ -141,38 +148,6 @@ def _background(path: Path) -> np.ndarray:
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise ValueError(f"{printable(path)} must be larger than {_SIDE}x{_SIDE} pixels, got {size}")
     return pixels
-
-
-def _names(num_modalities: int) -> list[str]:
-    """The names of the cached arrays."""
-    return [
-        f"{split}_{name}" for split in Splits.NAMES for name in ("labels", *(f"m{m}" for m in range(num_modalities)))
-    ]
-
-
-def _published(source: Path, num_modalities: int, num_rows: int | None) -> dict[str, np.ndarray]:
-    recipe = {
-        "version": _VERSION,
-        "num_rows": num_rows,
-        "modalities": num_modalities,
-        "images": original_digest(source, num_modalities),
-    }
-    names = _names(num_modalities)
-    return cached("PolyMNIST", recipe, names, lambda: original_arrays(source, num_modalities, num_rows))
-
-
-def _built(
-    data_root: str | os.PathLike | None, seed: int, num_modalities: int, num_rows: int | None, download: bool
-) -> dict[str, np.ndarray]:
-    paths = background_paths(data_root)[:num_modalities]
-    recipe = {
-        "version": _VERSION,
-        "seed": seed,
-        "num_rows": num_rows,
-        "backgrounds": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
-    }
-    names = _names(num_modalities)
-    return cached("PolyMNIST", recipe, names, lambda: _build(paths, data_root, seed, num_rows, download))
 
 
 def _build(

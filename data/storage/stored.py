@@ -68,10 +68,11 @@ def read_arrays(path: Path, names: Sequence[str], title: str) -> dict[str, np.nd
         raise ValueError(f"{printable(path)} is damaged or not {title} ({error}): download it again") from error
 
 
-def slices_of(joined: np.ndarray, offsets: np.ndarray, files: int) -> list[bytes]:
+def slices_of(path: Path, joined: np.ndarray, offsets: np.ndarray, files: int) -> list[bytes]:
     """The contents of files that are stored one after the other in an array of bytes.
 
     Args:
+        path: The file that contains the arrays, for messages.
         joined: Bytes of all files, uint8 `(bytes,)`.
         offsets: Where each begins, and where the last ends, `(files + 1,)`.
         files: Number of the files.
@@ -82,7 +83,8 @@ def slices_of(joined: np.ndarray, offsets: np.ndarray, files: int) -> list[bytes
     valid = joined.ndim == offsets.ndim == 1 and joined.dtype == np.uint8 and offsets.dtype.kind in "iu"
     valid = valid and len(offsets) == files + 1 and offsets[0] == 0 and offsets[-1] == len(joined)
     if not valid or (np.diff(offsets.astype(np.int64)) < 0).any():
-        raise ValueError(f"the {offsets.size} offsets do not divide {joined.size} bytes into {files} images")
+        problem = f"the {offsets.size} offsets do not divide {joined.size} bytes into {files} images"
+        raise ValueError(f"{path} is damaged ({problem}): download it again")
     return [joined[begin:end].tobytes() for begin, end in itertools.pairwise(offsets)]
 
 
