@@ -84,6 +84,8 @@ class Guide(Program, metaclass=_AbstractProgram):
     """
 
     num_data: int | None = None
+    # the attribute of a model that has the first argument of a guide for it
+    _model_size = "latent_dim"
 
     def __init__(
         self,
@@ -138,7 +140,8 @@ class Guide(Program, metaclass=_AbstractProgram):
         absent = [name for name in ("latent_dim", "modalities", "prior") if not hasattr(model, name)]
         if absent:
             raise TypeError(f"for_model needs a model with latent_dim, modalities and prior, got one without {absent}")
-        size, prior = cls._size_for(model), _ModelPrior.of(model)
+        size = getattr(model, cls._model_size)
+        prior = None if isinstance(model.prior, IndependentPrior) else _ModelPrior(model)
         parameters = inspect.signature(cls).parameters.values()
         if any(parameter.name == "prior" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             guide = cls(size, *args, **{"prior": prior, **kwargs})
@@ -291,26 +294,14 @@ class Guide(Program, metaclass=_AbstractProgram):
                 f"{tuple(sites['z'].batch_shape)}: make the last dimension one of the event by `.to_event(1)`"
             )
 
-    @staticmethod
-    def _size_for(model: Any) -> Any:
-        """The latent size that a guide for `model` is made with."""
-        return model.latent_dim
-
 
 class _ModelPrior(nn.Module):
     """The prior of a model as an expert of a guide, which does not register its parameters."""
 
-    def __init__(self, prior: nn.Module, conditions: Sequence[str]) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.source = (prior,)  # in a tuple, so that it is not registered as a submodule
-        self.conditions = tuple(conditions)
-
-    @classmethod
-    def of(cls, model: Any) -> nn.Module | None:
-        """The prior of a model; None for the `N(0, I)` of a conditional model."""
-        if isinstance(model.prior, IndependentPrior):
-            return None
-        return cls(model.prior, getattr(model, "conditions", ()))
+        self.source = (model.prior,)  # in a tuple, so that it is not registered as a submodule
+        self.conditions = getattr(model, "conditions", ())
 
     def forward(self) -> dist.Distribution:
         if self.conditions:

@@ -54,6 +54,8 @@ class HierarchicalGuide(Guide):
         {'z2': (2,), 'z1': (3,)}
     """
 
+    _model_size = "latent_dims"
+
     def __init__(
         self,
         latent_dims: Sequence[int],
@@ -100,7 +102,3 @@ class HierarchicalGuide(Guide):
             features = step(features)
             layers[f"z{number + 1}"] = heads[number](features)
         return dict(reversed(layers.items()))
-
-    @staticmethod
-    def _size_for(model: Any) -> tuple[int, ...]:
-        return model.latent_dims

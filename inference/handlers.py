@@ -295,12 +295,12 @@ def conditional(guide: Program) -> Program:
         ...     print(conditional(guide)({"image": torch.zeros(5, 4)})["z"].shape)
         torch.Size([5, 2])
     """
-    return _innermost(guide, _Conditional)
+    return _innermost(guide, lambda inner: _Distribution(inner, "conditional", {}))
 
 
 def proposal(guide: Program, num_samples: int = 1) -> Program:
     """The program that samples from a guide's `proposal` for so many samples; a plain function is its own."""
-    return _innermost(guide, lambda inner: _Proposal(inner, num_samples))
+    return _innermost(guide, lambda inner: _Distribution(inner, "proposal", {"num_samples": num_samples}))
 
 
 @handler("{guide}")
@@ -313,7 +313,7 @@ def _innermost(guide: Program, change: Callable[[Guide], Program]) -> Program:
     """Changes the guide itself, inside the handlers that are around it."""
     if isinstance(guide, Guide):
         return change(guide)
-    if isinstance(guide, Handler) and not isinstance(guide, _Conditional | _Proposal):
+    if isinstance(guide, Handler) and not isinstance(guide, _Distribution):
         return guide.around(_innermost(guide.program, change))
     return guide
 
@@ -371,15 +371,12 @@ class _WhereProper(Handler):
             return self.program(x, observed, **kwargs)
 
 
-class _Conditional(Handler):
-    def forward(self, x: Values, observed: Masks = None) -> Any:
-        return self.program.sample_from(self.program.conditional, x, observed)
+class _Distribution(Handler):
+    """A guide that samples from one of its other distributions: the name of the method, and its arguments."""
 
-
-class _Proposal(Handler):
     def forward(self, x: Values, observed: Masks = None) -> Any:
-        (num_samples,) = self.settings
-        return self.program.sample_from(partial(self.program.proposal, num_samples=num_samples), x, observed)
+        name, arguments = self.settings
+        return self.program.sample_from(partial(getattr(self.program, name), **arguments), x, observed)
 
 
 class _Frozen(Handler):

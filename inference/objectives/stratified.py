@@ -153,8 +153,8 @@ class StratifiedELBO(Objective):
         guide_sites: Mapping[str, dict],
         own_strata: Mapping[str, Tensor],
         values: Mapping[str, Tensor],
-        x: Mapping[str, Tensor],
-        observed: Mapping[str, Tensor] | None,
+        x: Values,
+        observed: Masks,
     ) -> tuple[dict[str, Tensor], float]:
         """Site name -> log ratio of model and guide `(particles, strata, batch)`, and the scale of the whole bound."""
         # the model's sites broadcast over the two new dimensions to the left of the plate

@@ -3,29 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from multipyro.data import Modality
-from multipyro.ppl_models import MLP, ConvDecoder, ConvEncoder, OneHotMLP
-from multipyro.ppl_models.networks import (
-    BatchNormConvDecoder,
-    BatchNormConvEncoder,
-    BatchNormMLP,
-    CharacterDecoder,
-    CharacterEncoder,
-    GRUTextEncoder,
-    InstanceNormConvDecoder,
-    InstanceNormConvEncoder,
-    ResidualConvDecoder,
-    ResidualConvEncoder,
-    ResidualTextDecoder,
-    ResidualTextEncoder,
-    SentenceDecoder,
-    SentenceEncoder,
-    TransformedInput,
-)
+from multipyro.ppl_models import networks
 from multipyro.ppl_models.networks.heads import chain, trunk
 
 __all__ = [
@@ -157,7 +141,7 @@ def feature_network(architecture: Architecture, modality: Modality, sizes: Sizes
     transform = _TRANSFORMS.get(modality.kind, "identity")
     if transform == "identity" and not modality.missing_entries:
         return architecture.encoder(modality, sizes)
-    return TransformedInput(
+    return networks.TransformedInput(
         modality.shape,
         lambda shape: architecture.encoder(
             replace(modality, shape=shape, columns=None, scaling=None, mean_counts=None), sizes
@@ -168,19 +152,25 @@ def feature_network(architecture: Architecture, modality: Modality, sizes: Sizes
 
 
 def _mlp_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
+    if sizes.normalized and modality.kind == "vector" and not modality.is_discrete:
+        return networks.BatchNormMLP(modality.shape, sizes.out_features)
+    return _mlp(modality, sizes)
+
+
+def _mlp(modality: Modality, sizes: Sizes, **settings: Any) -> nn.Module:
+    """A feature network of the hidden widths, with `settings` of `MLP`."""
     *before, _ = sizes.hidden_features
-    if modality.is_discrete:
-        positions = math.prod(modality.shape) if modality.shape else None
-        return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, activate_output=True)
-    if sizes.normalized and modality.kind == "vector":
-        return BatchNormMLP(modality.shape, sizes.out_features)
-    return MLP(modality.shape, sizes.out_features, before, activate_output=True)
+    settings = {"activate_output": True, **settings}
+    if not modality.is_discrete:
+        return networks.MLP(modality.shape, sizes.out_features, before, **settings)
+    positions = math.prod(modality.shape) if modality.shape else None
+    return networks.OneHotMLP(modality.num_classes, sizes.out_features, before, positions, **settings)
 
 
 def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     if sizes.normalized and modality.kind == "vector":
-        return MLP(latent_dim, modality.shape, (sizes.last, 8 * sizes.last))
-    decoder = MLP(latent_dim, (*modality.shape, *_parameters(modality)), sizes.hidden_features)
+        return networks.MLP(latent_dim, modality.shape, (sizes.last, 8 * sizes.last))
+    decoder = networks.MLP(latent_dim, (*modality.shape, *_parameters(modality)), sizes.hidden_features)
     if modality.mean_counts is not None:  # counts of hundreds are hundreds of steps away from a mean of 1
         log_means = torch.tensor(modality.mean_counts).log()
         with torch.no_grad():
@@ -190,7 +180,7 @@ def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module
 
 
 def _strided_discriminator(modality: Modality, sizes: Sizes, kind: str) -> nn.Module:
-    network = BatchNormConvEncoder(modality.shape, sizes.over(8), *DISCRIMINATORS[kind])
+    network = networks.BatchNormConvEncoder(modality.shape, sizes.over(8), *DISCRIMINATORS[kind])
     return chain(network, trunk(network.out_features, sizes.joint_features)) if sizes.joint_features else network
 
 
@@ -213,42 +203,37 @@ def _plain(modality: Modality, sizes: Sizes) -> tuple[tuple[int, ...], int | Non
 
 def _plain_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     channels, features = _plain(modality, sizes)
-    return ConvEncoder(modality.shape, features, channels, kernel_size=4)
+    return networks.ConvEncoder(modality.shape, features, channels, kernel_size=4)
 
 
 def _plain_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     channels, features = _plain(modality, sizes)
-    return ConvDecoder(latent_dim, modality.shape, channels[::-1], 4, features)
+    return networks.ConvDecoder(latent_dim, modality.shape, channels[::-1], 4, features)
 
 
 def _residual_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     if modality.kind == "image":
-        return ResidualConvEncoder(modality.shape, sizes.over(4))
-    return ResidualTextEncoder(*_tokens(modality), sizes.over(4))
+        return networks.ResidualConvEncoder(modality.shape, sizes.over(4))
+    return networks.ResidualTextEncoder(*_tokens(modality), sizes.over(4))
 
 
 def _residual_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     if modality.kind == "image":
-        return ResidualConvDecoder(latent_dim, modality.shape, sizes.over(4))
-    return ResidualTextDecoder(latent_dim, *_tokens(modality), sizes.over(4))
+        return networks.ResidualConvDecoder(latent_dim, modality.shape, sizes.over(4))
+    return networks.ResidualTextDecoder(latent_dim, *_tokens(modality), sizes.over(4))
 
 
 def _normalized_encoder(modality: Modality, sizes: Sizes) -> nn.Module:
     if _sides_divisible(modality, 16, _LARGE):
-        return BatchNormConvEncoder(modality.shape, sizes.over(8), negative_slope=_SLOPE)
-    *before, _ = sizes.hidden_features
-    layers = {"activation": _leaky_relu, "activate_output": True, "batch_norm": True}
-    if modality.is_discrete:
-        positions = math.prod(modality.shape) if modality.shape else None
-        return OneHotMLP(modality.num_classes, sizes.out_features, before, positions, **layers)
-    return MLP(modality.shape, sizes.out_features, before, **layers)
+        return networks.BatchNormConvEncoder(modality.shape, sizes.over(8), negative_slope=_SLOPE)
+    return _mlp(modality, sizes, activation=_leaky_relu, batch_norm=True)
 
 
 def _normalized_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module:
     if _sides_divisible(modality, 16, _LARGE):
-        return BatchNormConvDecoder(latent_dim, modality.shape, sizes.over(8), _SLOPE)
+        return networks.BatchNormConvDecoder(latent_dim, modality.shape, sizes.over(8), _SLOPE)
     shape = (*modality.shape, *_parameters(modality))
-    return MLP(latent_dim, shape, sizes.hidden_features, _leaky_relu, batch_norm=True)
+    return networks.MLP(latent_dim, shape, sizes.hidden_features, _leaky_relu, batch_norm=True)
 
 
 def _leaky_relu() -> nn.Module:
@@ -268,8 +253,10 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="strided",
             about="JMVAE on CelebA: strided convolutions with batch norm; images with sides divisible by 16",
             suits=lambda modality: _sides_divisible(modality, 16, 16),
-            encoder=lambda modality, sizes: BatchNormConvEncoder(modality.shape, sizes.over(8)),
-            decoder=lambda modality, sizes, latent_dim: BatchNormConvDecoder(latent_dim, modality.shape, sizes.over(8)),
+            encoder=lambda modality, sizes: networks.BatchNormConvEncoder(modality.shape, sizes.over(8)),
+            decoder=lambda modality, sizes, latent_dim: networks.BatchNormConvDecoder(
+                latent_dim, modality.shape, sizes.over(8)
+            ),
             default_for=lambda modality: _is_color(modality) and _sides_divisible(modality, 16, _LARGE),
             discriminator=_strided_discriminator,
             normal_scale=0.27,  # JMVAE has 1 on standardized pixels, whose standard deviation in [0, 1] is this
@@ -288,8 +275,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="convolutional",
             about="MoPoE on PolyMNIST (its appendix, section 4.7): three convolutions of fixed size; images and grids",
             suits=lambda modality: modality.kind in ("image", "grid"),
-            encoder=lambda modality, sizes: ConvEncoder(modality.shape),
-            decoder=lambda modality, sizes, latent_dim: ConvDecoder(latent_dim, modality.shape),
+            encoder=lambda modality, sizes: networks.ConvEncoder(modality.shape),
+            decoder=lambda modality, sizes, latent_dim: networks.ConvDecoder(latent_dim, modality.shape),
             default_for=lambda modality: _is_color(modality) or modality.kind == "grid",
         ),
         Architecture(
@@ -303,8 +290,10 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="instance",
             about="VLVAE: residual blocks with instance norm; images with sides divisible by 4",
             suits=lambda modality: _sides_divisible(modality, 4, 16),
-            encoder=lambda modality, sizes: InstanceNormConvEncoder(modality.shape, sizes.out_features, sizes.over(8)),
-            decoder=lambda modality, sizes, latent_dim: InstanceNormConvDecoder(
+            encoder=lambda modality, sizes: networks.InstanceNormConvEncoder(
+                modality.shape, sizes.out_features, sizes.over(8)
+            ),
+            decoder=lambda modality, sizes, latent_dim: networks.InstanceNormConvDecoder(
                 latent_dim, modality.shape, sizes.over(8)
             ),
         ),
@@ -312,26 +301,32 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="tapered",
             about="MMVAE on CUB: three narrowing layers with ELUs; vectors",
             suits=lambda modality: modality.kind == "vector" and modality.likelihood != "categorical",
-            encoder=lambda modality, sizes: MLP(
+            encoder=lambda modality, sizes: networks.MLP(
                 modality.shape, _tapered(sizes)[-1], _tapered(sizes)[:-1], nn.ELU, activate_output=True
             ),
-            decoder=lambda modality, sizes, latent_dim: MLP(latent_dim, modality.shape, _tapered(sizes)[::-1], nn.ELU),
+            decoder=lambda modality, sizes, latent_dim: networks.MLP(
+                latent_dim, modality.shape, _tapered(sizes)[::-1], nn.ELU
+            ),
             default_for=lambda modality: modality.shape == (_RESNET,),
         ),
         Architecture(
             name="characters",
             about="MoPoE on MNIST-SVHN-Text: convolutions; texts whose length is a power of 2",
             suits=_has_2_to_the_n_positions,
-            encoder=lambda modality, sizes: CharacterEncoder(*_tokens(modality), sizes.over(4)),
-            decoder=lambda modality, sizes, latent_dim: CharacterDecoder(latent_dim, *_tokens(modality), sizes.over(4)),
+            encoder=lambda modality, sizes: networks.CharacterEncoder(*_tokens(modality), sizes.over(4)),
+            decoder=lambda modality, sizes, latent_dim: networks.CharacterDecoder(
+                latent_dim, *_tokens(modality), sizes.over(4)
+            ),
             default_for=lambda modality: modality.alphabet is not None and modality.dim >= 8,
         ),
         Architecture(
             name="sentence",
             about="MMVAE on CUB: convolutions over word embeddings; texts whose length is divisible by 8",
             suits=lambda modality: _is_text(modality) and modality.dim % 8 == 0,
-            encoder=lambda modality, sizes: SentenceEncoder(*_tokens(modality), _word_features(sizes), modality.pad),
-            decoder=lambda modality, sizes, latent_dim: SentenceDecoder(
+            encoder=lambda modality, sizes: networks.SentenceEncoder(
+                *_tokens(modality), _word_features(sizes), modality.pad
+            ),
+            decoder=lambda modality, sizes, latent_dim: networks.SentenceDecoder(
                 latent_dim, *_tokens(modality), _word_features(sizes)
             ),
             default_for=lambda modality: modality.vocabulary is not None and modality.dim >= 16,
@@ -340,15 +335,15 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="gru",
             about="VLVAE: a recurrent encoder and the decoder of `mlp`; texts",
             suits=_is_text,
-            encoder=lambda modality, sizes: GRUTextEncoder(*_tokens(modality), sizes.out_features),
+            encoder=lambda modality, sizes: networks.GRUTextEncoder(*_tokens(modality), sizes.out_features),
             decoder=_mlp_decoder,
         ),
         Architecture(
             name="shallow",
             about="MMVAE and MoPoE on MNIST: one hidden layer; images and vectors",
             suits=lambda modality: modality.kind in ("image", "vector") and modality.likelihood != "categorical",
-            encoder=lambda modality, sizes: MLP(modality.shape, _shallow(sizes), (), activate_output=True),
-            decoder=lambda modality, sizes, latent_dim: MLP(latent_dim, modality.shape, (_shallow(sizes),)),
+            encoder=lambda modality, sizes: networks.MLP(modality.shape, _shallow(sizes), (), activate_output=True),
+            decoder=lambda modality, sizes, latent_dim: networks.MLP(latent_dim, modality.shape, (_shallow(sizes),)),
         ),
         Architecture(
             name="normalized",

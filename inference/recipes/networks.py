@@ -1,6 +1,5 @@
 """The networks of a recipe: one architecture for each modality of a data set."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from multipyro import ppl_models
+from multipyro.batch import subsets_of
 from multipyro.data import Modality
 from multipyro.data.modality import SCALED
 from multipyro.guides import JointEncoder, LaplaceEncoder, NormalEncoder
@@ -162,12 +162,10 @@ class Networks:
 
     def subset_encoders(self, latent_dim: int) -> dict[tuple[str, ...], nn.Module]:
         """Proper subset -> encoder: that of the modality for a single one, a joint encoder for a larger subset."""
-        names = tuple(self.modalities)
-        encoders: dict[tuple[str, ...], nn.Module] = {(n,): net for n, net in self.encoders(latent_dim).items()}
-        for size in range(2, len(names)):
-            for subset in itertools.combinations(names, size):
-                encoders[subset] = JointEncoder(self.select(subset).branches(), latent_dim, self.joint_features)
-        return encoders
+        single = {(name,): encoder for name, encoder in self.encoders(latent_dim).items()}
+        larger = [subset for subset in subsets_of(tuple(self.modalities), proper=True) if subset not in single]
+        joint = {a: JointEncoder(self.select(a).branches(), latent_dim, self.joint_features) for a in larger}
+        return {**single, **joint}
 
     def discriminator(self, modality: str, kind: str = "normalized") -> nn.Module:
         """A network from values of one modality to logits of being real.
