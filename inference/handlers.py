@@ -33,6 +33,7 @@ from multipyro.ppl_models._generative import GenerativeProgram
 __all__ = [
     "conditional",
     "continued",
+    "distribution_of",
     "frozen",
     "frozen_modules",
     "generative",
@@ -295,12 +296,17 @@ def conditional(guide: Program) -> Program:
         ...     print(conditional(guide)({"image": torch.zeros(5, 4)})["z"].shape)
         torch.Size([5, 2])
     """
-    return _innermost(guide, lambda inner: _Distribution(inner, "conditional", {}))
+    return distribution_of(guide, "conditional")
 
 
 def proposal(guide: Program, num_samples: int = 1) -> Program:
     """The program that samples from a guide's `proposal` for so many samples; a plain function is its own."""
-    return _innermost(guide, lambda inner: _Distribution(inner, "proposal", {"num_samples": num_samples}))
+    return distribution_of(guide, "proposal", num_samples=num_samples)
+
+
+def distribution_of(guide: Program, name: str, **arguments: Any) -> Program:
+    """The program that samples from the distribution that a method of a guide returns; a plain function is its own."""
+    return _innermost(guide, lambda inner: _Distribution(inner, name, arguments))
 
 
 @handler("{guide}")

@@ -194,19 +194,14 @@ class Applied(ProgramExpression):
             return segment[1] if all(arguments[name] not in ((), None) for name in _FIELD.findall(segment[1])) else ""
 
         notation = _OPTIONAL.sub(optional, self.notation)
-        return notation.format(**{key: _Text(value) for key, value in arguments.items()})
+        return _FIELD.sub(lambda name: _argument_text(arguments[name[1]]), notation)
 
 
-class _Text:
+def _argument_text(value: Any) -> str:
     """An argument as a notation prints it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __format__(self, _: str) -> str:
-        if isinstance(self.value, tuple) and not all(isinstance(item, str) for item in self.value):
-            return ", ".join(map(repr, self.value))
-        return subset_text(self.value)
+    if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):
+        return ", ".join(map(repr, value))
+    return subset_text(value)
 
 
 def handler(notation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multipyro.batch import Masks, Rows, Values, batch_rows, fill_missing, private_modality, selected
 from multipyro.guides import AggregateGuide, Guide
-from multipyro.inference.handlers import frozen
+from multipyro.inference.handlers import distribution_of, frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SUBSET, Objective, elbo, listed_subsets, sum_over
 from multipyro.inference.options import Bounds, Weight
 from multipyro.inference.programs import Handler, Part, Program, Subset, handler, substitute, unwrap
@@ -158,13 +158,13 @@ def with_aggregates(
 @handler("{program}|{modalities}")
 def complete(program: Program, modalities: Sequence[str]) -> nn.Module:
     """A guide given all of `modalities`, in the rows that contain all of them; its private latents are hidden."""
-    return _Complete(program, tuple(modalities))
+    return _Complete(program, tuple(modalities), True)
 
 
 @handler("flow({modalities})")
 def aggregate_flow(guide: Program, modalities: Sequence[str], shared_only: bool = False) -> nn.Module:
     """The flow of a subset as a program, in the rows that contain all of it; `shared_only` hides private latents."""
-    return _AggregateFlow(unwrap(guide), tuple(modalities), shared_only)
+    return _Complete(distribution_of(guide, "aggregate"), tuple(modalities), shared_only)
 
 
 @handler("flow prior")
@@ -175,18 +175,11 @@ def flow_prior(model: Program) -> nn.Module:
 
 class _Complete(Handler):
     def forward(self, x: Values, observed: Masks = None) -> Any:
-        (modalities,) = self.settings
-        given, rows = _complete_rows(x, observed, modalities)
-        with _shared_latents(), _masked(rows):
-            return self.program(given)
-
-
-class _AggregateFlow(Handler):
-    def forward(self, x: Values, observed: Masks = None) -> Any:
         modalities, shared_only = self.settings
-        given, rows = _complete_rows(x, observed, modalities)
+        rows = Rows(x, observed).all_of(modalities)
+        given = {name: fill_missing(values, rows) for name, values in selected(x, modalities).items()}
         with _shared_latents() if shared_only else nullcontext(), _masked(rows):
-            return self.program.sample_from(self.program.aggregate, given)
+            return self.program(given)
 
 
 class _FlowPrior(Handler):
@@ -210,12 +203,6 @@ class _Features(nn.Module):
 def _features(networks: Networks, subset: Subset) -> nn.Module:
     branches = networks.select(subset).branches()
     return branches[subset[0]] if len(subset) == 1 else _Features(branches)
-
-
-def _complete_rows(x: Values, observed: Masks, subset: Subset) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The entries of a subset, filled, and the rows that contain all of it; None for all rows."""
-    rows = Rows(x, observed).all_of(subset)
-    return {name: fill_missing(values, rows) for name, values in selected(x, subset).items()}, rows
 
 
 def _masked(rows: Tensor | None) -> AbstractContextManager:
