@@ -165,7 +165,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         """
 
     def conditional(self, x: Values, observed: Masks = None) -> Posterior:
-        """The distribution for predicting from `x` and for embedding it: the posterior, unless a guide overrides it."""
+        """The distribution for predictions from `x` and for embeddings: the posterior, unless a guide overrides it."""
         return self.posterior(x, observed)
 
     def proposal(self, x: Values, observed: Masks = None, num_samples: int = 1) -> Posterior:
@@ -174,7 +174,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         Args:
             x: Modality name -> values `(batch, *event)`, at least one modality.
             observed: Modality name -> bool `(batch,)`, the rows in which it is observed.
-            num_samples: Number of samples that will be drawn per row; a guide may refine its proposal for more.
+            num_samples: Number of samples per data point that will be drawn; a guide may refine its proposal for more.
         """
         return self.posterior(x, observed)
 
@@ -253,7 +253,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         covariates = covariates_in(x)
         for name, values in (present | covariates).items():
             if dtype is not None and values.is_floating_point() and values.dtype != dtype:
-                raise ValueError(f"modality {name!r} is {values.dtype}, this guide {dtype}: convert one of them")
+                raise ValueError(f"modality {name!r} is {values.dtype}, but this guide is {dtype}: convert one of them")
         if not self.supports(tuple(present)):
             raise ValueError(f"{self._supported()}, got {'+'.join(present)}")
         return present | covariates
@@ -266,7 +266,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         subset = (subset,) if isinstance(subset, str) else tuple(subset)
         unknown = set(subset) - set(self.modalities)
         if unknown or not subset:
-            raise ValueError(f"subsets must be non-empty and made of {self.modalities}, got {subset}")
+            raise ValueError(f"subsets must be non-empty and consist of {self.modalities}, got {subset}")
         return tuple(name for name in self.modalities if name in subset)
 
     def _check_rows(self, rows: Rows, supported: Tensor, requirement: str | None = None) -> None:
@@ -280,7 +280,7 @@ class Guide(Program, metaclass=_AbstractProgram):
             raise ValueError(f"row {row} contains {rows.names_in(row)}, but {requirement}")
 
     def _check_result(self, sites: Mapping[str, Any]) -> None:
-        """Raises if a posterior is not made of distributions, or that of `z` has another event shape."""
+        """Raises if a site of a posterior has no distribution, or `z` one of another event shape."""
         for name, distribution in sites.items():
             if not isinstance(distribution, dist.Distribution | torch.distributions.Distribution):
                 raise TypeError(
@@ -337,7 +337,7 @@ def check_fit(guide: Guide, model: Any) -> None:
     private = getattr(model, "private", {})
     if {name for name in private if name in guide.modalities} != set(guide.private):
         raise ValueError(
-            f"the model has private latents of {list(private)}, the guide has encoders of {list(guide.private)}"
+            f"the model has private latents for {list(private)}, but the guide has encoders for {list(guide.private)}"
         )
     for name, encoder in guide.private.items():
         (size,) = private[name]().event_shape

@@ -1,4 +1,4 @@
-"""Handlers: programs made from programs. Called with an expression (see `programs`), each returns an expression."""
+"""Handlers: from a program to another program. Called with an expression (see `programs`), each returns one."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -196,7 +196,7 @@ def predictive(model: Program, guide: Program, target: Sequence[str]) -> nn.Modu
 
 
 def with_covariates(program: Program, covariates: Mapping[str, Any]) -> nn.Module:
-    """The same program under other values of covariates, whatever a batch contains.
+    """The same program with fixed values of covariates, whatever a batch contains.
 
     A model under `{"site": 2}` predicts as if every data point were from site 2; the guide beside it still infers the
     latents by the covariates of the batch.
@@ -243,7 +243,7 @@ def _in_rows(name: str, value: Any, shape: tuple[int, ...] | None, dtype: torch.
 
 
 def continued(program: Program, begin: int) -> Program:
-    """The program for the data points from `begin` on: the covariates of several are taken in turn from there."""
+    """The program for the data points from `begin` on, where covariates with several values continue in turn."""
     if not isinstance(program, Handler):
         return program
     inner = continued(program.program, begin)
@@ -283,7 +283,7 @@ def latents_from(guide: Program, x: Values, observed: Masks = None) -> "_Latents
 
 
 def conditional(guide: Program) -> Program:
-    """The program that samples from a guide's `conditional` distribution; a plain function is its own.
+    """The program that samples from a guide's `conditional` distribution; a plain function is returned as is.
 
     Returns:
         A program, called as `program(x, observed=None)`.
@@ -300,12 +300,12 @@ def conditional(guide: Program) -> Program:
 
 
 def proposal(guide: Program, num_samples: int = 1) -> Program:
-    """The program that samples from a guide's `proposal` for so many samples; a plain function is its own."""
+    """The program that samples from a guide's `proposal` for so many samples; a plain function is returned as is."""
     return distribution_of(guide, "proposal", num_samples=num_samples)
 
 
 def distribution_of(guide: Program, name: str, **arguments: Any) -> Program:
-    """The program that samples from the distribution that a method of a guide returns; a plain function is its own."""
+    """The program that samples from what the method `name` of a guide returns; a plain function is returned as is."""
     return _innermost(guide, lambda inner: _Distribution(inner, name, arguments))
 
 

@@ -58,7 +58,7 @@ RESTRICTED = "{program}|{modalities}"
 
 
 class Handler(nn.Module):
-    """Base of the programs that are made from another program, such as what `restrict` returns.
+    """Base of the programs that run another program, such as what `restrict` returns.
 
     Args:
         program: The program inside.

@@ -368,11 +368,11 @@ def _parameter(distribution: dist.Distribution, name: str) -> Tensor:
     return value.expand(distribution.batch_shape + value.shape[value.dim() - event_dim :])
 
 
-def _tensors(value: Any, seen: set[int]) -> Any:
+def _tensors(value: Any, visited: set[int]) -> Any:
     """The floating-point tensors in a value."""
-    if id(value) in seen:
+    if id(value) in visited:
         return
-    seen.add(id(value))
+    visited.add(id(value))
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
@@ -380,6 +380,6 @@ def _tensors(value: Any, seen: set[int]) -> Any:
         yield from (tensor for tensor in (*value.parameters(), *value.buffers()) if tensor.is_floating_point())
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part, seen)
+            yield from _tensors(part, visited)
     elif isinstance(value, torch.distributions.Distribution | torch.distributions.Transform):
-        yield from _tensors(vars(value), seen)
+        yield from _tensors(vars(value), visited)

@@ -132,7 +132,7 @@ def subset_products(
     """
     terms = _terms(experts, observed, powers)
     if not subsets or any(not subset or set(subset) - set(terms) for subset in subsets):
-        raise ValueError(f"subsets must be non-empty and made of {list(terms)}, got {list(subsets)}")
+        raise ValueError(f"subsets must be non-empty and consist of {list(terms)}, got {list(subsets)}")
     position = {name: number for number, name in enumerate(terms)}
     wanted = [tuple(sorted(position[name] for name in subset)) for subset in subsets]
     products = _prefix_products(list(terms.values()), wanted)

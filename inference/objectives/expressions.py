@@ -70,18 +70,18 @@ class Expression(Objective):
         super().__init__()
 
     def terms(self, modalities: Subset) -> Sequence["Term"]:
-        """The terms for a batch with these modalities; random subsets are drawn in each call, others made once."""
-        made = vars(self).setdefault("_cached_terms", {})
-        if modalities in made:
-            return made[modalities]
+        """The terms for a batch with these modalities; random subsets are drawn in each call, all others once."""
+        cached = vars(self).setdefault("_cached_terms", {})
+        if modalities in cached:
+            return cached[modalities]
         terms = tuple(self._terms(modalities))
         if not any(family.is_random for family in instances_in(self, SubsetFamily)):
-            made[modalities] = terms
+            cached[modalities] = terms
         return terms
 
     @abstractmethod
     def _terms(self, modalities: Subset) -> Iterator["Term"]:
-        """Makes the terms."""
+        """Builds the terms."""
 
     def __add__(self, other: Objective) -> "Sum":
         return Sum((*_summands(self), *_summands(other)))

@@ -233,7 +233,7 @@ def _subset(names: str | Sequence[str], modalities: Subset) -> Subset:
     names = names.split("+") if isinstance(names, str) else names
     unknown = [name for name in names if name not in modalities]
     if unknown or not names:
-        raise ValueError(f"a subset must be made of {list(modalities)}, as 'a' or 'a+b', got {names}")
+        raise ValueError(f"a subset must consist of {list(modalities)}, as 'a' or 'a+b', got {names}")
     return tuple(name for name in modalities if name in names)
 
 

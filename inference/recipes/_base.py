@@ -227,7 +227,7 @@ class Weighting:
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A row of the table of methods, made by the decorator `method`.
+    """A method in the table of methods; the decorator `method` creates it.
 
     Args:
         name: Name on the command line.
@@ -283,7 +283,7 @@ class MethodInfo:
 
 
 def method(name: str, title: str, paper: str, **details: Any) -> Callable[[Callable[..., Recipe]], MethodInfo]:
-    """Decorator that makes a build function a method; its keyword-only arguments are the method's options.
+    """Decorator that turns a build function into a method; its keyword-only arguments are the method's options.
 
     Args:
         name: As in `MethodInfo`, like all further arguments.

@@ -39,7 +39,7 @@ def bivcca(
     """BiVCCA.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         mu: Weight of the first modality's ELBO, or modality -> weight; equal weights by default.

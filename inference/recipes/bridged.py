@@ -31,7 +31,7 @@ def bridged(
     """Bridged VAE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         bridge_features: Widths of the hidden layers of a bridge; the last hidden width by default.

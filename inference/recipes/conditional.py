@@ -1,7 +1,7 @@
 """CVAE and CMMA: one modality given another, one model per direction.
 
-Both predict from the model's prior given the condition; the authors' evaluation helper of the JMVAE paper draws from
-the posterior instead, which depends on the target. Their CMMA also minimizes an annealed KL to N(0, I), left out here.
+Both predict from the model's prior given the condition; the evaluation code of the JMVAE paper samples from the
+posterior instead, which depends on the target. Their CMMA also minimizes an annealed KL to N(0, I), left out here.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def cvae(
     """CVAE, `p(z) p(x | z, w)`.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         given: The conditions `w`; the second modality by default.
@@ -65,7 +65,7 @@ def cmma(
     """CMMA, `p(z | w) p(x | z)`.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         given: The conditions `w`; the second modality by default.

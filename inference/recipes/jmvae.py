@@ -33,7 +33,7 @@ def jmvae(
     """JMVAE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         rounds: Number of times that the missing modalities and the latents are sampled in turn.
@@ -58,7 +58,7 @@ def jmvae_kl(networks: Networks, latent_dim: int, weighting: Weighting, *, alpha
     """JMVAE-kl.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         alpha: Weight of the divergences from the joint encoder to those of the subsets.

@@ -33,7 +33,7 @@ def jmvae_gan(
     """JMVAE-GAN.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         alpha: Weight of the terms that fit the encoders of the subsets to the joint encoder.

@@ -39,7 +39,7 @@ def jmvae_h(
     """JMVAE-h.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of every layer of latents, if `dims` is None.
         weighting: Weights of the sites; that of `z` is that of every layer.
         layers: Number of layers of latents.

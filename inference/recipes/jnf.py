@@ -51,7 +51,7 @@ def jnf(
     """JNF.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         flow_steps: Number of steps of each flow.

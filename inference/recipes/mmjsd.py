@@ -29,7 +29,7 @@ def mmjsd(
     """The mmJSD method.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites, and the sizes of the private latents.
         divergence_weights: Modality, or `"prior"`, -> weight in the divergence.

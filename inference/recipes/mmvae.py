@@ -36,7 +36,7 @@ def mmvae(
     """MMVAE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites, and the sizes of the private latents.
         particles: Number K of samples of each expert.

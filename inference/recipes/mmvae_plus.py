@@ -1,9 +1,9 @@
 """MMVAE+: MMVAE with private latents, drawn from auxiliary priors where one modality is decoded from another.
 
-Everything is Laplace. The model's priors are fixed, and they are what predictions draw private latents from; the
-auxiliary priors are learned, and belong to training alone. Its objective is no sum of ELBOs: which latents a decoder
-gets depends on the expert that `z` came from, so the estimator is `StratifiedELBO` with `auxiliary`. The released
-code's gradient for more than one particle is the plain one, and so is the default here.
+Everything is Laplace. The model's priors are fixed, and predictions sample private latents from them; the auxiliary
+priors are learned, and used in training alone. Its objective is no sum of ELBOs: which latents a decoder gets depends
+on the expert that `z` came from, so the estimator is `StratifiedELBO` with `auxiliary`. The released code's gradient
+for more than one particle is the plain one, and so is the default here.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ def mmvae_plus(
     """MMVAE+.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites, and the sizes of the private latents.
         particles: Number K of samples of each expert.

@@ -28,7 +28,7 @@ def mopoe(
     """MoPoE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites, and the sizes of the private latents.
         objective: `"mixture"` is the ELBO of the mixture; `"subsets"` the mean of the subsets' own ELBOs, estimated

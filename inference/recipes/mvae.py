@@ -23,7 +23,7 @@ def mvae(
     """MVAE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the shared latent.
         weighting: Weights of the sites, and the sizes of the private latents.
         random_subsets: Number of random subsets per step, beside the full one and the single ones.

@@ -29,7 +29,7 @@ def mvtcae(networks: Networks, latent_dim: int, weighting: Weighting, *, ratio: 
     """MVTCAE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         ratio: The ratio `a` between the two divergences.

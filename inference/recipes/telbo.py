@@ -31,7 +31,7 @@ def telbo(
     """TELBO.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         one_stage: Whether both objectives are maximized at once.

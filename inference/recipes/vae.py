@@ -20,7 +20,7 @@ def vae(networks: Networks, latent_dim: int, weighting: Weighting, *, modality: 
     """The VAE of one modality.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         modality: The modality; the first one by default.

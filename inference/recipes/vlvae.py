@@ -72,7 +72,7 @@ def vlvae(
     """VLVAE.
 
     Args:
-        networks: Builds the parts.
+        networks: Builds the decoders and the encoders.
         latent_dim: Size of the latent.
         weighting: Weights of the sites.
         inference: `"marginal"`: the guide is given the image alone; `"joint"`: both.

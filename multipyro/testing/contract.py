@@ -279,6 +279,6 @@ def _seeded(function: Any, *args: Any, seed: int = 0, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
 
 
-def _check(holds: Any, message: str) -> None:
-    if not holds:
+def _check(condition: Any, message: str) -> None:
+    if not condition:
         raise AssertionError(message)
