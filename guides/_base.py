@@ -3,19 +3,17 @@
 import inspect
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from multipyro._distributions import scattered
-from multipyro._modes import batch_norms, evaluation_mode
+from multipyro._modes import batch_norms, evaluation_mode, masked
 from multipyro._program import Program
 from multipyro.batch import (
     Masks,
@@ -196,8 +194,7 @@ class Guide(Program, metaclass=_AbstractProgram):
         subsample = None if self.num_data is None else torch.arange(number)
         with pyro.plate("data", self.num_data or number, subsample=subsample, dim=-1):
             for name, posterior in sites.items():
-                informed = rows.informing(name)
-                with nullcontext() if informed is None else poutine.mask(mask=informed):
+                with masked(rows.informing(name)):
                     values[name] = pyro.sample(name, posterior)
         return values
 

@@ -1,12 +1,13 @@
-"""Contexts that change how modules run, and leave them as they were."""
+"""Contexts that change how modules and programs run, and leave them as they were."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from torch import nn
+from pyro import poutine
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batch_norms", "batch_statistics", "evaluation_mode", "training_mode"]
+__all__ = ["batch_norms", "batch_statistics", "evaluation_mode", "masked", "training_mode"]
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
@@ -37,6 +38,11 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
         finally:
             for norm, tracked in zip(norms, tracking, strict=True):
                 norm.track_running_stats = tracked
+
+
+def masked(rows: Tensor | None) -> AbstractContextManager:
+    """Excludes the rows that are False from every density in this context; None excludes none."""
+    return nullcontext() if rows is None else poutine.mask(mask=rows)
 
 
 @contextmanager

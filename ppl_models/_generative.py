@@ -2,21 +2,20 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from multipyro._distributions import common_shape
+from multipyro._modes import masked
 from multipyro._program import Program
 from multipyro.batch import Masks, Rows, Values, batch_rows, check_batch, check_module_names, exposure_of, fill_missing
 from multipyro.ppl_models.likelihoods.base import batch_shape_text
 from multipyro.ppl_models.networks.covariates import Covariates
 
-__all__ = ["GenerativeProgram", "concatenated", "masked"]
+__all__ = ["GenerativeProgram", "concatenated"]
 
 # the plates of a batch, of predictions, and of the particles of Pyro's objectives
 _PLATES = ("data", "num_samples", "num_particles", "num_particles_vectorized")
@@ -61,11 +60,7 @@ class GenerativeProgram(Program):
         raise NotImplementedError
 
     def forward(
-        self,
-        x: Values,
-        observed: Masks = None,
-        num_rows: int | None = None,
-        only_latents: bool = False,
+        self, x: Values, observed: Masks = None, num_rows: int | None = None, only_latents: bool = False
     ) -> dict[str, Tensor]:
         """Samples the latents and observes the modalities of `x`.
 
@@ -87,22 +82,16 @@ class GenerativeProgram(Program):
             sites, inputs = self._sample_latents(x, rows)
             likelihoods, covariates = self.likelihoods, self.covariates
             for name in [name for name in x if name in inputs and not only_latents]:
-                latents, mask, exposure = inputs[name], rows.masks.get(name), exposure_of(name, x)
+                latents = inputs[name]
                 if covariates is not None:
                     latents = concatenated(latents, covariates(x, latents.dtype))
-                sites[name] = _observe(name, likelihoods[name], latents, x[name], mask, exposure)
+                sites[name] = _observe(name, likelihoods[name], latents, x, rows.masks.get(name))
         return sites
 
 
-def _observe(
-    name: str,
-    likelihood: nn.Module,
-    latents: Tensor,
-    values: Tensor | None,
-    mask: Tensor | None,
-    exposure: Tensor | None,
-) -> Tensor:
-    """Samples a modality from its likelihood if `values` is None, and otherwise observes them."""
+def _observe(name: str, likelihood: nn.Module, latents: Tensor, x: Values, mask: Tensor | None) -> Tensor:
+    """Samples a modality from its likelihood if its values in `x` are None, and otherwise observes them."""
+    values, exposure = x[name], exposure_of(name, x)
     if exposure is None:
         distribution = likelihood(latents)
     else:
@@ -121,11 +110,6 @@ def _observe(
         likelihood.check(values, name)
     with masked(mask):
         return pyro.sample(name, distribution, obs=values)
-
-
-def masked(mask: Tensor | None) -> AbstractContextManager:
-    """Excludes the rows where `mask` is False from every density in this context; None excludes none."""
-    return nullcontext() if mask is None else poutine.mask(mask=mask)
 
 
 def concatenated(*latents: Tensor) -> Tensor:

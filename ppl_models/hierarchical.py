@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import pyro
 from torch import Tensor, nn
 
+from multipyro._modes import masked
 from multipyro.batch import Rows, Values
-from multipyro.ppl_models._generative import GenerativeProgram, masked
+from multipyro.ppl_models._generative import GenerativeProgram
 from multipyro.ppl_models.networks.covariates import Covariates
 from multipyro.ppl_models.priors import StandardNormalPrior
 

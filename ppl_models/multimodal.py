@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import pyro
 from torch import Tensor, nn
 
+from multipyro._modes import masked
 from multipyro.batch import Rows, Values
-from multipyro.ppl_models._generative import GenerativeProgram, concatenated, masked
+from multipyro.ppl_models._generative import GenerativeProgram, concatenated
 from multipyro.ppl_models.networks.covariates import Covariates
 from multipyro.ppl_models.priors import StandardNormalPrior
 

@@ -1,5 +1,6 @@
 """K-sample bounds with one stratum per expert of a mixture guide."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -124,9 +125,7 @@ class StratifiedELBO(Objective):
             sample = prior.expand(values[name].shape[:-1]).rsample()
             values[name] = torch.where(stratum.unsqueeze(-1), values[name], sample)
 
-        def log_ratios(values: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-            return self._log_ratios(model, guide_sites, own_strata, values, x, observed)
-
+        log_ratios = functools.partial(self._log_ratios, model, guide_sites, own_strata, x, observed)
         if self.chunk_size is None or self.chunk_size >= self.num_particles:
             parts, scale = log_ratios(values)
         else:
@@ -152,9 +151,9 @@ class StratifiedELBO(Objective):
         model: Program,
         guide_sites: Mapping[str, dict],
         own_strata: Mapping[str, Tensor],
-        values: Mapping[str, Tensor],
         x: Values,
         observed: Masks,
+        values: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], float]:
         """Site name -> log ratio of model and guide `(particles, strata, batch)`, and the scale of the whole bound."""
         # the model's sites broadcast over the two new dimensions to the left of the plate

@@ -9,6 +9,7 @@ import pyro
 from pyro import poutine
 from torch import Tensor, nn
 
+from multipyro._modes import masked
 from multipyro.batch import Masks, Rows, Values, batch_rows, fill_missing, private_modality, selected
 from multipyro.guides import AggregateGuide, Guide
 from multipyro.inference.handlers import distribution_of, frozen
@@ -178,13 +179,13 @@ class _Complete(Handler):
         modalities, shared_only = self.settings
         rows = Rows(x, observed).all_of(modalities)
         given = {name: fill_missing(values, rows) for name, values in selected(x, modalities).items()}
-        with _shared_latents() if shared_only else nullcontext(), _masked(rows):
+        with _shared_latents() if shared_only else nullcontext(), masked(rows):
             return self.program(given)
 
 
 class _FlowPrior(Handler):
     def forward(self, x: Values, observed: Masks = None) -> Tensor:
-        with pyro.plate("data", batch_rows(x), dim=-1), _masked(Rows(x, observed).any()):
+        with pyro.plate("data", batch_rows(x), dim=-1), masked(Rows(x, observed).any()):
             return pyro.sample("z", self.program.prior.transformed())
 
 
@@ -203,10 +204,6 @@ class _Features(nn.Module):
 def _features(networks: Networks, subset: Subset) -> nn.Module:
     branches = networks.select(subset).branches()
     return branches[subset[0]] if len(subset) == 1 else _Features(branches)
-
-
-def _masked(rows: Tensor | None) -> AbstractContextManager:
-    return nullcontext() if rows is None else poutine.mask(mask=rows)
 
 
 def _shared_latents() -> AbstractContextManager:

@@ -306,11 +306,7 @@ def method(name: str, title: str, paper: str, **details: Any) -> Callable[[Calla
         >>> product.options["prior_expert"].default
         True
     """
-
-    def decorate(build: Callable[..., Recipe]) -> MethodInfo:
-        return MethodInfo(name, title, paper, build, **details)
-
-    return decorate
+    return lambda build: MethodInfo(name, title, paper, build, **details)
 
 
 def _by_name(value: Any, names: Iterable[str]) -> dict[str, Any]:
