@@ -12,14 +12,17 @@ from toy import toy_data, toy_networks
 
 from multipyro.guides import (
     Guide,
+    JointGuide,
     MixtureOfExperts,
     MixtureOfProducts,
     NormalEncoder,
     ProductOfExperts,
     StratifiedMixture,
+    product_of_experts,
 )
 from multipyro.inference import build, cross_generate, embed, fit_recipe, log_likelihood, predictive, reconstruct
 from multipyro.inference.evaluation import guide_conditional_log_likelihood, to_inference_data
+from multipyro.inference.handlers import conditional
 from multipyro.inference.objectives import GUIDE, MODEL, StratifiedELBO, elbo, schedules_of, subset_elbo
 from multipyro.ppl_models import MLP, LaplacePrior, MultimodalModel, NormalLikelihood
 from multipyro.testing import DTYPE, LinearEncoder, LinearGaussian, kl_normal
@@ -328,6 +331,31 @@ class Normalized(nn.Module):
 
     def forward(self, values):
         return self.norm(values)
+
+
+class UserDefined(Guide):
+    """A guide that knows of its shared latent alone."""
+
+    def posterior(self, x, observed=None):
+        return product_of_experts(self.experts(x, observed), prior=self.prior)
+
+
+@pytest.mark.parametrize("kind", ("user-defined", "joint"))
+def test_the_base_adds_private_latents_to_any_guide(kind):
+    private = {"a": NormalEncoder(MLP(4, 4, ()), 1)}
+    if kind == "joint":
+        guide = JointGuide(2, {m: MLP(4, 4, ()) for m in ("a", "b")}, private=private)
+    else:
+        guide = UserDefined(2, {m: NormalEncoder(MLP(4, 4, ()), 2) for m in ("a", "b")}, private=private)
+    sizes = {"a": 3, "b": 2}
+    likelihoods = {m: NormalLikelihood(MLP(size, 4, ())) for m, size in sizes.items()}
+    model = MultimodalModel(2, likelihoods, private={"a": 1})
+    x = {"a": torch.randn(4, 4), "b": torch.randn(4, 4)}
+    plain().loss_and_grads(model, guide, x)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in private["a"].parameters())
+    assert set(guide(x)) == set(conditional(guide)(x)) == {"z", "z_a"}
+    if kind == "user-defined":
+        assert set(guide({"b": x["b"]})) == {"z"}
 
 
 def test_a_private_encoder_with_batch_norm_takes_a_batch_without_its_modality():
