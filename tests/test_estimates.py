@@ -86,7 +86,7 @@ def test_a_mean_and_its_interval():
 def test_estimates_print_their_interval():
     assert repr(estimate_share(torch.ones(300))) == "1.000 (95 % interval 0.987 to 1.000, 300 data points)"
     text = repr(estimate_share(torch.arange(100) < 90, None, [0.02]))
-    assert text.endswith("100 data points; classifiers allow 0.880 to 0.920)")
+    assert text.endswith("100 data points; 0.880 to 0.920 with classifier errors)")
     assert isinstance(estimate_mean(torch.ones(3)), Estimate)
 
 

@@ -143,7 +143,7 @@ def test_a_large_gap_given_several_modalities_is_not_blamed_on_the_encoders_alon
     x = problem.sample(20)
     gap = inference_gap(problem.model(), guide, x, given, 100)
     calibration = calibrate(problem.model(), guide, simulate(problem.model(), 20), given, 20)
-    found = {verdict.aspect: verdict for verdict in subset_verdicts(given, calibration, 0.5, {}, gap, None)}
+    found = {verdict.aspect: verdict for verdict in subset_verdicts(given, calibration, 0.5, gap, None)}
     assert found["gap"].level != "good" and blamed in found["gap"].advice
 
 

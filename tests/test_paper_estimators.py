@@ -68,7 +68,7 @@ def test_the_columns_of_mmvae_have_the_proposals_that_they_are_named_after():
     table = mmvae_log_likelihoods(model, guide, x, "image", num_samples=500)
     exact = problem.log_evidence(x, ["image"])
     assert (table.joint.num_samples == 1000).all() and (table.cross.num_samples == 500).all()
-    assert torch.allclose(table.own.values, exact, atol=1e-6)  # its expert is the exact posterior of the image
+    assert torch.allclose(table.alone.values, exact, atol=1e-6)  # its expert is the exact posterior of the image
     assert abs(table.both.mean - exact.mean()) < 4 * table.both.mc_se
     assert abs(table.joint.mean - problem.log_evidence(x).mean()) < 4 * table.joint.mc_se
     weighted = mmvae_log_likelihoods(model, guide, x, "image", 500, weights={"image": 2.0})

@@ -12,6 +12,7 @@ from torch import nn
 
 from multipyro.guides import MixtureOfProducts
 from multipyro.inference import cross_generate, predictive, restrict
+from multipyro.inference.handlers import without_likelihoods
 from multipyro.ppl_models import MLP, CategoricalLikelihood, MultimodalModel, NormalLikelihood
 from multipyro.testing import LinearGaussian
 
@@ -34,6 +35,31 @@ def test_pyros_predictive_samples_latents_and_targets(parallel):
     assert len(samples["z"].reshape(-1, 2).unique(dim=0)) == 7 * ROWS
     both = Predictive(predictive(model, guide, ["image", "label"]), num_samples=3, parallel=parallel)(x)
     assert both["label"].shape == (3, ROWS) and both["label"].dtype == torch.int64
+
+
+class Forbidden(nn.Module):
+    """A decoder that must not run."""
+
+    def forward(self, z):
+        raise AssertionError("a decoder ran")
+
+
+def test_latents_are_sampled_without_running_a_likelihood():
+    likelihoods = {name: NormalLikelihood(Forbidden()) for name in ("image", "label")}
+    model = MultimodalModel(2, likelihoods, private={"image": 3, "label": 1})
+    _, guide = programs()
+    program = predictive(without_likelihoods(model), restrict(guide, ["label"]), ["image"])
+    samples = Predictive(program, num_samples=7)(batch())
+    assert {name: values.shape[-1] for name, values in samples.items()} == {"z": 2, "z_image": 3}
+
+
+def test_the_modalities_of_a_plain_model_are_hidden_without_likelihoods():
+    model, guide = programs()
+    program = predictive(
+        without_likelihoods(lambda x, observed=None, **kwargs: model(x, observed, **kwargs)), guide, ["image"]
+    )
+    trace = poutine.trace(program).get_trace(batch())
+    assert "z" in trace and "image" not in trace and "label" not in trace
 
 
 def moments_agree(samples, mean, covariance):

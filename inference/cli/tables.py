@@ -150,7 +150,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Any:
         notes.append("* importance weights unreliable at some test examples: see the warnings in metrics.json")
     if left_out:
         notes.append(f"{left_out} further metrics are in metrics.json")
-    result = table(title, ["metric", "value ± standard error, or [95 % interval]", "classifiers allow"], rows)
+    result = table(title, ["metric", "value ± standard error, or [95 % interval]", "with classifier errors"], rows)
     result.caption = "\n".join(notes) or None
     return result
 

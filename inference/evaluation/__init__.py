@@ -8,7 +8,7 @@ from multipyro.inference.evaluation.attributes import (
     word_correctness,
     words_present,
 )
-from multipyro.inference.evaluation.checks.calibration import Calibration, Simulation, calibrate, simulate
+from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate
 from multipyro.inference.evaluation.checks.gaps import InferenceGap, inference_gap
 from multipyro.inference.evaluation.checks.guide_check import GuideCheck, SubsetCheck, check_guide
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest, two_sample_test
@@ -53,7 +53,7 @@ from multipyro.inference.evaluation.likelihoods.bounds import (
     importance_weighted_bound,
 )
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
-from multipyro.inference.evaluation.likelihoods.estimators import log_likelihood, log_likelihoods
+from multipyro.inference.evaluation.likelihoods.importance import log_likelihood, log_likelihoods
 from multipyro.inference.evaluation.likelihoods.papers import (
     BridgedLikelihoods,
     MMVAELikelihoods,
@@ -65,12 +65,14 @@ from multipyro.inference.evaluation.likelihoods.papers import (
 )
 from multipyro.inference.evaluation.likelihoods.proposals import ImportanceSampling
 from multipyro.inference.evaluation.prediction import (
+    Simulation,
     cross_generate,
     decode,
     embed,
     evaluating,
     joint_samples,
     reconstruct,
+    simulate,
 )
 from multipyro.inference.evaluation.probes import latent_accuracy, latent_average_precision
 from multipyro.inference.evaluation.report import Report, evaluate, paired_differences

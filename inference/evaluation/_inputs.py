@@ -26,6 +26,7 @@ __all__ = [
     "as_names",
     "check_known",
     "check_values",
+    "checked_batch",
     "conditions_of",
     "first_row",
     "indices_with",
@@ -74,6 +75,17 @@ def check_values(model: Program, x: Values, observed: Masks) -> None:
     for name, values in x.items():
         if name in likelihoods and hasattr(likelihoods[name], "check"):
             likelihoods[name].check(fill_missing(values, (observed or {}).get(name)), name)
+
+
+def checked_batch(
+    model: Program, x: Values, observed: Masks, given: Sequence[str], target: Sequence[str]
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """The entries of `x` that concern what is given, scored, or a condition, and both as tuples; raises if invalid."""
+    given, target = select_given(given, x, "given"), select_given(target, x, "target")
+    check_known(model, [*given, *target])
+    x = selected(x, {*given, *target, *conditions_of(model)})
+    check_values(model, x, observed)
+    return x, given, target
 
 
 def supports(guide: Program, given: Sequence[str]) -> bool:

@@ -116,7 +116,7 @@ def joined(parts: Sequence[Mapping[str, Tensor]], dim: int = 0) -> dict[str, Ten
 
 
 def elements_per_row(program: Program, *args: object, **kwargs: object) -> int:
-    """Elements of the largest tensor that a program makes when called with one row, hidden layers included."""
+    """Elements of the largest tensor that a program computes when called with one row, hidden layers included."""
     return max(elements_of_guide(program, *args, **kwargs))
 
 

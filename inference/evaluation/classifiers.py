@@ -98,7 +98,7 @@ class AttributeClassifier:
 
 
 def train_classifiers(train: MultimodalData, test: MultimodalData) -> dict[str, Classifier]:
-    """A classifier for each modality that allows one; none if the data has no classes.
+    """A classifier for each modality that can be classified; none if the data has no classes.
 
     An image or a vector gets none if its training values are not observed or all of one class, a label if it is not the
     class of every training data point that contains it.

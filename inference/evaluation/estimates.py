@@ -54,7 +54,8 @@ class Estimate:
         return plain({"value": self.value, "se": self.se, "num": self.num, **interval, **bracket})
 
     def __repr__(self) -> str:
-        bracket = "" if self.bracket is None else f"; classifiers allow {self.bracket[0]:.3f} to {self.bracket[1]:.3f}"
+        low, high = self.bracket or (None, None)
+        bracket = "" if low is None else f"; {low:.3f} to {high:.3f} with classifier errors"
         interval = f"95 % interval {self.low:.3f} to {self.high:.3f}"
         return f"{self.value:.3f} ({interval}, {self.num} data points{bracket})"
 

@@ -21,7 +21,7 @@ _CHUNK = 1_000
 
 
 class CanonicalCorrelation:
-    r"""Directions along which two views of the same data points correlate most, found on training data.
+    r"""Directions along which two views of the same data points correlate most, fitted to training data.
 
     .. math:: \mathrm{corr}(x_1, x_2) = \frac{u^\top v}{\|u\| \|v\|}, \qquad
         u = W_1^\top (x_1 - \bar x_1), \quad v = W_2^\top (x_2 - \bar x_2)

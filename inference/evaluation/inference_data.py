@@ -26,8 +26,8 @@ from multipyro.inference.evaluation._inputs import (
 )
 from multipyro.inference.evaluation._memory import chunks, elements_per_row, in_parts, row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_share
+from multipyro.inference.evaluation.likelihoods.densities import site_log_prob
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
 from multipyro.inference.evaluation.likelihoods.weights import effective_sample_size, pareto_k
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, generative, predictive, restrict, without_likelihoods
@@ -55,7 +55,7 @@ _IMAGE, _MATRIX = ("channel", "row", "column"), ("row", "column")
 # Pyro's stack of handlers is one for all threads, and dask computes in several
 _LOCK = threading.Lock()
 _NO_LOG_LIKELIHOOD = (
-    "not stored: every data point has its own latents, so leave-one-out on log p(x | z) is invalid. Compare models "
+    "not stored: each data point has separate latents, so leave-one-out on log p(x | z) is invalid. Compare models "
     "by to_elpd(log_likelihood(...)) of test data, check calibration by plot_loo_pit with predictive_log_weights(...)."
 )
 
@@ -81,21 +81,21 @@ def to_inference_data(
       `given` are reconstructed, which is an easier question.
     * `observed_data`, with NaN where nothing is observed; integers, which have no NaN, keep their observed data points
       alone, along `<modality>_data_point`. `constant_data`: the conditions of a conditional model.
-    * `sample_stats`, of the posterior samples as importance samples of the model's own posterior given `given`:
+    * `sample_stats`, of the posterior samples as importance samples of the model's exact posterior given `given`:
       `log_weight`, :math:`\log p(x_G, z) - \log q(z \mid x_G)`; `lp`, :math:`\log p(x_G, z)`; and for each data point
       `khat`, the Pareto shape of its weights (below 0.7 if the guide covers that posterior), and `ess`, their
       effective sample size. Left out where the guide has no density, with the reason in `attrs`.
 
     Where the predictive groups need more than `max_bytes`, they are arrays of dask, if it is installed: each block is
-    generated when it is read, from the latents beside it and a seed of its own, so it is the same every time while the
-    parameters of the model stay: read them (`compute()`) before training goes on.
+    generated when it is read, from the stored latents and a fixed seed, so it is the same every time as long as the
+    parameters of the model do not change: read the blocks (`compute()`) before training continues.
 
     Draws have the dimensions `(chain, draw, data_point, ...)`. Those of an image are `<modality>_channel`,
     `<modality>_row` and `<modality>_column`, of a text `<modality>_position`, of other vectors, latents too,
     `<site>_entry`.
 
-    `log_likelihood` is never stored: `arviz.loo` and `arviz.waic` would be wrong here, as every data point has its
-    own latents. Models are compared by `to_elpd`, calibration is checked with `predictive_log_weights`.
+    `log_likelihood` is never stored: `arviz.loo` and `arviz.waic` would be wrong here, as each data point has
+    separate latents. Models are compared by `to_elpd`, calibration is checked with `predictive_log_weights`.
 
     Args:
         model: The generative program.
@@ -310,8 +310,8 @@ def predictive_log_weights(data: "arviz.InferenceData", modality: str) -> "xarra
     """The log-weights with which arviz's `loo_pit` and `plot_loo_pit` are valid for local latents.
 
     For a modality outside `given`, the replicates of a data point weighted by its importance weights are samples of the
-    model's own prediction `p(x_m | x_G)`, so the probability integral transform of the observed value is uniform if the
-    model is right, whatever the guide is. Pass them as
+    model's exact prediction `p(x_m | x_G)`, so the probability integral transform of the observed value is uniform if
+    the model is right, whatever the guide is. Pass them as
     `arviz.plot_loo_pit(data, y=modality, log_weights=predictive_log_weights(data, modality))`.
 
     References:
@@ -499,7 +499,7 @@ def _joined(library: Any, blocks: Sequence[Sequence[Any]]) -> Any:
 
 
 def _exceeds(target: Values, num_samples: int, max_bytes: int) -> bool:
-    """Whether both predictive groups need more memory than is allowed; raises if they do and dask is missing."""
+    """Whether both predictive groups need more memory than `max_bytes`; raises if they do and dask is missing."""
     needed = 2 * num_samples * sum(values.numel() * values.element_size() for values in target.values())
     if needed > max_bytes and find_spec("dask") is None:
         raise ValueError(

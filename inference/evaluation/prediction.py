@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -25,12 +26,21 @@ from multipyro.inference.evaluation._inputs import (
     take_rows,
 )
 from multipyro.inference.evaluation._memory import chunks, elements_per_row, in_parts, joined, row_chunks
-from multipyro.inference.handlers import conditional, continued, generative, predictive, receives, without_likelihoods
+from multipyro.inference.handlers import (
+    conditional,
+    continued,
+    generative,
+    predictive,
+    receives,
+    restrict,
+    without_likelihoods,
+)
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program, unwrap
 from multipyro.ppl_models import point_estimate
 
 __all__ = [
+    "Simulation",
     "cross_generate",
     "decode",
     "embed",
@@ -39,10 +49,24 @@ __all__ = [
     "latent_site",
     "prior_latents",
     "reconstruct",
+    "simulate",
 ]
 
 Output = Literal["sample", "mean"]
 Embedding = Literal["mean", "sample", "component"]
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """Data points simulated by a model, with their latents.
+
+    Attributes:
+        x: Modality name -> values `(num, *event)`.
+        latents: Latent site -> values `(num, latent_dim)`.
+    """
+
+    x: dict[str, Tensor]
+    latents: dict[str, Tensor]
 
 
 @contextmanager
@@ -304,6 +328,45 @@ def prior_latents(model: Program, num_samples: int) -> dict[str, Tensor]:
     with evaluating(model), poutine.block():
         sites = sample_sites(poutine.trace(latents).get_trace({}, num_rows=num_samples))
     return {name: site["value"] for name, site in sites.items()}
+
+
+def simulate(
+    model: Program,
+    num_data_points: int,
+    target: Sequence[str] | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
+) -> Simulation:
+    """Data points of a model, with the latents that they were simulated with.
+
+    Args:
+        model: The generative program.
+        num_data_points: Number of data points.
+        target: The modalities to simulate; all of the model's by default.
+        inputs: Conditions of a conditional model, exposures and covariates, from which as many data points as they have
+            are simulated.
+
+    Returns:
+        The simulated data points, `inputs` among their values.
+
+    Example:
+        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
+        >>> simulation = simulate(MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))}), 5)
+        >>> simulation.x["image"].shape, simulation.latents["z"].shape
+        (torch.Size([5, 4]), torch.Size([5, 2]))
+    """
+    inputs, conditions = dict(inputs or {}), conditions_of(model)
+    names = tuple(
+        name for name in (unwrap(model).modalities if target is None else as_names(target)) if name not in conditions
+    )
+    number = batch_rows(inputs) if inputs else num_data_points
+    program = restrict(generative(model, names), [*names, *conditions])
+    with evaluating(model), poutine.block():
+        sites = sample_sites(poutine.trace(program).get_trace(inputs, num_rows=number))
+    values = {name: site["value"] for name, site in sites.items()}
+    return Simulation(
+        {**{name: values[name] for name in names}, **inputs},
+        {name: value for name, value in values.items() if name not in names},
+    )
 
 
 def latent_site(guide: Program) -> str:

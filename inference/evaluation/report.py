@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +28,7 @@ from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_d
 from multipyro.inference.evaluation.estimates import Estimate, PairedDifference, estimate_mean, paired_difference, plain
 from multipyro.inference.evaluation.likelihoods.bounds import guide_conditional_log_likelihood
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.estimators import log_likelihoods
+from multipyro.inference.evaluation.likelihoods.importance import log_likelihoods
 from multipyro.inference.evaluation.prediction import Output, cross_generate
 from multipyro.inference.evaluation.probes import can_probe, latent_accuracy
 from multipyro.inference.programs import Program
@@ -88,32 +90,30 @@ class _Task:
         return tuple(self.splits.test.modalities)
 
     @property
+    def modeled(self) -> tuple[str, ...]:
+        """Those that the model has."""
+        return tuple(name for name in self.names if name in getattr(self.model, "modalities", self.names))
+
+    @property
     def few(self) -> MultimodalData:
         """The test data points whose likelihoods are estimated."""
-        test = self.splits.test
-        return test.take(torch.arange(self.settings["likelihood_data_points"]))
+        return self.splits.test.take(torch.arange(self.settings["likelihood_data_points"]))
 
-    def subsets(self) -> list[tuple[str, ...]]:
-        """Every subset of up to three modalities; of more the single ones and the full set."""
-        names = self.names
-        return [subset for subset in subsets_of(names) if len(names) <= 3 or len(subset) in (1, len(names))]
+    def subsets(self, most: int = 2**3 - 1) -> dict[str, tuple[str, ...]]:
+        """Every subset by its name, if there are at most so many; otherwise the single modalities and the full set."""
+        number = len(self.names)
+        chosen = [part for part in subsets_of(self.names) if 2**number - 1 <= most or len(part) in (1, number)]
+        return {"+".join(subset): subset for subset in chosen}
 
-    def many_subsets(self) -> list[tuple[str, ...]]:
-        """Every subset, unless there are more than 31."""
-        return subsets_of(self.names) if 2 ** len(self.names) - 1 <= _MANY_SUBSETS else self.subsets()
+    def directions(self) -> dict[str, tuple[tuple[str, ...], str]]:
+        """Pairs of what is given and one modality that is not, by their names."""
+        pairs = [(given, target) for given in self.subsets().values() for target in self.names if target not in given]
+        return {_arrow(*pair): pair for pair in pairs}
 
-    def directions(self) -> list[tuple[tuple[str, ...], str]]:
-        """Pairs of what is given and one modality that is not."""
-        return [(given, target) for given in self.subsets() for target in self.names if target not in given]
-
-    def single_directions(self) -> list[tuple[tuple[str, ...], str]]:
-        """Pairs of one given modality and another."""
-        return [(given, target) for given, target in self.directions() if len(given) == 1]
-
-    def likelihood_directions(self) -> list[tuple[tuple[str, ...], str]]:
-        """Pairs of what is given, one modality or several, and one modality that is not; of many, one or all others."""
+    def likelihood_directions(self) -> dict[str, tuple[tuple[str, ...], str]]:
+        """The same, and each modality given all others."""
         others = [(tuple(name for name in self.names if name != target), target) for target in self.names]
-        return list(dict.fromkeys([*self.directions(), *(pair for pair in others if pair[0])]))
+        return {**self.directions(), **{_arrow(*pair): pair for pair in others if pair[0]}}
 
     def is_attributes(self, name: str) -> bool:
         """Whether a modality is a vector of attributes that data points have or do not have."""
@@ -122,19 +122,17 @@ class _Task:
 
     def can_infer(self, given: Sequence[str]) -> bool:
         """Whether the model has these modalities and the guide infers latents from them."""
-        modeled = getattr(self.model, "modalities", self.names)
-        return set(given) <= set(modeled) and supports(self.guide, given)
+        return set(given) <= set(self.modeled) and supports(self.guide, given)
+
+    def can_predict(self, target: Sequence[str], given: Sequence[str]) -> bool:
+        """Whether the model generates and scores the target given these modalities."""
+        conditions = set(conditions_of(self.model))
+        return {*target, *given} <= set(self.modeled) and conditions <= set(given) and not conditions & set(target)
 
     def usable(self, data: MultimodalData, given: Sequence[str], target: str, scored: Sequence[str] = ()) -> Tensor:
         """Indices of the data points that contain what is given and scored; none if nothing is predicted from it."""
         predicts = self.can_predict([target], given) and self.can_infer(given)
         return indices_with(data, [*given, *scored]) if predicts else torch.arange(0)
-
-    def can_predict(self, target: Sequence[str], given: Sequence[str]) -> bool:
-        """Whether the model generates and scores the target given these modalities."""
-        conditions = set(conditions_of(self.model))
-        modeled = getattr(self.model, "modalities", self.names)
-        return {*target, *given} <= set(modeled) and conditions <= set(given) and not conditions & set(target)
 
 
 def evaluate(
@@ -202,9 +200,9 @@ def evaluate(
     }
     with torch.random.fork_rng(), show_progress(progress):
         torch.manual_seed(seed)
-        modeled = [name for name in splits.test.modalities if name in getattr(model, "modalities", (name,))]
-        classifiers = train_classifiers(splits.train.select(modeled), splits.test.select(modeled))
-        metrics, examples = _metrics(_Task(model, guide, splits, classifiers, settings))
+        task = _Task(model, guide, splits, {}, settings)
+        classifiers = train_classifiers(splits.train.select(task.modeled), splits.test.select(task.modeled))
+        metrics, examples = _metrics(replace(task, classifiers=classifiers))
     details = {
         "classifier_accuracy": {name: classifier.accuracy for name, classifier in classifiers.items()},
         "parameters": count_parameters(model, guide),
@@ -250,51 +248,45 @@ def paired_differences(
 
 def _metrics(task: _Task) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """All metrics, and the values of the test data points behind them."""
-    coherence = _coherence(task)
-    probes = {"+".join(given): _probe(task, given) for given in task.many_subsets()}
-    likelihoods, likelihood_examples = _likelihoods(task)
-    bounds = {_arrow(*pair): _bounds(task, *pair) for pair in task.single_directions()}
-    attributes = {_arrow(*pair): _attributes(task, *pair) for pair in task.directions() if task.is_attributes(pair[1])}
-    dimensions = {"+".join(given): _latent_dimensions(task, given) for given in task.many_subsets()}
-    pairs = [pair for pair in subsets_of(task.names) if len(pair) == 2]
+    directions, subsets = task.directions(), task.subsets(_MANY_SUBSETS)
+    likelihoods: dict[str, Tensor] = {}
     metrics = {
-        "coherence": coherence,
-        "latent_accuracy": probes,
-        **likelihoods,
-        "guide_conditional_log_likelihood": bounds,
-        "attributes": attributes,
-        "latent_dimensions": dimensions,
-        "symmetric_kl": {"|".join(pair): _symmetric_kl(task, *pair) for pair in pairs},
+        "coherence": _coherence(task),
+        "latent_accuracy": {name: _probe(task, given) for name, given in subsets.items()},
+        **_likelihoods(task, likelihoods),
+        "guide_conditional_log_likelihood": {
+            name: _bounds(task, *pair) for name, pair in directions.items() if len(pair[0]) == 1
+        },
+        "attributes": {
+            name: _attributes(task, *pair) for name, pair in directions.items() if task.is_attributes(pair[1])
+        },
+        "latent_dimensions": {name: _latent_dimensions(task, given) for name, given in subsets.items()},
+        "symmetric_kl": {"|".join(pair): _symmetric_kl(task, *pair) for pair in combinations(task.names, 2)},
     }
-    return metrics, {**_examples(metrics), **likelihood_examples}
+    return metrics, {**_examples(metrics), **likelihoods}
 
 
 def _coherence(task: _Task) -> dict[str, Any]:
-    model, classifiers, test = task.model, task.classifiers, task.splits.test
-    conditional_model, output = bool(conditions_of(model)), task.settings["coherence_of"]
-    joint, by_number = None, {}
-    if len(classifiers) > 1 and not conditional_model:
+    model, guide, classifiers, test = task.model, task.guide, task.classifiers, task.splits.test
+    output, joint, by_number = task.settings["coherence_of"], None, {}
+    if len(classifiers) > 1 and not conditions_of(model):
         number = task.settings["coherence_samples"]
         varied = with_covariates_of(model, test.rows(torch.arange(min(len(test), number)))[0])
         joint = joint_coherence(varied, classifiers, number, output)
-    modeled = [name for name in task.names if name in getattr(model, "modalities", task.names)]
     # of two modalities it is the mean of the two directions
-    if len(modeled) > 2 and classifiers and not conditional_model:
-        by_number = coherence_by_number(model, task.guide, test.select(modeled), classifiers, output)
-    conditional = {_arrow(*pair): _conditional_coherence(task, *pair) for pair in task.directions()}
+    if len(task.modeled) > 2 and classifiers and not conditions_of(model):
+        by_number = coherence_by_number(model, guide, test.select(task.modeled), classifiers, output)
+
+    def conditional(given: Sequence[str], target: str) -> Estimate | None:
+        if target not in classifiers or not len(task.usable(test, given, target)):
+            return None
+        return conditional_coherence(model, guide, test, given, target, classifiers[target], output)
+
     return {
         "joint": joint,
-        "conditional": conditional,
+        "conditional": {name: conditional(*pair) for name, pair in task.directions().items()},
         "by_number": {str(number): estimate for number, estimate in by_number.items()},
     }
-
-
-def _conditional_coherence(task: _Task, given: Sequence[str], target: str) -> Estimate | None:
-    test = task.splits.test
-    if target not in task.classifiers or not len(task.usable(test, given, target)):
-        return None
-    classifier = task.classifiers[target]
-    return conditional_coherence(task.model, task.guide, test, given, target, classifier, task.settings["coherence_of"])
 
 
 def _probe(task: _Task, given: Sequence[str]) -> Estimate | None:
@@ -304,36 +296,33 @@ def _probe(task: _Task, given: Sequence[str]) -> Estimate | None:
     return latent_accuracy(task.guide, train, test, given)
 
 
-def _likelihoods(task: _Task) -> tuple[dict[str, dict[str, LogLikelihood | None]], dict[str, Tensor]]:
-    """Evidences and conditionals from the same samples, so that they are consistent, and the values of data points."""
-    data = task.few
-    evidences = {subset: (subset, ()) for subset in task.subsets()}
-    conditionals = {pair: ((pair[1],), pair[0]) for pair in task.likelihood_directions()}
-    queries = {key: query for key, query in {**evidences, **conditionals}.items() if _has_likelihood(task, *query)}
+def _likelihoods(task: _Task, examples: dict[str, Tensor]) -> dict[str, dict[str, LogLikelihood | None]]:
+    """Evidences and conditionals from the same samples, so that they are consistent.
+
+    Adds the values of the test data points to `examples`.
+    """
+    data, model, guide = task.few, task.model, task.guide
+    queries = {("log_likelihood", name): (subset, ()) for name, subset in task.subsets().items()}
+    for name, (given, target) in task.likelihood_directions().items():
+        queries["conditional_log_likelihood", name] = (target,), given
+    present = {}
+    for key, (target, given) in queries.items():
+        proposes = not set(given) - set(conditions_of(model)) or supports(guide, given)
+        exists = task.can_predict(target, given) and supports(guide, [*target, *given]) and proposes
+        if exists and len(indices := indices_with(data, [*target, *given])):
+            present[key] = indices
+    arguments = [(target, given or None) for target, given in map(queries.get, present)]
     x, observed = data.rows(torch.arange(len(data)))
-    arguments = [(target, given or None) for target, given in queries.values()]
-    estimates = (
-        log_likelihoods(task.model, task.guide, x, arguments, task.settings["num_samples"], observed) if queries else []
-    )
-    counted, examples = {}, {}
-    for (key, (target, given)), estimate in zip(queries.items(), estimates, strict=True):
-        indices = indices_with(data, [*target, *given])
-        counted[key] = estimate[indices]
-        name = f"conditional_log_likelihood/{_arrow(*key)}" if given else f"log_likelihood/{'+'.join(key)}"
-        examples[name] = torch.full((len(data),), torch.nan, dtype=torch.float64)
-        examples[name][indices] = estimate.values[indices].double().cpu()
-    likelihoods = {
-        "log_likelihood": {"+".join(subset): counted.get(subset) for subset in evidences},
-        "conditional_log_likelihood": {_arrow(*pair): counted.get(pair) for pair in conditionals},
-    }
-    return likelihoods, examples
-
-
-def _has_likelihood(task: _Task, target: Sequence[str], given: Sequence[str]) -> bool:
-    if not task.can_predict(target, given) or not supports(task.guide, [*target, *given]):
-        return False
-    proposes = not set(given) - set(conditions_of(task.model)) or supports(task.guide, given)
-    return proposes and len(indices_with(task.few, [*target, *given])) > 0
+    number = task.settings["num_samples"]
+    estimates = log_likelihoods(model, guide, x, arguments, number, observed) if arguments else []
+    metrics: dict[str, dict[str, LogLikelihood | None]] = {kind: {} for kind, _ in queries}
+    for kind, name in queries:
+        metrics[kind][name] = None
+    for ((kind, name), indices), estimate in zip(present.items(), estimates, strict=True):
+        metrics[kind][name] = estimate[indices]
+        values = torch.full((len(data),), torch.nan, dtype=torch.float64)
+        examples[f"{kind}/{name}"] = values.index_copy(0, indices, estimate.values[indices].double().cpu())
+    return metrics
 
 
 def _bounds(task: _Task, given: Sequence[str], target: str) -> dict[str, Estimate] | None:
@@ -342,9 +331,8 @@ def _bounds(task: _Task, given: Sequence[str], target: str) -> dict[str, Estimat
     if not len(indices):
         return None
     x, observed = data.rows(torch.arange(len(data)))
-    bounds = guide_conditional_log_likelihood(
-        task.model, task.guide, x, given, [target], task.settings["guide_samples"], observed
-    )
+    number = task.settings["guide_samples"]
+    bounds = guide_conditional_log_likelihood(task.model, task.guide, x, given, [target], number, observed)
     counted = torch.zeros(len(data), dtype=torch.bool)
     counted[indices] = True
     return {name: estimate_mean(values.where(counted, torch.nan)) for name, values in bounds._asdict().items()}
@@ -356,8 +344,7 @@ def _attributes(task: _Task, given: Sequence[str], target: str) -> AttributeScor
     if not len(indices):
         return None
     x, _ = task.splits.test.select([*given, target]).rows(indices)
-    evidence = selected(x, given)
-    predicted = cross_generate(task.model, task.guide, evidence, [target], output="mean")[target][0]
+    predicted = cross_generate(task.model, task.guide, selected(x, given), [target], output="mean")[target][0]
     complete = ~is_missing(x[target]).flatten(1).any(1)
     if not complete.any():
         return None
@@ -368,19 +355,15 @@ def _latent_dimensions(task: _Task, given: Sequence[str]) -> LatentDimensions | 
     needed = (*given, *(name for name in conditions_of(task.model) if name not in given))
     if not task.can_infer(given) or not (x := _complete(task, needed)):
         return None
-    try:
+    with suppress(TypeError):  # a flow has no marginals
         return latent_dimensions(task.model, task.guide, x, given)
-    except TypeError:  # a flow has no marginals
-        return None
 
 
 def _symmetric_kl(task: _Task, first: str, second: str) -> list[float] | None:
     if not task.can_infer([first]) or not task.can_infer([second]) or not (x := _complete(task, [first, second])):
         return None
-    try:
+    with suppress(TypeError):  # a flow has no marginals
         return symmetric_kl(task.guide, x, [first], [second]).mean(0).tolist()
-    except TypeError:  # a flow has no marginals
-        return None
 
 
 def _complete(task: _Task, names: Sequence[str]) -> dict[str, Tensor]:

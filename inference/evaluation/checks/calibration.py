@@ -2,35 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows
 from multipyro.inference.evaluation._inputs import as_names, conditions_of
 from multipyro.inference.evaluation._memory import row_chunks
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
-from multipyro.inference.evaluation.likelihoods.latents import GuideLatents, ProgramLatents, latents_of
-from multipyro.inference.evaluation.prediction import evaluating
-from multipyro.inference.handlers import conditional, generative, restrict
-from multipyro.inference.objectives.sites import sample_sites
-from multipyro.inference.programs import Program, unwrap
+from multipyro.inference.evaluation.estimates import Estimate, estimate_share
+from multipyro.inference.evaluation.likelihoods.densities import (
+    GuideLatents,
+    LatentDensity,
+    ProgramLatents,
+    ScoredData,
+    latents_of,
+)
+from multipyro.inference.evaluation.prediction import Simulation, evaluating
+from multipyro.inference.handlers import conditional, restrict
+from multipyro.inference.programs import Program
 
-__all__ = ["Calibration", "Simulation", "calibrate", "simulate"]
+__all__ = ["Calibration", "calibrate"]
 
-
-@dataclass(frozen=True, eq=False)
-class Simulation:
-    """Data points simulated by a model, with their latents.
-
-    Attributes:
-        x: Modality name -> values `(num, *event)`.
-        latents: Latent site -> values `(num, latent_dim)`.
-    """
-
-    x: dict[str, Tensor]
-    latents: dict[str, Tensor]
+# of credible regions whose coverage is reported
+_LEVELS = (0.5, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +51,15 @@ class Calibration:
     errors: Tensor
     num_samples: int
 
+    @cached_property
+    def coverage(self) -> dict[float, Estimate]:
+        """Level of a credible region -> share of the true latents inside, with Wilson's interval; empty without one."""
+        if self.density_ranks is None:
+            return {}
+        # a region of level a contains the truth if fewer than this share of the samples have a larger density
+        levels = (self.density_ranks + 0.5) / (self.num_samples + 1)
+        return {level: estimate_share(levels < level) for level in _LEVELS}
+
     @property
     def spread(self) -> float:
         """Factor that the guide's standard deviations would need: above 1 it is too narrow, below 1 too wide."""
@@ -65,45 +69,6 @@ class Calibration:
     def offset(self) -> float:
         """Largest mean distance of a dimension from the truth, in standard deviations of the guide."""
         return self.errors.mean(0).abs().max().item()
-
-
-def simulate(
-    model: Program,
-    num_data_points: int,
-    target: Sequence[str] | None = None,
-    inputs: Mapping[str, Tensor] | None = None,
-) -> Simulation:
-    """Data points of a model, with the latents that they were simulated with.
-
-    Args:
-        model: The generative program.
-        num_data_points: Number of data points.
-        target: The modalities to simulate; all of the model's by default.
-        inputs: Conditions of a conditional model, exposures and covariates, from which as many data points as they have
-            are simulated.
-
-    Returns:
-        The simulated data points, `inputs` among their values.
-
-    Example:
-        >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
-        >>> simulation = simulate(MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))}), 5)
-        >>> simulation.x["image"].shape, simulation.latents["z"].shape
-        (torch.Size([5, 4]), torch.Size([5, 2]))
-    """
-    inputs, conditions = dict(inputs or {}), conditions_of(model)
-    names = tuple(
-        name for name in (unwrap(model).modalities if target is None else as_names(target)) if name not in conditions
-    )
-    number = batch_rows(inputs) if inputs else num_data_points
-    program = restrict(generative(model, names), [*names, *conditions])
-    with evaluating(model), poutine.block():
-        sites = sample_sites(poutine.trace(program).get_trace(inputs, num_rows=number))
-    values = {name: site["value"] for name, site in sites.items()}
-    return Simulation(
-        {**{name: values[name] for name in names}, **inputs},
-        {name: value for name, value in values.items() if name not in names},
-    )
 
 
 def calibrate(

@@ -12,11 +12,10 @@ from multipyro.inference.evaluation._inputs import as_names, conditions_of
 from multipyro.inference.evaluation._memory import row_chunks
 from multipyro.inference.evaluation.estimates import Estimate, estimate_mean
 from multipyro.inference.evaluation.likelihoods.bounds import bound_log_weights
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData, latents_of
 from multipyro.inference.evaluation.likelihoods.estimates import UNRELIABLE, LogLikelihood
-from multipyro.inference.evaluation.likelihoods.estimators import log_likelihood
 from multipyro.inference.evaluation.likelihoods.fitting import fit_normals, starting_point
-from multipyro.inference.evaluation.likelihoods.latents import latents_of
+from multipyro.inference.evaluation.likelihoods.importance import log_likelihood
 from multipyro.inference.evaluation.likelihoods.weights import pareto_k
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, restrict
@@ -46,7 +45,7 @@ class InferenceGap:
         approximation: The gap of the best normal with independent components.
         amortization: The gap between the guide and this normal; negative if the guide's family is richer and fits
             better.
-        khat: Pareto k-hat of the guide's own importance weights, `(batch,)`.
+        khat: Pareto k-hat of the importance weights under the guide alone, `(batch,)`.
     """
 
     evidence: LogLikelihood

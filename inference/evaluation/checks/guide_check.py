@@ -1,6 +1,7 @@
 """Whether a guide can be trusted: calibration, coverage, gaps and collapse of each subset, with verdicts in words."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +10,14 @@ import torch
 from multipyro.batch import Values, batch_rows, covariates_in, is_input, modalities_in, subsets_of
 from multipyro.inference.evaluation._inputs import as_names, check_known, check_values, conditions_of, supports
 from multipyro.inference.evaluation._memory import show_progress
-from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate, simulate
+from multipyro.inference.evaluation.checks.calibration import Calibration, calibrate
 from multipyro.inference.evaluation.checks.gaps import InferenceGap, inference_gap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest, two_sample_test
 from multipyro.inference.evaluation.checks.uniformity import UniformityTest
 from multipyro.inference.evaluation.checks.verdicts import Verdict, aggregate_verdicts, subset_verdicts
 from multipyro.inference.evaluation.dimensions import LatentDimensions, latent_dimensions
-from multipyro.inference.evaluation.estimates import Estimate, estimate_share, plain
-from multipyro.inference.evaluation.prediction import embed, latent_site
+from multipyro.inference.evaluation.estimates import plain
+from multipyro.inference.evaluation.prediction import embed, latent_site, simulate
 from multipyro.inference.programs import Program
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GuideCheck", "SubsetCheck", "check_guide"]
 
-#: levels of credible regions whose coverage is reported
-LEVELS = (0.5, 0.8, 0.9, 0.95)
 # beyond these many modalities only single ones, all but one, and all are checked
 _MOST_MODALITIES = 3
 
@@ -38,20 +37,20 @@ class SubsetCheck:
         given: The subset.
         calibration: Ranks of simulated latents among samples of the guide.
         p_value: Of all ranks being uniform, in every dimension and of the joint density together (Bonferroni).
-        coverage: Level of a credible region -> share of the simulated latents inside, with Wilson's interval; empty if
-            the guide has no density.
         gap: How far the guide's bound lies below the log-likelihood of the data; None if it has no density.
         dimensions: KL and variance of each dimension on the data; None where the guide has no marginals.
-        verdicts: What all that means.
     """
 
     given: tuple[str, ...]
     calibration: Calibration
     p_value: float
-    coverage: dict[float, Estimate]
     gap: InferenceGap | None
     dimensions: LatentDimensions | None
-    verdicts: tuple[Verdict, ...]
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What all that means."""
+        return subset_verdicts(self.given, self.calibration, self.p_value, self.gap, self.dimensions)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -65,7 +64,7 @@ class SubsetCheck:
                 "p_value": self.p_value,
                 "spread": self.calibration.spread,
                 "offset": self.calibration.offset,
-                "coverage": {str(level): share for level, share in self.coverage.items()},
+                "coverage": {str(level): share for level, share in self.calibration.coverage.items()},
                 "khat": khat,
                 "gap": gap,
                 "dimensions": self.dimensions,
@@ -81,8 +80,7 @@ class GuideCheck:
     Attributes:
         subsets: Subset -> its check.
         aggregate: Whether the aggregate posterior given all modalities, or the largest subset that the guide supports,
-            can be distinguished from the prior.
-        verdicts: What the comparison of aggregate posterior and prior means.
+            can be distinguished from the prior; None for a conditional model.
         power: Probability that the test of uniform ranks catches a guide half as wide as the posterior in one
             dimension.
         settings: Numbers of data points and samples.
@@ -90,9 +88,13 @@ class GuideCheck:
 
     subsets: dict[tuple[str, ...], SubsetCheck]
     aggregate: TwoSampleTest | None
-    verdicts: tuple[Verdict, ...]
     power: float
     settings: dict[str, int]
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What the comparison of aggregate posterior and prior means."""
+        return aggregate_verdicts(self.aggregate)
 
     def summary(self) -> str:
         """The verdicts in words."""
@@ -110,7 +112,8 @@ class GuideCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return plain({**vars(self), "subsets": {"+".join(given): check for given, check in self.subsets.items()}})
+        subsets = {"+".join(given): check for given, check in self.subsets.items()}
+        return plain({**vars(self), "subsets": subsets, "verdicts": self.verdicts})
 
     def figure(self) -> "Figure":
         """The distribution functions of the ranks with their band, the coverage, and k-hat, one row for each subset."""
@@ -188,15 +191,13 @@ def check_guide(
         checks = {}
         for given in chosen:
             calibration = calibrate(model, guide, simulation, given, num_ranked)
-            p_value, coverage = _p_value(test, calibration), _coverage(calibration)
-            gap = inference_gap(model, guide, x, given, num_samples)
-            dimensions = _dimensions(model, guide, x, given)
-            verdicts = subset_verdicts(given, calibration, p_value, coverage, gap, dimensions)
-            checks[given] = SubsetCheck(given, calibration, p_value, coverage, gap, dimensions, verdicts)
+            gap, dimensions = inference_gap(model, guide, x, given, num_samples), None
+            with suppress(TypeError):  # a flow has no marginals
+                dimensions = latent_dimensions(model, guide, x, given)
+            checks[given] = SubsetCheck(given, calibration, _p_value(test, calibration), gap, dimensions)
         aggregate = None if conditions else _aggregate(model, guide, x, max(chosen, key=len))
-    power = _power(num_simulated, num_ranked, len(next(iter(checks.values())).calibration.names))
     settings = {"num_simulated": num_simulated, "num_ranked": num_ranked, "num_samples": num_samples}
-    return GuideCheck(checks, aggregate, aggregate_verdicts(aggregate), power, {**settings, "num_data": batch_rows(x)})
+    return GuideCheck(checks, aggregate, _power(test, len(calibration.names)), {**settings, "num_data": batch_rows(x)})
 
 
 def _subsets(guide: Program, names: Sequence[str], conditions: Sequence[str]) -> list[tuple[str, ...]]:
@@ -216,21 +217,6 @@ def _p_value(test: UniformityTest, calibration: Calibration) -> float:
     return min(1.0, 2 * smallest, 2 * test.p_values(calibration.joint_ranks[:, None]).item())
 
 
-def _coverage(calibration: Calibration) -> dict[float, Estimate]:
-    if calibration.density_ranks is None:
-        return {}
-    # a region of level a contains the truth if fewer than this share of the samples have a larger density
-    levels = (calibration.density_ranks + 0.5) / (calibration.num_samples + 1)
-    return {level: estimate_share(levels < level) for level in LEVELS}
-
-
-def _dimensions(model: Program, guide: Program, x: Values, given: Sequence[str]) -> LatentDimensions | None:
-    try:
-        return latent_dimensions(model, guide, x, given)
-    except TypeError:  # a flow has no marginals
-        return None
-
-
 def _aggregate(model: Program, guide: Program, x: Values, given: Sequence[str]) -> TwoSampleTest | None:
     """One sample of the posterior of each data point against as many of the prior."""
     posterior = embed(guide, x, given, output="sample")
@@ -238,13 +224,12 @@ def _aggregate(model: Program, guide: Program, x: Values, given: Sequence[str]) 
     return two_sample_test(posterior, simulation.latents[latent_site(guide)])
 
 
-def _power(num_ranks: int, num_samples: int, dims: int, simulations: int = 200) -> float:
+def _power(test: UniformityTest, dims: int, simulations: int = 200) -> float:
     """Share of simulated rank sets of a normal guide half as wide as its posterior that the test rejects."""
     generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(num_ranks, simulations, generator=generator)
+    truth = torch.randn(test.num_ranks, simulations, generator=generator)
     # the rank of a value is binomial, with the probability that a sample is below it
     below = torch.special.ndtr(2 * truth.double())
-    uniform = torch.rand(num_samples, num_ranks, simulations, generator=generator)
+    uniform = torch.rand(test.num_samples, test.num_ranks, simulations, generator=generator)
     ranks = (uniform < below).sum(0)
-    test = UniformityTest(num_ranks, num_samples)
     return (test.p_values(ranks) < 0.05 / (2 * dims)).double().mean().item()

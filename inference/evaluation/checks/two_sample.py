@@ -35,7 +35,7 @@ def two_sample_test(first: Tensor, second: Tensor, seed: int = 0) -> TwoSampleTe
     .. math:: \mathrm{MMD}^2 = E\,k(a, a') + E\,k(b, b') - 2 E\,k(a, b), \qquad k(a, b) = e^{-|a - b|^2 / 2 \ell^2}
 
     The classifier is gradient boosting on standardized values and their squared norm, cross-validated in five parts; of
-    300 points in 5 to 64 dimensions it found shifts, scales and clusters, where a support vector machine and a small
+    300 points in 5 to 64 dimensions it detected shifts, scales and clusters, where a support vector machine and a small
     neural network missed clusters. The kernel's width is the median distance.
 
     References:

@@ -1,6 +1,6 @@
 """What the measurements of a guide mean, in words, and what to do about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +8,6 @@ from multipyro.inference.evaluation.checks.calibration import Calibration
 from multipyro.inference.evaluation.checks.gaps import InferenceGap
 from multipyro.inference.evaluation.checks.two_sample import TwoSampleTest
 from multipyro.inference.evaluation.dimensions import LatentDimensions
-from multipyro.inference.evaluation.estimates import Estimate
 
 __all__ = ["Verdict", "aggregate_verdicts", "subset_verdicts"]
 
@@ -24,20 +23,20 @@ _MANY = 0.1
 _GAP, _LARGE_GAP = 0.5, 5.0
 # accuracies of a classifier above which a difference is detected, and above which it matters
 _APART, _FAR_APART = 0.55, 0.7
-# upper limit of that accuracy above which a test that found nothing had too few points
+# upper limit of that accuracy above which a test without a result had too few points
 _NOT_EXCLUDED = 0.6
 _COLLAPSED = 0.5
 # advice on a posterior that is too narrow, given one modality and several
 _NARROW = (
     "Lower this modality's likelihood weight, since weights above 1 narrow the posterior, or train the guide given "
-    "this modality with a term of its own (jmvae-kl, telbo).",
+    "this modality with a separate term (jmvae-kl, telbo).",
     "Experts that count the same evidence twice, or one that is overconfident, do this. Use a mixture of experts in "
     "place of a product (mmvae), train this product itself with a term for each subset (mvae), or lower the likelihood "
     "weights: weights above 1 narrow every posterior.",
 )
 _WIDE = (
     "A mixture of experts is as wide as its widest expert, and a bound on a mean of divergences spreads out: train "
-    "longer, use a product of experts, or give this subset an encoder or a flow of its own."
+    "longer, use a product of experts, or give this subset a separate encoder or a flow."
 )
 
 
@@ -66,12 +65,11 @@ def subset_verdicts(
     given: Sequence[str],
     calibration: Calibration,
     p_value: float,
-    coverage: Mapping[float, Estimate],
     gap: InferenceGap | None,
     dimensions: LatentDimensions | None,
 ) -> tuple[Verdict, ...]:
     """The verdicts about one subset."""
-    verdicts = [_calibration(given, calibration, p_value, coverage)]
+    verdicts = [_calibration(given, calibration, p_value)]
     if gap is None:
         text = "the guide has no density, so neither weights nor a gap exist."
         verdicts.append(Verdict("note", "importance weights", text))
@@ -108,11 +106,9 @@ def aggregate_verdicts(aggregate: TwoSampleTest | None) -> tuple[Verdict, ...]:
     return (Verdict("bad" if accuracy > _FAR_APART else "note", aspect, text, advice),)
 
 
-def _calibration(
-    given: Sequence[str], calibration: Calibration, p_value: float, coverage: Mapping[float, Estimate]
-) -> Verdict:
-    spread, aspect = calibration.spread, "calibration"
-    covered = "" if not coverage else f"; {coverage[0.9].value:.0%} of the true latents lie in 90 % regions"
+def _calibration(given: Sequence[str], calibration: Calibration, p_value: float) -> Verdict:
+    spread, aspect, coverage = calibration.spread, "calibration", calibration.coverage
+    covered = f"; {coverage[0.9].value:.0%} of the true latents lie in 90 % regions" if coverage else ""
     if p_value >= _ALPHA:
         return Verdict("good", aspect, f"no deviation from the posterior detected (p = {p_value:.2g}{covered}).")
     low, high = _CLOSE
@@ -155,7 +151,7 @@ def _gap(given: Sequence[str], gap: InferenceGap) -> Verdict:
     elif total < _GAP:
         return Verdict("good", "gap", text)
     if amortization <= approximation:
-        advice = "A richer family would close most of it: a flow, or a mixture."
+        advice = "A richer posterior family would close most of it: a flow, or a mixture."
     elif len(given) == 1:
         advice = "A larger encoder, longer training or more data would close most of it."
     else:

@@ -1,4 +1,4 @@
-"""All figures of a trained model that its data, its latents and its method allow."""
+"""All figures of a trained model that its data, its latents and its method support."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

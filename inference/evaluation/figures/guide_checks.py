@@ -62,12 +62,15 @@ def _draw_ranks(ax: "Axes", subset: "SubsetCheck", test: UniformityTest) -> None
 
 def _draw_coverage(ax: "Axes", subset: "SubsetCheck") -> None:
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.5)
-    if not subset.coverage:
+    coverage = subset.calibration.coverage
+    if not coverage:
         ax.text(0.5, 0.5, "no density", ha="center")
         return
-    shares = list(subset.coverage.values())
-    errors = [[each.value - each.low for each in shares], [each.high - each.value for each in shares]]
-    ax.errorbar(list(subset.coverage), [each.value for each in shares], errors, fmt="o", color=_LATENT)
+    errors = [
+        [each.value - each.low for each in coverage.values()],
+        [each.high - each.value for each in coverage.values()],
+    ]
+    ax.errorbar(list(coverage), [each.value for each in coverage.values()], errors, fmt="o", color=_LATENT)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02))
 
 

@@ -8,17 +8,14 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import batch_rows, fill_missing, modality_of
+from multipyro.batch import fill_missing, modality_of
 from multipyro.inference.evaluation import _memory
 from multipyro.inference.evaluation._inputs import conditions_of
 from multipyro.inference.evaluation._memory import shown
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
+from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, Query, ScoredData
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood, Sandwich
-from multipyro.inference.evaluation.likelihoods.importance import Query
 from multipyro.inference.evaluation.likelihoods.weights import Strata, estimate_from
-from multipyro.inference.evaluation.prediction import evaluating
-from multipyro.inference.handlers import generative, restrict
-from multipyro.inference.objectives.sites import sample_sites
+from multipyro.inference.evaluation.prediction import evaluating, simulate
 from multipyro.inference.programs import Program, unwrap
 
 __all__ = ["Annealing", "annealed_likelihoods", "bidirectional_sandwich"]
@@ -68,7 +65,7 @@ def annealed_likelihoods(data: ScoredData, queries: Sequence[Query], settings: A
     estimates, sandwiches = [], {}
     for query in queries:
         part = data.scored_by((*query.given, *query.target))
-        if part.scored not in sandwiches:
+        if settings.num_simulated and part.scored not in sandwiches:
             few, masks = min(settings.num_simulated, len(part)), part.observed or {}
             # an exposure is no more than a fill value where its modality is missing
             inputs = {
@@ -76,14 +73,9 @@ def annealed_likelihoods(data: ScoredData, queries: Sequence[Query], settings: A
                 for name, values in part.x.items()
                 if name not in part.scored
             }
-            sandwiches[part.scored] = (
-                bidirectional_sandwich(data.model, few, part.scored, settings, inputs)
-                if settings.num_simulated
-                else None
-            )
+            sandwiches[part.scored] = bidirectional_sandwich(data.model, few, part.scored, settings, inputs)
         log_weights = annealed_log_weights(part, [stage for stage in (query.given, query.target) if stage], settings)
-        estimate = annealed_estimate(log_weights, settings)
-        estimates.append(replace(estimate, sandwich=sandwiches[part.scored]))
+        estimates.append(replace(annealed_estimate(log_weights, settings), sandwich=sandwiches.get(part.scored)))
     return estimates
 
 
@@ -162,23 +154,15 @@ def bidirectional_sandwich(
     if absent:
         raise ValueError(f"this model generates given {list(conditions_of(model))}: inputs do not contain {absent}")
     target = tuple(name for name in (unwrap(model).modalities if target is None else target) if name not in given)
-    number = batch_rows(given) if given else num_data_points
-    lower, upper = [], []
+    simulation = simulate(model, num_data_points, target, given)
+    data, lower, upper = ScoredData(model, simulation.x, None, target), [], []
     with evaluating(model), poutine.block():
-        trace = poutine.trace(restrict(generative(model, target), [*target, *conditions_of(model)])).get_trace(
-            given, num_rows=number
-        )
-        x = {**{name: trace.nodes[name]["value"] for name in target}, **given}
-        latents = {n: s["value"] for n, s in sample_sites(trace).items() if n not in x}
-        data = ScoredData(model, x, None, target)
         for rows in _row_chunks(data, settings):
             path = _Path(data.rows(rows), [target], settings)
-            (forward,) = path.forward()
-            lower.append(forward)
-            upper.append(path.backward({name: value[rows] for name, value in latents.items()}))
-    forward, backward = torch.cat(lower, 1), torch.cat(upper, 1)
-    above = annealed_estimate([-backward], settings)
-    return Sandwich(annealed_estimate([forward], settings), above.negated())
+            lower += path.forward()
+            upper.append(path.backward({name: value[rows] for name, value in simulation.latents.items()}))
+    above = annealed_estimate([-torch.cat(upper, 1)], settings)
+    return Sandwich(annealed_estimate([torch.cat(lower, 1)], settings), above.negated())
 
 
 def annealed_estimate(log_weights: Sequence[Tensor], settings: Annealing) -> LogLikelihood:

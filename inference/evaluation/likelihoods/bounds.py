@@ -10,23 +10,13 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from multipyro.batch import Masks, Rows, Values, modalities_in, private_modality, selected
+from multipyro.batch import Masks, Rows, Values, modalities_in, private_modality
 from multipyro.guides import IterativeSampling
-from multipyro.inference.evaluation._inputs import (
-    check_known,
-    check_values,
-    conditions_of,
-    first_row,
-    select_batch,
-    select_given,
-    supports,
-)
+from multipyro.inference.evaluation._inputs import checked_batch, conditions_of, first_row, select_batch, supports
 from multipyro.inference.evaluation._memory import chunks, elements_per_row, in_parts
-from multipyro.inference.evaluation.likelihoods.densities import ScoredData
+from multipyro.inference.evaluation.likelihoods.densities import Query, ScoredData, site_log_prob
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
-from multipyro.inference.evaluation.likelihoods.estimators import check_scored
-from multipyro.inference.evaluation.likelihoods.importance import Query, importance_sampled, weighted_samples
-from multipyro.inference.evaluation.likelihoods.latents import site_log_prob
+from multipyro.inference.evaluation.likelihoods.importance import check_scored, importance_sampled, weighted_samples
 from multipyro.inference.evaluation.likelihoods.proposals import Component, ImportanceSampling, mixture_of
 from multipyro.inference.evaluation.prediction import evaluating
 from multipyro.inference.handlers import conditional, latents_from, proposal, restrict
@@ -140,15 +130,8 @@ def _checked_bound(
     model: Program, x: Values, given: Sequence[str], target: Sequence[str] | None, observed: Masks
 ) -> tuple[ScoredData, tuple[str, ...]]:
     """The data points of a bound with what they are scored by, and what the guide is given."""
-    given = select_given(given, x, "given")
-    target = modalities_in(x) if target is None else select_given(target, x, "target")
-    conditions = conditions_of(model)
-    target = tuple(name for name in target if name not in conditions)
-    check_known(model, [*given, *target])
-    check_scored(model, target, conditions)
-    used = {*given, *target, *conditions}
-    x = selected(x, used)
-    check_values(model, x, observed)
+    x, given, target = checked_batch(model, x, observed, given, modalities_in(x) if target is None else target)
+    target = tuple(name for name in target if name not in conditions_of(model))
     rows = Rows({name: x[name] for name in given}, observed).any()
     if rows is not None and not rows.all():
         raise ValueError(f"{int((~rows).sum())} of the {len(rows)} data points contain none of {list(given)}")
@@ -174,7 +157,7 @@ def guide_conditional_log_likelihood(
 
     These evaluate the guide: importance weights, which would hide the collapse of `q(z | x_G)`, are left out. Both are
     `N`-sample bounds and not estimates: the log-mean-exp of ten samples of an image can lie a hundred nats below the
-    density it bounds, which `guide_predictive_log_likelihood` estimates. The model's own conditional is
+    density it bounds, which `guide_predictive_log_likelihood` estimates. The conditional of the model itself is
     `log_likelihood(..., given=...)`.
 
     References:
@@ -221,10 +204,7 @@ def conditional_terms(
     observed: Masks,
 ) -> Tensor:
     """`log p(x_T | z)` of each sample of the guide, `(terms, batch)`, float64."""
-    given, target = select_given(given, x, "given"), select_given(target, x, "target")
-    check_known(model, [*given, *target])
-    x = selected(x, (*given, *target))
-    check_values(model, x, observed)
+    x, given, target = checked_batch(model, x, observed, given, target)
     check_scored(model, target, given)
     guided, scored = restrict(conditional(guide), given), restrict(model, [*target, *conditions_of(model)])
 
@@ -261,7 +241,7 @@ def guide_predictive_log_likelihood(
     share of `q(z | x_G)` in place of the prior; everything else is as in `log_likelihood`. With the guide given `T`
     alone and one sample it is `vlvae_log_likelihood`. The log-mean-exp of `guide_conditional_log_likelihood`
     bounds the same integral with samples of `q(z | x_G)` alone, few of which fit one image of a class. It is the
-    model's own `log p(x_T | x_G)` if `q(z | x_G)` is the exact posterior; otherwise it lies below that, in the mean
+    model's `log p(x_T | x_G)` if `q(z | x_G)` is the exact posterior; otherwise it lies below that, in the mean
     over data of the model, by the divergence of the two predictions. Private latents of the targets come from the
     model.
 
@@ -303,12 +283,9 @@ def guide_predictive_log_likelihood(
         what = "the model is conditional" if conditions_of(model) else "the guide completes what is missing"
         raise TypeError(f"{what}: its prediction has no density over latents; use guide_conditional_log_likelihood")
     max_samples = method.budget(num_samples)
-    given, target = select_given(given, x, "given"), select_given(target, x, "target")
+    x, given, target = checked_batch(model, x, observed, given, target)
     if set(given) & set(target):
         raise ValueError(f"given and target must not overlap, got {list(given)} and {list(target)}")
-    check_known(model, [*given, *target])
-    x = selected(x, (*given, *target))
-    check_values(model, x, observed)
     missing = {name: int((~mask).sum()) for name, mask in (observed or {}).items() if name in x and not mask.all()}
     if missing:
         raise ValueError(f"every data point must contain all of {list(x)}, but some do not: {missing}")

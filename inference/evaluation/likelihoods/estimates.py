@@ -80,27 +80,27 @@ class LogLikelihood:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Why the numbers may be wrong; empty if there is no indication."""
-        found = []
+        reasons = []
         if not self.values.isfinite().all():
-            found.append(f"{int((~self.values.isfinite()).sum())} data points have no finite likelihood")
+            reasons.append(f"{int((~self.values.isfinite()).sum())} data points have no finite likelihood")
         if self.unreliable:
-            found.append(
+            reasons.append(
                 f"k-hat is above {UNRELIABLE} for {self.unreliable:.1%} of the data points (largest "
                 f"{self.khat.nan_to_num(-math.inf, math.inf).max().item():.2f}): their values are likely too low and "
                 "their standard errors too small"
             )
         if self.khat is not None and self.khat.isnan().any():
-            found.append("too few samples for k-hat, so nothing shows whether the proposal covers the posterior")
+            reasons.append("too few samples for k-hat, so nothing shows whether the proposal covers the posterior")
         if self.growth is not None:
             growth = estimate_mean(self.growth)
             if growth.value > max(3 * growth.se, self._monte_carlo()):
-                found.append(f"the last doubling of the samples raised the mean by {growth.value:.3g} nats")
+                reasons.append(f"the last doubling of the samples raised the mean by {growth.value:.3g} nats")
         # NaN, the error of a single data point, comes second and so counts as none
         if self.sandwich is not None and self.sandwich.gap.value > max(_GAP, 2 * self.sandwich.gap.se):
-            found.append(
+            reasons.append(
                 f"the sandwich has a gap of {self.sandwich.gap.value:.3g} nats: more temperatures or chains close it"
             )
-        return (*found, *self.notes)
+        return (*reasons, *self.notes)
 
     def difference(self, other: "LogLikelihood") -> PairedDifference:
         """The difference from another estimate of the same data points, with its paired error.

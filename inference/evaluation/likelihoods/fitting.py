@@ -1,4 +1,4 @@
-"""Normal approximations of the posterior of each data point, found by optimization: without amortization."""
+"""Normal approximations of the posterior of each data point, fitted by optimization: without amortization."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from multipyro.inference.evaluation._inputs import conditions_of
-from multipyro.inference.evaluation.likelihoods.densities import LatentDensity, ScoredData
-from multipyro.inference.evaluation.likelihoods.latents import GuideLatents, ProgramLatents
+from multipyro.inference.evaluation.likelihoods.densities import GuideLatents, LatentDensity, ProgramLatents, ScoredData
 
 __all__ = ["FittedLatents", "FittedNormal", "fit_normals", "starting_point"]
 
@@ -62,7 +61,7 @@ class FittedNormal:
 
     def log_prob(self, z: Tensor, kind: str = "normal", scale: float = 1.0) -> Tensor:
         """The log-density of `(samples, batch, dim)`, `(samples, batch)`, float64."""
-        # one product of matrices for all samples of a data point; torch's own density solves a system for each sample
+        # one product of matrices for all samples of a data point; torch's density solves a system for each sample
         centered, dim = z - self.loc, self.loc.shape[-1]
         whitened = (
             centered / self.std if self._inverse is None else torch.einsum("bij,nbj->nbi", self._inverse, centered)
@@ -77,7 +76,7 @@ class FittedNormal:
 
 
 def fit_normals(density: LatentDensity, loc: Tensor, scale: Tensor, steps: int = 60, full: bool = True) -> FittedNormal:
-    r"""Maximizes each data point's own ELBO over a normal with independent components, then adds the correlations.
+    r"""Maximizes the ELBO of each data point over a normal with independent components, then adds the correlations.
 
     .. math:: \max_{\mu, \sigma} E_{N(z; \mu, \sigma^2)} [\log p(x, z) - \log N(z; \mu, \sigma^2)], \qquad
         \Sigma^{-1} = -E_q \nabla^2 \log p(x, z)

@@ -52,13 +52,13 @@ class MMVAELikelihoods(NamedTuple):
     Attributes:
         joint: `log p(x_m, x_n)`.
         both: The column `log p(x_m | x_m, x_n)`: the guide is given both.
-        own: The column `log p(x_m | x_m)`.
-        cross: The column `log p(x_m | x_n)`.
+        alone: The column `log p(x_m | x_m)`: the guide is given the target.
+        cross: The column `log p(x_m | x_n)`: the guide is given the other modality.
     """
 
     joint: LogLikelihood
     both: LogLikelihood
-    own: LogLikelihood
+    alone: LogLikelihood
     cross: LogLikelihood
 
 
@@ -140,8 +140,8 @@ def mmvae_log_likelihoods(
     r"""MMVAE's Table 3, for two modalities: bounds with samples of the mixture of experts or of one expert.
 
     The first two average over `K` samples of each expert, with the density of the mixture (the tight bound); the
-    other two over `K` samples of one expert, with its own density. The names of the table's columns mislead: see
-    `MMVAELikelihoods`.
+    other two over `K` samples of one expert, with the density of that expert. The names of the table's columns
+    mislead: see `MMVAELikelihoods`.
 
     References:
         Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al., 2019), Table 3.
@@ -173,13 +173,14 @@ def mmvae_log_likelihoods(
     both = modalities_in(x)
     if len(both) != 2:
         raise ValueError(f"the table is about two modalities, got {list(both)}")
-    own = select_given(target, x, "target")
-    other = tuple(name for name in both if name not in own)
+    scored = select_given(target, x, "target")
+    other = tuple(name for name in both if name not in scored)
 
-    def bound(given: Sequence[str], scored: Sequence[str], factors: Mapping[str, float] | None = None) -> LogLikelihood:
-        return importance_weighted_bound(model, guide, x, given, scored, len(given) * num_samples, weights=factors)
+    def bound(given: Sequence[str], target: Sequence[str], factors: Mapping[str, float] | None = None) -> LogLikelihood:
+        return importance_weighted_bound(model, guide, x, given, target, len(given) * num_samples, weights=factors)
 
-    return MMVAELikelihoods(bound(both, both, weights), bound(both, own), bound(own, own), bound(other, own))
+    columns = [bound(both, both, weights), *(bound(given, scored) for given in (both, scored, other))]
+    return MMVAELikelihoods(*columns)
 
 
 def bridged_log_likelihoods(

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from multipyro.batch import private_modality
 from multipyro.inference.evaluation._inputs import conditions_of, supports
-from multipyro.inference.evaluation.likelihoods.densities import ScoredData
-from multipyro.inference.evaluation.likelihoods.fitting import FittedLatents
-from multipyro.inference.evaluation.likelihoods.latents import (
+from multipyro.inference.evaluation.likelihoods.densities import (
     GivenLatents,
     GuideLatents,
     ProgramLatents,
+    ScoredData,
     latents_of,
     site_log_prob,
 )
+from multipyro.inference.evaluation.likelihoods.fitting import FittedLatents
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 
@@ -134,7 +134,7 @@ def defensive_mixture(
 def mixture_of(
     main: Sequence[tuple[str, ...]], below: Sequence[tuple[str, ...]], settings: ImportanceSampling
 ) -> list[Component]:
-    """The guide given each of `main` at each scale, given each of `below` at its own, and the prior."""
+    """The guide given each of `main` at each scale, given each of `below` at scale 1, and the prior."""
     related = settings.related if below else 0.0
     share = (1 - related - settings.prior) / (len(main) * len(settings.scales))
     components = [Component(subset, scale, share) for subset in main for scale in settings.scales]

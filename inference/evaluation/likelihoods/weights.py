@@ -2,30 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from multipyro.inference.evaluation.likelihoods.estimates import LogLikelihood
 
-__all__ = ["Calibration", "Strata", "effective_sample_size", "estimate_from", "pareto_k"]
+__all__ = ["Strata", "effective_sample_size", "estimate_from", "pareto_k"]
 
 # fewest tail weights from which a shape is estimated, as in the loo and arviz packages
 _SMALLEST_TAIL = 5
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Weights of samples that give a control variate its known mean.
-
-    Attributes:
-        weights: Weight of each sample, `(samples, batch)`, 1 without calibration.
-        control: The control variate, centered within each component; 0 where there is no calibration.
-    """
-
-    weights: Tensor
-    control: Tensor
 
 
 class Strata:
@@ -40,11 +26,13 @@ class Strata:
     """
 
     def __init__(self, counts: Sequence[int]) -> None:
-        self.counts = torch.tensor([count for count in counts if count], dtype=torch.float64)
-        self.index = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts.long())
-        position = torch.arange(len(self.index)) - (self.counts.cumsum(0) - self.counts).long()[self.index]
+        self.counts = torch.tensor([count for count in counts if count])
+        component = torch.repeat_interleave(torch.arange(len(self.counts)), self.counts)
+        # which sample belongs to which component, `(samples, components)`
+        self._members = torch.nn.functional.one_hot(component, len(self.counts)).double()
+        position = torch.arange(len(component)) - (self.counts.cumsum(0) - self.counts)[component]
         # each half contains every other sample of each component; a single sample belongs to both
-        single = self.counts[self.index] == 1
+        single = self.counts[component] == 1
         self._halves = torch.stack([(position % 2 == half) | single for half in (0, 1)]).double()
 
     def means(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,48 +40,40 @@ class Strata:
 
         A half weights each component as the whole does.
         """
-        one_hot = self._one_hot(values)
-        halves = self._halves.to(values.device)
-        share = (self.counts / self.counts.sum()).to(values.device)
-        weights = halves * (share / (halves @ one_hot)).gather(1, self.index.to(values.device).expand(2, -1))
+        members, halves = self._members.to(values), self._halves.to(values)
+        weights = halves * ((members.mean(0) / (halves @ members)) @ members.T)
         return values.mean(0), weights @ values
 
     def centered(self, values: Tensor) -> Tensor:
         """`values` `(samples, batch)` minus the mean of their component."""
-        one_hot = self._one_hot(values)
-        return values - ((one_hot.T @ values) / self.counts.to(values.device)[:, None])[self.index.to(values.device)]
+        members = self._members.to(values)
+        return values - members @ ((members.T @ values) / members.sum(0)[:, None])
 
     def variance_of_mean(self, values: Tensor) -> Tensor:
         """The variance of the mean of `(samples, batch)`, from the variance within each component, `(batch,)`.
 
         A component with one sample counts with the square of its distance from the mean of all; NaN for one sample.
         """
-        number = len(values)
+        number, members = len(values), self._members.to(values)
         if number < 2:
             return torch.full_like(values[0], math.nan)
-        counts, one_hot = self.counts.to(values.device)[:, None], self._one_hot(values)
-        squares = one_hot.T @ self.centered(values).square()
-        single = ((one_hot.T @ values) / counts - values.mean(0)).square()
+        counts = members.sum(0)[:, None]
+        squares = members.T @ self.centered(values).square()
+        single = ((members.T @ values) / counts - values.mean(0)).square()
         within = torch.where(counts > 1, squares / (counts - 1).clamp(min=1), single)
         return (counts * within).sum(0) / number**2
 
-    def calibration(self, control: Tensor) -> Calibration:
-        """The calibration that gives `control`, `(samples, batch)`, the mean 1."""
+    def calibration(self, control: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of the samples that give a control variate `(samples, batch)` the mean 1, and the centered control.
+
+        Where a weight would be negative, the weights are 1 and the control is 0.
+        """
         centered = self.centered(control)
         variance = centered.square().mean(0)
         slope = torch.where(variance > 0, (1 - control.mean(0)) / variance, 0.0)
         weights = 1 + slope * centered
         valid = (weights >= 0).all(0) & weights.isfinite().all(0)
-        return Calibration(torch.where(valid, weights, 1.0), torch.where(valid, centered, 0.0))
-
-    def residuals(self, values: Tensor, calibration: Calibration) -> Tensor:
-        """The residual of `values` after regression on the control, which is the variation of a calibrated mean."""
-        variance = calibration.control.square().sum(0)
-        explained = (calibration.control * values).sum(0) / torch.where(variance > 0, variance, 1.0)
-        return values - explained * calibration.control
-
-    def _one_hot(self, values: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(self.index, len(self.counts)).to(values)
+        return torch.where(valid, weights, 1.0), torch.where(valid, centered, 0.0)
 
 
 def estimate_from(
@@ -112,19 +92,22 @@ def estimate_from(
     References:
         Safe and Effective Importance Sampling (Owen and Zhou, 2000), section 3, for control variates of mixtures.
     """
-    calibration = None if control is None else strata.calibration(control.exp())
-    top, top_halves, relative = _log_means(numerator, strata, calibration)
+    weights, centered = (1.0, None) if control is None else strata.calibration(control.exp())
+    top, top_halves, relative = _log_means(numerator, strata, weights)
     khat, ess = pareto_k(numerator), effective_sample_size(numerator)
+    growth = numerator.logsumexp(0) - math.log(len(numerator))
     if denominator is not None:
-        bottom, bottom_halves, below = _log_means(denominator, strata, calibration)
+        bottom, bottom_halves, below = _log_means(denominator, strata, weights)
         top, top_halves, relative = top - bottom, top_halves - bottom_halves, relative - below
         khat = torch.maximum(khat, pareto_k(denominator))
         ess = torch.minimum(ess, effective_sample_size(denominator))
-    growth = _log_ratio(numerator, denominator) - top_halves.mean(0)
-    if calibration is not None:
-        relative = strata.residuals(relative, calibration)
+        growth = numerator.logsumexp(0) - denominator.logsumexp(0)
+    if centered is not None:
+        # a calibrated mean varies as the residuals of a regression on the control do
+        variance = centered.square().sum(0)
+        relative = relative - (centered * relative).sum(0) / torch.where(variance > 0, variance, 1.0) * centered
     # delta method: the relative error of a mean is the absolute error of its log
-    return LogLikelihood(top, strata.variance_of_mean(relative).sqrt(), khat, ess, growth)
+    return LogLikelihood(top, strata.variance_of_mean(relative).sqrt(), khat, ess, growth - top_halves.mean(0))
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
@@ -184,17 +167,10 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     return torch.where(empty, math.inf, torch.where(constant, -1.0, khat))
 
 
-def _log_ratio(numerator: Tensor, denominator: Tensor | None) -> Tensor:
-    below = math.log(len(numerator)) if denominator is None else denominator.logsumexp(0)
-    return numerator.logsumexp(0) - below
-
-
-def _log_means(log_weights: Tensor, strata: Strata, calibration: Calibration | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The log-mean of the weights, that of two halves without calibration, and the weights divided by their mean."""
+def _log_means(log_weights: Tensor, strata: Strata, weights: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+    """The log-mean of calibrated weights, that of two halves without calibration, and the weights over their mean."""
     largest = log_weights.amax(0)
     largest = torch.where(largest.isfinite(), largest, 0.0)
     scaled = (log_weights - largest).exp()
-    mean, halves = strata.means(scaled)
-    if calibration is not None:
-        mean = (calibration.weights * scaled).mean(0)
+    mean, (_, halves) = (weights * scaled).mean(0), strata.means(scaled)
     return mean.log() + largest, halves.log() + largest, scaled / mean
