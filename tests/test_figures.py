@@ -118,6 +118,19 @@ def test_posteriors_of_a_latent_of_two_dimensions(digits):
         posteriors_figure(*_programs(recipe_of(digits)), digits.test, 0, ["label"])
 
 
+def test_posteriors_pool_data_points_with_the_same_covariates_alone(digits):
+    parts = []
+    for part in (digits.train, digits.validation, digits.test):
+        site = Modality("site", (), "label", "categorical", 2)
+        x = {**part.x, "site": torch.arange(60) % 2}
+        parts.append(replace(part, modalities={**part.modalities, "site": site}, x=x).with_covariates(["site"]))
+    networks = networks_for(parts[2].modalities, (8,), covariates=parts[2].covariates)
+    recipe = build("mvae", networks, 2)
+    figure = posteriors_figure(recipe.model, recipe.guide, parts[2], 0, ["label"], 50, 20)
+    same = (digits.test.labels == digits.test.labels[0]) & (torch.arange(60) % 2 == 0)
+    assert figure.axes[1].get_title() == f"aggregate of {int(same.sum())} data points"
+
+
 def _programs(recipe):
     return recipe.model, recipe.guide
 

@@ -26,7 +26,7 @@ class Classifier:
     """Predicts the class of each data point from one modality.
 
     A label that is the class of its data point classifies itself. A text has the class that its words spell exactly,
-    wherever they start, and -1 otherwise: no class, which no metric counts as correct. An image or a vector is
+    wherever they start, and -1 otherwise, which no metric counts as correct. An image or a vector is
     classified by an estimator trained on real data.
 
     Args:
@@ -184,7 +184,7 @@ def train_attribute_classifier(
 
 
 class _ConvolutionalClassifier:
-    """A small convolutional network in the manner of a scikit-learn classifier."""
+    """A small convolutional network with the interface of a scikit-learn classifier."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape

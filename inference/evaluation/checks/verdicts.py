@@ -131,7 +131,7 @@ def _weights(gap: InferenceGap) -> Verdict:
     if gap.khat.isnan().any():
         return Verdict("note", aspect, "too few samples for k-hat.", "Take more than 25.")
     text = (
-        f"k-hat is above 0.7 for {gap.unreliable:.0%} of the data points, {gap.khat.median().item():.2f} in the median."
+        f"k-hat is above 0.7 for {gap.unreliable:.0%} of the data points, its median is {gap.khat.median().item():.2f}."
     )
     if gap.unreliable <= _MANY:
         return Verdict("good", aspect, text)
@@ -156,8 +156,8 @@ def _gap(given: Sequence[str], gap: InferenceGap) -> Verdict:
         advice = "A larger encoder, longer training or more data would close most of it."
     else:
         advice = (
-            "What exceeds the gaps given single modalities comes from combining the experts, which no larger encoder "
-            "mends: a mixture keeps its vaguest expert, a product counts common evidence twice."
+            "What exceeds the gaps given single modalities comes from combining the experts, which a larger encoder "
+            "cannot fix: a mixture keeps its vaguest expert, a product counts common evidence twice."
         )
     return Verdict("bad" if total > _LARGE_GAP else "note", "gap", text, advice)
 

@@ -57,7 +57,7 @@ _STYLE = {
 # of a cell, in inches, and of the characters per line and the lines of a text in it
 _CELL = 0.85
 _LINE_LENGTH, _MOST_LINES = 15, 7
-# so many numbers are written, more of them drawn
+# up to so many numbers are written, more are drawn
 _FEW = 4
 # of pixels that are missing, and of the word that stands for a missing value
 _MISSING, _GRAY = "#F3D9B1", "#777777"
@@ -93,7 +93,7 @@ def styled(draw: Callable[..., "Figure"]) -> Callable[..., "Figure"]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of this size in inches, made without pyplot, so that it belongs to no window."""
+    """An empty figure of this size in inches, created without pyplot, so that no window shows it."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -114,7 +114,7 @@ def save_figure(figure: "Figure", file: str | Path | BinaryIO, **settings: Any) 
 
 
 def literal(name: str) -> str:
-    """A name from data as matplotlib shows it as it is: a dollar sign begins no formula."""
+    """Escapes a name from data, so that matplotlib shows it unchanged: a dollar sign starts no formula."""
     return name.replace("$", r"\$")
 
 

@@ -33,7 +33,7 @@ def training_curves_figure(history: Sequence[Mapping[str, float]]) -> "Figure":
             the parts `validation/reconstruction/...` and `validation/kl/...`.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Raises:
         ValueError: If the history is empty.
@@ -86,7 +86,7 @@ def by_number_figure(reports: Mapping[str, Mapping[str, Any] | Sequence[Mapping[
         reports: Method -> `Report.to_dict()`, the content of `metrics.json`, or a list of them, one per seed.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Raises:
         ValueError: If no report has a metric for several numbers of modalities.
@@ -138,7 +138,7 @@ def by_setting_figure(
         log: Whether the axis of the setting is logarithmic.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> line = {0.5: {"value": 0.9, "se": 0.01}, 1.0: {"value": 0.8, "se": 0.01}}
@@ -169,7 +169,7 @@ def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequen
         names: Names of the attributes.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> from multipyro.inference.evaluation import attribute_scores
@@ -201,7 +201,7 @@ def word_histogram_figure(modality: Modality, texts: Mapping[str, Tensor], num_w
         num_words: Number of words, the most frequent ones of the first set.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> text = Modality("text", (3,), "text", "categorical", 3, vocabulary=("-", "red", "cube"))

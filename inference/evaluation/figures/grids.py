@@ -74,7 +74,7 @@ def cross_generation_figure(
         observed: Modality name -> which data points are observed, bool `(batch,)`; the others are shown as missing.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -109,7 +109,7 @@ def joint_samples_figure(
         output: `"mean"` or `"sample"` of the likelihoods.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -149,7 +149,7 @@ def reconstructions_figure(
         observed: Modality name -> which data points are observed, bool `(batch,)`; the others are shown as missing.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> from multipyro.data import load_dataset
@@ -203,7 +203,7 @@ def traversals_figure(
             as missing.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Raises:
         TypeError: If the latents have no marginals in closed form, as is the case for flows.
@@ -268,7 +268,7 @@ def latent_samples_figure(model: Program, modality: Modality, num_latents: int =
         num_samples: Number of samples in a tile.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Raises:
         ValueError: If the modality is not an image.
@@ -322,7 +322,7 @@ def attribute_changes_figure(
         num_variations: Number of rows below the averages.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -377,7 +377,7 @@ def attribute_edits_figure(
         changes: As in `attribute_changes_figure`.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts

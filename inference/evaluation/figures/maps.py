@@ -48,7 +48,7 @@ def latent_map_figure(
             which needs the package `umap-learn`. A latent of two dimensions is shown as it is.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Raises:
         ValueError: If the method is unknown.
@@ -124,7 +124,7 @@ def posteriors_figure(
         resolution: Grid points per side.
 
     Returns:
-        The figure, which belongs to no window.
+        The figure, independent of pyplot.
 
     Raises:
         ValueError: If the latent does not have two dimensions, or the data point misses a given modality.

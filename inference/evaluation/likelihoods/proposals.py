@@ -52,7 +52,7 @@ class ImportanceSampling:
         related: Share of the samples from the guide given related subsets, those one modality below.
         prior: Share of the samples from the model's prior; at least one sample where there are enough for one of each
             component.
-        max_samples: Maximum of samples of a refined estimate. Equal to the number of samples, nothing is refined, nor
+        max_samples: Maximum of samples of a refined estimate. Equal to the number of samples, nothing is refined or
             fitted. By default four times that number, and nothing is refined with fewer than 25.
 
     Raises:
