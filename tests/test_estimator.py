@@ -9,7 +9,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from multipyro.inference.training.estimator import MultimodalEstimator
+from multipyro.inference.estimator import MultimodalEstimator
 
 QUICK = {"latent_dim": 2, "hidden_features": (16,), "epochs": 30, "batch_size": 25, "lr": 1e-2, "num_samples": 30}
 

@@ -11,7 +11,7 @@ from multipyro._optional import optional_imports
 from multipyro.data import MultimodalData, from_table, load_examples
 from multipyro.inference.evaluation import cross_generate, embed, log_likelihood
 from multipyro.inference.recipes import build, networks_for
-from multipyro.inference.training.fitting import fit_recipe
+from multipyro.inference.training import fit_recipe
 
 with optional_imports("the estimator"):
     from sklearn.base import BaseEstimator, TransformerMixin
