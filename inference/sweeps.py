@@ -168,6 +168,7 @@ def _compute(cell: Cell, folder: Path) -> None:
         values = dict(cell.run(folder, **cell.arguments))
         record = {"key": cell.identity, "values": values, "seconds": time.process_time() - started}
         write_atomically(folder / _RESULT, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        (folder / _ERROR).unlink(missing_ok=True)  # of another sweep that failed at the same time
     except Exception:
         write_atomically(folder / _ERROR, traceback.format_exc())
 

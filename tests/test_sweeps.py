@@ -69,6 +69,16 @@ def test_a_finished_cell_with_another_key_is_computed_again(tmp_path):
     assert other["a"].values == {"number": 2, "calls": 2}
 
 
+def succeed_beside_a_sweep_that_fails(folder):
+    (folder / "error.txt").write_text("ValueError: another process is training in this folder")
+    return {}
+
+
+def test_a_finished_cell_keeps_no_error_of_another_sweep(tmp_path):
+    results = run_cells([Cell("one", succeed_beside_a_sweep_that_fails)], tmp_path)
+    assert results["one"].values == {} and not (tmp_path / "one" / "error.txt").exists()
+
+
 def test_a_cell_that_fails_is_reported_and_started_anew(tmp_path):
     failing = [Cell("bad", fail_once), *cells(1)]
     first = run_cells(failing, tmp_path)
