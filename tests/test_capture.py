@@ -1,6 +1,7 @@
 """Captured steps: the graphs do what the programs do, with what changes from step to step, or it is said why not."""
 
 import shutil
+from itertools import pairwise
 
 import pyro
 import pytest
@@ -11,12 +12,11 @@ from torch import nn
 from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, toy_programs, without_time
 
 from multipyro.data import MultimodalData
-from multipyro.inference import METHODS, fit, fit_recipe
+from multipyro.inference import METHODS, capture, fit, fit_recipe
+from multipyro.inference.capture import StepGraph
 from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, elbo
 from multipyro.inference.objectives.expressions import Elbo
 from multipyro.inference.recipes import Networks
-from multipyro.inference.training import capture
-from multipyro.inference.training.capture import StepGraph
 from multipyro.testing import toy_data as many_modalities
 
 SETTINGS = {"epochs": 2, "batch_size": 16, "seed": 5, "progress": False, "device": "cpu"}
@@ -27,7 +27,12 @@ COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ c
 def replayed(monkeypatch):
     """Graphs are replayed and not compiled; a list of the numbers of rows that they were called with."""
     calls, call = [], StepGraph.__call__
-    monkeypatch.setattr(StepGraph, "compile", lambda graph, batch: None)
+
+    def linked(graph, batch):
+        nodes = list(graph.graph.nodes)
+        assert all(node.next is following for node, following in pairwise(nodes)), "a compiler follows these links"
+
+    monkeypatch.setattr(StepGraph, "compile", linked)
 
     def recorded(graph, batch):
         calls.append(len(next(iter(batch[0].values()))))
@@ -169,6 +174,29 @@ def test_each_structure_of_random_subsets_has_its_graph(replayed, monkeypatch):
     monkeypatch.setattr(capture, "_MOST_GRAPHS", 2)
     with pytest.warns(UserWarning, match="steps are not captured: there are more than 2 kinds of steps"):
         assert_same(run(True), expected)
+
+
+def test_a_resumed_run_counts_the_kinds_of_steps_that_were_captured_before(replayed, tmp_path, monkeypatch):
+    """Results of graphs are changed a little, as those of compiled ones are."""
+    call = StepGraph.__call__
+
+    def rounded(graph, batch):
+        return [None if value is None else value * (1 + 1e-5) for value in call(graph, batch)]
+
+    monkeypatch.setattr(StepGraph, "__call__", rounded)
+    monkeypatch.setattr(capture, "_MOST_GRAPHS", 1)
+
+    def run(out, **settings):
+        recipe = recipe_of("mvae", random_subsets=1)
+        settings = {**SETTINGS, "seed": 3, "compile": True, "out": tmp_path / out, **settings}
+        fit_recipe(recipe, many_modalities(num_rows=16), **settings)
+        return parameters(recipe.model, recipe.guide)
+
+    with pytest.warns(UserWarning, match="steps are not captured: there are more than 1 kinds of steps"):
+        whole = run("whole")
+    run("resumed", epochs=1)
+    with pytest.warns(UserWarning, match="steps are not captured: there are more than 1 kinds of steps"):
+        assert_same(run("resumed", resume=True), whole)
 
 
 def test_a_plain_function_with_statements_is_captured(replayed):

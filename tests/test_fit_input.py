@@ -27,6 +27,11 @@ BAD = {
     "no batches": (lambda: [], ValueError, "no batches"),
     "no rows": (lambda: toy_data(0), ValueError, "contains no data points"),
     "an iterator": (lambda: iter(changed("label", torch.zeros(8).long())), TypeError, "iterated again"),
+    "a dict": (
+        lambda: dict(changed("label", torch.zeros(8).long())[0][0]),
+        TypeError,
+        r"\[x\] of a dict x\), got dict",
+    ),
     "too few values": (lambda: [torch.zeros(8, 4)], ValueError, "does not say which of the modalities"),
     "no batch": (lambda: ["text"], TypeError, "a batch must be a dict"),
 }
@@ -97,6 +102,11 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_its_folder_free(tmp
         fit(*toy_programs(), loss, toy_data(), out=tmp_path, **QUICK, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     assert fit(*toy_programs(), Trace_ELBO(), toy_data(), out=tmp_path, **QUICK).epochs == 1
+
+
+def test_a_device_may_have_a_number():
+    for device in ("cpu:0", torch.device("cpu", 0)):
+        assert fit(*toy_programs(), Trace_ELBO(), toy_data(), device=device, **QUICK).epochs == 1
 
 
 def test_a_run_with_a_checkpoint_keeps_its_folder(tmp_path):

@@ -6,7 +6,7 @@ from pyro.infer import Trace_ELBO
 from toy import assert_same, parameters, toy_data, toy_programs
 
 from multipyro.inference import TrainingSettings, fit
-from multipyro.inference.training.optimizers import lr_factor, optimizer_factory
+from multipyro.inference.training.optimizers import ScheduledOptimizer, lr_factor
 
 TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 QUICK = {"epochs": 2, "batch_size": 16, "seed": 5, "progress": False}
@@ -44,7 +44,7 @@ def test_a_warm_up_comes_before_a_schedule():
     cosine = factors(lr_schedule="cosine", lr_warmup=1)
     assert cosine[10] == 1.0 and max(cosine[:10]) < 1.0
     assert cosine[10:] == pytest.approx(factors(30, 3, lr_schedule="cosine"))
-    assert lr_factor(TrainingSettings(), 4, 10) is None
+    assert lr_factor(TrainingSettings(), 4, 10)(0) is None
 
 
 def test_the_history_has_the_learning_rate_of_the_last_step():
@@ -90,8 +90,8 @@ def test_optimizers_by_name_are_those_of_torch(name):
 
 @pytest.mark.skipif(TORCH < (2, 4), reason="torch has a fused Adam on the CPU since 2.4")
 def test_adam_is_fused():
-    optimizer = optimizer_factory("adam", 1e-3)([torch.zeros(1, requires_grad=True)])
-    assert optimizer.param_groups[0]["fused"] is True
+    scheduled = ScheduledOptimizer("adam", [torch.zeros(1, requires_grad=True)], TrainingSettings())
+    assert scheduled.optimizer.param_groups[0]["fused"] is True
 
 
 def test_the_gradient_norm_is_that_before_clipping():

@@ -24,6 +24,7 @@ REFUSED = {
     ),
     "compile": ({"compile": "always"}, ValueError, "compile must be 'auto' or True or False, got 'always'"),
     "device": ({"device": "gpu:first"}, ValueError, "device must be auto, cpu"),
+    "a second CPU": ({"device": "cpu:1"}, ValueError, "device must be auto, cpu, cuda, cuda:1 or mps, got 'cpu:1'"),
     "precision": ({"precision": "8-bit"}, ValueError, "precision must be '32-true' or 'bf16-mixed', got '8-bit'"),
     "logger": ({"logger": ["csv", "paper"]}, TypeError, "logger must be csv or tensorboard, .*, got 'paper'"),
     "not a logger": ({"logger": object()}, TypeError, r"or an object with log_metrics\(metrics, step\), got"),

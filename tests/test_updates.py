@@ -137,7 +137,9 @@ def test_each_update_is_logged_and_has_an_optimizer_of_its_own(tmp_path):
         f"train/loss/{name}" for name in ("guide", "model", "judge")
     ]
     assert row["train/bound"] == -row["train/loss/guide"] and row["validation/bound"] < 0
-    groups = [update[""]["optimizer"]["param_groups"][0] for update in read_checkpoint(result.last)["updates"]]
+    groups = [
+        update["optimizers"][""]["optimizer"]["param_groups"][0] for update in read_checkpoint(result.last)["updates"]
+    ]
     assert [len(group["params"]) for group in groups] == [
         len(list(module.parameters())) for module in (*reversed(toy_programs()), Away())
     ]

@@ -99,5 +99,5 @@ def without_time(history):
 
 def optimizer_states(checkpoint):
     """The states of all parameters in the optimizers of a checkpoint, in order."""
-    optimizers = [optimizer for update in checkpoint["updates"] for optimizer in update.values()]
+    optimizers = [optimizer for update in checkpoint["updates"] for optimizer in update["optimizers"].values()]
     return [state for optimizer in optimizers for state in optimizer["optimizer"]["state"].values()]

@@ -21,8 +21,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from multipyro.inference import build
+from multipyro.inference.capture import StepGraph
 from multipyro.inference.recipes import Networks
-from multipyro.inference.training.capture import StepGraph
 
 
 def seconds(function, device):

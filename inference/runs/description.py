@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import itertools
+import operator
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
 from pyro.optim import PyroOptim
 
 import multipyro
@@ -22,13 +22,11 @@ from multipyro.inference.recipes import Recipe
 
 __all__ = [
     "changes",
-    "describe_data",
     "describe_function",
     "describe_modalities",
     "describe_recipe",
     "describe_run",
     "describe_settings",
-    "length_of",
     "versions",
 ]
 
@@ -36,16 +34,31 @@ __all__ = [
 def describe_run(recipe: Recipe, settings: Any, left_out: Sequence[str], data: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that `run.json` records.
 
+    Of the data these are name, options, modalities and classes, and of each part the size and the content hash. Of
+    user-defined batches the size is their number; hashed are all batches of a list, the first of a loader.
+
     Args:
         recipe: The recipe.
-        settings: The settings, a dataclass.
+        settings: The settings, a dataclass; paths among the options of the data become relative to its `out`.
         left_out: The fields of it that do not matter for the result.
-        data: The arguments of `describe_data`.
+        data: Training, validation and test data by name; None for none.
     """
+    train = data["train"]
+    facts = {"name": None, "options": None, "modalities": None, "label_names": None}
+    if isinstance(train, MultimodalData):
+        paths = {n: v for n, v in (train.options or {}).items() if isinstance(v, str) and os.path.isabs(v)}
+        relative = {name: os.path.relpath(path, settings.out) for name, path in paths.items()}
+        facts = {"name": train.name, "options": None if train.options is None else {**train.options, **relative}}
+        facts |= {"modalities": describe_modalities(train.modalities), "label_names": train.label_names}
+    facts |= {"size": dict.fromkeys(data), "content_hash": dict.fromkeys(data)}
+    for name, part in data.items():
+        if part is not None:
+            facts["size"][name] = operator.length_hint(part) or None
+            facts["content_hash"][name] = part.content_hash if isinstance(part, MultimodalData) else _hash_of(part)
     return {
         **describe_recipe(recipe, settings.epochs),
         "settings": describe_settings(settings, left_out),
-        "data": describe_data(settings.out, **data),
+        "data": facts,
         "config": settings.config,
         "versions": versions(),
     }
@@ -67,17 +80,20 @@ def describe_recipe(recipe: Recipe, epochs: int) -> dict[str, Any]:
         recipe: The recipe.
         epochs: Number of epochs of a stage that does not set its own.
     """
-
-    def describe(name: str, objective: ELBO, optimizer: Any, **more: Any) -> dict[str, Any]:
-        equation = objective.equation() if isinstance(objective, Objective) else type(objective).__name__
-        made_by = None if optimizer is None else describe_function(optimizer)
-        return {"name": name, "equation": equation, "objective": spec_of(objective), "optimizer": made_by, **more}
-
     stages = []
     for stage in recipe.stages:
-        updates = [describe(update.name, update.objective, update.optimizer) for update in stage.updates]
-        number = epochs if stage.epochs is None else stage.epochs
-        stages.append(describe(stage.name, stage.objective, stage.optimizer, epochs=number, updates=updates))
+        described, *updates = (
+            {
+                "name": part.name,
+                "equation": repr(part.objective)
+                if isinstance(part.objective, Objective)
+                else type(part.objective).__name__,
+                "objective": spec_of(part.objective),
+                "optimizer": None if part.optimizer is None else describe_function(part.optimizer),
+            }
+            for part in (stage, *stage.updates)
+        )
+        stages.append({**described, "epochs": epochs if stage.epochs is None else stage.epochs, "updates": updates})
     networks = recipe.networks
     return {
         "method": recipe.name or None,
@@ -99,30 +115,6 @@ def describe_settings(settings: Any, left_out: Sequence[str]) -> dict[str, Any]:
     return {**{n: v for n, v in values.items() if v is None or isinstance(v, bool | int | float | str)}, **functions}
 
 
-def describe_data(folder: str, train: Any, validation: Any, test: Any) -> dict[str, Any]:
-    """Name, options, modalities and classes of a data set, and of each of its parts the size and the content hash.
-
-    Of user-defined batches the size is their number; hashed are all batches of a list, the first of a loader.
-
-    Args:
-        folder: The run folder, to which paths among the options become relative.
-        train: Training data.
-        validation: Validation data; None for none.
-        test: Test data; None for none.
-    """
-    parts = {"train": train, "validation": validation, "test": test}
-    description = {
-        "size": {name: None if part is None else length_of(part) for name, part in parts.items()},
-        "content_hash": {name: None if part is None else _content_hash(part) for name, part in parts.items()},
-    }
-    if not isinstance(train, MultimodalData):
-        return {"name": None, "options": None, "modalities": None, "label_names": None, **description}
-    options = None if train.options is None else {n: _relative(v, folder) for n, v in train.options.items()}
-    modalities = describe_modalities(train.modalities)
-    named = {"name": train.name, "options": options, "modalities": modalities, "label_names": train.label_names}
-    return {**named, **description}
-
-
 def describe_modalities(modalities: Mapping[str, Modality]) -> dict[str, dict[str, Any]]:
     """Modalities as plain values, without fields that are None."""
     values = {name: asdict(modality) for name, modality in modalities.items()}
@@ -138,14 +130,6 @@ def describe_function(function: Any) -> Any:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def length_of(batches: Any) -> int | None:
-    """The number of batches; None for a loader without a length."""
-    try:
-        return len(batches)
-    except TypeError:
-        return None
-
-
 def changes(name: str, was: Any, now: Any) -> list[str]:
     """The places in which two plain values differ, in words."""
     if isinstance(was, dict) and isinstance(now, dict):
@@ -155,17 +139,11 @@ def changes(name: str, was: Any, now: Any) -> list[str]:
     return [] if was == now else [f"{name} was {str(was)[:120]}, now {str(now)[:120]}"]
 
 
-def _relative(value: Any, folder: str) -> Any:
-    return os.path.relpath(value, folder) if isinstance(value, str) and os.path.isabs(value) else value
-
-
-def _content_hash(data: Any) -> str:
-    if isinstance(data, MultimodalData):
-        return data.content_hash
-    if isinstance(data, list | tuple):
-        return _digest(data)
+def _hash_of(batches: Any) -> str:
+    if isinstance(batches, list):
+        return _digest(batches)
     with torch.random.fork_rng([]):
-        first, again = (_digest(itertools.islice(data, 1)) for _ in range(2))
+        first, again = (_digest(itertools.islice(batches, 1)) for _ in range(2))
     # batches drawn from a generator that cannot be seeded differ each time, and cannot be compared
     return first if first == again else "random"
 

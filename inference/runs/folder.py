@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +89,16 @@ def checkpoint_of(folder: str | os.PathLike, which: str = "best") -> Path:
     """
     if which not in ("best", "last"):
         raise ValueError(f"which must be 'best' or 'last', got {which!r}")
-    run = Run(folder, read_run(folder))
-    places = [run.stage_folder(number) for number in reversed(range(len(run.content["stages"])))]
-    paths = [place / f"{name}.ckpt" for place in places for name in dict.fromkeys((which, "last"))]
+    run = Run(Path(folder), read_run(folder))
+    stages, names = reversed(range(len(run.content["stages"]))), dict.fromkeys((which, "last"))
+    paths = [run.checkpoint(stage, name) for stage in stages for name in names]
     for path in [*paths, Path(folder) / _WEIGHTS]:
         if path.is_file():
             return path
     raise FileNotFoundError(f"{folder} has no checkpoint yet: let it train for an epoch, or resume it")
 
 
+@dataclass
 class Run:
     """A run folder.
 
@@ -105,8 +107,8 @@ class Run:
         content: The content of its `run.json`.
     """
 
-    def __init__(self, folder: str | os.PathLike, content: dict[str, Any]) -> None:
-        self.folder, self.content = Path(folder), content
+    folder: Path
+    content: dict[str, Any]
 
     @contextmanager
     def opened(self, resume: bool) -> Iterator[None]:
@@ -140,9 +142,10 @@ class Run:
                 with suppress(OSError):  # it is in use
                     self.folder.rmdir()
 
-    def stage_folder(self, number: int) -> Path:
-        """Where the checkpoints of a stage are."""
-        return self.folder / "checkpoints" / f"stage-{number + 1}-{self.content['stages'][number]['name']}"
+    def checkpoint(self, stage: int, name: str) -> Path:
+        """The path of the checkpoint `"best"` or `"last"` of a stage, by its number."""
+        folder = f"stage-{stage + 1}-{self.content['stages'][stage]['name']}"
+        return self.folder / "checkpoints" / folder / f"{name}.ckpt"
 
     def finish(self) -> None:
         """Records that all stages are trained."""
@@ -175,13 +178,16 @@ class Run:
         different = changes("", *(_compared(content) for content in (self.content, new)))
         different += [f"{was['name']} has fewer epochs" for was, now in pairs if now["epochs"] < was["epochs"]]
         if different:
-            raise ValueError(f"the run in {self.folder} was started with other settings: {'; '.join(different)}")
+            raise ValueError(
+                f"the run in {self.folder} was started with other settings: {'; '.join(different)}: continue it with "
+                "those, or choose another folder (--out)"
+            )
         grown = [number for number, (was, now) in enumerate(pairs) if now["epochs"] > was["epochs"]]
         for number in grown:
             stage, schedule = f"stage {pairs[number][0]['name']!r}", self.content["settings"]["lr_schedule"]
             if schedule in _FIXED_SCHEDULES:
                 raise ValueError(f"{stage} cannot have more epochs: lr_schedule {schedule!r} depends on their number")
-            if any(self.stage_folder(later).exists() for later in range(number + 1, len(pairs))):
+            if any(self.checkpoint(later, "last").exists() for later in range(number + 1, len(pairs))):
                 raise ValueError(f"{stage} cannot have more epochs: a later stage has been trained on its result")
         if grown:
             self._write(state="running", stages=new["stages"])

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +44,6 @@ class Worker:
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.mixed_precision else nullcontext()
-
-    def moved(self, tensors: Any) -> Any:
-        """A dict of tensors on the device; None stays None."""
-        if self.device.type == "cpu" or tensors is None:
-            return tensors
-        return {name: values.to(self.device, non_blocking=True) for name, values in tensors.items()}
 
     @contextmanager
     def hosting(self, modules: Sequence[nn.Module]) -> Iterator[None]:
@@ -99,18 +92,18 @@ def connect(settings: TrainingSettings) -> Worker:
     Raises:
         ValueError: If a device is not available.
     """
-    kind, _, index = settings.device.partition(":")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    devices, nodes, mixed = settings.devices, 1, settings.precision == "bf16-mixed"
+    device, devices, nodes, mixed = settings.device, settings.devices, 1, settings.precision == "bf16-mixed"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, index = torch.device(device).type, torch.device(device).index
     if torch.distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     available = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if kind in available and max(int(index or 0) + 1, devices) > available[kind]:
+    if kind in available and max((index or 0) + 1, devices) > available[kind]:
         raise ValueError(f"device {settings.device!r} is not available: there are {available[kind]} of {kind}")
     if devices * nodes > 1:
-        if index:
+        if index is not None:
             raise ValueError(f"device {settings.device!r} is a single one, but devices is {devices}")
         with optional_imports("training on several devices"):
             from lightning_fabric import Fabric
@@ -120,4 +113,4 @@ def connect(settings: TrainingSettings) -> Worker:
         return Worker(fabric.device, mixed, fabric.global_rank, fabric.world_size, fabric.is_global_zero)
     # a script that was started again, for a run on several devices, trains alone elsewhere and writes nothing
     is_main = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
-    return Worker(torch.device(kind, int(index or 0)) if kind == "cuda" else torch.device(kind), mixed, is_main=is_main)
+    return Worker(torch.device(kind, index or 0) if kind == "cuda" else torch.device(kind), mixed, is_main=is_main)

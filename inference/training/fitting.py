@@ -148,8 +148,6 @@ def fit_recipe(
         1
     """
     settings = replace(settings or TrainingSettings(), **overrides)
-    train, held_out = training_data(recipe, data, validation, settings.seed)
-    test = data.test.select(list(train.modalities)) if isinstance(data, Splits) else None
-    trainer = Trainer(recipe, settings, train, held_out, test)
+    trainer = Trainer(recipe, settings, training_data(recipe, data, validation, settings.seed))
     history = trainer.fit()
     return FitResult(history, *(trainer.checkpoint(name) for name in ("best", "last")))

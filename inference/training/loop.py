@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from multipyro._modes import evaluation_mode, training_mode
 from multipyro.batch import batch_rows
 from multipyro.data import Batch
+from multipyro.inference.capture import repeats_itself
 from multipyro.inference.objectives import LinearWarmup, schedules_of
 from multipyro.inference.objectives.reports import evaluation_of, non_finite_sites
-from multipyro.inference.objectives.spec import packages_of
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs.checkpoints import load_programs, programs_of, read_checkpoint, state_of, write_checkpoint
 from multipyro.inference.runs.description import describe_run
 from multipyro.inference.runs.folder import Run
-from multipyro.inference.training.batches import BatchFeed, check_values
+from multipyro.inference.training.batches import VALIDATION, BatchFeed
 from multipyro.inference.training.devices import connect
 from multipyro.inference.training.optimizers import lr_factor
 from multipyro.inference.training.reporting import FitState, Reporter
@@ -34,8 +34,7 @@ __all__ = ["Trainer"]
 # steps between reads of the losses, each of which waits for an accelerator
 _INTERVAL = 50
 # entries of a checkpoint besides the programs: the progress of the stage
-_PARTS = {"updates": list, "modes": list, "history": list, "step": int, "best": float, "waited": int, "stopped": bool}
-_PARTS |= {"rng": Tensor}
+_PARTS = {"updates": list, "history": list, "step": int, "stopped": bool, "rng": Tensor}
 
 
 class Trainer:
@@ -44,34 +43,27 @@ class Trainer:
     Args:
         recipe: The recipe.
         settings: The settings of the run.
-        train: Training data, as `training_data` returns it.
-        validation: Validation data; None for none.
-        test: Test data, which only `run.json` mentions; None for none.
+        data: The parts of the data, as `training_data` returns them.
     """
 
-    def __init__(self, recipe: Recipe, settings: TrainingSettings, train: Any, validation: Any, test: Any) -> None:
-        if settings.early_stopping is not None and validation is None:
+    def __init__(self, recipe: Recipe, settings: TrainingSettings, data: Mapping[str, Any]) -> None:
+        if settings.early_stopping is not None and data["validation"] is None:
             raise ValueError("early_stopping needs validation data, got none")
         if any(stage.epochs is not None and stage.epochs < 1 for stage in recipe.stages):
             raise ValueError(f"every stage needs at least 1 epoch, got {[stage.epochs for stage in recipe.stages]}")
-        check_values(recipe.model, train)
-        check_values(recipe.model, validation)
         self._recipe, self._settings, self._programs = recipe, settings, (recipe.model, recipe.guide)
         self._modules = programs_of(*self._programs, *recipe.others)
         self._worker = connect(settings)
-        self._feed = BatchFeed(recipe.model, train, validation, settings, self._worker)
+        self._feed = BatchFeed(recipe.model, data, settings, self._worker)
         self._run = None
         if settings.out is not None:
-            data = {"train": train, "validation": validation, "test": test}
-            self._run = Run(settings.out, describe_run(recipe, settings, RESUMABLE, data))
+            self._run = Run(Path(settings.out), describe_run(recipe, settings, RESUMABLE, data))
         self._reporter = Reporter(settings, self._run, self._worker.is_main)
         self._statements, self._state = Statements(), FitState(*self._programs)
         # state of the current stage
         self._steps: list[TrainingStep] = []
-        self._factor: Any = None
         self._schedules: list[LinearWarmup] = []
         self._history: list[dict[str, float]] = []
-        self._best, self._waited = -math.inf, 0
         # state of the current epoch
         self._totals: list[float] = []
         self._pending: list[Sequence[Tensor]] = []
@@ -98,7 +90,7 @@ class Trainer:
 
     def checkpoint(self, name: str) -> Path | None:
         """The checkpoint `"best"` or `"last"` of the last stage, if there is one."""
-        path = None if self._run is None else self._run.stage_folder(self._state.stage) / f"{name}.ckpt"
+        path = None if self._run is None else self._run.checkpoint(self._state.stage, name)
         return path if path is not None and path.is_file() else None
 
     def _start_stage(self) -> None:
@@ -107,25 +99,24 @@ class Trainer:
         state.epochs = self._settings.epochs if stage.epochs is None else stage.epochs
         state.stage_name, state.step, state.stop = stage.name, 0, False
         state.steps_per_epoch = self._feed.steps_per_epoch
-        common = self._settings, self._worker, self._statements, self._note
+        factor = lr_factor(self._settings, state.epochs, state.steps_per_epoch)
+        common = self._settings, self._worker, self._statements, factor, self._note
         self._steps = [TrainingStep(self._recipe, part, *common) for part in stage.updates or (stage,)]
-        self._factor = lr_factor(self._settings, state.epochs, state.steps_per_epoch)
         schedules = [s for objective in (stage.objective, *stage.objectives) for s in schedules_of(objective)]
         self._schedules = list({id(schedule): schedule for schedule in schedules}.values())
-        self._history, self._best, self._waited = [], -math.inf, 0
+        self._history = []
         for part in stage.activates:
             part.activate()
-        path = self.checkpoint("last")
-        if path is not None:
+        path = None if self._run is None else self._run.checkpoint(state.stage, "last")
+        if path is not None and path.is_file():
             self._restore(path)
-        self._reporter.stage_start(state)
+            self._reporter.write_log(state)  # a run killed in between may not have logged its last epoch
+        self._reporter.progress.restart(state.step)
 
     def _train_epoch(self) -> None:
         state, started, examples, first = self._state, time.perf_counter(), 0, None
         self._totals = [0.0] * len(self._steps)
-        for step in self._steps:
-            step.captured.start_epoch(state.epoch)
-        for number, batch in enumerate(self._feed.training(state.epoch)):
+        for number, batch in enumerate(self._feed.batches(state.epoch)):
             first = first or batch
             state.batch, state.examples = number, batch_rows(batch[0]) * self._worker.size
             self._train_batch(*batch)
@@ -133,39 +124,37 @@ class Trainer:
             self._reporter.step_end(state)
         if first is None:
             raise ValueError("data has no batches")
-        self._check_losses()
+        self._read_losses()
         if not all(bool(torch.isfinite(parameter).all()) for step in self._steps for parameter in step.parameters):
             raise self._error("parameters are not finite after the last step", self._steps[0], first)
+        optimizers = [optimizer for step in self._steps for optimizer in step.optimizers.values()]
         speed = examples / (time.perf_counter() - started)
         row = {"stage": state.stage, "epoch": state.epoch, "train/bound": -self._totals[0] / examples}
         if len(self._steps) > 1:
             row |= {f"train/loss/{s.name}": t / examples for s, t in zip(self._steps, self._totals, strict=True)}
         row |= self._validate(first)
-        bound = row.get("validation/bound", row["train/bound"])
-        optimizers = [optimizer for step in self._steps for optimizer in step.optimizers.values()]
         row["learning_rate"] = optimizers[0].optimizer.param_groups[0]["lr"]
         row["gradient_norm"] = math.hypot(*(step.gradient_norm() for step in self._steps))
         row |= {"examples_per_second": speed, "seconds": time.perf_counter() - started}
         for optimizer in optimizers:
-            optimizer.after_epoch(bound)
+            optimizer.after_epoch(row.get("validation/bound", row["train/bound"]))
         self._history.append(row)
         state.history.append(row)
-        is_better = self._feed.validates and bound > self._best
-        self._best, self._waited = (bound, 0) if is_better else (self._best, self._waited + 1)
-        state.stop = self._settings.early_stopping is not None and self._waited >= self._settings.early_stopping
-        self._reporter.epoch_end(state)
-        if self._settings.compile == "auto" and len(self._history) == 1 and self._is_ours():
+        bounds = [row["validation/bound"] for row in self._history] if self._feed.validates else [0.0]
+        waited = len(bounds) - 1 - bounds.index(max(bounds))
+        state.stop = self._settings.early_stopping is not None and waited >= self._settings.early_stopping
+        self._reporter.call("on_epoch_end", state)
+        if self._settings.compile == "auto" and len(self._history) == 1 and self._may_capture():
             for step in self._steps:
                 step.captured.choose(first, (state.epochs - 1) * examples / speed / len(self._steps))
         if self._run is not None and self._worker.is_main:
-            self._save(is_better)
+            self._save(is_best=self._feed.validates and waited == 0)
         self._reporter.checkpoint_end(state)
 
     def _train_batch(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> None:
         state, losses = self._state, []
         for schedule in self._schedules:
             schedule.set(epoch=state.epoch, step=state.step)
-        factor = None if self._factor is None else self._factor(state.step)
         for step in self._steps:
             try:
                 losses.append(step.gradients(x, observed))
@@ -175,23 +164,22 @@ class Trainer:
                 raise self._error("no loss can be computed", step, (x, observed)) from error
             if self._worker.device.type == "cpu" and not math.isfinite(losses[-1]):
                 raise self._error(f"the loss is {float(losses[-1])}", step, (x, observed))
-            step.apply(factor)
+            step.apply(state.step)
         state.losses, state.step = losses, state.step + 1
         self._pending.append(losses)
         if len(self._pending) == _INTERVAL:
-            self._check_losses()
+            self._read_losses()
 
-    def _check_losses(self) -> None:
+    def _read_losses(self) -> None:
         """Adds up the losses since the last call.
 
         On an accelerator the losses are read only here, so a loss that is not finite is noticed up to 49 steps late.
         The error then names the step but no site, because by then all sites are NaN.
         """
-        begin = self._state.batch + 1 - len(self._pending)
-        for number, losses in enumerate(self._pending):
+        for number, losses in enumerate(self._pending, self._state.batch + 1 - len(self._pending)):
             values = [float(loss) for loss in losses]
             if not all(map(math.isfinite, values)):
-                where = f"in epoch {self._state.epoch}, step {begin + number}"
+                where = f"in epoch {self._state.epoch}, step {number}"
                 raise NonFiniteLossError(f"the loss is {values} {where}, noticed after step {self._state.batch}")
             self._totals = [total + value for total, value in zip(self._totals, values, strict=True)]
         self._pending.clear()
@@ -202,20 +190,18 @@ class Trainer:
         where = f"in epoch {self._state.epoch}, step {self._state.batch}"
         return NonFiniteLossError(f"{what} {where}; not finite: {sites}")
 
-    def _is_ours(self) -> bool:
-        """Whether all parts of a step come from multipyro or torch, without hooks, so that each step does the same."""
-        parts = [part for module in self._modules for part in module.modules()]
+    def _may_capture(self) -> bool:
+        """Whether steps may be captured: all that the user wants to be, by default those that repeat themselves."""
+        objectives = [step.objective for step in self._steps]
         others = *self._programs, *self._settings.callbacks  # a callback may change what a step does
-        packages = {type(part).__module__.partition(".")[0] for part in (*parts, *others)}
-        packages = packages.union(*(packages_of(step.objective) for step in self._steps))
-        is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-        return packages <= {"multipyro", "torch"} and not is_hooked
+        repeats = self._worker.size == 1 and repeats_itself(self._modules, objectives, others)
+        return self._settings.compile is True or repeats
 
     def _note(self, text: str) -> None:
         if self._settings.compile is True:
             warnings.warn(text, stacklevel=2)
         else:
-            self._reporter.note(text)
+            self._reporter.progress.note(text)
 
     @torch.no_grad()
     def _validate(self, first: Batch) -> dict[str, float]:
@@ -231,7 +217,7 @@ class Trainer:
             stack.enter_context(self._worker.autocast())
             for schedule in self._schedules:
                 stack.enter_context(schedule.finished())
-            for x, observed in self._feed.validation(otherwise=first):
+            for x, observed in self._feed.batches(VALIDATION, otherwise=[first]):
                 evaluation = evaluation_of(objective, *self._programs, x, observed)
                 values = {"bound": evaluation.bound, **evaluation.sites, "": torch.tensor(batch_rows(x))}
                 for name, value in values.items():
@@ -242,34 +228,28 @@ class Trainer:
             del totals["bound"]
         return {f"{prefix}/{name}": total / examples for name, total in totals.items()}
 
-    def _save(self, is_better: bool) -> None:
+    def _save(self, is_best: bool) -> None:
         """Writes the checkpoints of this epoch."""
-        updates = [step.state_dict() for step in self._steps]
-        checkpoint = {**state_of(self._modules, self._statements.names), "updates": updates, "history": self._history}
-        checkpoint |= {"step": self._state.step, "stopped": self._state.stop, "rng": torch.get_rng_state()}
-        checkpoint |= {"best": self._best, "waited": self._waited}
-        checkpoint |= {"modes": [step.captured.mode for step in self._steps]}
+        state = self._state
+        checkpoint = state_of(self._modules, sorted(self._statements.names))
+        checkpoint |= {"updates": [step.state_dict() for step in self._steps], "history": self._history}
+        checkpoint |= {"step": state.step, "stopped": state.stop, "rng": torch.get_rng_state()}
         # "last" is written after "best": a run killed between the two repeats the epoch and writes both again
-        names = ("best", "last") if is_better else ("last",)
-        folder = self._run.stage_folder(self._state.stage)
-        write_checkpoint(checkpoint, *(folder / f"{name}.ckpt" for name in names))
+        paths = [self._run.checkpoint(state.stage, name) for name in (("best", "last") if is_best else ("last",))]
+        write_checkpoint(checkpoint, *paths)
         if len(self._history) == 1:  # fails early if the state of an optimizer cannot be read back
-            read_checkpoint(folder / "last.ckpt", _PARTS)
+            read_checkpoint(paths[-1], _PARTS)
 
     def _restore(self, path: Path) -> None:
         """Continues from a checkpoint."""
-        checkpoint: dict[str, Any] = read_checkpoint(path, _PARTS)
+        state, checkpoint = self._state, read_checkpoint(path, _PARTS)
         load_programs(checkpoint, self._modules, path)
-        self._statements.names.update(dict.fromkeys(checkpoint["param_store"]))
+        self._statements.names |= checkpoint["param_store"].keys()
         try:
-            for step, states in zip(self._steps, checkpoint["updates"], strict=True):
-                step.load_state_dict(states)
-            for step, mode in zip(self._steps, checkpoint["modes"], strict=True):
-                if self._settings.compile is True or self._is_ours():  # there may be callbacks now
-                    step.captured.mode = mode
+            for step, saved in zip(self._steps, checkpoint["updates"], strict=True):
+                step.load_state_dict(saved, captured=self._may_capture())  # there may be callbacks now
             torch.set_rng_state(checkpoint["rng"])
         except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the run cannot be continued from {path}: {error}") from error
-        self._history, self._best, self._waited = (checkpoint[name] for name in ("history", "best", "waited"))
-        self._state.step, self._state.stop = checkpoint["step"], checkpoint["stopped"]
-        self._state.history += self._history
+        self._history, state.step, state.stop = (checkpoint[name] for name in ("history", "step", "stopped"))
+        state.history += self._history

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, by name or by a function."""
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from torch.optim import Optimizer
 
 from multipyro.inference.training.settings import TrainingSettings
 
-__all__ = ["ScheduledOptimizer", "lr_factor", "optimizer_factory"]
+__all__ = ["ScheduledOptimizer", "lr_factor"]
 
 _BY_NAME: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -27,50 +28,32 @@ _RISING, _START, _END = 0.3, 1 / 25, 1 / 25 / 1e4
 _IMPLEMENTATION = ("params", "fused", "foreach", "capturable", "differentiable")
 
 
-def optimizer_factory(optimizer: Any, lr: float) -> Callable[[list[Tensor]], Optimizer]:
-    """A function from parameters to an optimizer.
-
-    Args:
-        optimizer: The setting of the same name, or the optimizer of a stage.
-        lr: Learning rate of an optimizer given by name. Such a one is fused where the parameters allow it.
-
-    Raises:
-        TypeError: If it is an optimizer of Pyro with a scheduler, clipping, or a function of arguments.
-    """
-    if isinstance(optimizer, str):
-        return partial(_fused, _BY_NAME[optimizer], lr)
-    if not isinstance(optimizer, PyroOptim):
-        return optimizer
-    if isinstance(optimizer, PyroLRScheduler) or callable(optimizer.pt_optim_args) or optimizer.pt_clip_args:
-        raise TypeError(
-            "an optimizer of Pyro with a scheduler, clipping arguments or a function of arguments is not supported: "
-            "pass a plain one, with lr_schedule and gradient_clip, or a function from parameters to a torch optimizer"
-        )
-    return lambda parameters: optimizer.pt_optim_constructor(parameters, **optimizer.pt_optim_args)
-
-
-def _fused(make: Callable[..., Optimizer], lr: float, parameters: list[Tensor]) -> Optimizer:
-    try:
-        return make(parameters, lr=lr, fused=True)
-    except (RuntimeError, TypeError):  # no fused kernel on this device, or for this optimizer
-        return make(parameters, lr=lr, foreach=True)
-
-
 class ScheduledOptimizer:
     """An optimizer with the schedule of its learning rate.
 
     Args:
-        make: Called with the parameters, returns the optimizer.
+        optimizer: The setting of the same name, or the optimizer of a stage. One given by name is fused where the
+            parameters allow it.
         parameters: The parameters.
-        lr_schedule: The setting of the same name.
+        settings: The settings of the run.
+
+    Raises:
+        TypeError: If it is an optimizer of Pyro with a scheduler, clipping, or a function of arguments; or if its
+            steps need a closure.
     """
 
-    def __init__(self, make: Callable[..., Optimizer], parameters: list[Tensor], lr_schedule: Any) -> None:
-        self.optimizer = make(parameters)
+    def __init__(self, optimizer: Any, parameters: list[Tensor], settings: TrainingSettings) -> None:
+        self.optimizer = _create(optimizer, parameters, settings.lr)
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise TypeError(
+                f"{type(self.optimizer).__name__} needs a closure that computes the loss several times in a step, "
+                "which is not supported: choose an optimizer whose step() needs no closure"
+            )
         groups = [{k: str(v) for k, v in g.items() if k not in _IMPLEMENTATION} for g in self.optimizer.param_groups]
         self._created = f"{type(self.optimizer).__name__} with {groups}"
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._scheduler = lr_schedule(self.optimizer) if callable(lr_schedule) else None
+        self._scheduler = settings.lr_schedule(self.optimizer) if callable(settings.lr_schedule) else None
 
     def step(self, factor: float | None) -> None:
         """Updates the parameters, with the learning rate times `factor` unless that is None."""
@@ -100,8 +83,8 @@ class ScheduledOptimizer:
             self._scheduler.load_state_dict(state["scheduler"])
 
 
-def lr_factor(settings: TrainingSettings, epochs: int, steps_per_epoch: int | None) -> Callable[[int], float] | None:
-    """The factor of the learning rate as a function of the step, counted from 0 in a stage; None if it is constant.
+def lr_factor(settings: TrainingSettings, epochs: int, steps_per_epoch: int | None) -> Callable[[int], float | None]:
+    """The factor of the learning rate as a function of the step, counted from 0 in a stage; None where it is constant.
 
     Args:
         settings: The settings of the run.
@@ -113,7 +96,7 @@ def lr_factor(settings: TrainingSettings, epochs: int, steps_per_epoch: int | No
     """
     name, final = settings.lr_schedule, settings.lr_final
     if callable(name) or (name == "constant" and not settings.lr_warmup):
-        return None
+        return lambda step: None
     if steps_per_epoch is None:
         raise ValueError(f"lr_schedule {name!r} needs the number of steps, and these batches have no length")
     warmup, total = round(settings.lr_warmup * steps_per_epoch), epochs * steps_per_epoch
@@ -129,6 +112,23 @@ def lr_factor(settings: TrainingSettings, epochs: int, steps_per_epoch: int | No
         return {"constant": 1.0, "cosine": _cosine(1.0, final, share), "exponential": final**share}[name]
 
     return factor
+
+
+def _create(optimizer: Any, parameters: list[Tensor], lr: float) -> Optimizer:
+    if isinstance(optimizer, str):
+        make = partial(_BY_NAME[optimizer], parameters, lr=lr)
+        try:
+            return make(fused=True)
+        except (RuntimeError, TypeError):  # no fused kernel on this device, or for this optimizer
+            return make(foreach=True)
+    if not isinstance(optimizer, PyroOptim):
+        return optimizer(parameters)
+    if isinstance(optimizer, PyroLRScheduler) or callable(optimizer.pt_optim_args) or optimizer.pt_clip_args:
+        raise TypeError(
+            "an optimizer of Pyro with a scheduler, clipping arguments or a function of arguments is not supported: "
+            "pass a plain one, with lr_schedule and gradient_clip, or a function from parameters to a torch optimizer"
+        )
+    return optimizer.pt_optim_constructor(parameters, **optimizer.pt_optim_args)
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -11,7 +11,7 @@ from multipyro._optional import optional_imports
 from multipyro.inference.programs import Program
 from multipyro.inference.progress import Progress
 from multipyro.inference.runs.folder import Run
-from multipyro.inference.training.settings import TrainingSettings
+from multipyro.inference.training.settings import CALLBACK_METHODS, TrainingSettings
 
 __all__ = ["FitState", "Reporter"]
 
@@ -67,6 +67,16 @@ class FitState:
     history: list[dict[str, float]] = field(default_factory=list)
     stop: bool = False
 
+    @property
+    def total_steps(self) -> int | None:
+        """Number of steps of the stage; None if the batches have no length."""
+        return None if self.steps_per_epoch is None else self.epochs * self.steps_per_epoch
+
+    @property
+    def place(self) -> str:
+        """The stage and the epoch, in words."""
+        return f"{self.stage_name}, epoch {self.epoch + 1} of {self.epochs}"
+
 
 class Reporter:
     """Calls the callbacks, writes the logs and shows the progress of a run.
@@ -75,80 +85,64 @@ class Reporter:
         settings: The settings of the run.
         run: Its folder; None for none.
         is_main: Whether this process logs and shows progress.
+
+    Attributes:
+        progress: What is shown.
     """
 
     def __init__(self, settings: TrainingSettings, run: Run | None, is_main: bool) -> None:
         loggers = settings.logger if is_main else ()
-        self._callbacks, self._run = settings.callbacks, run
-        self._on_step = [callback.on_step_end for callback in settings.callbacks if hasattr(callback, "on_step_end")]
-        self._csv = run is not None and "csv" in loggers
+        self._run, self._csv = run, run is not None and "csv" in loggers
+        self._methods = {
+            name: [getattr(callback, name) for callback in settings.callbacks if hasattr(callback, name)]
+            for name in CALLBACK_METHODS
+        }
         self._loggers = [logger for logger in loggers if not isinstance(logger, str)]
         if "tensorboard" in loggers:
             with optional_imports("the logger 'tensorboard'"):
                 import tensorboard  # noqa: F401  the next import would also accept tensorboardX
                 from lightning_fabric.loggers import TensorBoardLogger
             self._loggers.append(TensorBoardLogger(run.folder, name="tensorboard", version=""))
-        self._progress = Progress(settings.progress and is_main)
+        self.progress = Progress(settings.progress and is_main)
 
     @contextmanager
-    def reporting(self, state: FitState) -> Iterator["Reporter"]:
+    def reporting(self, state: FitState) -> Iterator[None]:
         """The context of a whole run."""
-        self._call("on_fit_start", state)
+        self.call("on_fit_start", state)
         try:
-            yield self
-            self._call("on_fit_end", state)
+            yield
+            self.call("on_fit_end", state)
         finally:
-            self._progress.close()
+            self.progress.close()
             for logger in self._loggers:
                 if hasattr(logger, "finalize"):
                     logger.finalize("success" if sys.exc_info()[0] is None else "failed")
 
-    def stage_start(self, state: FitState) -> None:
-        """Before the first step of a stage, after its checkpoint has been read, if there is one."""
-        if self._csv and state.history:  # a run killed in between may not have logged its last epoch
+    def call(self, name: str, state: FitState) -> None:
+        """Calls a method of the callbacks."""
+        for method in self._methods[name]:
+            method(state)
+
+    def write_log(self, state: FitState) -> None:
+        """Writes `log.csv`, if it is wanted."""
+        if self._csv:
             self._run.write_log(state.history)
-        self._progress.restart(state.step)
 
     def step_end(self, state: FitState) -> None:
         """After a step."""
-        for method in self._on_step:
-            method(state)
-        self._progress.update(state.step, _steps(state), lambda: f"{_place(state)}: loss {_loss(state):.4g}")
-
-    def note(self, text: str) -> None:
-        """Shows a line that stays."""
-        self._progress.note(text)
-
-    def epoch_end(self, state: FitState) -> None:
-        """After an epoch, whose metrics are the last of the history, and before its checkpoint is written."""
-        self._call("on_epoch_end", state)
+        self.call("on_step_end", state)
+        self.progress.update(
+            state.step, state.total_steps, lambda: f"{state.place}: loss {float(state.losses[0]) / state.examples:.4g}"
+        )
 
     def checkpoint_end(self, state: FitState) -> None:
         """After the checkpoint of an epoch: a run killed before it repeats the epoch, and logs it once."""
         row = state.history[-1]
-        if self._csv:
-            self._run.write_log(state.history)
+        self.write_log(state)
         for logger in self._loggers:
             metrics = {name: value for name, value in row.items() if name not in ("stage", "epoch")}
             logger.log_metrics(metrics, step=len(state.history) - 1)
         bounds = [f"{name} {row[name]:.4g}" for name in ("train/bound", "validation/bound") if name in row]
-        left = self._progress.time_left(state.step, _steps(state))
+        left = self.progress.time_left(state.step, state.total_steps)
         speed = f"{row['examples_per_second']:,.0f} examples/s"
-        self._progress.finish_line(f"{_place(state)}: {', '.join(bounds)}, {speed}{left}")
-
-    def _call(self, name: str, state: FitState) -> None:
-        for callback in self._callbacks:
-            if hasattr(callback, name):
-                getattr(callback, name)(state)
-
-
-def _place(state: FitState) -> str:
-    return f"{state.stage_name}, epoch {state.epoch + 1} of {state.epochs}"
-
-
-def _steps(state: FitState) -> int | None:
-    return None if state.steps_per_epoch is None else state.epochs * state.steps_per_epoch
-
-
-def _loss(state: FitState) -> float:
-    return float(state.losses[0]) / state.examples
+        self.progress.finish_line(f"{state.place}: {', '.join(bounds)}, {speed}{left}")

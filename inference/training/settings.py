@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from multipyro.inference.options import Count, Option, Weight
 
-__all__ = ["RESUMABLE", "TrainingSettings"]
+__all__ = ["CALLBACK_METHODS", "RESUMABLE", "TrainingSettings"]
 
 #: Settings that may differ between a run and its continuation, because they do not change the result.
 RESUMABLE = ("epochs", "device", "strategy", "logger", "progress", "out", "resume", "callbacks")
-_CALLBACK_METHODS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")
+#: The methods of callbacks, each called with a `FitState`.
+CALLBACK_METHODS = ("on_fit_start", "on_step_end", "on_epoch_end", "on_fit_end")
 _LOGGERS = ("csv", "tensorboard")
 
 
@@ -111,7 +112,7 @@ class TrainingSettings:
         for setting in fields(self):
             value = plain.get(setting.name, getattr(self, setting.name))
             object.__setattr__(self, setting.name, Option(setting.name, None, setting.type).convert(value))
-        if not re.fullmatch(r"auto|cpu|mps(:0)?|cuda(:\d+)?", self.device):
+        if not re.fullmatch(r"auto|(cpu|mps)(:0)?|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda, cuda:1 or mps, got {self.device!r}")
         if self.out == "":
             raise ValueError("out must name a folder, got an empty string")
@@ -131,8 +132,8 @@ class TrainingSettings:
                 raise TypeError(
                     f"{callback!r} needs the Trainer of Lightning: pass an object with a method on_epoch_end(state)"
                 )
-            if not any(hasattr(callback, name) for name in _CALLBACK_METHODS):
-                raise TypeError(f"callback {callback!r} has none of the methods {', '.join(_CALLBACK_METHODS)}")
+            if not any(hasattr(callback, name) for name in CALLBACK_METHODS):
+                raise TypeError(f"callback {callback!r} has none of the methods {', '.join(CALLBACK_METHODS)}")
         try:
             object.__setattr__(self, "config", json.loads(json.dumps(self.config)))
         except (TypeError, ValueError) as error:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multipyro.inference.capture import CapturedGradients
 from multipyro.inference.handlers import frozen, frozen_modules
 from multipyro.inference.objectives import Objective
 from multipyro.inference.recipes import Recipe, Stage, Update
 from multipyro.inference.runs.checkpoints import programs_of
-from multipyro.inference.training.capture import CapturedGradients
 from multipyro.inference.training.devices import Worker
-from multipyro.inference.training.optimizers import ScheduledOptimizer, optimizer_factory
+from multipyro.inference.training.optimizers import ScheduledOptimizer
 from multipyro.inference.training.settings import TrainingSettings
 from multipyro.inference.training.statements import Statements
 
@@ -38,6 +38,7 @@ class TrainingStep:
         settings: The settings of the run.
         worker: This process.
         statements: The parameter store of the run.
+        factor: Number of a step -> factor of the learning rate; None where that is constant.
         note: Called with a one-line reason if steps are not captured or compiled.
 
     Attributes:
@@ -53,19 +54,19 @@ class TrainingStep:
         settings: TrainingSettings,
         worker: Worker,
         statements: Statements,
+        factor: Callable[[int], float | None],
         note: Callable[[str], None],
     ) -> None:
-        self._settings, self._worker, self._statements = settings, worker, statements
+        self._settings, self._worker, self._statements, self._factor = settings, worker, statements, factor
         self.name, self.objective, self._others = part.name, part.objective, recipe.others
-        self.model, self.guide = recipe.model, recipe.guide
-        self._train = part.train
-        if part.train is None:
+        self.model, self.guide, self._train = recipe.model, recipe.guide, part.train
+        self._is_whole, self._is_first = part.train is None, True
+        if self._is_whole:
             self._train = tuple(program for program in (self.model, self.guide) if isinstance(program, nn.Module))
         else:
             self.model, self.guide = frozen(self.model, part.train), frozen(self.guide, part.train)
-        self._is_whole, self._is_first = part.train is None, True
         self._bound = self.objective.bind(self.model, self.guide) if isinstance(self.objective, Objective) else None
-        self._make = optimizer_factory(part.optimizer or settings.optimizer, settings.lr)
+        self._optimizer = part.optimizer or settings.optimizer
         self._norm: Tensor | None = None
         self._saved: dict[str, Any] = {}
         self.parameters: list[Tensor] = []
@@ -77,11 +78,13 @@ class TrainingStep:
             self.objective,
             self.parameters,
             [buffer for module in programs_of(self.model, self.guide, *self._others) for buffer in module.buffers()],
-            worker,
+            5e-2 if worker.mixed_precision else 1e-3,
             note,
         )
-        if settings.compile is True:
+        if settings.compile is True and worker.size == 1:
             self.captured.mode = "compiled"
+        elif settings.compile is True:
+            note("steps are not captured: training uses several processes")
 
     def gradients(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
         """Returns the loss of a batch and stores its gradients in the parameters, both summed over the processes."""
@@ -91,15 +94,11 @@ class TrainingStep:
         """Runs the programs on a batch, stores the gradients in the parameters and returns the loss."""
         for parameter in self.parameters:
             parameter.grad = None
-        with self._statements.recorded() if self._is_first else nullcontext({}) as shown:
+        occurring = self._is_first or self._is_whole
+        with self._statements.occurring(self._is_first) if occurring else nullcontext({}) as modules:
             loss = self._loss(self._bound, x, observed)
-        if self._bound is not None and loss.requires_grad:
-            loss.backward()
-        if self._is_whole and not self._is_first:
-            shown = self._statements.new()
-        modules: dict[str, list[Tensor]] = {}
-        for name, parameter in shown.items():
-            modules.setdefault(name.partition("$$$")[0], []).append(parameter)
+            if self._bound is not None and loss.requires_grad:
+                loss.backward()
         self._add(modules)
         if not self.parameters:
             raise ValueError(f"{self.name!r} has nothing to train: no parameter requires a gradient")
@@ -116,10 +115,11 @@ class TrainingStep:
                 return torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, x, observed))
             return bound.differentiable_loss(self.model, self.guide, x, observed)
 
-    def apply(self, factor: float | None) -> None:
-        """Updates the parameters, with the learning rate multiplied by `factor` unless that is None."""
+    def apply(self, number: int) -> None:
+        """Updates the parameters in a step, the number of which in its stage counts from 0."""
         if self._settings.gradient_clip is not None:
             self._norm = nn.utils.clip_grad_norm_(self.parameters, self._settings.gradient_clip)
+        factor = self._factor(number)
         for optimizer in self.optimizers.values():
             optimizer.step(factor)
 
@@ -129,14 +129,22 @@ class TrainingStep:
         return float(nn.utils.clip_grad_norm_(self.parameters, math.inf) if self._norm is None else self._norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the optimizers, by the parameters that they train."""
-        return {**self._saved, **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}}
+        """The states of the optimizers, by what they train, and of the captured steps."""
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {"optimizers": {**self._saved, **optimizers}, "captured": self.captured.state_dict()}
 
-    def load_state_dict(self, states: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned; statements that have not occurred yet get their state when they do."""
-        self._saved = dict(states)
+    def load_state_dict(self, state: Mapping[str, Any], captured: bool) -> None:
+        """Restores what `state_dict` returned; statements that have not occurred yet get their state when they do.
+
+        Args:
+            state: What it returned.
+            captured: Whether steps that were captured are captured again.
+        """
+        self._saved = dict(state["optimizers"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(self._saved.pop(name))
+        if captured:
+            self.captured.load_state_dict(state["captured"])
 
     def _add(self, modules: Mapping[str, list[Tensor]]) -> None:
         """Creates optimizers for the parameters of modules and statements that are not trained yet."""
@@ -147,6 +155,6 @@ class TrainingStep:
                 while name in self.optimizers:  # a parameter of a known module that requires a gradient only now
                     name += "+"
                 self.parameters += new
-                self.optimizers[name] = ScheduledOptimizer(self._make, new, self._settings.lr_schedule)
+                self.optimizers[name] = ScheduledOptimizer(self._optimizer, new, self._settings)
                 if name in self._saved:
                     self.optimizers[name].load_state_dict(self._saved.pop(name))

@@ -1,27 +1,26 @@
-"""A training step captured as a fixed graph of tensor operations, which is replayed as it is or compiled."""
+"""The loss and gradients of a step, captured as a graph of tensor operations that is replayed as it is or compiled."""
 
 import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from multipyro.batch import batch_rows, modalities_in
 from multipyro.data import Batch
 from multipyro.inference.objectives import Objective
 from multipyro.inference.objectives.families import SubsetFamily
-from multipyro.inference.objectives.spec import instances_in
+from multipyro.inference.objectives.spec import instances_in, packages_of
 from multipyro.inference.programs import substitute
-from multipyro.inference.training.devices import Worker
 
-__all__ = ["CapturedGradients", "StepGraph"]
+__all__ = ["CapturedGradients", "StepGraph", "repeats_itself"]
 
 # Assumptions of `compile="auto"`. Capturing takes a few seconds and saves a tenth of each step, so it pays off if at
 # least _CAPTURE_FROM seconds of training remain. Compiling takes _COMPILE_PER_NODE seconds per operation and saves the
@@ -45,7 +44,7 @@ class StepGraph:
         batch: The batch on which the operations are recorded.
 
     Attributes:
-        num_nodes: The number of operations.
+        graph: The operations.
 
     Raises:
         ValueError: If a shape depends on the values of the batch.
@@ -70,7 +69,7 @@ class StepGraph:
         graph, inputs = module.graph, {}
         if any(map(_depends_on_values, graph.nodes)):
             raise ValueError("a program selects rows by a mask, so their number depends on the batch")
-        first = next(node for node in graph.nodes if node.op != "placeholder")
+        first = next(node for node in graph.nodes if node.op not in ("placeholder", "get_attr"))
         for node in [node for node in graph.nodes if node.op == "get_attr"]:
             if node.target not in inputs:
                 with graph.inserting_before(first):
@@ -79,9 +78,8 @@ class StepGraph:
             graph.erase_node(node)
         graph.set_codegen(CodeGen())
         module.recompile()
-        self._run: Callable[..., Any] = module
+        self.graph, self._run = graph, module
         self._others = [getattr(module, name) for name in inputs]
-        self.num_nodes = len(graph.nodes)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> list[Tensor | None]:
@@ -101,10 +99,10 @@ class CapturedGradients:
     """Computes the loss and the gradients of batches, by the programs themselves or by graphs captured from them.
 
     Steps are of one kind if their batches have the same entries and the objective has the same random subsets; each
-    kind has its own graph. Graphs are used for batches that are as large as the first of their epoch. Other batches,
-    and all batches while `mode` is `"eager"`, are left to the programs. The result of a graph is compared with that of
-    the programs in its first step, and again in epochs 0, 1, 2, 4, 8 and so on. If a graph cannot be captured, or its
-    result differs by more than rounding, the programs compute all further steps.
+    kind has its own graph. Graphs are used for batches that are as large as the first one. Other batches, and all
+    batches while `mode` is `"eager"`, are left to the programs. The results of a graph are compared with those of the
+    programs in its first step, and again after 1, 2, 4, 8 and so on steps. If a graph cannot be captured, or its result
+    differs by more than rounding, the programs compute all further steps.
 
     Args:
         eager: Runs the programs on a batch, stores the gradients in the parameters and returns the loss.
@@ -112,7 +110,7 @@ class CapturedGradients:
         objective: The objective.
         parameters: The trained parameters, a list that may grow.
         buffers: The other tensors that a step changes, such as the statistics of batch norm.
-        worker: This process.
+        rounding: The largest relative difference between the results of a graph and of the programs.
         note: Called with a one-line reason if steps are not captured, or not compiled.
 
     Attributes:
@@ -126,22 +124,18 @@ class CapturedGradients:
         objective: Any,
         parameters: list[Tensor],
         buffers: Sequence[Tensor],
-        worker: Worker,
+        rounding: float,
         note: Callable[[str], None],
     ) -> None:
         self.mode = "eager"
         self._eager, self._loss, self._objective, self._parameters = eager, loss, objective, parameters
-        self._buffers, self._worker, self._note = buffers, worker, note
+        self._buffers, self._rounding, self._note = buffers, rounding, note
         self._is_random = any(family.is_random for family in instances_in(objective, SubsetFamily))
         self._graphs: dict[Any, StepGraph] = {}
         self._checked: set[Any] = set()
-        self._rows: int | None = None
-
-    def start_epoch(self, epoch: int) -> None:
-        """Prepares for the first step of an epoch; epochs are counted from 0 in each stage."""
-        self._rows = None
-        if epoch & (epoch - 1) == 0:
-            self._checked.clear()
+        self._steps, self._rows = 0, 0
+        # all kinds of steps that were ever captured, also before the run was resumed
+        self._kinds: set[str] = set()
 
     def __call__(self, x: Mapping[str, Tensor], observed: Mapping[str, Tensor] | None) -> Tensor:
         """Returns the loss of a batch and stores its gradients in the parameters."""
@@ -149,18 +143,29 @@ class CapturedGradients:
         if self.mode == "eager" or batch_rows(x) != self._rows:
             return self._eager(x, observed)
         batch, generator = (x, observed), torch.get_rng_state() if self._is_random else None
-        _, key = self._structure(batch)
-        if key not in self._checked:
+        self._steps += 1
+        if self._steps & (self._steps - 1) == 0:
+            self._checked.clear()
+        _, kind = self._structure(batch)
+        if kind not in self._checked:
             if generator is not None:
                 torch.set_rng_state(generator)
             if not self._check(batch):
                 self.mode = "eager"
                 return self._eager(x, observed)
-            _, key = self._structure(batch)
-        loss, *gradients = self._graphs[key](batch)
+            _, kind = self._structure(batch)
+        loss, *gradients = self._graphs[kind](batch)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides how further steps are computed, so that a resumed run computes them in the same way."""
+        return {"mode": self.mode, "rows": self._rows, "kinds": sorted(self._kinds)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.mode, self._rows, self._kinds = state["mode"], state["rows"], set(state["kinds"])
 
     def choose(self, batch: Batch, seconds: float) -> None:
         """Sets the mode: captures, and compiles, if this is expected to save more time than it takes.
@@ -172,14 +177,13 @@ class CapturedGradients:
         if seconds < _CAPTURE_FROM:
             return
         self.mode = "replayed"
-        self.start_epoch(0)
         with self._undone():
             self(*batch)
-            nodes = sum(graph.num_nodes for graph in self._graphs.values())
+            nodes = sum(len(captured.graph.nodes) for captured in self._graphs.values())
             if self.mode == "replayed" and seconds * _COMPILE_SAVES > 2 * _COMPILE_PER_NODE * nodes:
                 self.mode = "compiled"
                 self._graphs.clear()
-                self.start_epoch(0)
+                self._checked.clear()
                 self(*batch)
             if self.mode != "eager":
                 times = [[_seconds(function, batch) for function in (self._eager, self)] for _ in range(5)]
@@ -194,37 +198,35 @@ class CapturedGradients:
             expected = [self._eager(*batch), *(parameter.grad for parameter in self._parameters)]
         try:
             with self._undone():
-                objective, key = self._structure(batch)
-                if key not in self._graphs:
-                    self._graphs[key] = self._captured(objective, batch)
-                if not _agree(self._graphs[key](batch), expected, 5e-2 if self._worker.mixed_precision else 1e-3):
+                objective, kind = self._structure(batch)
+                if kind not in self._graphs:
+                    self._graphs[kind] = self._captured(objective, kind, batch)
+                if not _agree(self._graphs[kind](batch), expected, self._rounding):
                     raise ValueError("the captured step gives a different loss or different gradients")
         except Exception as error:  # anything that programs, torch or a compiler may raise
             self._note(f"steps are not captured: {_reason(error)}")
             return False
-        self._checked.add(key)
+        self._checked.add(kind)
         return True
 
-    def _structure(self, batch: Batch) -> tuple[Any, Any]:
-        """The objective with the random subsets of this step, and the key of its graph."""
-        drawn: list[SubsetFamily] = []
+    def _structure(self, batch: Batch) -> tuple[Any, tuple[Any, ...]]:
+        """The objective with the random subsets of this step, and its kind."""
+        subsets: list[Any] = []
 
         def draw(part: Any) -> Any:
             if isinstance(part, SubsetFamily) and part.is_random:
-                drawn.append(part.drawn(modalities_in(batch[0])))
-                return drawn[-1]
+                part = part.drawn(modalities_in(batch[0]))
+                subsets.append(part.chosen)
             return part
 
         objective = substitute(self._objective, draw) if self._is_random else self._objective
         entries = [(name, values.shape, values.dtype) for part in batch if part for name, values in part.items()]
-        return objective, (len(self._parameters), *drawn, *entries)
+        return objective, (len(self._parameters), *subsets, *entries)
 
-    def _captured(self, objective: Any, batch: Batch) -> StepGraph:
-        if self._worker.size > 1:
-            raise ValueError("training uses several processes")
+    def _captured(self, objective: Any, kind: tuple[Any, ...], batch: Batch) -> StepGraph:
         if not isinstance(objective, Objective):
             raise TypeError(f"{type(objective).__name__} is not an objective of multipyro")
-        if len(self._graphs) == _MOST_GRAPHS:
+        if len(self._kinds | {str(kind)}) > _MOST_GRAPHS:
             raise ValueError(f"there are more than {_MOST_GRAPHS} kinds of steps")
         with self._undone(), _no_warnings():
             graph = StepGraph(lambda *batch: self._loss(objective, *batch), self._parameters, batch)
@@ -235,6 +237,7 @@ class CapturedGradients:
             except Exception as error:  # there is no compiler, or it fails
                 self.mode = "replayed"
                 self._note(f"steps are captured but not compiled: {_reason(error)}")
+        self._kinds.add(str(kind))
         return graph
 
     @contextmanager
@@ -242,11 +245,26 @@ class CapturedGradients:
         """Restores random generators and buffers at the end of this context."""
         buffers = [buffer.clone() for buffer in self._buffers]
         try:
-            with torch.random.fork_rng([self._worker.device] if self._worker.device.type == "cuda" else []):
+            with torch.random.fork_rng(list({p.device for p in self._parameters if p.is_cuda})):
                 yield
         finally:
             for buffer, saved in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(saved)
+
+
+def repeats_itself(modules: Iterable[nn.Module], objectives: Iterable[Any], others: Iterable[Any]) -> bool:
+    """Whether all parts of a step come from multipyro or torch, without hooks, so that each step does the same.
+
+    Args:
+        modules: The modules that the step runs.
+        objectives: Its objectives.
+        others: What else takes part in it, such as callbacks.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    packages = {type(part).__module__.partition(".")[0] for part in (*parts, *others)}
+    packages = packages.union(*map(packages_of, objectives))
+    is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    return packages <= {"multipyro", "torch"} and not is_hooked
 
 
 def _no_warnings() -> warnings.catch_warnings:
