@@ -27,7 +27,8 @@ def measure(trial: Trial) -> dict[str, float]:
     """The three metrics for each number of given modalities."""
     train, test = trial.splits.train, trial.splits.test
     classifiers = train_classifiers(train, test)
-    trial.save_samples()  # the paper's qualitative results
+    if trial.run == Run("mopoe"):
+        trial.save_samples()  # the paper's qualitative results
     coherence = coherence_by_number(trial.model, trial.guide, test, classifiers)
     values = {f"coherence, {number} given": estimate.value for number, estimate in coherence.items()}
     # for a mixture, the released code takes the mean of one expert, sampled for each data point

@@ -34,7 +34,8 @@ def measure(trial: Trial) -> dict[str, float]:
     model, guide, names = trial.model, trial.guide, tuple(trial.splits.test.modalities)
     classifiers = train_classifiers(train, test)
     output = "component" if trial.run.method == "mmvae" else "mean"
-    trial.save_samples()  # the paper's qualitative results
+    if trial.run == Run("mopoe"):
+        trial.save_samples()  # the paper's qualitative results
     values = {"coherence, joint": joint_coherence(model, classifiers, trial.size(10_000, 2_000)).value}
     x = trial.test(10_000, 256)
     for given in subsets_of(names):
