@@ -26,6 +26,7 @@ SCRIPTS = {
     "jmvae_table_1_celeba.py": r"\| CMMA \| -6920\.0 \| -\d+\.\d \(1\) \| -44\.6 \| -\d+\.\d \(1\) \|",
     "jmvae_table_1_mnist.py": r"\| JMVAE-kl \| -422\.4 \| -\d+\.\d \(1\) \| -0\.263 \| -\d\.\d+ \(1\) \|",
     "mopoe_figure_1_polymnist.py": r"\| MoPoE, beta 2\.5 \| – \| [01]\.\d+ \(1\) \| – \| -\d+ \(1\) \|",
+    "mmvae_table_4_cub.py": r"\| MMVAE \| joint \| 0\.263 \| -?[01]\.\d+ \(1\) \|",
     "mopoe_likelihoods_digits.py": r"\| MoPoE \| released code, word given \| – \| -?\d+\.\d+ \(1\) \|",
     "mmvae_gradients_digits.py": r"\| dreg \(paper\), K = 50 \| joint coherence \| – \| [01]\.\d+ \(1\) \|",
     "mopoe_figure_3_polymnist.py": r"\| MoPoE \| coherence, 4 given \| 0\.830 \| [01]\.\d+ \(1\) \|",

@@ -427,7 +427,7 @@ def _noise(modality: Modality, generator: torch.Generator) -> Tensor:
     binary = torch.randint(2, shape, generator=generator).float()
     if modality.likelihood == "bernoulli":
         return binary
-    if modality.kind == "vector":
+    if modality.kind == "vector" and modality.likelihood != "laplace":
         return 2 * binary - 1
     return torch.randint(1, 255, shape, generator=generator) / 255
 
@@ -440,6 +440,8 @@ def _modalities(settings: Preset) -> dict[str, Modality]:
     gray = "bernoulli" if image.get("binarize", "dynamic") != "none" else "continuous_bernoulli"
     digit, label = Modality("image", (1, 28, 28), "image", gray), Modality("label", (), "label", "categorical", 10)
     color, scene = (Modality("image", (3, 64, 64), "image", likelihood) for likelihood in ("laplace", "beta"))
+
+    bird = Modality("image", (64,), "vector", "laplace") if "features" in settings.data_options else color
 
     def text(name: str, length: int, **tokens: Any) -> Modality:
         number = len(tokens.get("alphabet") or tokens["vocabulary"])
@@ -463,7 +465,7 @@ def _modalities(settings: Preset) -> dict[str, Modality]:
             Modality("svhn", (3, 32, 32), "image", "laplace"),
         ),
         "celeba": (color, described[form]),
-        "cub": (color, text("caption", 32, vocabulary=("<exc>", "<pad>", "<eos>", *WORDS[1:]))),
+        "cub": (bird, text("caption", 32, vocabulary=("<exc>", "<pad>", "<eos>", *WORDS[1:]))),
         "two-objects": (scene, text("text", 9, vocabulary=SCENE_WORDS)),
         "one-object": (scene, text("text", 4, vocabulary=SCENE_WORDS)),
     }
