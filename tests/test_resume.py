@@ -61,52 +61,6 @@ def assert_same_runs(left, right):
     assert json.loads(Path(left, "run.json").read_text())["state"] == "finished"
 
 
-# Processes are forked from one that has everything imported, so that the kills fall into training. Each comes a random
-# part of an epoch after a random epoch.
-THREE_KILLS = """
-import os, pathlib, random, signal, sys, time
-sys.path.insert(0, sys.argv[1])
-import torch
-torch.set_num_threads(1)
-from test_resume import train
-folder, moments = pathlib.Path(sys.argv[2]), random.Random(int(sys.argv[3]))
-settings = {"epochs": 30, "resume": True}
-train(folder / "warm", epochs=1)
-started = time.perf_counter()
-train(folder / "whole", **settings)
-epoch = (time.perf_counter() - started) / 30
-
-def done():
-    log = folder / "killed" / "log.csv"
-    return len(log.read_text().splitlines()) - 1 if log.is_file() else 0
-
-for least, most in ((0, 5), (7, 12), (14, 20)):
-    child = os.fork()
-    if not child:
-        train(folder / "killed", **settings)
-        os._exit(0)
-    target = moments.randint(least, most)
-    while done() < target and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        time.sleep(epoch / 20)
-    time.sleep(epoch * moments.random())
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    print("killed" if os.WIFSIGNALED(status) else "ended", done())
-train(folder / "killed", **settings)
-"""
-
-
-def test_three_kills_at_random_moments_leave_no_trace(tmp_path):
-    seed = int.from_bytes(os.urandom(4), "little")
-    print("seed of the moments:", seed)
-    command = [sys.executable, "-W", "error", "-c", THREE_KILLS, str(Path(__file__).parent), str(tmp_path), str(seed)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[::2] == ["killed"] * 3, done.stdout
-    assert_same_runs(tmp_path / "whole", tmp_path / "killed")
-
-
 @pytest.mark.parametrize("write", [1, 2, 3, 4, 5, 8])
 def test_a_kill_at_any_write_leaves_no_trace(tmp_path, monkeypatch, write):
     """The run dies instead of its n-th write: run.json, then best, last and log of each epoch."""
