@@ -192,7 +192,8 @@ def test_log_densities_in_single_precision_are_summed_in_double():
 
 def test_khat_is_that_of_arviz():
     log_weights = torch.randn(1000, 20, dtype=DTYPE) * torch.linspace(0.3, 5, 20, dtype=DTYPE)
-    expected = [float(arviz.psislw(column.numpy())[1]) for column in log_weights.T]
+    # arviz 0.19 changes its input
+    expected = [float(arviz.psislw(column.numpy().copy())[1]) for column in log_weights.T]
     torch.testing.assert_close(pareto_k(log_weights), torch.tensor(expected, dtype=DTYPE))
     constant, empty = torch.zeros(1000, 1, dtype=DTYPE), torch.full((1000, 1), -math.inf, dtype=DTYPE)
     assert pareto_k(constant) == -1 and pareto_k(empty) == math.inf and pareto_k(constant[:20]).isnan()

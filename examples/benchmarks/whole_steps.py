@@ -128,7 +128,7 @@ def main(args):
                 if rows == first:
                     peer = shared.peer_of("mopoe", shared.Floor("mopoe", recipe), modalities, latent_dim)
                 theirs = peer and rate(lambda x=x, peer=peer: peer(x), steps, rounds, device)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 print(f"{workload:8}{rows:8,} does not fit into memory")
                 break
             columns = ("", "") if theirs is None else (f"{theirs:.1f}", f"{graph / theirs:.2f}")
