@@ -56,10 +56,16 @@ TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
 FLOWS = ("jnf", "vlvae")
 # methods whose steps with missing rows cannot be captured
 DECIDING = ("jmvae-gan",)
+# one of each kind of step: random subsets, mixtures, private latents, bridges, frozen stages, flows, adversaries
+QUICK = ("mvae", "mopoe", "mmvae+", "bridged", "telbo", "vlvae", "jmvae-gan")
+SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("made_by", [Networks, pytest.param(NormalizedNetworks, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "made_by"),
+    [pytest.param(method, Networks, marks=[SLOW] * (method not in QUICK)) for method in METHODS]
+    + [pytest.param(method, NormalizedNetworks, marks=SLOW) for method in METHODS],
+)
 def test_graphs_of_every_method_give_the_bits_of_the_programs(method, made_by, replayed):
     """With a shorter last batch, missing rows or batch norm, a warm-up, frozen stages, clipping and a schedule."""
     settings = {**SETTINGS, "epochs": 1, "gradient_clip": 5.0, "lr_schedule": "cosine"}
@@ -80,7 +86,7 @@ def test_graphs_of_every_method_give_the_bits_of_the_programs(method, made_by, r
 
 
 @COMPILER
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_steps_of_every_method_agree_to_rounding(method):
     recipe, other = (recipe_of(method, made_by=NormalizedNetworks, warmup=2) for _ in range(2))
@@ -92,7 +98,7 @@ def test_compiled_steps_of_every_method_agree_to_rounding(method):
         assert row["train/bound"] == pytest.approx(true["train/bound"], rel=1e-3)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[COMPILER, pytest.mark.slow])])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[COMPILER, SLOW])])
 def test_a_captured_run_goes_on_bit_for_bit(tmp_path, compiled, monkeypatch):
     if not compiled:
         monkeypatch.setattr(StepGraph, "compile", lambda graph, batch: None)
@@ -166,7 +172,7 @@ def test_parameters_with_the_same_gradient_are_clipped_once(replayed):
 def test_each_structure_of_random_subsets_has_its_graph(replayed, monkeypatch):
     def run(compile):
         recipe = recipe_of("mvae", random_subsets=1)
-        fit_recipe(recipe, many_modalities(num_rows=48), compile=compile, **{**SETTINGS, "epochs": 5})
+        fit_recipe(recipe, many_modalities(num_rows=48), compile=compile, **{**SETTINGS, "epochs": 3})
         return parameters(recipe.model, recipe.guide)
 
     expected = run(False)

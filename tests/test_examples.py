@@ -11,6 +11,8 @@ from unittest import mock
 
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
 from multipyro.guides import Guide
@@ -121,13 +123,25 @@ def test_stored_notebook_is_executed_and_shows_nothing_of_a_machine(name):
     assert [out for out in outputs if out.get("name") == "stderr"] == []
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all notebooks: each start of one imports torch."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_runs(name, tmp_path):
+def test_notebook_runs(name, kernel, tmp_path):
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     short, number = NOTEBOOKS[name]
     (settings,) = (cell for cell in code_cells(notebook) if cell.source.startswith("SEED"))
     settings.source += f"\n{short}"
     for cell in code_cells(notebook):
         cell.outputs = []
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    first, *_ = code_cells(notebook)
+    first.source = f"%reset -f\n{first.source}"  # nothing of the notebook before
+    client = NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": tmp_path}})
+    client.execute()
+    client.kc.stop_channels()
     assert len(figures(notebook)) == number

@@ -61,7 +61,7 @@ GUIDES = {
 }
 MODEL = MultimodalModel(2, {name: NormalLikelihood(MLP(2, size)) for name, size in SIZES.items()})
 SAMPLERS = {
-    "flows": lambda: FlowExperts(2, branches(), flows(), num_steps=2),
+    "flows": lambda: FlowExperts(2, branches(), flows(), num_steps=2, num_leapfrog_steps=1),
     "iterative": lambda: IterativeSampling(MODEL, joint(), rounds=2, chains=3),
 }
 OBSERVED = {"a": torch.tensor([True, False, True, False]), "b": torch.tensor([True, True, False, False])}
@@ -76,8 +76,13 @@ def sites_of(distribution):
     return distribution if isinstance(distribution, dict) else {"z": distribution}
 
 
-@pytest.mark.parametrize("observed", (None, OBSERVED))
-@pytest.mark.parametrize("kind", GUIDES)
+# complete rows take another path through these
+COMPLETE = ("product", "mixture", "hierarchical")
+
+
+@pytest.mark.parametrize(
+    ("kind", "observed"), [(kind, OBSERVED) for kind in GUIDES] + [(kind, None) for kind in COMPLETE]
+)
 def test_samples_densities_and_gradients(kind, observed):
     guide = GUIDES[kind]()
     if kind == "hierarchical" and observed:  # it supports all modalities or none
