@@ -59,6 +59,10 @@ NOTEBOOKS = {
         "EPOCHS, ROWS, SIMULATED, SAMPLES, CHAINS, TEMPERATURES = 1, 20, 40, 40, 2, 4",
         1,
     ),
+    "notebooks/5_your_own_table.ipynb": ("ROWS, EPOCHS, SAMPLES = 200, 1, 5", 2),
+    "notebooks/6_genes_and_proteins.ipynb": ("CELLS, GENES, EPOCHS, SAMPLES = 200, 40, 1, 5", 2),
+    "notebooks/8_a_new_method.ipynb": ("EPOCHS, ROWS, SAMPLES = 1, 10, 5", 1),
+    "notebooks/9_from_multivae.ipynb": ("EPOCHS, SAMPLES = 1, 5", 1),
 }
 MACHINE = re.compile(r"/(home|root|tmp|opt|usr|work|Users)/|site-packages")
 

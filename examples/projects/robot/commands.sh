@@ -1,7 +1,7 @@
 #!/bin/sh
 # From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-120} SAMPLES=${SAMPLES:-50}
+ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-120} SAMPLES=${SAMPLES:-100}
 
 python make_data.py --rows $ROWS
 
@@ -9,7 +9,7 @@ python make_data.py --rows $ROWS
 multipyro train mopoe --data robot.toml --hidden 128 128 --latent-dim 8 --networks sound=mlp --weights joints=20,camera=0.2,sound=0.05 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out moments
-multipyro compare mopoe mvtcae mvae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 3e-3 --weights joints=20,camera=0.2,sound=0.05 --networks sound=mlp --num-samples $SAMPLES --rows 40 --out runs
+multipyro compare mopoe mvtcae mvae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 3e-3 --weights joints=20,camera=0.2,sound=0.05 --networks sound=mlp --num-samples $SAMPLES --rows 100 --out runs
 
 # the joint angles that were lost, with their uncertainty, and the images as files
 multipyro predict runs/mvtcae-robot-0 --part all --impute --target joints --file imputed/mvtcae.csv
