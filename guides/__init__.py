@@ -4,7 +4,7 @@ from multipyro.guides._base import Guide
 from multipyro.guides.aggregate import AggregateGuide
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 from multipyro.guides.algebra.products import product_of_experts, subset_products
-from multipyro.guides.algebra.unnormalized import ProductOfDensities
+from multipyro.guides.algebra.unnormalized import HamiltonianSampler, ProductOfDensities
 from multipyro.guides.attributes import AttributeExperts
 from multipyro.guides.bridged import BridgedGuide
 from multipyro.guides.experts import MixtureOfExperts, MixtureOfProducts, ProductOfExperts
@@ -22,6 +22,7 @@ __all__ = [
     "ConditionalFlow",
     "FlowExperts",
     "Guide",
+    "HamiltonianSampler",
     "HierarchicalGuide",
     "IterativeSampling",
     "JointEncoder",

@@ -9,7 +9,7 @@ from torch import nn
 from multipyro._distributions import RowwiseDistribution
 from multipyro.batch import Masks, Rows, Values
 from multipyro.guides._base import Guide, encode_joint
-from multipyro.guides.algebra.unnormalized import ProductOfDensities
+from multipyro.guides.algebra.unnormalized import HamiltonianSampler, ProductOfDensities
 from multipyro.ppl_models.networks.heads import JointEncoder
 
 __all__ = ["FlowExperts"]
@@ -35,22 +35,20 @@ class FlowExperts(Guide):
         branches: Modality name -> feature network of the joint encoder, with an attribute `out_features`.
         flows: Modality name -> `ConditionalFlow`, or any other encoder to a distribution with a density.
         hidden_features: Widths of hidden layers between the concatenated features and the heads.
-        num_steps: Number of steps of each chain, as in `hmc_sample`.
-        num_leapfrog_steps: Number of leapfrog steps in each of them.
-        step_size: Size of the leapfrog steps, or None to adapt it.
+        sampler: The sampler of the products; 20 steps of 5 leapfrog steps of adapted size if None.
         divide_prior_once: As in `ProductOfDensities`.
         **settings: `prior`, by which a product is divided, `private` and `name`, as in `Guide`.
 
     Raises:
-        ValueError: If a number is too small, or a flow has another latent size.
+        ValueError: If a flow has another latent size.
 
     Example:
         >>> import torch
-        >>> from multipyro.guides import ConditionalFlow
+        >>> from multipyro.guides import ConditionalFlow, HamiltonianSampler
         >>> from multipyro.ppl_models import MLP
         >>> branches, networks = ({name: MLP(4, 8) for name in "abc"} for _ in range(2))
         >>> flows = {name: ConditionalFlow(network, 2) for name, network in networks.items()}
-        >>> guide = FlowExperts(2, branches, flows, num_steps=4)
+        >>> guide = FlowExperts(2, branches, flows, sampler=HamiltonianSampler(num_steps=4))
         >>> guide({"a": torch.zeros(5, 4), "c": torch.zeros(5, 4)})["z"].shape
         torch.Size([5, 2])
     """
@@ -61,27 +59,14 @@ class FlowExperts(Guide):
         branches: Mapping[str, nn.Module],
         flows: Mapping[str, nn.Module],
         hidden_features: Sequence[int] = (),
-        num_steps: int = 20,
-        num_leapfrog_steps: int = 5,
-        step_size: float | None = None,
+        sampler: HamiltonianSampler | None = None,
         divide_prior_once: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(latent_dim, {m: flows[m] for m in branches}, **settings)
-        if num_steps < 2 or num_leapfrog_steps < 1:
-            raise ValueError(
-                f"num_steps must be at least 2 and num_leapfrog_steps at least 1, got {num_steps} and "
-                f"{num_leapfrog_steps}"
-            )
-        if step_size is not None and not step_size > 0:
-            raise ValueError(f"step_size must be above 0, or None to adapt it, got {step_size}")
         self.joint = JointEncoder(branches, latent_dim, hidden_features)
-        self.sampler = {
-            "num_steps": num_steps,
-            "num_leapfrog_steps": num_leapfrog_steps,
-            "step_size": step_size,
-            "divide_prior_once": divide_prior_once,
-        }
+        self.sampler = HamiltonianSampler() if sampler is None else sampler
+        self.divide_prior_once = divide_prior_once
 
     def posterior(self, x: Values, observed: Masks = None) -> dist.Distribution:
         return self._distribution(x, observed, lambda product: product)
@@ -90,10 +75,7 @@ class FlowExperts(Guide):
         return self._distribution(x, observed, ProductOfDensities.mixture)
 
     def _distribution(
-        self,
-        x: Values,
-        observed: Masks,
-        of_product: Callable[[ProductOfDensities], dist.Distribution],
+        self, x: Values, observed: Masks, of_product: Callable[[ProductOfDensities], dist.Distribution]
     ) -> dist.Distribution:
         rows = Rows(x, observed)
         has_all = len(rows.modalities) == len(self.modalities)
@@ -104,7 +86,8 @@ class FlowExperts(Guide):
             by_flows = experts[0]
         else:
             present = rows.stacked() if rows.masks else None
-            by_flows = of_product(ProductOfDensities(experts, self.prior(), present, **self.sampler))
+            product = ProductOfDensities(experts, self.prior(), present, self.sampler, self.divide_prior_once)
+            by_flows = of_product(product)
         if not has_all:
             return by_flows
         incomplete = ~rows.all_of(self.modalities)

@@ -26,6 +26,7 @@ from multipyro.guides import (
     AggregateGuide,
     ConditionalFlow,
     FlowExperts,
+    HamiltonianSampler,
     JointGuide,
     MixtureOfExperts,
     NormalEncoder,
@@ -315,7 +316,7 @@ def test_any_flow_in_an_aggregate_guide(family):
 def test_any_flow_in_a_product_of_densities(family):
     branches = {name: MLP(3, 8) for name in "abc"}
     flows = {name: head(family, seed) for seed, name in enumerate("abc")}
-    guide = FlowExperts(DIM, branches, flows, num_steps=4).double()
+    guide = FlowExperts(DIM, branches, flows, sampler=HamiltonianSampler(4)).double()
     x = {"a": inputs(), "b": inputs(seed=5)}
     observed = {"b": torch.tensor([True, False, True, True, False])}
     assert torch.isfinite(guide(x, observed)["z"]).all()

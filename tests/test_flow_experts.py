@@ -12,8 +12,7 @@ from torch.distributions import MultivariateNormal
 from toy import toy_networks
 
 from multipyro.data import Modality
-from multipyro.guides import ConditionalFlow, FlowExperts, ProductOfDensities
-from multipyro.guides.algebra.unnormalized import hmc_sample
+from multipyro.guides import ConditionalFlow, FlowExperts, HamiltonianSampler, ProductOfDensities
 from multipyro.inference import build, cross_generate, embed, frozen, log_likelihood
 from multipyro.inference.recipes import Networks
 from multipyro.ppl_models import MLP
@@ -63,7 +62,7 @@ def test_the_product_of_exact_posteriors_is_the_exact_posterior_of_all(count):
 def test_chains_reach_a_density_that_is_not_normal(step_size):
     """`exp(-z^4)` a dimension, of variance `Gamma(3/4) / Gamma(1/4)`; a large step is refused more often, not wrong."""
     start = torch.full((NUM_SAMPLES, 2), 0.7, dtype=DTYPE)
-    last, mean = hmc_sample(lambda z: -z.pow(4).sum(-1), start, 60, 5, step_size)
+    last, mean = HamiltonianSampler(60, 5, step_size).sample(lambda z: -z.pow(4).sum(-1), start)
     second, fourth = math.gamma(0.75) / math.gamma(0.25), 0.25  # E z^2 and E z^4
     assert (last.square().mean(0) - second).abs().max() < 4.5 * math.sqrt((fourth - second**2) / NUM_SAMPLES)
     assert last.mean(0).abs().max() < 4.5 * math.sqrt(second / NUM_SAMPLES)
@@ -131,7 +130,8 @@ def test_embeddings_are_means_of_the_product():
 
 def test_the_mean_after_a_sample_runs_no_further_chain():
     expert = dist.Normal(torch.ones(3, 2), 0.5).to_event(1)
-    product = ProductOfDensities([expert, expert], dist.Normal(torch.zeros(2), 1.0).to_event(1), num_steps=4)
+    prior = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    product = ProductOfDensities([expert, expert], prior, sampler=HamiltonianSampler(4))
     product.sample()
     before = torch.get_rng_state()
     assert torch.equal(product.approximate_mean(), product.approximate_mean())
@@ -209,12 +209,7 @@ def test_the_recipe_passes_its_options_to_the_sampler():
     recipe = build(
         "jnf", toy_networks(), 2, sampler_steps=4, leapfrogs=3, step_size=0.1, divide_once=True, flow_steps=3
     )
-    assert recipe.guide.sampler == {
-        "num_steps": 4,
-        "num_leapfrog_steps": 3,
-        "step_size": 0.1,
-        "divide_prior_once": True,
-    }
+    assert recipe.guide.sampler == HamiltonianSampler(4, 3, 0.1) and recipe.guide.divide_prior_once
     assert len(recipe.guide.encoders["label"].couplings.couplings) == 6
     x = {"signal": torch.zeros(5, 4)}
     assert cross_generate(recipe.model, recipe.guide, x, ["label"], 3)["label"].shape == (3, 5)

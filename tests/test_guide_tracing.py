@@ -10,6 +10,7 @@ from multipyro.guides import (
     BridgedGuide,
     ConditionalFlow,
     FlowExperts,
+    HamiltonianSampler,
     HierarchicalGuide,
     IterativeSampling,
     JointEncoder,
@@ -61,7 +62,7 @@ GUIDES = {
 }
 MODEL = MultimodalModel(2, {name: NormalLikelihood(MLP(2, size)) for name, size in SIZES.items()})
 SAMPLERS = {
-    "flows": lambda: FlowExperts(2, branches(), flows(), num_steps=2, num_leapfrog_steps=1),
+    "flows": lambda: FlowExperts(2, branches(), flows(), sampler=HamiltonianSampler(2, 1)),
     "iterative": lambda: IterativeSampling(MODEL, joint(), rounds=2, chains=3),
 }
 OBSERVED = {"a": torch.tensor([True, False, True, False]), "b": torch.tensor([True, True, False, False])}

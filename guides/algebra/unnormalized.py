@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -10,21 +11,16 @@ from torch import Tensor
 from multipyro._distributions import expected_value, representative_tensor
 from multipyro.guides.algebra.mixtures import StratifiedMixture
 
-__all__ = ["ProductOfDensities", "hmc_sample"]
+__all__ = ["HamiltonianSampler", "ProductOfDensities"]
 
 _INITIAL_STEP_SIZE = 0.1
 _TARGET_ACCEPTANCE = 0.8
 _ADAPTATION_RATE = 0.5
 
 
-def hmc_sample(
-    log_density: Callable[[Tensor], Tensor],
-    initial: Tensor,
-    num_steps: int = 20,
-    num_leapfrog_steps: int = 5,
-    step_size: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""Runs many chains of Hamiltonian Monte Carlo at once, each with its own acceptance and step size.
+@dataclass(frozen=True)
+class HamiltonianSampler:
+    r"""Hamiltonian Monte Carlo of many chains at once, each with its own acceptance and step size.
 
     Each step samples a momentum, follows :math:`\dot z = v,\ \dot v = \nabla \log p(z)` for `num_leapfrog_steps`
     leapfrog steps and is accepted by the Metropolis rule, so that any step size leaves the density invariant. The step
@@ -36,63 +32,86 @@ def hmc_sample(
     0.001, 100 steps of 10 leapfrog steps 0.002 and 0.002. More dimensions, or experts that disagree, need more steps.
 
     Args:
-        log_density: From `(..., dim)` to `(...,)`, up to a constant; differentiable.
-        initial: Initial positions of the chains, `(..., dim)`.
-        num_steps: Number of steps.
+        num_steps: Number of steps of each chain.
         num_leapfrog_steps: Number of leapfrog steps in each of them.
         step_size: A fixed size of the leapfrog steps, without jitter. If None, each chain adapts its step size to an
             acceptance rate of 0.8 in the first half of its steps, which are not samples of the density.
 
-    Returns:
-        The last position of each chain and the mean of its second half, `(..., dim)` each.
+    Raises:
+        ValueError: If a number is too small.
 
     References:
         MCMC using Hamiltonian dynamics (Neal, 2011), section 3 and, for the jitter, 4.2.
 
     Example:
-        >>> last, mean = hmc_sample(lambda z: -0.5 * z.square().sum(-1), torch.zeros(7, 3), num_steps=4)
+        >>> sampler = HamiltonianSampler(num_steps=4)
+        >>> last, mean = sampler.sample(lambda z: -0.5 * z.square().sum(-1), torch.zeros(7, 3))
         >>> last.shape, mean.shape
         (torch.Size([7, 3]), torch.Size([7, 3]))
     """
 
-    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():  # predictions run without gradients
-            z = z.detach().requires_grad_()
-            value = log_density(z)
-            (gradient,) = torch.autograd.grad(value.sum(), z)
-        return value.detach(), gradient
+    num_steps: int = 20
+    num_leapfrog_steps: int = 5
+    step_size: float | None = None
 
-    def leapfrog(z: Tensor, momentum: Tensor, gradient: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        for _ in range(num_leapfrog_steps):
-            momentum = momentum + size / 2 * gradient
-            z = z + size * momentum
-            value, gradient = evaluate(z)
-            momentum = momentum + size / 2 * gradient
-        return z, momentum, value, gradient
+    def __post_init__(self) -> None:
+        if self.num_steps < 2 or self.num_leapfrog_steps < 1:
+            raise ValueError(
+                f"num_steps must be at least 2 and num_leapfrog_steps at least 1, got {self.num_steps} and "
+                f"{self.num_leapfrog_steps}"
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be above 0, or None to adapt it, got {self.step_size}")
 
-    z, burn_in = initial.detach(), num_steps // 2
-    value, gradient = evaluate(z)
-    log_size = torch.full_like(value, math.log(_INITIAL_STEP_SIZE if step_size is None else step_size))
-    total_log_size, total = torch.zeros_like(log_size), torch.zeros_like(z)
-    for step in range(num_steps):
-        jitter = 1.0 if step_size is not None else 0.5 + torch.rand_like(log_size)
-        momentum, size = torch.randn_like(z), (log_size.exp() * jitter).unsqueeze(-1)
-        new, new_momentum, new_value, new_gradient = leapfrog(z, momentum, gradient, size)
-        gain = new_value - value + 0.5 * (momentum.square() - new_momentum.square()).sum(-1)
-        probability = gain.nan_to_num(-torch.inf).clamp(max=0).exp()  # divergent trajectories are rejected
-        accepted = torch.rand_like(probability) < probability
-        moved = accepted.unsqueeze(-1)
-        z, gradient = torch.where(moved, new, z), torch.where(moved, new_gradient, gradient)
-        value = torch.where(accepted, new_value, value)
-        if step >= burn_in:
-            total = total + z
-        elif step_size is None:
-            log_size = log_size + _ADAPTATION_RATE * (probability - _TARGET_ACCEPTANCE)
-            if step >= burn_in // 2:
-                total_log_size = total_log_size + log_size
-            if step == burn_in - 1:  # averages out the noise of single acceptances
-                log_size = total_log_size / (burn_in - burn_in // 2)
-    return z, total / (num_steps - burn_in)
+    def sample(self, log_density: Callable[[Tensor], Tensor], initial: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the chains.
+
+        Args:
+            log_density: From `(..., dim)` to `(...,)`, up to a constant; differentiable.
+            initial: Initial positions of the chains, `(..., dim)`.
+
+        Returns:
+            The last position of each chain and the mean of its second half, `(..., dim)` each.
+        """
+
+        def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():  # predictions run without gradients
+                z = z.detach().requires_grad_()
+                value = log_density(z)
+                (gradient,) = torch.autograd.grad(value.sum(), z)
+            return value.detach(), gradient
+
+        def leapfrog(z: Tensor, momentum: Tensor, gradient: Tensor, size: Tensor) -> tuple[Tensor, ...]:
+            for _ in range(self.num_leapfrog_steps):
+                momentum = momentum + size / 2 * gradient
+                z = z + size * momentum
+                value, gradient = evaluate(z)
+                momentum = momentum + size / 2 * gradient
+            return z, momentum, value, gradient
+
+        z, burn_in = initial.detach(), self.num_steps // 2
+        value, gradient = evaluate(z)
+        log_size = torch.full_like(value, math.log(_INITIAL_STEP_SIZE if self.step_size is None else self.step_size))
+        total_log_size, total = torch.zeros_like(log_size), torch.zeros_like(z)
+        for step in range(self.num_steps):
+            jitter = 1.0 if self.step_size is not None else 0.5 + torch.rand_like(log_size)
+            momentum, size = torch.randn_like(z), (log_size.exp() * jitter).unsqueeze(-1)
+            new, new_momentum, new_value, new_gradient = leapfrog(z, momentum, gradient, size)
+            gain = new_value - value + 0.5 * (momentum.square() - new_momentum.square()).sum(-1)
+            probability = gain.nan_to_num(-torch.inf).clamp(max=0).exp()  # divergent trajectories are rejected
+            accepted = torch.rand_like(probability) < probability
+            moved = accepted.unsqueeze(-1)
+            z, gradient = torch.where(moved, new, z), torch.where(moved, new_gradient, gradient)
+            value = torch.where(accepted, new_value, value)
+            if step >= burn_in:
+                total = total + z
+            elif self.step_size is None:
+                log_size = log_size + _ADAPTATION_RATE * (probability - _TARGET_ACCEPTANCE)
+                if step >= burn_in // 2:
+                    total_log_size = total_log_size + log_size
+                if step == burn_in - 1:  # averages out the noise of single acceptances
+                    log_size = total_log_size / (burn_in - burn_in // 2)
+        return z, total / (self.num_steps - burn_in)
 
 
 class ProductOfDensities(dist.TorchDistribution):
@@ -116,9 +135,7 @@ class ProductOfDensities(dist.TorchDistribution):
         prior: The prior `p(z)`, of batch shape `()` or `(batch,)`.
         present: Which rows have which expert, bool `(len(experts), batch)`; None for all. The density of a row without
             any is the prior.
-        num_steps: As in `hmc_sample`.
-        num_leapfrog_steps: As in `hmc_sample`.
-        step_size: As in `hmc_sample`.
+        sampler: The sampler; 20 steps of 5 leapfrog steps of adapted size if None.
         divide_prior_once: Whether a row with two experts or more is divided by the prior once only.
 
     Example:
@@ -136,14 +153,12 @@ class ProductOfDensities(dist.TorchDistribution):
         experts: Sequence[dist.Distribution],
         prior: dist.Distribution,
         present: Tensor | None = None,
-        num_steps: int = 20,
-        num_leapfrog_steps: int = 5,
-        step_size: float | None = None,
+        sampler: HamiltonianSampler | None = None,
         divide_prior_once: bool = False,
         validate_args: bool | None = None,
     ) -> None:
         self.experts, self.prior, self.present = tuple(experts), prior, present
-        self.sampler = {"num_steps": num_steps, "num_leapfrog_steps": num_leapfrog_steps, "step_size": step_size}
+        self.sampler = HamiltonianSampler() if sampler is None else sampler
         self.divide_prior_once = divide_prior_once
         self._mean: Tensor | None = None
         batch = self.experts[0].batch_shape
@@ -189,9 +204,7 @@ class ProductOfDensities(dist.TorchDistribution):
     def expand(self, batch_shape, _instance=None) -> "ProductOfDensities":
         experts = [expert.expand(batch_shape) for expert in self.experts]
         present = None if self.present is None else torch.stack([rows.expand(batch_shape) for rows in self.present])
-        return ProductOfDensities(
-            experts, self.prior, present, **self.sampler, divide_prior_once=self.divide_prior_once
-        )
+        return ProductOfDensities(experts, self.prior, present, self.sampler, self.divide_prior_once)
 
     @torch.no_grad()
     def sample(self, sample_shape=()) -> Tensor:
@@ -199,7 +212,7 @@ class ProductOfDensities(dist.TorchDistribution):
         if len(self.experts) == 1:
             last = mean = initial
         else:
-            last, mean = hmc_sample(self.unnormalized_log_prob, initial, **self.sampler)
+            last, mean = self.sampler.sample(self.unnormalized_log_prob, initial)
         if not sample_shape:
             self._mean = mean
         return last if alone is None else torch.where(alone.any(0).unsqueeze(-1), initial, last)

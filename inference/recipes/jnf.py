@@ -15,7 +15,7 @@ References:
     al., 2023).
 """
 
-from multipyro.guides import FlowExperts, NormalEncoder
+from multipyro.guides import FlowExperts, HamiltonianSampler, NormalEncoder
 from multipyro.inference.handlers import frozen
 from multipyro.inference.objectives import GUIDE, MODEL, SINGLES, SUBSET, elbo, sum_over
 from multipyro.inference.options import Count, Weight
@@ -65,8 +65,8 @@ def jnf(
         name: ConditionalFlow(branch, latent_dim, flow_steps, base=NormalEncoder(branch, latent_dim))
         for name, branch in networks.branches().items()
     }
-    sampler = (sampler_steps, leapfrogs, step_size, divide_once)
-    guide = FlowExperts(latent_dim, networks.branches(), flows, networks.joint_features, *sampler)
+    sampler = HamiltonianSampler(sampler_steps, leapfrogs, step_size)
+    guide = FlowExperts(latent_dim, networks.branches(), flows, networks.joint_features, sampler, divide_once)
     m, g, a = MODEL, GUIDE, SUBSET
     flow = frozen(g, train=[g.part("encoders")]) | a
     stages = (
