@@ -50,6 +50,7 @@ class ConditionalModel(GenerativeProgram):
             generated.
 
     Example:
+        >>> import torch
         >>> from multipyro.ppl_models import NormalLikelihood, OneHotMLP, MLP
         >>> image = NormalLikelihood(MLP(2 + 8, 16))
         >>> model = ConditionalModel(2, {"image": image}, ["label"], features={"label": OneHotMLP(10, 8)})
@@ -102,6 +103,7 @@ class IndependentPrior(StandardNormalPrior):
         A distribution of batch shape `(batch,)` and event shape `(latent_dim,)`.
 
     Example:
+        >>> import torch
         >>> IndependentPrior(2)(torch.tensor([3, 7])).batch_shape
         torch.Size([2])
     """

@@ -2,7 +2,7 @@ r"""Objectives as expressions: weighted ELBOs between programs, sums of them, an
 
 An objective is written as its equation is read:
 
-    >>> from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET
+    >>> from multipyro.inference.objectives import GUIDE, MODEL, PROPER_SUBSETS, SUBSET, number
     >>> m, g, A = MODEL, GUIDE, SUBSET
     >>> alpha = number("alpha", 0.1)
     >>> elbo(m, g) + alpha * sum_over(PROPER_SUBSETS, elbo(g | A, g))
