@@ -20,7 +20,7 @@ from torch import nn
 from toy import NET, KillAt, Killed, assert_same, encode, parameters, toy_data, toy_networks, toy_programs
 
 from multipyro.inference import build, fit, fit_recipe
-from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, StratifiedELBO, elbo, subset_elbo
+from multipyro.inference.objectives import GUIDE, MODEL, LinearWarmup, StratifiedELBO, elbo, schedules_of, subset_elbo
 from multipyro.inference.recipes import Recipe, Stage
 from multipyro.inference.runs import load_state
 from multipyro.inference.runs.checkpoints import read_checkpoint
@@ -56,7 +56,7 @@ def plain_loop(model, guide, loss, data, epochs=3, seed=5, lr=1e-3):
     step = 0
     for epoch in range(epochs):
         for batch, (x, observed) in enumerate(data.batches(16, shuffle=True, seed=seed, epoch=epoch)):
-            for schedule in getattr(loss, "schedules", ()):
+            for schedule in schedules_of(loss):
                 schedule.set(epoch=epoch, step=step)
             torch.manual_seed(step_seed(seed, epoch, batch))
             svi.step(x, observed)
