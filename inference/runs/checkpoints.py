@@ -188,9 +188,9 @@ def load_state(path: str | os.PathLike, model: Program, guide: Program, others: 
 
 def load_programs(checkpoint: dict[str, Any], programs: Sequence[nn.Module], path: str | os.PathLike) -> None:
     """Loads the state of `programs`, and of `param` statements, from a checkpoint that was read from `path`."""
-    expected, found = _state_dict(programs), checkpoint["state_dict"]
-    names = sorted(expected.keys() | found.keys())
-    different = [n for n in names if n not in expected or n not in found or expected[n].shape != found[n].shape]
+    expected, saved = _state_dict(programs), checkpoint["state_dict"]
+    names = sorted(expected.keys() | saved.keys())
+    different = [n for n in names if n not in expected or n not in saved or expected[n].shape != saved[n].shape]
     if different:
         raise ValueError(
             f"{path} is a checkpoint of other programs: {len(different)} of its entries differ in name or shape from "
@@ -209,7 +209,7 @@ def load_programs(checkpoint: dict[str, Any], programs: Sequence[nn.Module], pat
             raise ValueError(f"{path} is damaged: the entry of the param statement {name!r} ({error})") from error
     for number, program in enumerate(programs):
         prefix = f"programs.{number}."
-        program.load_state_dict({n[len(prefix) :]: v for n, v in found.items() if n.startswith(prefix)})
+        program.load_state_dict({n[len(prefix) :]: v for n, v in saved.items() if n.startswith(prefix)})
     pyro.get_param_store().set_state(store)
 
 

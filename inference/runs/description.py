@@ -66,11 +66,11 @@ def describe_run(recipe: Recipe, settings: Any, left_out: Sequence[str], data: M
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    found = {"multipyro": multipyro.__version__, "python": platform.python_version()}
+    result = {"multipyro": multipyro.__version__, "python": platform.python_version()}
     for package in ("torch", "pyro-ppl", "numpy", "scikit-learn"):
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            result[package] = version(package)
+    return result
 
 
 def describe_recipe(recipe: Recipe, epochs: int) -> dict[str, Any]:

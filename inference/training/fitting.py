@@ -55,7 +55,7 @@ def fit(
     validation: MultimodalData | Sequence | None = None,
     **overrides: Any,
 ) -> FitResult:
-    r"""Trains a model and a guide on any ELBO, ours or Pyro's, as `SVI` does in a plain loop.
+    r"""Trains a model and a guide on any ELBO, of this library or of Pyro, as `SVI` does in a plain loop.
 
     With the same optimizer it agrees with `torch.manual_seed(step_seed(seed, epoch, batch)); svi.step(x, observed)`
     over `data.batches(batch_size, shuffle=True, seed=seed, epoch=epoch)` up to rounding, and it trains the same
@@ -64,10 +64,10 @@ def fit(
     torch's global generators are as before afterwards; only values of `pyro.param` statements in plain functions
     continue from the store and are put back into it, since they live nowhere else.
 
-    The loop is our own: with every feature of Lightning's Trainer that changes results switched off, the rest of it
-    cost 0.1 to 0.4 of a hand-written step. Loggers written for it work here; its callbacks do not: see `FitState` for
-    ours. Processes of several devices are started by Lightning Fabric. The examples are divided among them,
-    `batch_size` is that of one process, and gradients are summed, because losses are sums over examples.
+    Lightning's Trainer is not used: even with every feature that changes results switched off, it cost 0.1 to 0.4 of a
+    hand-written step. Its loggers work here, its callbacks do not; `FitState` describes callbacks. With several
+    devices, Lightning Fabric starts one process for each. The examples are divided among the processes, `batch_size` is
+    that of one process, and gradients are summed, because losses are sums over examples.
 
     Args:
         model: The generative program, called as `model(x, observed)`.

@@ -87,7 +87,7 @@ class Reporter:
         is_main: Whether this process logs and shows progress.
 
     Attributes:
-        progress: What is shown.
+        progress: The progress bar, or the lines in its place.
     """
 
     def __init__(self, settings: TrainingSettings, run: Run | None, is_main: bool) -> None:

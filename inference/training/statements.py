@@ -56,17 +56,17 @@ class Statements:
             yield modules
         if is_first:
             sites = recorded.trace.nodes.items()
-            found = {name: site["value"].unconstrained() for name, site in sites if site["type"] == "param"}
+            parameters = {name: site["value"].unconstrained() for name, site in sites if site["type"] == "param"}
             # those of a checkpoint may occur later
-            self._known = set(self._store.keys()) - (self.names - found.keys())
+            self._known = set(self._store.keys()) - (self.names - parameters.keys())
         elif len(self._store) != len(self._known):
             values = self._store.named_parameters()
-            found = {name: v for name, v in values if name not in self._known and v.grad is not None}
-            self._known |= found.keys()
+            parameters = {name: v for name, v in values if name not in self._known and v.grad is not None}
+            self._known |= parameters.keys()
         else:
             return
-        self.names |= {name for name, value in found.items() if not isinstance(value, nn.Parameter)}
-        for name, value in found.items():
+        self.names |= {name for name, value in parameters.items() if not isinstance(value, nn.Parameter)}
+        for name, value in parameters.items():
             modules.setdefault(name.partition("$$$")[0], []).append(value)
 
 

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from multipyro.inference.capture import CapturedGradients
@@ -65,7 +66,9 @@ class TrainingStep:
             self._train = tuple(program for program in (self.model, self.guide) if isinstance(program, nn.Module))
         else:
             self.model, self.guide = frozen(self.model, part.train), frozen(self.guide, part.train)
-        self._bound = self.objective.bind(self.model, self.guide) if isinstance(self.objective, Objective) else None
+        self._bound = self.objective
+        if isinstance(self.objective, Objective):
+            self._bound = self.objective.bind(self.model, self.guide)
         self._optimizer = part.optimizer or settings.optimizer
         self._norm: Tensor | None = None
         self._saved: dict[str, Any] = {}
@@ -97,7 +100,7 @@ class TrainingStep:
         occurring = self._is_first or self._is_whole
         with self._statements.occurring(self._is_first) if occurring else nullcontext({}) as modules:
             loss = self._loss(self._bound, x, observed)
-            if self._bound is not None and loss.requires_grad:
+            if loss.requires_grad:
                 loss.backward()
         self._add(modules)
         if not self.parameters:
@@ -105,15 +108,15 @@ class TrainingStep:
         self._is_first = False
         return loss.detach()
 
-    def _loss(self, bound: Objective | None, x: Any, observed: Any) -> Tensor:
+    def _loss(self, objective: ELBO, x: Any, observed: Any) -> Tensor:
         """The loss of a batch; an objective that is not ours also stores its gradients in the parameters."""
         with (
             frozen_modules(self._others, self._train) if self._others else nullcontext(),
             self._worker.autocast(),
         ):
-            if bound is None:
-                return torch.as_tensor(self.objective.loss_and_grads(self.model, self.guide, x, observed))
-            return bound.differentiable_loss(self.model, self.guide, x, observed)
+            if isinstance(objective, Objective):
+                return objective.differentiable_loss(self.model, self.guide, x, observed)
+            return torch.as_tensor(objective.loss_and_grads(self.model, self.guide, x, observed)).detach()
 
     def apply(self, number: int) -> None:
         """Updates the parameters in a step, the number of which in its stage counts from 0."""
