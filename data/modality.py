@@ -116,6 +116,8 @@ class Modality:
         for field in ("shape", "class_names", "vocabulary", "columns", "mean_counts"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, tuple(getattr(self, field)))
+        if not isinstance(self.missing_entries, bool):
+            raise TypeError(f"missing_entries of modality {self.name!r} must be a bool, got {self.missing_entries!r}")
         if isinstance(self.scaling, Mapping):  # as JSON stores it
             object.__setattr__(self, "scaling", Scaling(**self.scaling))
         if self.kind not in KINDS:

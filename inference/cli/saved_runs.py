@@ -18,7 +18,7 @@ from multipyro.data.storage import remove_leftovers, write_atomically
 from multipyro.inference.cli.console import warn
 from multipyro.inference.cli.jobs import trained_on
 from multipyro.inference.cli.plugins import guide_class, method_name
-from multipyro.inference.cli.transfer import check_described_as, options_of, source_of
+from multipyro.inference.cli.transfer import check_described_as, naming_damage, options_of, source_of
 from multipyro.inference.evaluation import Report
 from multipyro.inference.handlers import with_covariates
 from multipyro.inference.programs import Program
@@ -91,7 +91,8 @@ def _run_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Split
     if data["options"] is None:
         what = "user-defined batches" if data["name"] is None else f"the user-defined data set {data['name']!r}"
         raise ValueError(f"{arguments.run} was trained on {what}: pass --data, or evaluate in Python")
-    source = arguments.data or source_of(arguments.run, data)
+    with naming_damage(arguments.run / "run.json"):
+        source = arguments.data or source_of(arguments.run, data)
     if not is_data_file(source) and source not in DATASETS:
         raise ValueError(f"{arguments.run} does not say where its data {data['name']!r} is: pass --data")
     if is_data_file(source) and not Path(source).is_file():
@@ -99,15 +100,19 @@ def _run_data(arguments: argparse.Namespace, config: Mapping[str, Any]) -> Split
     splits = load_dataset(source, arguments.data_root, **options_of(data)).with_sum_exposures(settings.get("exposure"))
     splits = splits.with_covariates(list(config["covariates"] or ()))
     names = list(data["modalities"])
-    before = splits.select([name for name in splits.train.modalities if name in {*settings.get("missing", ()), *names}])
-    trained = trained_on(before, names, settings, config["settings"]["seed"]).select(names)
+    with naming_damage(arguments.run / "run.json"):
+        wanted = {*settings.get("missing", ()), *names}
+        before = splits.select([name for name in splits.train.modalities if name in wanted])
+        trained = trained_on(before, names, settings, config["settings"]["seed"]).select(names)
     hashes = {name: getattr(trained, name).content_hash for name in Splits.NAMES}
     other = [name for name, was in data["content_hash"].items() if was is not None and was != hashes[name]]
     if other:
         raise ValueError(
             f"{arguments.run} was trained on other examples ({', '.join(other)}) of {data['name']} than it has now"
         )
-    return _described_as(splits.select(names), {**data["modalities"], **(config["covariates"] or {})}, arguments.run)
+    with naming_damage(arguments.run / "run.json"):
+        described = {**data["modalities"], **(config["covariates"] or {})}
+        return _described_as(splits.select(names), described, arguments.run)
 
 
 def _other_data(arguments: argparse.Namespace, recipe: Recipe, config: Mapping[str, Any]) -> Splits:

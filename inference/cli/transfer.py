@@ -12,6 +12,7 @@ import torch
 
 from multipyro.data import Modality, Splits
 from multipyro.inference.cli.console import say
+from multipyro.inference.options import Option, Share
 from multipyro.inference.recipes import Recipe
 from multipyro.inference.runs import checkpoint_of, describe_modalities, read_run
 from multipyro.inference.runs.checkpoints import programs_of, read_checkpoint
@@ -26,6 +27,9 @@ __all__ = [
     "options_of",
     "source_of",
 ]
+
+
+_MISSING = Option("missing", {}, Mapping[str, Share])
 
 
 @contextmanager
@@ -138,7 +142,8 @@ def arguments_of(run: Path, whole: bool) -> dict[str, Any]:
             "data_option": options_of(data),
             "modalities": list(dict.fromkeys([*config.get("missing", ()), *names])),
             "likelihood": {name: likelihood_text(data["modalities"][name]) for name in names},
-            **{name: config[name] for name in ("missing", "exposure", "drop_incomplete") if name in config},
+            **{name: config[name] for name in ("exposure", "drop_incomplete") if name in config},
+            "missing": _MISSING.convert(config.get("missing", {})),
             "epochs": content["stages"][0]["epochs"],
             **{name: value for name, value in settings.items() if name != "config"},
         }
@@ -159,7 +164,7 @@ def options_of(data: Mapping[str, Any]) -> dict[str, Any]:
 def likelihood_text(modality: Mapping[str, Any]) -> str:
     """The likelihood of a modality, described by an entry of `run.json`, as `--likelihood` takes it."""
     scale = modality.get("scale")
-    return modality["likelihood"] if scale is None else f"{modality['likelihood']}:{scale}"
+    return f"{modality['likelihood']}" if scale is None else f"{modality['likelihood']}:{scale}"
 
 
 def _listed(names: list[str]) -> str:

@@ -30,6 +30,11 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("data.options", "data.modalities"), dict | None),
     **{"state": str, "stages": list, "latent_dim": int, "hidden_features": list | None, "settings.seed": int},
 }
+# those that are mappings, and the types of their values
+_VALUES: dict[str, Any] = {
+    **dict.fromkeys(("modalities", "covariates", "data.modalities"), dict),
+    **{"architectures": str, "data.size": int | None, "data.content_hash": str | None},
+}
 _STAGE = {"name": str, "equation": str, "epochs": int}
 # learning-rate schedules of another shape with more epochs
 _FIXED_SCHEDULES = ("cosine", "exponential", "one-cycle")
@@ -48,6 +53,11 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8") if path.stat().st_size < _LARGEST else "")
         _check_entries(content, _KINDS)
+        for place, kind in _VALUES.items():
+            values = _entry(content, place) or {}
+            _check_entries(values, dict.fromkeys(values, kind))
+        if content["latent_dim"] < 0:  # 0 for user-defined programs
+            raise TypeError(f"latent_dim is {content['latent_dim']}")
         for stage in content["stages"]:
             _check_entries(stage, _STAGE)
             if Path(stage["name"]).name != stage["name"]:  # it would lead out of the folder
@@ -62,15 +72,21 @@ def read_run(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _check_entries(content: Any, kinds: Mapping[str, Any]) -> None:
-    """Raises if an entry is missing or of another type than that in `kinds`, whose keys lead to it, joined by dots."""
+    """Raises if an entry is missing or of another type than that in `kinds`, whose keys say where it is."""
     for place, kind in kinds.items():
-        value = content
-        for key in place.split("."):
-            if key not in value:
-                raise KeyError(place)
-            value = value[key]
+        value = _entry(content, place)
         if not isinstance(value, kind):
             raise TypeError(f"{place} is {str(value)[:80]}")
+
+
+def _entry(content: Any, place: str) -> Any:
+    """The entry at keys that are joined by dots."""
+    if place in content:
+        return content[place]
+    outer, _, inner = place.partition(".")
+    if outer not in content or not inner:
+        raise KeyError(place)
+    return _entry(content[outer], inner)
 
 
 def checkpoint_of(folder: str | os.PathLike, which: str = "best") -> Path:
