@@ -228,6 +228,28 @@ class Wrapped(nn.Module):
         self.calls = 0
 
 
+@pytest.mark.parametrize("number, mode", ((8, "replayed"), (100, "eager")))
+def test_a_few_signs_flipped_by_rounding_are_no_disagreement(number, mode):
+    """The gradient of a Laplace density is a sum of signs, each of which rounding may flip at a near reconstruction."""
+    scale, offset = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+    signs = torch.where(torch.arange(10_000) < 7_000, 1.0, -1.0)
+    flipped = torch.where(torch.arange(10_000) < number, -signs, signs)
+
+    def eager(x, observed):
+        scale.grad, offset.grad = torch.tensor(1e5), signs.sum()
+        return x["signal"].sum()
+
+    def loss(objective, x, observed):
+        change = 1e5 * (scale - scale.detach()) + ((offset - offset.detach()) * flipped).sum()
+        return x["signal"].sum() + change
+
+    notes = []
+    step = capture.CapturedGradients(eager, loss, elbo(MODEL, GUIDE), [scale, offset], [], 1e-3, notes.append)
+    step.mode = "replayed"
+    step({"signal": torch.ones(4, 2)}, None)
+    assert (step.mode, len(notes)) == (mode, 0 if mode == "replayed" else 1)
+
+
 class Deciding(Wrapped):
     """What it gives depends on a value of the batch."""
 
