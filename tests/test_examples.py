@@ -61,6 +61,10 @@ NOTEBOOKS = {
     ),
     "notebooks/5_your_own_table.ipynb": ("ROWS, EPOCHS, SAMPLES = 200, 1, 5", 2),
     "notebooks/6_genes_and_proteins.ipynb": ("CELLS, GENES, EPOCHS, SAMPLES = 200, 40, 1, 5", 2),
+    "notebooks/7_choosing_weights.ipynb": (
+        "LABEL_WEIGHTS, BETAS, EPOCHS, ROWS, SAMPLES = (1.0, 10.0), (1.0, 4.0), 1, 10, 5",
+        2,
+    ),
     "notebooks/8_a_new_method.ipynb": ("EPOCHS, ROWS, SAMPLES = 1, 10, 5", 1),
     "notebooks/9_from_multivae.ipynb": ("EPOCHS, SAMPLES = 1, 5", 1),
 }

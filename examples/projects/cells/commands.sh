@@ -1,15 +1,15 @@
 #!/bin/sh
 # From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-50}
+ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-30} SAMPLES=${SAMPLES:-50}
 
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mopoe --data cells.toml --hidden 128 128 --latent-dim 10 --weights rna=0.05,protein=5 --dry-run
+multipyro train mopoe --data cells.toml --hidden 128 128 --latent-dim 10 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out cells
-multipyro compare mopoe mvtcae mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 3e-3 --weights rna=0.05,protein=5 --num-samples $SAMPLES --rows 40 --out runs
+multipyro compare mopoe mvtcae mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --rows 50 --out runs
 
 # the proteins that were not measured, with their uncertainty
 multipyro predict runs/mvtcae-cells-0 --part all --file imputed/mvtcae.csv

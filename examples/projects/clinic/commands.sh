@@ -1,15 +1,15 @@
 #!/bin/sh
 # From files to results. Run it in this folder; ROWS=100 EPOCHS=1 SAMPLES=5 for a quick look.
 set -e
-ROWS=${ROWS:-1000} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-50}
+ROWS=${ROWS:-1000} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
 
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mopoe --data clinic.toml --hidden 128 128 --latent-dim 8 --weights labs=5,scan=0.2 --likelihood labs=normal:learned --dry-run
+multipyro train mopoe --data clinic.toml --hidden 128 128 --latent-dim 8 --likelihood labs=normal:channels,scan=normal:learned --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out patients
-multipyro compare mopoe mvtcae mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 3e-3 --weights labs=5,scan=0.2 --likelihood labs=normal:learned --num-samples $SAMPLES --rows 40 --out runs
+multipyro compare mopoe mvtcae mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 3e-3 --likelihood labs=normal:channels,scan=normal:learned --num-samples $SAMPLES --rows 100 --out runs
 
 # everything that is missing: laboratory values, notes and scans, a folder each
 multipyro predict runs/mvtcae-clinic-0 --part all --file imputed/mvtcae
