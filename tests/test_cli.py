@@ -288,6 +288,13 @@ def test_errors_are_one_line_and_come_before_any_training(arguments, message, tm
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("command", ["methods", "presets"])
+def test_an_unknown_entry_of_a_catalog_is_one_line_with_those_that_exist(command, capsys):
+    assert main([command, "nothing"]) == 2
+    error = one_line(capsys)
+    assert "unknown" in error and "'nothing'" in error and "choose from" in error
+
+
 def test_a_run_folder_that_is_damaged(run, tmp_path, capsys):
     (tmp_path / "run.json").write_text("{")
     assert main(["evaluate", str(tmp_path)]) == 2

@@ -22,8 +22,8 @@ def flags(arguments: Mapping[str, Any]) -> Iterator[str]:
     """The flags of arguments; none for those that are None, False or empty.
 
     Example:
-        >>> list(flags({"hidden": (8, 8), "resume": True, "option": {"beta": 2, "private": 3}, "seed": None}))
-        ['--hidden', '8', '8', '--resume', '--option', 'beta=2', '--option', 'private=3']
+        >>> list(flags({"hidden": (8, 8), "resume": True, "option": {"beta": 2, "private": 3}, "out": None, "seed": 0}))
+        ['--hidden', '8', '8', '--resume', '--option', 'beta=2', '--option', 'private=3', '--seed', '0']
     """
     for name, value in arguments.items():
         flag = f"--{name.replace('_', '-')}"
@@ -32,6 +32,6 @@ def flags(arguments: Mapping[str, Any]) -> Iterator[str]:
                 yield from (flag, token(dict([pair])))
         elif value is True:
             yield flag
-        elif value not in (None, False, {}, [], ()):
+        elif value is not None and value is not False and value not in ({}, [], ()):
             values = [{key: inner} for key, inner in value.items()] if isinstance(value, Mapping) else value
             yield from (flag, *map(token, values if isinstance(values, list | tuple) else [values]))

@@ -20,6 +20,8 @@ def methods(arguments: argparse.Namespace) -> None:
         say(table(title, ["method", "what", "maximizes", "paper"], rows, numbers=False))
         say("multipyro methods METHOD describes one of them and its options.")
         return
+    if arguments.method not in METHODS:
+        raise ValueError(f"unknown method {arguments.method!r}: choose from {', '.join(METHODS)}")
     info, options = METHODS[arguments.method], options_for(arguments.method)
     say(f"{info.name}: {info.title} ({info.paper})")
     say("\n".join(f"stage {number + 1} maximizes {text}" for number, text in enumerate(equations(info.name))))

@@ -75,8 +75,8 @@ def _card(config: Mapping[str, Any], modalities: Mapping[str, Modality], metrics
     yield markdown_table(["modality", "kind", "shape", "likelihood", "values"], rows)
     yield "## Training data\n"
     sizes = ", ".join(f"{size:,} {part}" for part, size in data["size"].items() if size is not None)
-    yield f"The data set {markdown_text(data['name'])} has {markdown_text(sizes)} examples. It is not part of this "
-    yield "export; its SHA-256:\n"
+    yield f"The data set {markdown_text(data['name'])} has {markdown_text(sizes)} examples.\n"
+    yield "The data is not part of this export; its SHA-256:\n"
     for part, digest in data["content_hash"].items():
         if digest is not None:
             yield f"* {markdown_text(part)}: {markdown_code(digest)}"
