@@ -48,6 +48,7 @@ class HierarchicalGuide(Guide):
         ValueError: If a list of sizes is empty; when called without a modality, or with rows in which some are missing.
 
     Example:
+        >>> import torch
         >>> guide = HierarchicalGuide((3, 2), {"a": MLP(4, 8), "b": MLP(3, 8)}, (16,))
         >>> sites = guide.posterior({"a": torch.zeros(5, 4), "b": torch.zeros(5, 3)})
         >>> {name: tuple(site.event_shape) for name, site in sites.items()}
