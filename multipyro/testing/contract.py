@@ -56,7 +56,7 @@ def check_method(method: str | MethodInfo, **options: Any) -> None:
     Example:
         >>> from dataclasses import replace
         >>> from multipyro.inference.objectives import GUIDE, MODEL, elbo
-        >>> from multipyro.inference.recipes import method
+        >>> from multipyro.inference.recipes import Stage, method
         >>> @method("broken", title="a stage that trains what its objective freezes", paper="this example")
         ... def broken(networks, latent_dim, weighting):
         ...     recipe = METHODS["mvae"](networks, latent_dim, weighting)
