@@ -42,6 +42,7 @@ SCRIPTS = {
     "guide_checks.py": r"image\+label: \w+, calibration(.|\n)*\| mvae \| image \|(.|\n)*sandwich",
     "orderings.py": r"jmvae-kl +-?\d+\.\d+ ± nan(.|\n)*given\n(.|\n)*mvae +-?\d+\.\d+ ± nan +-?\d",
     "likelihood_errors.py": r"default: \d\.\d+ of \d+ within two stated errors",
+    "peer_coherence.py": r"\| mvae \| ours \| [01]\.\d+(.|\n)*accuracy of the classifier",
     "own_guide.py": r"powers: \{'image': 0\.\d+.*\n(.|\n)*coherence image -> label: [01]\.\d+",
     "plain_svi.py": r"test set after RenyiELBO: .*\nimage -> label: [01]\.\d+ of 300 test ex.*\n.*\(5, 10, 1, 8, 8\)",
     "true_or_aggregate.py": r"correctness +[01]\.\d+ ± nan +[01]\.\d+",
