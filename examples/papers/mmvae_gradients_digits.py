@@ -1,9 +1,9 @@
 """What does a gradient hook that never fires cost MMVAE? DReG as in the paper and as in the released code, on digits.
 
 MMVAE's paper trains with doubly reparametrized gradients (DReG). In its released code the hook that multiplies each
-gradient by its importance weight is attached to a tensor that no gradient reaches, so the code trains with `stl`:
-reparametrized gradients without the score of the guide, weighted once. Both are compared with the plain gradient
-`reparam` of the same bound, for one to fifty samples of each expert.
+gradient by its importance weight is attached to a copy of the samples that the loss does not depend on, so the code
+trains with `stl`: reparametrized gradients without the score of the guide, weighted once. Both are compared with the
+plain gradient `reparam` of the same bound, for one to fifty samples of each expert.
 
 Expect nothing for one sample, where `dreg` and `stl` are the same; `stl` is biased for more. The paper has no such
 table.
