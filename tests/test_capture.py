@@ -59,6 +59,10 @@ DECIDING = ("jmvae-gan",)
 # one of each kind of step: random subsets, mixtures, private latents, bridges, frozen stages, flows, adversaries
 QUICK = ("mvae", "mopoe", "mmvae+", "bridged", "telbo", "vlvae", "jmvae-gan")
 SLOW = pytest.mark.slow
+MISCOMPILED = pytest.mark.xfail(
+    reason="compiled gradients of the generator's first layer differ, so that it is trained by its programs",
+    strict=True,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,9 @@ def test_graphs_of_every_method_give_the_bits_of_the_programs(method, made_by, r
 
 @COMPILER
 @SLOW
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[MISCOMPILED] * (name == "jmvae-gan")) for name in METHODS]
+)
 def test_compiled_steps_of_every_method_agree_to_rounding(method):
     recipe, other = (recipe_of(method, made_by=NormalizedNetworks, warmup=2) for _ in range(2))
     settings = {**SETTINGS, "epochs": 1, "optimizer": "sgd"}
