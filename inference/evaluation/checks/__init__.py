@@ -1,1 +1,3 @@
 """Checks of a guide against the model whose posterior it approximates."""
+
+__all__ = []

@@ -97,6 +97,7 @@ def calibrate(
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
+        >>> from multipyro.inference.evaluation import simulate
         >>> from multipyro.ppl_models import MLP, MultimodalModel, NormalLikelihood
         >>> model = MultimodalModel(2, {"image": NormalLikelihood(MLP(2, 4))})
         >>> guide = ProductOfExperts(2, {"image": NormalEncoder(MLP(4, 8), 2)})

@@ -172,6 +172,7 @@ def attribute_scores_figure(scores: Mapping[str, AttributeScores], names: Sequen
         The figure, independent of pyplot.
 
     Example:
+        >>> import torch
         >>> from multipyro.inference.evaluation import attribute_scores
         >>> scores = attribute_scores(torch.rand(50, 3), torch.rand(50, 3) < 0.5)
         >>> len(attribute_scores_figure({"mopoe": scores}, ["bald", "male", "smiling"]).axes)
@@ -204,6 +205,7 @@ def word_histogram_figure(modality: Modality, texts: Mapping[str, Tensor], num_w
         The figure, independent of pyplot.
 
     Example:
+        >>> import torch
         >>> text = Modality("text", (3,), "text", "categorical", 3, vocabulary=("-", "red", "cube"))
         >>> len(word_histogram_figure(text, {"real": torch.tensor([[1, 2, 0], [2, 0, 0]])}).axes)
         1

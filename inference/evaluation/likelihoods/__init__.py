@@ -1,1 +1,3 @@
 """Estimates of log-likelihoods, with standard errors and diagnostics."""
+
+__all__ = []
