@@ -6,7 +6,7 @@ ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-30} SAMPLES=${SAMPLES:-50}
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mopoe --data cells.toml --hidden 128 128 --latent-dim 10 --dry-run
+multipyro train mopoe --data cells.toml --hidden 128 128 --latent-dim 10 --epochs $EPOCHS --batch-size 64 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out cells
 multipyro compare mopoe mvtcae mvae --data cells.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 10 --batch-size 64 --lr 2e-3 --num-samples $SAMPLES --rows 50 --out runs

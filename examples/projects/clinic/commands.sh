@@ -6,7 +6,7 @@ ROWS=${ROWS:-1000} EPOCHS=${EPOCHS:-60} SAMPLES=${SAMPLES:-100}
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mopoe --data clinic.toml --hidden 128 128 --latent-dim 8 --likelihood labs=normal:channels,scan=normal:learned --dry-run
+multipyro train mopoe --data clinic.toml --hidden 128 128 --latent-dim 8 --likelihood labs=normal:channels,scan=normal:learned --epochs $EPOCHS --batch-size 64 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out patients
 multipyro compare mopoe mvtcae mvae --data clinic.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 3e-3 --likelihood labs=normal:channels,scan=normal:learned --num-samples $SAMPLES --rows 100 --out runs

@@ -6,7 +6,7 @@ ROWS=${ROWS:-1200} EPOCHS=${EPOCHS:-120} SAMPLES=${SAMPLES:-100}
 python make_data.py --rows $ROWS
 
 # what would be trained
-multipyro train mopoe --data robot.toml --hidden 128 128 --latent-dim 8 --networks sound=mlp --weights joints=20,camera=0.2,sound=0.05 --dry-run
+multipyro train mopoe --data robot.toml --hidden 128 128 --latent-dim 8 --networks sound=mlp --weights joints=20,camera=0.2,sound=0.05 --epochs $EPOCHS --batch-size 64 --dry-run
 
 # three methods, trained and compared by paired likelihoods of the same held-out moments
 multipyro compare mopoe mvtcae mvae --data robot.toml --seeds 1 --epochs $EPOCHS --hidden 128 128 --latent-dim 8 --batch-size 64 --lr 3e-3 --weights joints=20,camera=0.2,sound=0.05 --networks sound=mlp --num-samples $SAMPLES --rows 100 --out runs
