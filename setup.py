@@ -87,6 +87,7 @@ setup(
             *EXTRAS["tables"],
             *EXTRAS["tensorboard"],
             *EXTRAS["vision"],
+            "hypothesis>=6.100",
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "nbformat>=5.10",

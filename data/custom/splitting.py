@@ -1,6 +1,6 @@
 """Which rows are for training, validation and test."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -30,9 +30,15 @@ def split_rows(
 
     Raises:
         ValueError: If the shares are not three positive fractions that sum to 1, if they leave a part without rows (it
-            could not train, select or test), or if there are not as many groups as rows.
+            could not train, select or test), if there are not as many groups as rows, or if the seed is 2**63
+            or more.
+        TypeError: If the seed is not an integer.
     """
-    shares = tuple(shares)
+    if not isinstance(seed, int | np.integer):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    if abs(seed) >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {seed}")
+    shares = tuple(shares) if isinstance(shares, Iterable) else (shares,)
     valid = all(isinstance(share, int | float) and not isinstance(share, bool) and share > 0 for share in shares)
     if not valid or len(shares) != 3 or not abs(sum(shares) - 1) <= 1e-6:
         raise ValueError(

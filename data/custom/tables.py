@@ -165,6 +165,8 @@ def as_column(values: Any, title: str) -> Column:
     array = values if isinstance(values, np.ndarray) else _numeric_array(values)
     if array is not None and array.dtype.kind in "iufb" and array.ndim:
         return _array_column(array)
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{title} must be an array, a column or a list, got {values!r}")
     rows = [None if _is_missing(cell) else _scalar(cell) for cell in _listed(values)]
     known = [cell for cell in rows if cell is not None]
     if all(isinstance(cell, str) for cell in known):

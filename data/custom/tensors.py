@@ -88,8 +88,9 @@ def from_tensors(
     number = len(arrays)
     if groups is not None and len(groups) != number:
         raise ValueError(f"all values must have the same number of rows, got {number} and {len(groups)} groups")
-    if len(split) == number and all(isinstance(name, str) for name in split):
-        parts = parts_by_name(list(split), "split")
+    names = list(split) if isinstance(split, Iterable) else []
+    if len(names) == number and all(isinstance(name, str) for name in names):
+        parts = parts_by_name(names, "split")
     else:
         parts = split_rows(number, split, seed, groups)
     if scaling is None or isinstance(scaling, Mapping):

@@ -1,6 +1,7 @@
 """Checks of what is given and predicted, and parts of batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from multipyro.ppl_models.conditional import check_conditions
 __all__ = [
     "as_names",
     "check_known",
+    "check_num_samples",
     "check_values",
     "checked_batch",
     "conditions_of",
@@ -39,8 +41,20 @@ __all__ = [
 
 
 def as_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of modalities as a tuple, a single one included."""
-    return (names,) if isinstance(names, str) else tuple(names)
+    """Names of modalities as a tuple, a single one included; raises for what cannot be names."""
+    names = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"modalities must be named by strings, got {wrong[0]!r}")
+    return names
+
+
+def check_num_samples(num_samples: int) -> None:
+    """Raises unless a number of samples is an integer of at least 1."""
+    if not isinstance(num_samples, Integral):
+        raise TypeError(f"the number of samples must be an integer, got {num_samples!r}")
+    if num_samples < 1:
+        raise ValueError(f"the number of samples must be at least 1, got {num_samples}")
 
 
 def select_given(names: Sequence[str], x: Values, argument: str) -> tuple[str, ...]:

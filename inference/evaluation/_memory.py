@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from multipyro.batch import Masks, Values, batch_rows
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference._program_modules import modules_of
-from multipyro.inference.evaluation._inputs import take_rows
+from multipyro.inference.evaluation._inputs import check_num_samples, take_rows
 from multipyro.inference.objectives.sites import sample_sites
 from multipyro.inference.programs import Program
 from multipyro.inference.progress import Progress
@@ -63,8 +63,7 @@ def shown(parts: Sequence[_Part], what: str) -> Iterator[_Part]:
 
 def chunks(number: int, elements: int) -> Iterator[int]:
     """Splits `number` samples of `elements` elements each into parts of bounded memory, and yields their sizes."""
-    if number < 1:
-        raise ValueError(f"the number of samples must be at least 1, got {number}")
+    check_num_samples(number)
     size = max(1, MAX_ELEMENTS // max(elements, 1))
     for start in range(0, number, size):
         yield min(size, number - start)
@@ -98,6 +97,7 @@ def in_parts(
     Returns:
         Name -> values `(num_samples, batch, ...)`.
     """
+    check_num_samples(num_samples)
     parts = []
     for rows in row_chunks(batch_rows(x), elements, num_samples, what):
         part, masks = take_rows(x, observed, rows)

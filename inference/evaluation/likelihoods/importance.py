@@ -8,10 +8,17 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from multipyro.batch import Masks, Rows, Values, modalities_in
+from multipyro.batch import Masks, Rows, Values, modalities_in, selected
 from multipyro.guides._encoder_cache import encoders_run_once
 from multipyro.inference.evaluation import _memory
-from multipyro.inference.evaluation._inputs import check_known, check_values, conditions_of, first_row, select_given
+from multipyro.inference.evaluation._inputs import (
+    check_known,
+    check_num_samples,
+    check_values,
+    conditions_of,
+    first_row,
+    select_given,
+)
 from multipyro.inference.evaluation._memory import elements_of_guide, row_chunks
 from multipyro.inference.evaluation.likelihoods.annealing import Annealing, annealed_likelihoods
 from multipyro.inference.evaluation.likelihoods.densities import Query, ScoredData, site_log_prob
@@ -171,13 +178,14 @@ def log_likelihoods(
     """
     if not queries:
         raise ValueError("queries is empty: name at least one target")
+    check_num_samples(num_samples)
     if not isinstance(method, ImportanceSampling | Annealing):
         raise TypeError(f"method must be an ImportanceSampling or an Annealing, got {method!r}")
     conditions = conditions_of(model)
     checked = [_query(model, x, conditions, *query) for query in queries]
     scored = tuple(dict.fromkeys(name for query in checked for name in (*query.target, *query.given)))
+    check_values(model, selected(x, (*scored, *conditions)), observed)
     data = ScoredData(model, x, observed, ()).scored_by(scored)
-    check_values(model, data.x, observed)
     if isinstance(method, Annealing):
         return annealed_likelihoods(data, checked, method)
     evidences = evidences_of(checked, x, conditions)
@@ -287,8 +295,7 @@ def importance_sampled(
     Returns:
         One `LogLikelihood` for each query, with the samples of each data point in all.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    check_num_samples(num_samples)
     number, pending, mixture = num_samples, torch.arange(len(data)), components
     estimates, used = [], torch.zeros(len(pending), dtype=torch.long)
     with evaluating(data.model, proposals(number)), poutine.block():
