@@ -1,6 +1,7 @@
 """Training: agreement with plain SVI, what is logged, what stops it, and what stays as it was."""
 
 import csv
+import math
 import os
 import re
 import signal
@@ -259,6 +260,23 @@ def test_early_stopping():
     assert fit(*toy_programs(), Trace_ELBO(), toy_data(), early_stopping=2, **settings).epochs == 3
     with pytest.raises(ValueError, match="validation data"):
         fit(*toy_programs(), Trace_ELBO(), toy_data(), early_stopping=2, **QUICK)
+
+
+def test_an_epoch_whose_validation_bound_is_nan_is_not_the_best(tmp_path):
+    class Undefined(StratifiedELBO):
+        validations = 0
+
+        def evaluate(self, *args):
+            result = super().evaluate(*args)
+            if not torch.is_grad_enabled():
+                Undefined.validations += 1
+                result.bound = result.bound * (torch.nan if Undefined.validations == 1 else 1.0)
+            return result
+
+    settings = {**QUICK, "epochs": 20, "lr": 0.0, "validation": toy_data(16, 1, "validation"), "out": tmp_path}
+    result = fit(*toy_programs(), Undefined(), toy_data(), early_stopping=2, **settings)
+    assert [math.isnan(row["validation/bound"]) for row in result.history] == [True, False, False, False]
+    assert len(read_checkpoint(result.best, {"history": list})["history"]) == 2
 
 
 def test_warm_up_moves_and_is_over_in_validation():

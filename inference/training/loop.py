@@ -140,7 +140,8 @@ class Trainer:
             optimizer.after_epoch(row.get("validation/bound", row["train/bound"]))
         self._history.append(row)
         state.history.append(row)
-        bounds = [row["validation/bound"] for row in self._history] if self._feed.validates else [0.0]
+        # NaN, which max() would keep if it came first, is never the best
+        bounds = [max(-math.inf, row.get("validation/bound", math.nan)) for row in self._history]
         waited = len(bounds) - 1 - bounds.index(max(bounds))
         state.stop = self._settings.early_stopping is not None and waited >= self._settings.early_stopping
         self._reporter.call("on_epoch_end", state)
@@ -148,7 +149,7 @@ class Trainer:
             for step in self._steps:
                 step.captured.choose(first, (state.epochs - 1) * examples / speed / len(self._steps))
         if self._run is not None and self._worker.is_main:
-            self._save(is_best=self._feed.validates and waited == 0)
+            self._save(is_best=waited == 0 and bounds[-1] > -math.inf)
         self._reporter.checkpoint_end(state)
 
     def _train_batch(self, x: dict[str, Tensor], observed: dict[str, Tensor] | None) -> None:
@@ -194,8 +195,8 @@ class Trainer:
         """Whether steps may be captured: all that the user wants to be, by default those that repeat themselves."""
         objectives = [step.objective for step in self._steps]
         others = *self._programs, *self._settings.callbacks  # a callback may change what a step does
-        repeats = self._worker.size == 1 and repeats_itself(self._modules, objectives, others)
-        return self._settings.compile is True or repeats
+        wanted = self._settings.compile is True or repeats_itself(self._modules, objectives, others)
+        return wanted and self._worker.size == 1
 
     def _note(self, text: str) -> None:
         if self._settings.compile is True:
