@@ -140,6 +140,8 @@ def check_batch(x: Values, observed: Masks, modalities: Sequence[str]) -> None:
     for name, values in x.items():
         if values is not None and not isinstance(values, Tensor):
             raise TypeError(f"modality {name!r} must be a tensor, got {type(values).__name__}")
+        if values is not None and values.dim() == 0:
+            raise ValueError(f"modality {name!r} must have shape (batch, *event), got a tensor without dimensions")
     if not isinstance(observed, Mapping | None):
         raise TypeError(f"observed must be a dict of modality name -> bool tensor, got {type(observed).__name__}")
     unknown = [name for name in observed or {} if name not in modalities]

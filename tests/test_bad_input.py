@@ -296,6 +296,9 @@ def test_values_that_are_no_tensors_and_of_another_floating_type():
     m, g = made()
     with pytest.raises(TypeError, match="modality 'real' must be a tensor, got list"):
         g(batch(real=[1.0]))
+    for program in (m, g):
+        with pytest.raises(ValueError, match="modality 'real' must have shape .batch, .event., got a tensor without"):
+            program(batch(real=torch.tensor(1.0)))
     with pytest.raises(ValueError, match="modality 'real' is torch.float64, but this guide is torch.float32"):
         g(batch(real=torch.zeros(ROWS, 3, dtype=torch.float64)))
 
