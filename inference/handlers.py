@@ -451,7 +451,7 @@ class _Generative(Handler):
 
 
 class _WithoutLikelihoods(Handler):
-    def forward(self, x: Mapping[str, Any], observed: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+    def forward(self, x: Values, observed: Masks = None, **kwargs: Any) -> Any:
         if isinstance(unwrap(self.program), GenerativeProgram):
             kwargs["only_latents"] = True
         with poutine.block(hide=list(x)):

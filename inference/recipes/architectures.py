@@ -386,7 +386,7 @@ def first_suitable(modalities: Mapping[str, Modality], names: Sequence[str]) -> 
         ValueError: If a name is unknown.
     """
     suitable = {m: [name for name in names if _named(name).suits(modality)] for m, modality in modalities.items()}
-    return {modality: names[0] for modality, names in suitable.items() if names}
+    return {modality: suiting[0] for modality, suiting in suitable.items() if suiting}
 
 
 def default_architectures(modalities: Mapping[str, Modality]) -> dict[str, str]:

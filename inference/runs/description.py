@@ -85,7 +85,7 @@ def describe_recipe(recipe: Recipe, epochs: int) -> dict[str, Any]:
         described, *updates = (
             {
                 "name": part.name,
-                "equation": repr(part.objective)
+                "equation": part.objective.equation()
                 if isinstance(part.objective, Objective)
                 else type(part.objective).__name__,
                 "objective": spec_of(part.objective),

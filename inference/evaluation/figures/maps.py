@@ -107,8 +107,7 @@ def posteriors_figure(
 
     Three panels: the exact :math:`p(z \mid x_G) \propto p(z) \prod_{m \in G} p(x_m \mid z)` on a grid; the aggregate,
     samples of the guide's posteriors given all modalities of the data points with the same `x_G`, covariates
-    included; and samples of the
-    guide's :math:`q(z \mid x_G)`. Contours of the first are in all panels.
+    included; and samples of the guide's :math:`q(z \mid x_G)`. Contours of the first are in all panels.
 
     References:
         On the Importance of Learning Aggregate Posteriors in Multimodal Variational Autoencoders (Cremer and
