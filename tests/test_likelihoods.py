@@ -33,6 +33,7 @@ from multipyro.ppl_models.likelihoods import (
     DiscretizedLogisticLikelihood,
     GammaLikelihood,
     LaplaceLikelihood,
+    Likelihood,
     LogNormalLikelihood,
     NegativeBinomialLikelihood,
     NormalLikelihood,
@@ -541,3 +542,24 @@ def test_the_input_of_an_angle_is_periodic():
     torch.testing.assert_close(network(angles), network(angles + 2 * math.pi))
     with pytest.raises(ValueError, match="transform must be one of .* got 'sqrt'"):
         TransformedInput(3, mlp, "sqrt")
+
+
+@pytest.mark.parametrize(
+    ("interval", "is_open", "value", "message"),
+    [
+        ((0, math.inf), False, -1.0, "must be at least 0, got"),
+        ((0, math.inf), True, 0.0, "must be above 0, got"),
+        ((0, 1), False, 2.0, r"must lie in \[0, 1\], got"),
+        ((0, 1), True, 0.0, r"must lie in \(0, 1\], got"),
+    ],
+)
+def test_the_interval_of_a_user_defined_likelihood(interval, is_open, value, message):
+    class UserLikelihood(Likelihood):
+        def distribution(self, outputs):
+            return dist.Normal(outputs, 1.0)
+
+    UserLikelihood.interval, UserLikelihood.is_open = interval, is_open
+    likelihood = UserLikelihood(MLP(2, 3))
+    likelihood.check_values(torch.full((4, 3), 0.5), "signal")
+    with pytest.raises(ValueError, match=f"'signal' has a UserLikelihood and {message}"):
+        likelihood.check_values(torch.full((4, 3), value), "signal")

@@ -79,7 +79,7 @@ class Likelihood(nn.Module, ABC):
         smallest, largest = values.min().item(), values.max().item()
         if smallest < low or largest > high or (self.is_open and smallest <= low):
             bound = f"be {'above' if self.is_open else 'at least'} {low:g}"
-            bound = bound if math.isinf(high) else f"lie in [{low:g}, {high:g}]"
+            bound = bound if math.isinf(high) else f"lie in {'(' if self.is_open else '['}{low:g}, {high:g}]"
             raise ValueError(
                 f"modality {name!r} has a {likelihood} and must {bound}, got [{smallest:.4g}, {largest:.4g}]"
             )
