@@ -62,6 +62,19 @@ def damaged(content, place, value):
     return content
 
 
+@pytest.mark.parametrize("value", ["unknown", 3, None])
+@pytest.mark.parametrize("command", ["embed", "export", "init-from", "report"])
+def test_the_file_of_a_wrong_description_of_a_modality_is_named(run, tmp_path, capsys, command, value):
+    folder = tmp_path / "copy"
+    shutil.copytree(run.parent, folder)
+    content = json.loads((folder / "run" / "run.json").read_text())
+    content["modalities"]["sort"]["kind"] = value
+    (folder / "run" / "run.json").write_text(json.dumps(content))
+    words = {"RUN": str(folder / "run"), "DATA": str(folder / "cells.csv"), "OUT": str(tmp_path / "new")}
+    assert main([words.get(word, word) for word in COMMANDS[command]]) == 2
+    assert f"{folder / 'run' / 'run.json'} is damaged: kind of modality 'sort'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_damaged_entry_is_one_line(run, tmp_path, monkeypatch, capsys, command):
     pytest.importorskip("safetensors")

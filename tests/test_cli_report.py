@@ -119,6 +119,14 @@ def test_a_command_trains_the_run_again(run, capsys):
     assert config["stages"][0]["equation"] in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("compiled", [True, False, "auto"])
+def test_a_command_says_whether_steps_are_compiled(run, tmp_path, compiled):
+    content = json.loads((run / "run.json").read_text())
+    content["settings"]["compile"] = compiled
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert parse(shlex.split(train_command(tmp_path))[1:]).compile == compiled
+
+
 def test_what_cannot_be_reported_is_one_line(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nothing")]) == 2
     assert capsys.readouterr().err.count("\n") == 1

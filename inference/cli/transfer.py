@@ -54,9 +54,11 @@ def modalities_of(run: Path) -> dict[str, Modality]:
     content = read_run(run)
     if content["modalities"] is None:
         raise ValueError(f"{run} was trained from user-defined programs, which describe no modalities")
-    with naming_damage(run / "run.json"):
+    try:
         descriptions = {**content["modalities"], **(content["covariates"] or {})}
         return {name: Modality(**values) for name, values in descriptions.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{run / 'run.json'} is damaged: {error}") from error
 
 
 def check_described_as(splits: Splits, wanted: Mapping[str, Modality], run: Path) -> None:

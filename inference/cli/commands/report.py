@@ -149,5 +149,6 @@ def train_command(run: Path) -> str:
     arguments["likelihood"] = {
         name: text for name, text in arguments["likelihood"].items() if text != KINDS[modalities[name]["kind"]][0]
     }
+    arguments["compile"] = str(arguments["compile"])  # not a flag without a value
     arguments["guide"] = content["guide_class"] and f"FILE.py:{content['guide_class']}"
     return shlex.join(["multipyro", "train", method, *flags(arguments)])
