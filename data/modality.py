@@ -200,7 +200,8 @@ class Modality:
         if self.kind != "counts" or len(self.mean_counts) != self.dim or not all(m > 0 for m in self.mean_counts):
             raise ValueError(
                 f"mean_counts of modality {self.name!r} must be {self.dim} positive numbers, for the kind 'counts', "
-                f"got {len(self.mean_counts)} and {self.kind!r}"
+                f"got {len(self.mean_counts)}, of which {sum(m > 0 for m in self.mean_counts)} are positive, for the "
+                f"kind {self.kind!r}"
             )
 
     def __repr__(self) -> str:

@@ -89,7 +89,10 @@ def test_names_of_classes_become_ids_and_back(kind, likelihood):
             {"scaling": Scaling((0.0,), (1.0,))},
             "'word' is of kind 'text', only .*'vector'.* can be scaled",
         ),
-        "mean counts of a text": ({"mean_counts": (1.0,) * 5}, "mean_counts of modality 'word' .*kind 'counts', got 5"),
+        "mean counts of a text": (
+            {"mean_counts": (1.0,) * 5},
+            "mean_counts of modality 'word' .*kind 'counts', got 5, of which 5 are positive, for the kind 'text'",
+        ),
         "scale of a text": ({"scale": 2.0}, "'word' has a categorical likelihood, which takes no scale, got 2.0"),
     }.values(),
 )
