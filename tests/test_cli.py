@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from multipyro import __version__
 from multipyro.data import load_dataset
 from multipyro.inference.cli.commands import compare, demo, train
 from multipyro.inference.cli.console import say
@@ -286,6 +287,11 @@ def test_errors_are_one_line_and_come_before_any_training(arguments, message, tm
     assert main(arguments) == 2
     assert message in one_line(capsys)
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"multipyro {__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["methods", "presets"])

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from multipyro import __version__
 from multipyro.inference.cli.arguments import COMMANDS, METAVARS, REQUIRED
 from multipyro.inference.cli.commands.demo import demo_commands
 from multipyro.inference.cli.config_file import read_config
@@ -116,6 +117,7 @@ def parser(train_defaults: Mapping[str, Any] | None = None) -> argparse.Argument
         description="Multimodal variational autoencoders as Pyro programs: train, evaluate, predict, compare.",
         epilog="Errors are one line, with exit code 2; MULTIPYRO_DEBUG=1 shows where they come from.",
     )
+    top.add_argument("--version", action="version", version=f"multipyro {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         defaults = (train_defaults or {}) if name == "train" else {}
