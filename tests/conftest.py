@@ -1,4 +1,4 @@
-"""What holds in every test: a seed, an empty parameter store, validation on, one thread, no window for pictures."""
+"""What holds in every test: a seed, an empty parameter store, validation on, one thread, no window for figures."""
 
 import os
 

@@ -19,7 +19,8 @@ def kill(situation, folder, kills):
     print("seed of the moments:", seed)
     command = [sys.executable, Path(__file__).with_name("kills.py"), situation, folder, str(kills), str(seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # CUDA does not work in forked processes
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -67,7 +67,9 @@ def checkout(tmp_path):
     for name in FILES:
         shutil.copy(ROOT / name, copy)
     for folder in ("multipyro", *FOLDERS):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        # multipyro/ may contain links to the other folders, which are not part of the source
+        ignored = ("__pycache__", *(FOLDERS if folder == "multipyro" else ()))
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns(*ignored))
     return copy
 
 

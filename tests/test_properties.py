@@ -108,7 +108,7 @@ MASKS = st.dictionaries(st.sampled_from(NAMES), st.lists(st.booleans(), min_size
     samples=st.integers(1, 4),
     seed=st.integers(0, 1000),
 )
-def test_sound_calls_have_finite_results(method, subset, target, masks, samples, seed):
+def test_valid_calls_have_finite_results(method, subset, target, masks, samples, seed):
     recipe = recipe_of(method)
     model, guide = recipe.model, recipe.guide
     torch.manual_seed(seed)
@@ -244,13 +244,13 @@ VALUES = {
     "text": lambda rows: "text",
     "none": lambda rows: None,
 }
-SOUND = ["real numbers", "one number", "classes", "image", "bytes", "switches"]
+VALID = ["real numbers", "one number", "classes", "image", "bytes", "switches"]
 KINDS = ["vector", "label", "image", "text", "counts", "positive", "ordinal", "sound", 3]
 
 
 @few_and_many(
-    sound=st.lists(st.sampled_from(SOUND), min_size=1, max_size=2),
-    unsound=st.sampled_from([name for name in VALUES if name not in SOUND]),
+    valid=st.lists(st.sampled_from(VALID), min_size=1, max_size=2),
+    invalid=st.sampled_from([name for name in VALUES if name not in VALID]),
     rows=st.sampled_from([ROWS, 1, 0]),
     kind=st.sampled_from(KINDS),
     mask=st.sampled_from(["rows", "wrong rows", "nobody", "unknown"]),
@@ -258,8 +258,8 @@ KINDS = ["vector", "label", "image", "text", "counts", "positive", "ordinal", "s
     seed=st.sampled_from([-1, "0", 2.5, 2**70]),
     mistakes=st.sets(st.sampled_from(["values", "rows", "kind", "mask", "split", "seed"]), max_size=2),
 )
-def test_mistakes_in_tensors(sound, unsound, rows, kind, mask, split, seed, mistakes):
-    kinds_of_values = [*sound, unsound] if "values" in mistakes else sound
+def test_mistakes_in_tensors(valid, invalid, rows, kind, mask, split, seed, mistakes):
+    kinds_of_values = [*valid, invalid] if "values" in mistakes else valid
     rows = rows if "rows" in mistakes else 20
     kind = kind if "kind" in mistakes else None
     mask = mask if "mask" in mistakes else None
