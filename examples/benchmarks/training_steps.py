@@ -441,7 +441,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=("W1", "W2"), default="W1")
     parser.add_argument("--cells", nargs="+", choices=CELLS, help="some rows of the table")
-    parser.add_argument("--steps", type=int, default=40, help="steps of a round, and of an epoch")
+    parser.add_argument("--steps", type=int, default=48, help="steps of a round, and of an epoch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="two steps, one round, to check that it runs")
