@@ -117,9 +117,10 @@ def export_decoder(
     check_known(inner, target)
     covariates = covariates_in(x or {})
     rows = len(next(iter(covariates.values()), torch.empty(2)))
-    private = {f"z_{name}": inner.private[name]().event_shape for name in target if name in inner.private}
-    latents = {"z": torch.zeros(rows, inner.latent_dim)}
-    latents |= {site: torch.zeros(rows, *shape) for site, shape in private.items()}
+    shapes = {"z": (inner.latent_dim,)}
+    shapes |= {f"z_{name}": inner.private[name]().event_shape for name in target if name in inner.private}
+    like = next(inner.parameters(), torch.empty(()))
+    latents = {site: like.new_zeros(rows, *shape) for site, shape in shapes.items()}
     return _exported(_Decoder(inner, target), latents | covariates)
 
 

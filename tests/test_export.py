@@ -7,7 +7,7 @@ from multipyro.data import from_tensors, load_dataset
 from multipyro.inference import build, embed, networks_for
 from multipyro.inference.evaluation import decode
 from multipyro.inference.export import export_decoder, export_encoder
-from multipyro.ppl_models import MLP, ConditionalModel, NormalLikelihood
+from multipyro.ppl_models import MLP, ConditionalModel, MultimodalModel, NormalLikelihood
 
 ROWS = torch.arange(4)
 OTHER_ROWS = torch.arange(10, 17)
@@ -64,6 +64,13 @@ def test_exported_networks_take_covariates_and_mask_missing_entries():
         features = recipe.model.covariates(inputs, torch.float32)
         expected = recipe.model.likelihoods["counts"](torch.cat([inputs["z"], features], -1)).mean
     torch.testing.assert_close(values, expected)
+
+
+def test_a_decoder_is_exported_with_the_type_of_its_parameters():
+    model = MultimodalModel(2, {"image": NormalLikelihood(MLP(5, 4))}, private={"image": 3}).double()
+    nodes = export_decoder(model).graph.nodes
+    latents = [node.meta["val"] for node in nodes if node.name in ("inputs_z", "inputs_z_image")]
+    assert [(value.shape[1], value.dtype) for value in latents] == [(2, torch.float64), (3, torch.float64)]
 
 
 def test_onnx_agrees(tmp_path):
