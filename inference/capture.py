@@ -101,7 +101,7 @@ class CapturedGradients:
     """Computes the loss and the gradients of batches, by the programs themselves or by graphs captured from them.
 
     Steps are of one kind if their batches have the same entries and the objective has the same random subsets; each
-    kind has its own graph. Graphs are used for batches that are as large as the first one. Other batches, and all
+    kind has a separate graph. Graphs are used for batches that are as large as the first one. Other batches, and all
     batches while `mode` is `"eager"`, are left to the programs. The results of a graph are compared with those of the
     programs in its first step, and again after 1, 2, 4, 8 and so on steps. If a graph cannot be captured, or its result
     differs by more than rounding, the programs compute all further steps.

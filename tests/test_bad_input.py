@@ -13,6 +13,7 @@ from toy import toy_data, toy_networks
 
 from multipyro.guides import (
     Guide,
+    HamiltonianSampler,
     JointEncoder,
     JointGuide,
     LaplaceEncoder,
@@ -23,6 +24,7 @@ from multipyro.guides import (
     product_of_experts,
 )
 from multipyro.inference import METHODS, build, cross_generate, embed, frozen, log_likelihood, restrict
+from multipyro.inference.evaluation import ImportanceSampling
 from multipyro.inference.objectives import (
     GUIDE,
     MODEL,
@@ -31,6 +33,8 @@ from multipyro.inference.objectives import (
     LinearWarmup,
     StratifiedELBO,
     elbo,
+    listed_subsets,
+    random_subsets,
     subset_elbo,
     sum_over,
 )
@@ -264,8 +268,19 @@ def test_options_that_do_not_exist():
     ):
         with pytest.raises(ValueError, match=message):
             make()
-    with pytest.raises(TypeError, match="out_features.*Linear|Identity"):
-        NormalEncoder(torch.nn.Identity(), 2)
+    for make, message in (
+        (lambda: NormalEncoder(torch.nn.Identity(), 2), "out_features.*Linear|Identity"),
+        (lambda: ImportanceSampling(scales=1.0), "scales must be a sequence of numbers, got 1.0"),
+        (lambda: HamiltonianSampler(2.5), "must be integers, got 2.5 and 5"),
+        (lambda: random_subsets(1.5), "must be an integer, got 1.5"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            make()
+
+
+def test_the_name_of_a_modality_is_a_subset():
+    assert listed_subsets(["image", ("image", "label")]) == listed_subsets([("image",), ("image", "label")])
+    assert listed_subsets([("image",)], requires="label") == listed_subsets([("image",)], requires=("label",))
 
 
 def test_programs_whose_latents_do_not_fit():

@@ -20,7 +20,7 @@ _ADAPTATION_RATE = 0.5
 
 @dataclass(frozen=True)
 class HamiltonianSampler:
-    r"""Hamiltonian Monte Carlo of many chains at once, each with its own acceptance and step size.
+    r"""Hamiltonian Monte Carlo of many chains at once, with separate acceptances and step sizes.
 
     Each step samples a momentum, follows :math:`\dot z = v,\ \dot v = \nabla \log p(z)` for `num_leapfrog_steps`
     leapfrog steps and is accepted by the Metropolis rule, so that any step size leaves the density invariant. The step
@@ -38,6 +38,7 @@ class HamiltonianSampler:
             acceptance rate of 0.8 in the first half of its steps, which are not samples of the density.
 
     Raises:
+        TypeError: If a number of steps is not an integer.
         ValueError: If a number is too small.
 
     References:
@@ -55,6 +56,11 @@ class HamiltonianSampler:
     step_size: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.num_steps, int) or not isinstance(self.num_leapfrog_steps, int):
+            raise TypeError(
+                f"num_steps and num_leapfrog_steps must be integers, got {self.num_steps!r} and "
+                f"{self.num_leapfrog_steps!r}"
+            )
         if self.num_steps < 2 or self.num_leapfrog_steps < 1:
             raise ValueError(
                 f"num_steps must be at least 2 and num_leapfrog_steps at least 1, got {self.num_steps} and "

@@ -148,7 +148,7 @@ class Elbo(Expression):
         kl: `"analytic"` uses closed forms where the families have one and the latents of both programs come in one
             order (elsewhere it falls back to samples); `"sampled"` never does; `"components"` replaces the KL of a
             mixture by the weighted mean of its components' KLs, an upper bound, so that the objective estimates the
-            mean of the components' own bounds with one component per data point.
+            mean of the bounds of the components with one component per data point.
         num_particles: Number of samples of the latents per data point.
         name: Prefix of the term's sums in reports: none by default, in a sum over subsets the subset.
 

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import torch
 
@@ -71,7 +72,7 @@ class ListedSubsets(SubsetFamily):
     """Some subsets by name; those that are not within the batch are left out.
 
     Args:
-        chosen: The subsets, each a sequence of names.
+        chosen: The subsets, each a sequence of names, or the name of a single modality.
         requires: Modalities without which a batch has none of the subsets.
 
     Example:
@@ -83,7 +84,9 @@ class ListedSubsets(SubsetFamily):
     requires: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        vars(self).update(chosen=tuple(map(tuple, self.chosen)), requires=tuple(self.requires))
+        chosen = tuple((subset,) if isinstance(subset, str) else tuple(subset) for subset in self.chosen)
+        requires = (self.requires,) if isinstance(self.requires, str) else tuple(self.requires)
+        vars(self).update(chosen=chosen, requires=requires)
 
     def _subsets(self, modalities: Subset) -> list[Subset]:
         if not set(self.requires) <= set(modalities):
@@ -110,6 +113,8 @@ class RandomSubsets(SubsetFamily):
     is_random = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.count, Integral):
+            raise TypeError(f"the number of random subsets must be an integer, got {self.count!r}")
         if self.count < 0:
             raise ValueError(f"the number of random subsets must not be negative, got {self.count}")
 

@@ -14,7 +14,7 @@ __all__ = ["Statements"]
 
 @dataclass
 class Statements:
-    """The `pyro.param` and `pyro.module` statements of a training run, in a parameter store of its own.
+    """The `pyro.param` and `pyro.module` statements of a training run, in a separate parameter store.
 
     Values of statements in plain functions continue from the store outside, and are put back into it at the end, since
     they live nowhere else. Parameters of modules neither leak in nor out.

@@ -56,6 +56,7 @@ class ImportanceSampling:
             fitted. By default four times that number, and nothing is refined with fewer than 25.
 
     Raises:
+        TypeError: If the scales are not a sequence.
         ValueError: If there are no scales, one is not positive, or the shares are negative or reach 1 together.
 
     Example:
@@ -70,6 +71,8 @@ class ImportanceSampling:
 
     def __post_init__(self) -> None:
         """Checks the scales and the shares."""
+        if not isinstance(self.scales, Sequence):
+            raise TypeError(f"scales must be a sequence of numbers, got {self.scales!r}")
         if not self.scales or any(not scale > 0 for scale in self.scales):
             raise ValueError(f"scales must be positive and at least one, got {list(self.scales)}")
         if not (self.related >= 0 and self.prior >= 0 and self.related + self.prior < 1):
