@@ -112,7 +112,7 @@ def test_a_command_trains_the_run_again(run, capsys):
     config = read_run(run)
     program, *tokens = shlex.split(train_command(run))
     arguments = parse(tokens)
-    assert program == "multipyro" and arguments.method == "mvae"
+    assert program == "multipyro" and arguments.method == "mvae" and arguments.out == run
     assert arguments.latent_dim == 2 and arguments.hidden == (8,) and arguments.epochs == 1
     assert arguments.missing == {"image": 0.0, "label": 0.5, "word": 0.0} and arguments.lr_schedule == "cosine"
     assert main([*tokens, "--dry-run"]) == 0

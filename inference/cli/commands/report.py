@@ -151,4 +151,4 @@ def train_command(run: Path) -> str:
     }
     arguments["compile"] = str(arguments["compile"])  # not a flag without a value
     arguments["guide"] = content["guide_class"] and f"FILE.py:{content['guide_class']}"
-    return shlex.join(["multipyro", "train", method, *flags(arguments)])
+    return shlex.join(["multipyro", "train", method, *flags({**arguments, "out": run})])
