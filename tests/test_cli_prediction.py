@@ -86,6 +86,8 @@ def test_the_ending_of_a_file_is_checked_before_anything_is_computed(run, capsys
     for command in ("predict", "embed"):
         assert main([command, str(run), "--file", "a.txt"]) == 2
         assert "a.txt must end in .csv, .parquet, .npz" in capsys.readouterr().err
+    assert main(["generate", str(run), "--given", "label", "--target", "image", "--file", "a.gif"]) == 2
+    assert "a.gif must end in .pdf, .png or .svg" in capsys.readouterr().err
 
 
 def test_embeddings_as_a_table_and_as_arrays(run, tmp_path):

@@ -207,9 +207,7 @@ COMMANDS: dict[str, Command] = {
         _RUN_FOLDER,
         (
             *_EVALUATION,
-            Option(
-                "pixels", "mean", Literal["mean", "sample"], "classify means or samples of generated images (coherence)"
-            ),
+            Option("pixels", "mean", Literal["mean", "sample"], "for coherence, classify means or samples of images"),
             *_RUN,
         ),
     ),

@@ -60,7 +60,7 @@ def draw_cross_generation(
             file has no ending of a figure.
     """
     if file.suffix not in FORMATS:
-        raise ValueError(f"{file} must end in {', '.join(FORMATS)}")
+        raise ValueError(f"{file} must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     chosen = rows_of_each_class(splits.test, rows, splits.test.select(given).modalities)
     if not len(chosen):
         raise ValueError(f"no test example has {' or '.join(given)}: there is nothing to generate from")

@@ -127,7 +127,8 @@ def _write_tables(
     methods = list(reports)
     results = {method: summarize(list(by_seed.values())) for method, by_seed in reports.items()}
     rows = metric_rows(results, format_value)
-    _say_tables(f"{arguments.data}: mean ± standard deviation over {arguments.seeds} seeds", methods, rows)
+    number = f"{arguments.seeds} seed{'s' * (arguments.seeds != 1)}"
+    _say_tables(f"{arguments.data}: mean ± standard deviation over {number}", methods, rows)
     first, *others = methods
     differences = {}
     for method in others:

@@ -36,4 +36,4 @@ def run(arguments: argparse.Namespace) -> None:
         write_table(arguments.file, {**columns, **{f"z{i}": list(code[:, i]) for i in range(code.shape[1])}})
     else:
         write_arrays(arguments.file, {**{name: np.array(values) for name, values in columns.items()}, "z": code})
-    say(f"embedded {len(code)} examples in {code.shape[1]} dimensions; written to {arguments.file}")
+    say(f"embedded {len(code):,} examples in {code.shape[1]} dimensions; written to {arguments.file}")

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         for name, chunks in summaries.items()
     }
     write_predictions(arguments.file, origin, joined, modalities)
-    say(f"predicted {', '.join(target)} of {total} examples from {', '.join(given)}; written to {arguments.file}")
+    say(f"predicted {', '.join(target)} of {total:,} examples from {', '.join(given)}; written to {arguments.file}")
 
 
 def _given_and_target(
