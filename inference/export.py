@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from multipyro._modes import evaluation_mode
-from multipyro.batch import covariates_in, selected
+from multipyro.batch import covariates_in, is_input, selected
 from multipyro.guides import Guide
 from multipyro.inference.evaluation._inputs import as_names, check_known, select_given
 from multipyro.inference.programs import Program, unwrap
@@ -28,7 +28,12 @@ class _Encoder(nn.Module):
     def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         posterior = self.guide.conditional(x)
         latent = posterior[getattr(self.guide, "embedding", "z")] if isinstance(posterior, Mapping) else posterior
-        return {"mean": latent.mean, "sd": latent.variance.sqrt()}
+        try:
+            return {"mean": latent.mean, "sd": latent.variance.sqrt()}
+        except NotImplementedError:
+            given = [name for name in x if not is_input(name)]
+            kind = type(latent).__name__
+            raise TypeError(f"the latent given {given} has no mean in closed form, as it is a {kind}") from None
 
 
 class _Decoder(nn.Module):
@@ -60,7 +65,8 @@ def export_encoder(guide: Program, x: Mapping[str, Tensor], given: Sequence[str]
 
     Its arguments are the modalities by name, with all their examples observed, and the covariates, such as
     `"site.covariate"`; its result is a dict with the `"mean"` and the standard deviation `"sd"` of the latent,
-    `(batch, latent_dim)`, those of `guide.conditional`. Needs PyTorch 2.6 or newer.
+    `(batch, latent_dim)`, those of `guide.conditional`. A guide that completes missing modalities samples them in each
+    call. Needs PyTorch 2.6 or newer.
 
     Args:
         guide: The guide.
@@ -68,7 +74,7 @@ def export_encoder(guide: Program, x: Mapping[str, Tensor], given: Sequence[str]
         given: The modalities that are conditioned on; all of `x` by default.
 
     Raises:
-        TypeError: If the guide is a plain function.
+        TypeError: If the guide is a plain function, or the latent has no mean in closed form, as that of a flow.
         ValueError: If `given` is empty or not in `x`, or the guide does not support it.
 
     Example:

@@ -92,6 +92,8 @@ def test_programs_that_cannot_be_exported_are_named():
     recipe, (x, _) = trained_like("mvae", digits), digits.test.rows(ROWS)
     with pytest.raises(ValueError, match=r"given must be some of .*, got \['sound'\]"):
         export_encoder(recipe.guide, x, ["sound"])
+    with pytest.raises(TypeError, match=r"latent given \['image'\] has no mean in closed form, as it is a "):
+        export_encoder(trained_like("jnf", digits).guide, x, ["image"])
     with pytest.raises(TypeError, match="needs a Guide, got function"):
         export_encoder(lambda x, observed=None: None, x)
     with pytest.raises(ValueError, match=r"unknown modality \['sound'\]"):
