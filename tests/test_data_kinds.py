@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 
 from multipyro.data import KINDS, LIKELIHOODS, Modality, from_dataset, from_tensors, infer_modality
+from multipyro.inference import networks_for
 
 ROWS = 200
 
@@ -145,6 +146,15 @@ def test_mean_counts_are_those_of_the_training_rows_and_positive():
         train = splits.train.x["m"].float()
         expected = (train.nansum(0) + 0.5) / train.isfinite().sum(0)
         torch.testing.assert_close(torch.tensor(splits.test.modalities["m"].mean_counts), expected, rtol=1e-3, atol=0)
+
+
+def test_counts_may_have_any_shape():
+    counts = torch.arange(80).reshape(20, 1, 2, 2)
+    modality = from_tensors({"m": counts}, kinds={"m": "counts"}).train.modalities["m"]
+    assert modality.shape == (1, 2, 2) and len(modality.mean_counts) == 4
+    with torch.no_grad():
+        decoder = networks_for({"m": modality}, (4,)).likelihoods(2)["m"]
+        assert decoder(torch.zeros(3, 2)).mean.shape == (3, 1, 2, 2)
 
 
 def test_missing_entries_stay_and_empty_examples_are_masked():

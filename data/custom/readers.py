@@ -300,13 +300,13 @@ def _fitted(source: Source, values: Tensor) -> Tensor:
 
 
 def _mean_counts(values: Tensor) -> tuple[float, ...]:
-    """Means of counts `(rows, columns)`, of which NaN is ignored, to four digits.
+    """Mean of each entry of counts `(rows, *event)`, of which NaN is ignored, to four digits.
 
-    Half a count is added to each column, so that the mean of one without counts is positive.
+    Half a count is added to each entry, so that the mean of one without counts is positive.
     """
-    sums, numbers = torch.zeros(values.shape[1]).double(), torch.zeros(values.shape[1]).double()
+    sums, numbers = torch.zeros(2, values.shape[1:].numel()).double()
     for part in chunks(values):
-        part = part.double()
+        part = part.flatten(1).double()
         sums += part.nansum(0)
         numbers += part.isfinite().sum(0)
     means = (sums.clamp(min=0) + 0.5) / numbers.clamp(min=1)

@@ -172,7 +172,7 @@ def _mlp_decoder(modality: Modality, sizes: Sizes, latent_dim: int) -> nn.Module
         return networks.MLP(latent_dim, modality.shape, (sizes.last, 8 * sizes.last))
     decoder = networks.MLP(latent_dim, (*modality.shape, *_parameters(modality)), sizes.hidden_features)
     if modality.mean_counts is not None:  # counts of hundreds are hundreds of steps away from a mean of 1
-        log_means = torch.tensor(modality.mean_counts).log()
+        log_means = torch.tensor(modality.mean_counts).reshape(modality.shape).log()
         with torch.no_grad():
             bias = decoder.layers[-1].bias.unflatten(0, decoder.out_shape)
             (bias[..., 0] if _parameters(modality) else bias).copy_(log_means)
