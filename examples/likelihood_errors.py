@@ -23,6 +23,7 @@ import torch
 from multipyro.inference import log_likelihood
 from multipyro.inference.evaluation import (
     Annealing,
+    ImportanceSampling,
     UniformityTest,
     bidirectional_sandwich,
     calibrate,
@@ -65,8 +66,8 @@ def estimates(dim, scale, args, seed):
     model, guide, x = problem.model(), scaled_guide(problem, scale), problem.sample(args.rows, seed=seed + 1)
     exact = (problem.log_evidence(x), problem.log_conditional(x, ["label"], ["image"]))
     torch.manual_seed(seed)
-    alone = {"scales": [1], "related": 0, "prior": 0, "max_samples": args.samples}
-    plain = [log_likelihood(model, guide, x, *query, args.samples, **alone) for query in QUERIES]
+    alone = ImportanceSampling(scales=[1], related=0, prior=0, max_samples=args.samples)
+    plain = [log_likelihood(model, guide, x, *query, args.samples, method=alone) for query in QUERIES]
     default = log_likelihoods(model, guide, x, QUERIES, args.samples)
     return {
         name: {

@@ -76,6 +76,7 @@ def export_encoder(guide: Program, x: Mapping[str, Tensor], given: Sequence[str]
     Raises:
         TypeError: If the guide is a plain function, or the latent has no mean in closed form, as that of a flow.
         ValueError: If `given` is empty or not in `x`, or the guide does not support it.
+        RuntimeError: If PyTorch is older than 2.6.
 
     Example:
         >>> from multipyro.guides import NormalEncoder, ProductOfExperts
@@ -109,6 +110,7 @@ def export_decoder(
     Raises:
         TypeError: If the program is not a `MultimodalModel`.
         ValueError: If the model has no such modality, or needs covariates that `x` does not contain.
+        RuntimeError: If PyTorch is older than 2.6.
 
     Example:
         >>> from multipyro.ppl_models import MLP, CategoricalLikelihood
@@ -131,6 +133,8 @@ def export_decoder(
 
 
 def _exported(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgram:
+    if not hasattr(Dim, "DYNAMIC"):
+        raise RuntimeError(f"exporting graphs for any batch size needs PyTorch 2.6 or newer, got {torch.__version__}")
     shapes = {name: {0: Dim.DYNAMIC} for name in inputs}
     with evaluation_mode(module), torch.no_grad(), pyro.validation_enabled(False):
         return torch.export.export(module, (dict(inputs),), dynamic_shapes=(shapes,), strict=False)

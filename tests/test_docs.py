@@ -20,6 +20,8 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS
 def test_code_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / page).read_text(encoding="utf-8")
+    if "inference.export import" in text and not hasattr(torch.export.Dim, "DYNAMIC"):
+        pytest.skip("torch.export of PyTorch 2.6")
     names = {}
     for example in re.findall(r"<!-- source (\S+):\w+ -->", text):
         names |= runpy.run_path(str(ROOT / example), run_name="example")

@@ -151,6 +151,8 @@ def test_notebook_runs(name, kernel, tmp_path):
     first, *_ = code_cells(notebook)
     first.source = f"%reset -f\n{first.source}"  # nothing of the notebook before
     client = NotebookClient(notebook, km=kernel, timeout=300, resources={"metadata": {"path": tmp_path}})
-    client.execute()
-    client.kc.stop_channels()
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
     assert len(figures(notebook)) == number
