@@ -137,4 +137,10 @@ def _exported(module: nn.Module, inputs: Mapping[str, Tensor]) -> ExportedProgra
         raise RuntimeError(f"exporting graphs for any batch size needs PyTorch 2.6 or newer, got {torch.__version__}")
     shapes = {name: {0: Dim.DYNAMIC} for name in inputs}
     with evaluation_mode(module), torch.no_grad(), pyro.validation_enabled(False):
-        return torch.export.export(module, (dict(inputs),), dynamic_shapes=(shapes,), strict=False)
+        program = torch.export.export(module, (dict(inputs),), dynamic_shapes=(shapes,), strict=False)
+    # later training changes no copy, and a copy lacks the weak references that Pyro adds and older PyTorch cannot save
+    for name, value in program.state_dict.items():
+        copied = value.detach().clone()
+        is_parameter = isinstance(value, nn.Parameter)
+        program.state_dict[name] = nn.Parameter(copied, value.requires_grad) if is_parameter else copied
+    return program

@@ -1,5 +1,6 @@
 """Networks as users write them: decoders without sample dimensions, batch norm, encoders that return tuples, export."""
 
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -106,5 +107,6 @@ def test_encoders_can_be_exported(name):
     }
     x = {"image": torch.rand(4, 1, 8, 8), "label": torch.randint(3, (4,)), "word": torch.randint(5, (4, 4))}
     encoder = Mean(build("mopoe", networks_for(modalities, (8,)), 3).guide.encoders[name]).eval()
-    exported = torch.export.export(encoder, (x[name],))
+    with pyro.validation_enabled(False):  # validation reads values
+        exported = torch.export.export(encoder, (x[name],))
     torch.testing.assert_close(exported.module()(x[name]), encoder(x[name]))

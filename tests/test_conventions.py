@@ -35,7 +35,7 @@ CATALOGS = {"inference/recipes", "data/sets"}
 
 # sklearn and torchvision change these when they are imported; nobody may change the rest of `state`.
 THIRD_PARTIES = ["arviz", "matplotlib.pyplot", "rich", "sklearn.datasets", "torchvision"]
-OTHERS_CHANGE = ["backend", "environment", "python rng", "warnings"]
+OTHERS_CHANGE = ["backend", "environment", "path", "python rng", "warnings"]
 STATE = """
 import hashlib, json, logging, os, random, sys, warnings
 import matplotlib, numpy, pyro, torch

@@ -1,5 +1,8 @@
 """Exported encoders and decoders agree with the programs they come from, for other batches and batch sizes."""
 
+import io
+
+import pyro
 import pytest
 import torch
 
@@ -99,3 +102,17 @@ def test_programs_that_cannot_be_exported_are_named():
     conditional = ConditionalModel(2, {"image": NormalLikelihood(MLP(12, 64))}, ["label"])
     with pytest.raises(TypeError, match="needs a MultimodalModel, got ConditionalModel"):
         export_decoder(conditional)
+
+
+def test_an_exported_network_is_a_copy():
+    splits = load_dataset("digits")
+    recipe = trained_like("mopoe", splits)
+    pyro.module("guide", recipe.guide)  # adds weak references to the parameters
+    x, _ = splits.test.rows(ROWS)
+    exported = export_encoder(recipe.guide, x, ["image"])
+    before = exported.module()({"image": x["image"]})["mean"]
+    with torch.no_grad():
+        for parameter in recipe.guide.parameters():
+            parameter.zero_()
+    assert torch.equal(exported.module()({"image": x["image"]})["mean"], before) and before.any()
+    torch.export.save(exported, io.BytesIO())
