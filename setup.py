@@ -56,9 +56,8 @@ setup(
     package_data={"multipyro": ["py.typed"], "multipyro.inference.cli.commands": ["report.html"]},
     zip_safe=False,
     python_requires=">=3.11",
-    # Each test has passed, in runs of several commits, with Python 3.11 and the lower bounds (torch 2.2.2), and with
-    # Python 3.12, torch 2.8, pyro-ppl 1.9.1 and NumPy 2.2; .ci/run installs the newest. An upper bound stands only
-    # where a break is known.
+    # The whole suite has passed with Python 3.11 and the lower bounds (torch 2.2.2), and with Python 3.12, torch 2.8,
+    # pyro-ppl 1.9.1 and NumPy 2.2; .ci/run installs the newest. An upper bound stands only where a break is known.
     # The modules import with torch, pyro-ppl and numpy alone; see multipyro/_optional.py for the others.
     install_requires=[
         "lightning-fabric>=2.4",
