@@ -8,8 +8,9 @@ image as badly as without the label.
 """
 
 from experiment import DIGITS, Experiment, Run, Trial, run
+from jmvae_table_1_mnist import log_likelihoods
 
-from multipyro.inference.evaluation import jmvae_log_likelihood, latent_dimensions
+from multipyro.inference.evaluation import latent_dimensions
 
 NORMALIZED = {"architectures": dict.fromkeys(("image", "label"), "normalized")}
 WEIGHTS = {"options": {"encoder_scale": "variance"}}
@@ -20,10 +21,7 @@ def measure(trial: Trial) -> dict[str, float]:
     x = trial.test(300, 300)
     top = latent_dimensions(trial.model, trial.guide, x)
     values = {"KL of the top layer": float(top.kl.sum(-1).mean()), "active units": float(top.active.sum())}
-    for given, target in (("label", "image"), ("image", "label")):
-        estimate = jmvae_log_likelihood(trial.model, trial.guide, x, [given], [target], trial.size(10, 10))
-        values[f"{given} to {target}"] = estimate.mean
-    return values
+    return values | log_likelihoods(trial, x)
 
 
 EXPERIMENT = Experiment(
